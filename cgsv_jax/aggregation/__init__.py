@@ -1,0 +1,12 @@
+"""How uploads become u_N. A new rule is one file and one line of `AGGREGATIONS`."""
+
+from cgsv_jax.aggregation.weighted import by_reputation, by_size, uniform
+
+# name -> (hyper, options) -> Aggregation
+AGGREGATIONS = {
+    "reputation": lambda hyper, options: by_reputation(first=options.first_weights),
+    "size": lambda hyper, options: by_size(),
+    "uniform": lambda hyper, options: uniform(),
+}
+
+__all__ = ["AGGREGATIONS", "by_reputation", "by_size", "uniform"]

@@ -1,0 +1,78 @@
+"""u_N as a weighted sum of uploads."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax import vectors
+from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
+
+
+def _over_present(weights: Array, present: Array) -> Array:
+    """Weights [N] of the present clients, summing to 1; uniform where the sum would be zero."""
+    chex.assert_equal_shape([weights, present])
+    weights = jnp.where(present, weights, 0.0)
+    total = jnp.sum(weights)
+    uniform = present / jnp.maximum(jnp.sum(present), 1)
+    return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), uniform)
+
+
+def _sum(weights: Array, upload: Upload) -> Array:
+    return vectors.weighted_sum(weights * upload.scales, upload.deltas)  # u_N
+
+
+def _shares(upload: Upload, first: str) -> Array:
+    dtype = upload.deltas.dtype
+    if first == "uniform":
+        return jnp.full(upload.present.shape, 1 / upload.present.size, dtype)
+    return (upload.num_examples / jnp.sum(upload.num_examples)).astype(dtype)
+
+
+def by_reputation(*, first: str = "size") -> Aggregation:
+    """u_N = sum_i r_{i,t-1} u_i over the present clients, weights renormalised to sum 1.
+
+    A client has no reputation before its first aggregation: there it enters with its share of the
+    data (`first="size"`) or with 1 / N (`first="uniform"`).
+
+    Returns:
+      An Aggregation; its state [N] bool says who has been aggregated before.
+    """
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        del num_parameters
+        return jnp.zeros(num_clients, bool)
+
+    def update(
+        key: jax.Array, upload: Upload, standing: Standing, joined: Array
+    ) -> tuple[Array, Array, Array]:
+        del key
+        weights = jnp.where(joined, standing.reputation, _shares(upload, first))  # r_{i,t-1}
+        weights = _over_present(weights, upload.present)
+        return _sum(weights, upload), weights, joined | upload.present
+
+    return Aggregation(init, update)
+
+
+def _fixed(first: str) -> Aggregation:
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        del num_clients, num_parameters
+        return ()
+
+    def update(
+        key: jax.Array, upload: Upload, standing: Standing, state: ArrayTree
+    ) -> tuple[Array, Array, ArrayTree]:
+        del key, standing
+        weights = _over_present(_shares(upload, first), upload.present)
+        return _sum(weights, upload), weights, state
+
+    return Aggregation(init, update)
+
+
+def by_size() -> Aggregation:
+    """u_N = sum_i n_i u_i / sum_i n_i over the present clients."""
+    return _fixed("size")
+
+
+def uniform() -> Aggregation:
+    """u_N is the mean upload of the present clients."""
+    return _fixed("uniform")

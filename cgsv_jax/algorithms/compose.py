@@ -1,0 +1,85 @@
+"""An algorithm from parts, the way optax makes an optimizer from transformations."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax.rescale import Rescale, unchanged
+from cgsv_jax.types import (
+    Aggregation,
+    Algorithm,
+    Array,
+    ArrayTree,
+    Contribution,
+    Download,
+    Reward,
+    Standing,
+    Upload,
+)
+
+
+class ComposedState(NamedTuple):
+    """The parts' states and the standing that the next aggregation starts from."""
+
+    standing: Standing
+    contribution: ArrayTree
+    aggregation: ArrayTree
+    reward: ArrayTree
+
+
+def compose(
+    contribution: Contribution,
+    aggregation: Aggregation,
+    reward: Reward,
+    *,
+    rescale: Rescale | None = None,
+) -> Algorithm:
+    """Rescale, aggregate, judge, reward: one server round in that order.
+
+    The aggregation sees the standing of the previous round, the reward that of this one.
+
+    Args:
+      contribution: who deserves what, from uploads and u_N.
+      aggregation: u_N from uploads and the previous standing.
+      reward: v_i from u_N and the new standing.
+      rescale: how long an upload is made; default: as it is.
+
+    Returns:
+      An Algorithm whose state is a `ComposedState`.
+    """
+    rescale = rescale or unchanged()
+
+    def init(num_clients: int, num_parameters: int) -> ComposedState:
+        zeros = jnp.zeros(num_clients)
+        return ComposedState(
+            standing=Standing(score=zeros, reputation=zeros),  # r_{i,0} = 0
+            contribution=contribution.init(num_clients, num_parameters),
+            aggregation=aggregation.init(num_clients, num_parameters),
+            reward=reward.init(num_clients, num_parameters),
+        )
+
+    def update(
+        key: jax.Array, upload: Upload, state: ComposedState
+    ) -> tuple[Download, Standing, ComposedState]:
+        aggregate_key, judge_key, reward_key = jax.random.split(key, 3)
+        upload = upload._replace(scales=rescale(upload.norms))  # u_i = scale_i dw_i
+        aggregate, weights, aggregation_state = aggregation.update(
+            aggregate_key, upload, state.standing, state.aggregation
+        )
+        standing, contribution_state = contribution.update(
+            judge_key, upload, aggregate, weights, state.standing, state.contribution
+        )
+        rewards, quota, reward_state = reward.update(
+            reward_key, upload, aggregate, standing, state.reward
+        )
+        download = Download(aggregate, weights, rewards, quota)
+        new = ComposedState(standing, contribution_state, aggregation_state, reward_state)
+        return download, standing, _same_types(new, state)
+
+    return Algorithm(init, update)
+
+
+def _same_types(new: Array, old: Array) -> Array:
+    """A carry must keep its dtypes, and a rule may have computed in another precision."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), new, old)

@@ -1,0 +1,29 @@
+"""A reputation that no upload changes: the share of the data."""
+
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax.types import Array, ArrayTree, Contribution, Standing, Upload
+
+
+def size_share() -> Contribution:
+    """r_i = n_i / sum_j n_j in every round; the score is the same number. Shapes [N]."""
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        del num_clients, num_parameters
+        return ()
+
+    def update(
+        key: jax.Array,
+        upload: Upload,
+        aggregate: Array,
+        weights: Array,
+        standing: Standing,
+        state: ArrayTree,
+    ) -> tuple[Standing, ArrayTree]:
+        del key, aggregate, weights
+        old = standing.reputation
+        share = (upload.num_examples / jnp.sum(upload.num_examples)).astype(old.dtype)
+        return Standing(jnp.where(upload.present, share, 0.0), share), state
+
+    return Contribution(init, update)

@@ -1,0 +1,144 @@
+"""Data sets by name, on the host: `load("digits")`, `available()`, `prepare("mnist")`.
+
+A data set is one loader and one line in `DATASETS`. TFDS is imported only where a set is read
+from disk, TensorFlow only where one is prepared.
+"""
+
+import inspect
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from cgsv_jax import types
+from cgsv_jax.data import digits, images, store, synthetic
+
+
+class Source(NamedTuple):
+    """A data set's loader and the numbers of the experiments that use it."""
+
+    load: Callable[..., types.Dataset]
+    input_shape: tuple[int, ...]
+    num_classes: int
+    model: str  # the default model
+    rows_per_client: int | None  # the training pool is capped at N times this; None: no cap
+    validation_share: float  # of the training rows, held out of every client's reach
+    description: str
+    num_rows: tuple[int, int]  # training and test rows
+    stored: bool = False  # read from a data folder, as opposed to built in
+
+
+class Availability(NamedTuple):
+    """A line of `cgsv data list`."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    num_rows: tuple[int, int]
+    present: bool
+    where: str  # "built in", the folder, or what is wrong
+    description: str
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(
+        digits.load,
+        input_shape=(8, 8, 1),
+        num_classes=10,
+        model="mlp",
+        rows_per_client=None,
+        validation_share=0.1,
+        description="handwritten digits, part of scikit-learn",
+        num_rows=(1442, 355),
+    ),
+    "mnist": Source(
+        images.mnist,
+        input_shape=(32, 32, 1),
+        num_classes=10,
+        model="mnist_cnn",
+        rows_per_client=600,
+        validation_share=0.1,
+        description="handwritten digits, padded to 32 x 32",
+        num_rows=(60_000, 10_000),
+        stored=True,
+    ),
+    "cifar10": Source(
+        images.cifar10,
+        input_shape=(32, 32, 3),
+        num_classes=10,
+        model="cifar_cnn",
+        rows_per_client=2000,
+        validation_share=0.2,
+        description="colour photographs of ten kinds of things",
+        num_rows=(50_000, 10_000),
+        stored=True,
+    ),
+    "synthetic": Source(
+        synthetic.load,
+        input_shape=(32,),
+        num_classes=10,
+        model="mlp",
+        rows_per_client=None,
+        validation_share=0.1,
+        description="Gaussian classes of any size (the sizes shown are the defaults)",
+        num_rows=(10_000, 2_000),
+    ),
+}
+
+
+def load(name: str, data_dir: store.Path | None = None, **options: Any) -> types.Dataset:
+    """A data set as arrays, without a validation set (`partition.split` chooses its rows).
+
+    Args:
+      name: a key of `DATASETS`.
+      data_dir: where the stored sets lie; by default TFDS_DATA_DIR, or TFDS's default.
+      **options: of the loader; only `synthetic` has any.
+
+    Raises:
+      ValueError: if the name or an option is unknown, a value is out of range, or the files are
+        absent or damaged.
+    """
+    source = _source(name)
+    allowed = [key for key in inspect.signature(source.load).parameters if key != "data_dir"]
+    for key, value in options.items():
+        if key not in allowed:
+            takes = f"takes {', '.join(allowed)}" if allowed else "takes no options"
+            raise ValueError(f"data set {name} has no option {key} (got {value!r}): it {takes}")
+    if source.stored:
+        options["data_dir"] = data_dir
+    return source.load(**options)
+
+
+def available(data_dir: store.Path | None = None) -> list[Availability]:
+    """Every data set: its shape and size, and whether it is there and where."""
+    lines = []
+    for name, source in DATASETS.items():
+        present, where = True, "built in"
+        if source.stored:
+            try:
+                where = str(store.find(name, data_dir).folder)
+            except ValueError as error:
+                present, where = False, str(error)
+        shape, classes, rows = source.input_shape, source.num_classes, source.num_rows
+        lines.append(Availability(name, shape, classes, rows, present, where, source.description))
+    return lines
+
+
+def prepare(name: str, data_dir: store.Path | None = None) -> pathlib.Path:
+    """Download and write a stored data set; needs TensorFlow and a network.
+
+    Returns:
+      The folder of the prepared set.
+
+    Raises:
+      ValueError: if the name is unknown, the set is built in, TensorFlow is not installed or the
+        download fails.
+    """
+    if not _source(name).stored:
+        raise ValueError(f"data set {name} is built in: there is nothing to prepare")
+    return store.prepare(name, data_dir)
+
+
+def _source(name: str) -> Source:
+    if name not in DATASETS:
+        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
+    return DATASETS[name]

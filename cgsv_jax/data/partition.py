@@ -1,0 +1,410 @@
+"""Who holds which rows: seeded partitions of a training set, on the host.
+
+Every partition takes a `numpy.random.Generator`, the labels [n] of the rows to hand out and the
+number of clients N, and returns `Clients` whose rows are positions 0..n-1 in those labels (`take`
+turns positions in a pool into rows of the data set). Rows are packed to the left, padding slots
+hold row 0, and M is the size of the largest client.
+
+The sizes and the class counts are those of the released code (commit 7376663); its draws are not
+reproducible, because it draws from two unrelated generators.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import scipy.stats
+
+from cgsv_jax import types
+
+POWER = 1.65911332899  # exponent of the released code's power law
+ATTEMPTS = 100  # Dirichlet draws before giving up on min_rows
+
+
+def uniform(rng: np.random.Generator, labels: types.Array, num_clients: int) -> types.Clients:
+    """Equal sizes, up to one row: the shuffled rows cut into N slices.
+
+    Args:
+      rng: source of the shuffle.
+      labels: labels [n] of the rows to hand out.
+      num_clients: N, at most n.
+
+    Returns:
+      Disjoint clients that together hold every row.
+
+    Raises:
+      ValueError: if N is not between 1 and n.
+    """
+    labels, num_clients = _checked(labels, num_clients)
+    share, rest = divmod(len(labels), num_clients)
+    sizes = share + (np.arange(num_clients) < rest)
+    return _deal(rng.permutation(len(labels)), sizes)
+
+
+def power_law(rng: np.random.Generator, labels: types.Array, num_clients: int) -> types.Clients:
+    """Sizes that grow linearly with the client's number, from .12 to 1.9 of the mean.
+
+    size_i = ceil(b_i / sum b * floor(n / N) * N), b = linspace(ppf(.01), ppf(.99), N) of
+    `scipy.stats.powerlaw(1.659...)`. The ceils overshoot: the last clients get what is left, and
+    where that leaves somebody without a row the sizes are rounded by largest remainder instead,
+    with at least one row each. They can also undershoot, which leaves a few rows to nobody.
+
+    Args:
+      rng: source of the shuffle.
+      labels: labels [n] of the rows to hand out.
+      num_clients: N, at most n.
+
+    Returns:
+      Disjoint clients.
+
+    Raises:
+      ValueError: if N is not between 1 and n.
+    """
+    labels, num_clients = _checked(labels, num_clients)
+    sizes = power_law_sizes(len(labels), num_clients)
+    return _deal(rng.permutation(len(labels)), sizes)
+
+
+def power_law_sizes(num_rows: int, num_clients: int) -> np.ndarray:
+    """Sizes [N] of `power_law`."""
+    quantile = scipy.stats.powerlaw(POWER).ppf
+    weights = np.linspace(quantile(0.01), quantile(0.99), num_clients)
+    shares = weights / weights.sum()
+    sizes = np.ceil(shares * (num_rows // num_clients) * num_clients).astype(np.int64)
+    sizes = np.diff(np.minimum(sizes.cumsum(), num_rows), prepend=0)
+    return sizes if sizes.min() >= 1 else _apportion(shares, num_rows)
+
+
+def class_imbalance(
+    rng: np.random.Generator,
+    labels: types.Array,
+    num_clients: int,
+    num_classes: int | None = None,
+    rows_per_client: int | None = None,
+) -> types.Clients:
+    """Equal sizes and nested classes: a client with k classes holds classes 0..k-1.
+
+    The class counts are linspace(1, C, N), rounded down. Each client draws floor(size / k) rows of
+    each of its classes WITH replacement, so clients overlap and may hold a row twice. The remainder
+    is topped up with rows of its last class, and exactly those rows are withdrawn from that class:
+    later clients neither draw them nor are topped up with them. A class whose rows are all
+    withdrawn starts afresh, which happens only with thousands of clients.
+
+    A client that holds fewer rows than linspace would give it classes holds one row of each of the
+    first `size` classes, since it cannot hold more.
+
+    Args:
+      rng: source of the draws.
+      labels: labels [n] of the rows to draw from.
+      num_clients: N, at most n unless `rows_per_client` is given.
+      num_classes: C; by default one more than the largest label.
+      rows_per_client: the size of every client; floor(n / N) by default.
+
+    Returns:
+      Clients that overlap.
+
+    Raises:
+      ValueError: if N, C or the size is out of range, or a class that is needed has no rows.
+    """
+    labels, num_clients = _checked(labels, num_clients, at_most_rows=rows_per_client is None)
+    size = len(labels) // num_clients
+    if rows_per_client is not None:
+        size = _integer("rows_per_client", rows_per_client, 1)
+    largest = int(labels.max()) + 1
+    if num_classes is None:
+        num_classes = largest
+    num_classes = _integer("num_classes", num_classes, largest, "the labels that occur")
+
+    counts = np.minimum(np.linspace(1, num_classes, num_clients, dtype=int), size)  # [N] k
+    class_sizes = np.bincount(labels, minlength=num_classes)  # [C]
+    empty = np.flatnonzero(class_sizes[: counts.max()] == 0)
+    if empty.size:
+        raise ValueError(
+            f"class_imbalance needs rows of classes 0 to {counts.max() - 1}, "
+            f"but class {empty[0]} has none among the {len(labels)} rows"
+        )
+
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    starts = class_sizes.cumsum() - class_sizes  # [C]
+    each = size // counts  # [N] draws per class
+    # Withdrawn before client i's turn: what the clients before it with the same last class took.
+    top_ups = (size - each * counts)[:, None] * (counts[:, None] == np.arange(1, num_classes + 1))
+    withdrawn = (top_ups.cumsum(axis=0) - top_ups) % np.maximum(class_sizes, 1)  # [N, C]
+
+    slots = np.arange(size)  # [size]
+    classes = np.minimum(slots // each[:, None], counts[:, None] - 1)  # [N, size]
+    taken = np.take_along_axis(withdrawn, classes, axis=1)
+    sizes = class_sizes[classes]
+    drawn = taken + np.floor(rng.random(classes.shape) * (sizes - taken)).astype(np.int64)
+    extra = slots - (each * counts)[:, None]  # [N, size], >= 0 on the topped-up slots
+    position = np.where(extra >= 0, (taken + extra) % sizes, drawn)
+    rows = by_class[starts[classes] + position]
+    return types.Clients(rows.astype(np.int32), np.ones(rows.shape, bool))
+
+
+def dirichlet(
+    rng: np.random.Generator,
+    labels: types.Array,
+    num_clients: int,
+    concentration: float = 0.5,
+    min_rows: int = 1,
+) -> types.Clients:
+    """Every class is cut among the clients in Dirichlet(concentration) shares.
+
+    Small concentrations give clients few classes and uneven sizes. A draw that leaves a client
+    with fewer than `min_rows` rows is thrown away whole and repeated, so that the shares keep the
+    Dirichlet law given that everybody has enough.
+
+    Args:
+      rng: source of the shares and the shuffle.
+      labels: labels [n] of the rows to hand out.
+      num_clients: N.
+      concentration: parameter of the symmetric Dirichlet law, positive.
+      min_rows: the fewest rows a client may have.
+
+    Returns:
+      Disjoint clients that together hold every row.
+
+    Raises:
+      ValueError: if an argument is out of range, or no draw gave everyone `min_rows` rows.
+
+    Reference: Hsu, Qi, Brown, arXiv:1909.06335; cut per class as in Yurochkin et al., ICML 2019.
+    """
+    labels, num_clients = _checked(labels, num_clients)
+    if not (np.isfinite(concentration) and concentration > 0):
+        raise ValueError(f"concentration must be a positive number, got {concentration}")
+    min_rows = _integer("min_rows", min_rows, 1)
+    if num_clients * min_rows > len(labels):
+        raise ValueError(
+            f"min_rows must be at most {len(labels) // num_clients} for {num_clients} clients "
+            f"and {len(labels)} rows, got {min_rows}"
+        )
+    class_sizes = np.bincount(labels)
+    class_sizes = class_sizes[class_sizes > 0]
+    fewest_short = num_clients
+    for _ in range(ATTEMPTS):
+        shares = rng.dirichlet(np.full(num_clients, concentration), size=len(class_sizes))
+        cuts = np.rint(shares.cumsum(axis=1) * class_sizes[:, None]).astype(np.int64)
+        cuts[:, -1] = class_sizes  # the shares sum to 1 only up to rounding
+        table = np.diff(cuts, axis=1, prepend=0)  # [C, N] rows of class c at client i
+        short = int((table.sum(axis=0) < min_rows).sum())
+        if not short:
+            break
+        fewest_short = min(fewest_short, short)
+    else:
+        raise ValueError(
+            f"in {ATTEMPTS} Dirichlet draws with concentration {concentration} at least "
+            f"{fewest_short} of the {num_clients} clients had fewer than min_rows = {min_rows} "
+            "rows: raise the concentration, or lower min_rows or the number of clients"
+        )
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    owner = np.repeat(np.tile(np.arange(num_clients), len(class_sizes)), table.ravel())  # [n]
+    return _deal(by_class[np.argsort(owner, kind="stable")], table.sum(axis=0))
+
+
+def by_owner(
+    rng: np.random.Generator,
+    labels: types.Array,
+    num_clients: int,
+    owners: types.Array,
+    min_rows: int = 1,
+) -> types.Clients:
+    """Each client is one owner of rows, for example the writer of the digits.
+
+    Args:
+      rng: source of the choice of owners and of the order of their rows.
+      labels: labels [n] of the rows to hand out.
+      num_clients: N, the number of owners drawn among those with enough rows.
+      owners: an id [n] per row: integers or strings.
+      min_rows: the fewest rows an owner may have.
+
+    Returns:
+      Disjoint clients; rows of owners that were not drawn belong to nobody.
+
+    Raises:
+      ValueError: if an argument is out of range, or too few owners have `min_rows` rows.
+    """
+    labels, num_clients = _checked(labels, num_clients)
+    min_rows = _integer("min_rows", min_rows, 1)
+    owners = np.asarray(owners)
+    if owners.shape != labels.shape:
+        raise ValueError(
+            f"owners must hold one id for each of the {len(labels)} rows, got shape {owners.shape}"
+        )
+    _, owner, counts = np.unique(owners, return_inverse=True, return_counts=True)
+    eligible = np.flatnonzero(counts >= min_rows)
+    if len(eligible) < num_clients:
+        raise ValueError(
+            f"num_clients must be at most {len(eligible)}, the number of owners with at least "
+            f"min_rows = {min_rows} rows, got {num_clients}"
+        )
+    chosen = rng.permutation(eligible)[:num_clients]
+    client = np.full(len(counts), -1)
+    client[chosen] = np.arange(num_clients)
+    shuffled = rng.permutation(len(labels))
+    shuffled = shuffled[client[owner[shuffled]] >= 0]
+    order = np.argsort(client[owner[shuffled]], kind="stable")
+    return _deal(shuffled[order], counts[chosen])
+
+
+PARTITIONS: dict[str, Callable[..., types.Clients]] = {
+    "uniform": uniform,
+    "power_law": power_law,
+    "class_imbalance": class_imbalance,
+    "dirichlet": dirichlet,
+    "by_owner": by_owner,
+}
+
+
+def split(
+    rng: np.random.Generator, num_rows: int, validation_share: float, cap: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shuffle the rows once, hold the tail out for validation, cap the rest.
+
+    Args:
+      rng: source of the shuffle.
+      num_rows: n.
+      validation_share: the share held out of every client's reach, in [0, 1).
+      cap: the most rows the pool may have (N times the rows per client); None is no cap.
+
+    Returns:
+      The pool [<= cap] and the validation rows, disjoint row numbers. The validation rows do not
+      depend on the cap.
+
+    Raises:
+      ValueError: if an argument is out of range or nothing is left to train on.
+    """
+    num_rows = _integer("num_rows", num_rows, 1)
+    if not 0 <= validation_share < 1:
+        raise ValueError(f"validation_share must be in [0, 1), got {validation_share}")
+    cap = num_rows if cap is None else _integer("cap", cap, 1)
+    pool_rows = num_rows - round(validation_share * num_rows)
+    if pool_rows < 1:
+        raise ValueError(
+            f"validation_share = {validation_share} leaves none of the {num_rows} rows to train on"
+        )
+    shuffled = rng.permutation(num_rows).astype(np.int32)
+    return shuffled[: min(pool_rows, cap)], shuffled[pool_rows:]
+
+
+def take(clients: types.Clients, pool: types.Array) -> types.Clients:
+    """The same clients, their positions in `pool` [n] replaced by the row numbers there."""
+    rows = np.where(clients.mask, np.asarray(pool)[clients.rows], 0)
+    return clients._replace(rows=rows.astype(np.int32))
+
+
+def describe(clients: types.Clients, labels: types.Array) -> tuple[np.ndarray, np.ndarray]:
+    """What each client holds: sizes [N] and numbers of distinct labels [N].
+
+    Where the clients carry labels of their own, those are counted.
+
+    Args:
+      clients: the partition.
+      labels: labels of the rows that `clients.rows` points at.
+    """
+    mask = np.asarray(clients.mask)
+    labels = np.asarray(labels)[clients.rows] if clients.labels is None else clients.labels
+    held = np.zeros((len(mask), int(labels.max(initial=0)) + 1), bool)
+    client, slot = np.nonzero(mask)
+    held[client, labels[client, slot]] = True
+    return mask.sum(axis=1, dtype=np.int32), held.sum(axis=1, dtype=np.int32)
+
+
+def with_wrong_labels(
+    rng: np.random.Generator,
+    clients: types.Clients,
+    labels: types.Array,
+    which: types.Array,
+    num_classes: int,
+    kind: Literal["flip", "random"] = "flip",
+) -> types.Clients:
+    """Clients of which some do not tell the truth about their labels.
+
+    Args:
+      rng: source of the random labels.
+      clients: the partition.
+      labels: true labels of the rows that `clients.rows` points at.
+      which: the numbers of the clients with wrong labels.
+      num_classes: C.
+      kind: `flip` turns class y into C-1-y (of an odd number of classes the middle one stays);
+        `random` draws every label uniformly, so one in C is right by chance.
+
+    Returns:
+      The clients with `labels` [N, M] filled for all of them, 0 on padding slots.
+
+    Raises:
+      ValueError: if `which` or `kind` names something that is not there.
+    """
+    which = np.asarray(which, dtype=np.int64).reshape(-1)
+    if which.size and not (which.min() >= 0 and which.max() < len(clients.rows)):
+        raise ValueError(
+            f"which must name clients between 0 and {len(clients.rows) - 1}, got {which.tolist()}"
+        )
+    believed = np.asarray(labels)[clients.rows] if clients.labels is None else clients.labels
+    believed = np.array(believed, dtype=np.int32)
+    if kind == "flip":
+        believed[which] = num_classes - 1 - believed[which]
+    elif kind == "random":
+        believed[which] = rng.integers(num_classes, size=believed[which].shape)
+    else:
+        raise ValueError(f"kind must be 'flip' or 'random', got {kind!r}")
+    return clients._replace(labels=np.where(clients.mask, believed, 0).astype(np.int32))
+
+
+def _deal(order: np.ndarray, sizes: np.ndarray) -> types.Clients:
+    """Consecutive slices of `order` as left-packed rows; what is beyond sum(sizes) is dropped."""
+    mask = np.arange(sizes.max()) < sizes[:, None]  # [N, M]
+    rows = np.zeros(mask.shape, np.int32)
+    rows[mask] = order[: sizes.sum()]
+    return types.Clients(rows, mask)
+
+
+def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers >= 1 that sum to `total` >= N, by largest remainder.
+
+    Lifting the smallest to 1 takes rows from the others, which may push the next one below 1; it
+    ends because the others average at least 1. The epsilon keeps a quota of 1, computed as .999...,
+    from being lifted and everybody from being lifted at once.
+    """
+    lifted = np.zeros(len(shares), bool)
+    while True:
+        scale = (total - lifted.sum()) / shares[~lifted].sum()
+        quotas = np.where(lifted, 1.0, shares * scale)
+        low = quotas < 1 - 1e-9
+        if not low.any():
+            break
+        lifted |= low
+    sizes = np.floor(quotas + 1e-9).astype(np.int64)
+    order = np.argsort(sizes - quotas, kind="stable")
+    sizes[order[: total - sizes.sum()]] += 1
+    return sizes
+
+
+def _checked(labels: Any, num_clients: int, at_most_rows: bool = True) -> tuple[np.ndarray, int]:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise ValueError(
+            "labels must be a non-empty vector of class numbers from 0, got "
+            f"{labels.dtype} of shape {labels.shape}"
+        )
+    num_clients = _integer("num_clients", num_clients, 1)
+    if at_most_rows and num_clients > len(labels):
+        raise ValueError(
+            f"num_clients must be between 1 and {len(labels)}, the number of rows, "
+            f"got {num_clients}"
+        )
+    return labels, num_clients
+
+
+def _integer(name: str, value: Any, least: int, because: str = "") -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+    if value < least:
+        reason = f" for {because}" if because else ""
+        raise ValueError(f"{name} must be at least {least}{reason}, got {value}")
+    return value

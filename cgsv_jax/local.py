@@ -1,0 +1,138 @@
+"""One client's local epochs, given the order in which it visits its rows.
+
+Everything here is written for ONE client; simulation.py lifts it.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from cgsv_jax.types import Array, ArrayTree, Examples, Model, PRNGKey, Trainer
+
+Schedule = Callable[[Array, Array], Array]  # (round [], epoch []) -> learning rate []
+Optimizer = Callable[[Array], optax.GradientTransformation]  # learning rate [] -> optimizer
+Loss = Callable[[Array, Array], Array]  # logits [B, C], labels [B] -> losses [B]
+
+negative_log_likelihood: Loss = optax.softmax_cross_entropy_with_integer_labels
+
+
+def decayed(
+    learning_rate: chex.Numeric, decay: chex.Numeric, *, per: str = "round", epochs: int = 1
+) -> Schedule:
+    """eta decay^round, or eta decay^(round E + epoch): the learning rate of a local epoch.
+
+    It counts rounds, not the optimizer's steps, which differ between clients of different sizes.
+
+    Args:
+      learning_rate: eta, of the first epoch of round 0.
+      decay: factor per round or per local epoch.
+      per: "round" or "epoch".
+      epochs: E, needed with "epoch".
+    """
+
+    def schedule(round_: Array, epoch: Array) -> Array:
+        return learning_rate * decay ** (round_ if per == "round" else round_ * epochs + epoch)
+
+    return schedule
+
+
+def draw_order(key: PRNGKey, mask: Array, epochs: int) -> Array:
+    """A fresh order of a client's slots for every epoch: mask [M] -> [E, M] int32, -1 pads.
+
+    The draw of a slot depends on the key, the epoch and the slot alone, so padding slots at the
+    end change nothing.
+    """
+    chex.assert_rank(mask, 1)
+
+    def one_epoch(epoch: Array) -> Array:
+        # Integers, not floats: ties among 2^23 floats would favour early slots in large clients.
+        draw = jax.random.bits(jax.random.fold_in(key, epoch), mask.shape) >> 1
+        last = jnp.uint32(0xFFFFFFFF)
+        order = jnp.argsort(jnp.where(mask, draw, last)).astype(jnp.int32)
+        return jnp.where(jnp.arange(mask.size) < jnp.sum(mask), order, -1)
+
+    return jax.vmap(one_epoch)(jnp.arange(epochs))
+
+
+def trainer(
+    model: Model,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    *,
+    batch_size: int,
+    loss: Loss = negative_log_likelihood,
+) -> Trainer:
+    """E epochs of mini-batch descent; the last short batch of an epoch is kept.
+
+    The number of steps is read off the order, not off its padded width: a client computes no step
+    and averages no row that it does not have. Under `vmap` a client that has finished waits
+    unchanged, its optimizer's count included.
+
+    Args:
+      model: init and apply of the network.
+      optimizer: learning rate -> optax transformation, for instance `optax.sgd`. It is rebuilt
+        with the (traced) rate of each epoch, and its state is carried from step to step.
+      schedule: (round, epoch) -> learning rate.
+      batch_size: B, rows per step.
+      loss: per-row loss, averaged over the rows of a batch.
+
+    Returns:
+      A Trainer.
+
+    Raises:
+      ValueError: batch_size < 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
+
+    def init(params: ArrayTree) -> ArrayTree:
+        return optimizer(schedule(jnp.int32(0), jnp.int32(0))).init(params)
+
+    def update(
+        key: PRNGKey,
+        params: ArrayTree,
+        opt_state: ArrayTree,
+        examples: Examples,
+        order: Array,
+        round_: Array,
+    ) -> tuple[ArrayTree, ArrayTree, Array]:
+        chex.assert_rank([order, examples.rows, examples.labels], [2, 1, 1])
+        visits = jnp.sum(order >= 0, axis=1)  # [E]
+        last_step = jnp.cumsum(-(-visits // batch_size))  # [E], steps up to and with an epoch
+        first_step = jnp.concatenate([jnp.zeros(1, last_step.dtype), last_step[:-1]])
+        short = -order.shape[1] % batch_size
+        order = jnp.pad(order, ((0, 0), (0, short)), constant_values=-1)
+
+        def step(i: Array, carry: tuple) -> tuple:
+            params, opt_state, total = carry
+            epoch = jnp.sum(i >= last_step)
+            start = (i - first_step[epoch]) * batch_size
+            slots = jax.lax.dynamic_slice(order, (epoch, start), (1, batch_size))[0]
+            valid = slots >= 0
+            count = jnp.sum(valid)
+            inputs = examples.inputs[examples.rows[slots]]
+            labels = examples.labels[slots]
+
+            def mean_loss(params: ArrayTree) -> Array:
+                logits = model.apply(params, inputs, jax.random.fold_in(key, i))
+                losses = jnp.where(valid, loss(logits, labels), 0.0)
+                # The count is 0 only in a step that a batched loop computes and throws away.
+                return jnp.sum(losses) / jnp.maximum(count, 1)
+
+            mean, gradient = jax.value_and_grad(mean_loss)(params)
+            descent = optimizer(schedule(round_, epoch))
+            updates, opt_state = descent.update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, total + mean * count
+
+        carry = (params, opt_state, jnp.zeros((), jax.tree.leaves(params)[0].dtype))
+        trained, opt_state, total = jax.lax.fori_loop(0, last_step[-1], step, carry)
+        delta = jax.tree.map(jnp.subtract, trained, params)  # dw_i
+        return delta, opt_state, total / jnp.maximum(jnp.sum(visits), 1)
+
+    def learning_rate(round_: Array) -> Array:
+        return schedule(round_, jnp.int32(0))
+
+    return Trainer(init, update, learning_rate)

@@ -1,0 +1,30 @@
+"""Networks behind `types.Model`: a pure `init` and a pure `apply` over plain parameters.
+
+Every builder is `builder(input_shape, num_classes, **options) -> Model`; the parameters are float32
+and computation follows the dtypes of parameters and inputs. A new network is one function and one
+line in `MODELS`.
+"""
+
+from collections.abc import Callable
+
+from cgsv_jax import types
+from cgsv_jax.models.adapter import from_flax
+from cgsv_jax.models.cnn import cifar_cnn, mnist_cnn
+from cgsv_jax.models.from_torch import params_from_torch, params_to_torch
+from cgsv_jax.models.mlp import mlp
+
+MODELS: dict[str, Callable[..., types.Model]] = {
+    "mlp": mlp,
+    "mnist_cnn": mnist_cnn,
+    "cifar_cnn": cifar_cnn,
+}
+
+__all__ = [
+    "MODELS",
+    "cifar_cnn",
+    "from_flax",
+    "mlp",
+    "mnist_cnn",
+    "params_from_torch",
+    "params_to_torch",
+]

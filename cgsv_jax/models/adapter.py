@@ -1,0 +1,50 @@
+"""Any flax.linen network as a `Model`."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cgsv_jax import types
+
+
+def from_flax(
+    module: nn.Module, input_shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32
+) -> types.Model:
+    """Adapts a linen module whose `__call__` is `(inputs [B, ...], train: bool) -> logits [B, C]`.
+
+    A key given to `apply` means training and becomes the module's "dropout" stream.
+
+    Args:
+        module: the network; its parameters are its only state.
+        input_shape: shape of ONE row, without the batch axis.
+        dtype: of the inputs (an integer type for a network that begins with an embedding).
+
+    Raises:
+        ValueError: if the module keeps mutable collections such as BatchNorm's running statistics.
+            Only parameters are trained, uploaded and rewarded, so such statistics would stay at
+            their start; the check evaluates shapes alone and runs nothing.
+    """
+    example = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+
+    def variables(key, inputs):
+        return module.init(key, inputs, train=False)
+
+    collections = set(jax.eval_shape(variables, jax.random.key(0), example)) - {"params"}
+    if collections:
+        raise ValueError(
+            f"{type(module).__name__} keeps the mutable collections {sorted(collections)}, which "
+            "are neither trained nor exchanged by clients: use a layer without running state, "
+            "such as GroupNorm in place of BatchNorm."
+        )
+
+    def init(key):
+        return variables(key, jnp.zeros(example.shape, example.dtype))["params"]
+
+    def apply(params, inputs, key=None):
+        if key is None:
+            return module.apply({"params": params}, inputs, train=False)
+        return module.apply({"params": params}, inputs, train=True, rngs={"dropout": key})
+
+    return types.Model(init, apply)

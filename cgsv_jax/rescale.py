@@ -1,0 +1,24 @@
+"""How long an upload is: u_i = scale_i dw_i, a number per client, so u_i is never stored."""
+
+from collections.abc import Callable
+
+import chex
+import jax.numpy as jnp
+
+from cgsv_jax.types import Array
+
+Rescale = Callable[[Array], Array]  # norms [N] -> scales [N]
+
+
+def unchanged() -> Rescale:
+    """u_i = dw_i."""
+    return jnp.ones_like
+
+
+def to_norm(gamma: chex.Numeric, epsilon: chex.Numeric = 0.0) -> Rescale:
+    """u_i = Gamma dw_i / (‖dw_i‖ + epsilon), up or down; a zero update stays zero."""
+
+    def rescale(norms: Array) -> Array:
+        return jnp.where(norms > 0, gamma / jnp.where(norms > 0, norms + epsilon, 1.0), 0.0)
+
+    return rescale

@@ -1,0 +1,21 @@
+"""What each client gets back. A new rule is one file and one line of `REWARDS`."""
+
+from cgsv_jax.reward.ratio import ratios
+from cgsv_jax.reward.scale import scale
+from cgsv_jax.reward.share import own_update, share_all
+from cgsv_jax.reward.sparsify import quotas, sparsify
+
+# name -> (hyper, options) -> Reward
+REWARDS = {
+    "sparsify": lambda hyper, options: sparsify(
+        hyper.beta,
+        tensors=options.tensors if options.mask_scope == "tensor" else (),
+        count=options.mask_count,
+        ties=options.mask_ties,
+        beta_on=options.beta_on,
+    ),
+    "scale": lambda hyper, options: scale(hyper.beta, beta_on=options.beta_on),
+    "share": lambda hyper, options: share_all(),
+}
+
+__all__ = ["REWARDS", "own_update", "quotas", "ratios", "scale", "share_all", "sparsify"]

@@ -1,0 +1,34 @@
+"""How much of the best reward each client has earned."""
+
+import chex
+import jax.numpy as jnp
+
+from cgsv_jax.types import Array
+
+
+def ratios(reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "sum") -> Array:
+    """tanh(beta r_i) / max_j tanh(beta r_j) over the present clients: eq. (5) before flooring.
+
+    beta = infinity gives 1 to everybody, beta = 0 the limit r_i / max r; absent clients get 0. The
+    largest ratio is 1 by definition, not by luck of rounding.
+
+    Args:
+      reputation: [N], non-negative.
+      present: [N] bool.
+      beta: altruism degree, >= 0.
+      on: "sum" lets beta act on r summing to 1, "max" on r / max r, where tanh saturates whatever
+        N is.
+
+    Returns:
+      [N], within [0, 1].
+    """
+    chex.assert_equal_shape([reputation, present])
+    r = jnp.where(present, reputation, 0.0)
+    top = jnp.max(r)
+    linear = jnp.where(top > 0, r / jnp.where(top > 0, top, 1.0), 1.0)  # also the limit beta -> 0
+    bent = jnp.tanh(jnp.where(jnp.isinf(beta), 1.0, beta) * (linear if on == "max" else r))
+    highest = jnp.max(bent)
+    # A beta so small that tanh underflows is as good as 0.
+    curved = jnp.where(highest > 0, bent / jnp.where(highest > 0, highest, 1.0), linear)
+    ratio = jnp.where(jnp.isinf(beta), 1.0, jnp.where(r == top, 1.0, jnp.minimum(curved, 1.0)))
+    return jnp.where(present, ratio, 0.0).astype(reputation.dtype)

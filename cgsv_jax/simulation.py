@@ -1,0 +1,281 @@
+"""Federated training as one pure function: clients lifted, rounds scanned.
+
+`round_` is the paper's algorithm box. It knows a method only as an `Algorithm`, a network only as
+a `Model` and local training only as a `Trainer`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax import local, vectors
+from cgsv_jax.layout import over_clients
+from cgsv_jax.types import (
+    Algorithm,
+    Array,
+    ArrayTree,
+    Clients,
+    Dataset,
+    Evaluation,
+    Examples,
+    Model,
+    PRNGKey,
+    Record,
+    Settings,
+    State,
+    Trainer,
+    Upload,
+)
+
+# One name per use of the run's key, so that a new use never shifts another's draws.
+_START, _TRAINING, _ALGORITHM = 0, 1, 2
+
+
+def init(
+    key: PRNGKey, num_clients: int, *, model: Model, algorithm: Algorithm, trainer: Trainer
+) -> State:
+    """The state before round 0: every client and the server hold the same random w_0."""
+    params = model.init(jax.random.fold_in(key, _START))
+    start = vectors.ravel(params)
+
+    def repeat(x: Array) -> Array:
+        return jnp.tile(x, (num_clients,) + (1,) * x.ndim)
+
+    return State(
+        server=start,
+        clients=repeat(start),
+        optimizer=jax.tree.map(lambda x: repeat(jnp.asarray(x)), trainer.init(params)),
+        algorithm=algorithm.init(num_clients, start.size),
+        round=jnp.int32(0),
+    )
+
+
+def train(
+    key: PRNGKey,
+    state: State,
+    data: Dataset,
+    clients: Clients,
+    *,
+    model: Model,
+    trainer: Trainer,
+    settings: Settings,
+    orders: Array | None = None,
+) -> tuple[Upload, ArrayTree]:
+    """Local training of every client from its own model: the uploads and optimizer states.
+
+    A client whose update is not finite is absent: its delta and its optimizer's state are as if it
+    had not trained.
+
+    Args:
+      key: of the run.
+      state: before the round; clients [N, D].
+      data: the rows.
+      clients: who holds which.
+      model: the network.
+      trainer: local training of one client.
+      settings: E and the layout's width.
+      orders: [N, E, M] the order in which each client visits its slots, -1 pads; default: drawn.
+    """
+    data, clients = jax.tree.map(jnp.asarray, (data, clients))
+    shapes = jax.eval_shape(model.init, key)
+    unravel = vectors.unraveler(shapes)
+    labels = data.labels[clients.rows] if clients.labels is None else clients.labels
+    # Keys depend on the round and the client's number alone, not on N or the layout.
+    key_of_round = jax.random.fold_in(jax.random.fold_in(key, _TRAINING), state.round)
+
+    def one_client(number, weights, opt_state, rows, mask, labels, order):
+        order_key, step_key = jax.random.split(jax.random.fold_in(key_of_round, number))
+        if order is None:
+            order = local.draw_order(order_key, mask, settings.epochs)
+        examples = Examples(data.inputs, rows, labels)
+        delta, new_opt_state, loss = trainer.update(
+            step_key, unravel(weights), opt_state, examples, order, state.round
+        )
+        delta = vectors.ravel(delta)
+        norm = vectors.norm(delta)
+        present = jnp.isfinite(norm)
+        delta = jnp.where(present, delta, 0.0)
+        opt_state = jax.tree.map(lambda n, o: jnp.where(present, n, o), new_opt_state, opt_state)
+        return delta, jnp.where(present, norm, 0.0), present, loss, opt_state
+
+    sizes = clients.sizes
+    lifted = over_clients(one_client, settings.width, work=sizes)
+    numbers = jnp.arange(sizes.size)
+    deltas, norms, present, loss, optimizer = lifted(
+        numbers, state.clients, state.optimizer, clients.rows, clients.mask, labels, orders
+    )
+    upload = Upload(
+        server=state.server,
+        clients=state.clients,
+        deltas=deltas,
+        norms=norms,
+        scales=jnp.ones_like(norms),
+        present=present,
+        num_examples=sizes,
+        num_classes=_distinct(labels, clients.mask),
+        loss=loss,
+        learning_rate=jnp.asarray(trainer.learning_rate(state.round)),
+        validation=data.validation,
+        round=state.round,
+    )
+    return upload, optimizer
+
+
+def round_(
+    key: PRNGKey,
+    state: State,
+    data: Dataset,
+    clients: Clients,
+    *,
+    model: Model,
+    algorithm: Algorithm,
+    trainer: Trainer,
+    settings: Settings,
+    orders: Array | None = None,
+) -> tuple[State, Record]:
+    """One round: local training, upload, aggregation, contribution, reward, download.
+
+    Arguments as in `train`.
+    """
+    parts = {"model": model, "trainer": trainer, "settings": settings, "orders": orders}
+    upload, optimizer = train(key, state, data, clients, **parts)  # dw_i
+    rules_key = jax.random.fold_in(jax.random.fold_in(key, _ALGORITHM), state.round)
+    download, standing, rules = algorithm.update(rules_key, upload, state.algorithm)
+    state = State(
+        server=state.server + download.aggregate,  # w_N += u_N
+        clients=state.clients + download.rewards,  # w_i += v_i, and nothing else
+        optimizer=optimizer,
+        algorithm=rules,
+        round=state.round + 1,
+    )
+    record = Record(
+        score=standing.score,
+        reputation=standing.reputation,
+        weight=download.weights,
+        quota=download.quota,
+        present=upload.present,
+        loss=upload.loss,
+        norm=upload.norms,
+    )
+    return state, record
+
+
+def evaluate(
+    state: State, inputs: Array, labels: Array, *, model: Model, settings: Settings
+) -> Evaluation:
+    """Accuracy and mean negative log-likelihood of every client's model and the server's.
+
+    Args:
+      state: the models, clients [N, D] and server [D].
+      inputs: [n, ...].
+      labels: [n].
+      model: the network; it is evaluated without a key.
+      settings: rows per forward pass and the layout's width.
+    """
+    unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
+    inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
+    rows = labels.size
+    batch = min(settings.evaluation_batch, rows)
+    steps = -(-rows // batch)
+
+    def one_model(weights: Array) -> tuple[Array, Array]:
+        params = unravel(weights)
+
+        def one_batch(step: Array) -> tuple[Array, Array]:
+            # The last batch starts early enough to be whole; rows seen before do not count again.
+            start = jnp.minimum(step * batch, rows - batch)
+            x = jax.lax.dynamic_slice_in_dim(inputs, start, batch)
+            y = jax.lax.dynamic_slice_in_dim(labels, start, batch)
+            fresh = start + jnp.arange(batch) >= step * batch
+            logits = model.apply(params, x)
+            right = jnp.where(fresh, jnp.argmax(logits, axis=-1) == y, False)
+            losses = jnp.where(fresh, local.negative_log_likelihood(logits, y), 0.0)
+            return jnp.sum(right), jnp.sum(losses)
+
+        right, losses = jax.lax.map(one_batch, jnp.arange(steps))
+        return jnp.sum(right) / rows, jnp.sum(losses) / rows
+
+    accuracy, loss = over_clients(one_model, settings.width)(state.clients)
+    server_accuracy, server_loss = one_model(state.server)
+    return Evaluation(state.round, accuracy, loss, server_accuracy, server_loss)
+
+
+def advance(
+    key: PRNGKey,
+    state: State,
+    data: Dataset,
+    clients: Clients,
+    *,
+    model: Model,
+    algorithm: Algorithm,
+    trainer: Trainer,
+    settings: Settings,
+    orders: Array | None = None,
+) -> tuple[State, Record, Evaluation]:
+    """`settings.rounds` further rounds, evaluated after every k-th and after the last.
+
+    Args:
+      key: of the run, the same in every call.
+      state: where to go on from.
+      data: as in `train`.
+      clients: as in `train`.
+      model: as in `train`.
+      algorithm: the server's rules.
+      trainer: as in `train`.
+      settings: T, E, k and the layout's width.
+      orders: [T, N, E, M], or drawn.
+
+    Returns:
+      The state, Record [T, N] and Evaluation [ceil(T / k), ...].
+    """
+    parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
+    every = min(settings.evaluate_every, settings.rounds)
+
+    def one_round(state: State, orders: Array | None) -> tuple[State, Record]:
+        return round_(key, state, data, clients, orders=orders, **parts)
+
+    def block(state: State, orders: Array | None, length: int):
+        state, record = jax.lax.scan(one_round, state, orders, length)
+        result = evaluate(state, data.test_inputs, data.test_labels, model=model, settings=settings)
+        return state, (record, result)
+
+    whole, rest = divmod(settings.rounds, every)
+    head = None if orders is None else orders[: whole * every]
+    head = head if head is None else head.reshape(whole, every, *head.shape[1:])
+    # A scan in a scan, not a condition: a batched condition would evaluate in every round.
+    state, (record, evaluation) = jax.lax.scan(lambda s, o: block(s, o, every), state, head, whole)
+    record = jax.tree.map(lambda x: x.reshape(whole * every, *x.shape[2:]), record)
+    if rest:
+        tail = None if orders is None else orders[whole * every :]
+        state, (last, result) = block(state, tail, rest)
+        record = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), record, last)
+        evaluation = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), evaluation, result)
+    return state, record, evaluation
+
+
+def run(
+    key: PRNGKey,
+    data: Dataset,
+    clients: Clients,
+    *,
+    model: Model,
+    algorithm: Algorithm,
+    trainer: Trainer,
+    settings: Settings,
+    orders: Array | None = None,
+) -> tuple[State, Record, Evaluation]:
+    """A whole run from w_0: `init`, then `advance`. Pure: jit it, vmap it over keys.
+
+    Returns:
+      The final State, Record [T, N] and Evaluation [ceil(T / evaluate_every), ...].
+    """
+    num_clients = clients.mask.shape[0]
+    state = init(key, num_clients, model=model, algorithm=algorithm, trainer=trainer)
+    parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
+    return advance(key, state, data, clients, orders=orders, **parts)
+
+
+def _distinct(labels: Array, mask: Array) -> Array:
+    """Distinct labels under the mask: [N, M] -> [N] int32, whatever the number of classes."""
+    ordered = jnp.sort(jnp.where(mask, labels, -1), axis=1)
+    first = jnp.concatenate([ordered[:, :1] >= 0, ordered[:, 1:] != ordered[:, :-1]], axis=1)
+    return jnp.sum(first & (ordered >= 0), axis=1, dtype=jnp.int32)

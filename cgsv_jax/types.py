@@ -1,0 +1,281 @@
+"""The types that cross module borders; nothing is computed here.
+
+Shapes: N clients, M slots per client, D parameters, n rows, E local epochs, T rounds, B rows in a
+batch, C classes. A plural name is stacked over clients (`deltas [N, D]`), a singular one belongs to
+one client or to the server.
+
+| paper | here | shape |
+|---|---|---|
+| w_{i,t} | `State.clients` | [N, D] |
+| w_{N,t} | `State.server` | [D] |
+| dw_i | `Upload.deltas` | [N, D] |
+| u_{i,t} = Gamma dw_i / ‖dw_i‖ | `Upload.scales[:, None] * Upload.deltas`, never stored | [N, D] |
+| u_{N,t} | `Download.aggregate` | [D] |
+| psi_{i,t} | `Standing.score` | [N] |
+| r_{i,t} | `Standing.reputation` | [N] |
+| q_{i,t} | `Download.quota` | [N] |
+| v_{i,t} | `Download.rewards` | [N, D] |
+| Gamma, alpha, beta | `Hyper.gamma`, `Hyper.alpha`, `Hyper.beta` | [] |
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import chex
+
+Array = chex.Array
+ArrayTree = chex.ArrayTree
+PRNGKey = chex.PRNGKey
+
+
+# ---------------------------------------------------------------- data, on the host
+
+
+class Dataset(NamedTuple):
+    """Training and test rows as arrays; `validation` is held out of every client's reach."""
+
+    inputs: Array  # [n, ...] float32
+    labels: Array  # [n] int32
+    test_inputs: Array  # [n_test, ...] float32
+    test_labels: Array  # [n_test] int32
+    validation: tuple[Array, Array] | None = None  # inputs [n_val, ...], labels [n_val]
+
+
+class Clients(NamedTuple):
+    """A partition: which rows of the training set each client holds.
+
+    `labels` is there only where a client's labels are not the true ones; otherwise the labels are
+    those of the rows.
+    """
+
+    rows: Array  # [N, M] int32, row numbers of Dataset.inputs; 0 where masked
+    mask: Array  # [N, M] bool, False on padding slots
+    labels: Array | None = None  # [N, M] int32
+
+    @property
+    def sizes(self) -> Array:
+        """Rows per client, [N] int32."""
+        return self.mask.sum(axis=-1, dtype="int32")
+
+
+class Examples(NamedTuple):
+    """What one client trains on: its slots, looked up in the shared training set."""
+
+    inputs: Array  # [n, ...] shared by all clients
+    rows: Array  # [M] int32, the row behind each slot
+    labels: Array  # [M] int32, the label the client believes
+
+
+# ---------------------------------------------------------------- models and local training
+
+
+class Apply(Protocol):
+    """`apply(params, inputs, key=None) -> logits`."""
+
+    def __call__(self, params: ArrayTree, inputs: Array, key: PRNGKey | None = None) -> Array:
+        """Logits [B, C] of inputs [B, ...]; no key evaluates, a key means training (dropout)."""
+
+
+class Model(NamedTuple):
+    """All that the simulation knows of a network; any library's network can be one."""
+
+    init: Callable[[PRNGKey], ArrayTree]  # key -> params
+    apply: Apply
+
+
+class Trainer(NamedTuple):
+    """Local training of ONE client; the simulation lifts it over clients.
+
+    `update(key, params, opt_state, examples, order, round) -> (delta, opt_state, loss)` visits the
+    slots of `order` [E, M'] int32 (-1 pads at the end of each epoch) and returns new minus old
+    parameters as a pytree, the optimizer's state and the mean training loss of the rows visited.
+    """
+
+    init: Callable[[ArrayTree], ArrayTree]  # params -> opt_state
+    update: Callable[
+        [PRNGKey, ArrayTree, ArrayTree, Examples, Array, Array],
+        tuple[ArrayTree, ArrayTree, Array],
+    ]
+    learning_rate: Callable[[Array], Array]  # round [] -> eta of its first local epoch []
+
+
+# ---------------------------------------------------------------- the wire
+
+
+class Upload(NamedTuple):
+    """What the server sees in one round.
+
+    A client whose update is not finite is absent: `present` is False and its row of `deltas` is 0.
+    """
+
+    server: Array  # [D] w_N before the round
+    clients: Array  # [N, D] w_i before the round
+    deltas: Array  # [N, D] dw_i, new minus old, as trained
+    norms: Array  # [N] ‖dw_i‖
+    scales: Array  # [N] u_i = scales_i dw_i; ones until the algorithm rescales
+    present: Array  # [N] bool
+    num_examples: Array  # [N] int32
+    num_classes: Array  # [N] int32, distinct labels held
+    loss: Array  # [N] mean local training loss of the round
+    learning_rate: Array  # [] of the round's first local epoch
+    validation: tuple[Array, Array] | None  # the server's own held-out rows
+    round: Array  # [] int32, counted from 0
+
+
+class Standing(NamedTuple):
+    """How the server regards each client.
+
+    `reputation` is non-negative and sums to 1; absent clients keep theirs.
+    """
+
+    score: Array  # [N] this round's measure, psi; 0 for an absent client
+    reputation: Array  # [N] r
+
+
+class Download(NamedTuple):
+    """What the server sends; `rewards` is the only thing that ever moves a client."""
+
+    aggregate: Array  # [D] u_N, what moves the server
+    weights: Array  # [N] the weights that made it
+    rewards: Array  # [N, D] v_i
+    quota: Array  # [N] int32, entries of u_N received
+
+
+# ---------------------------------------------------------------- (init, update) pairs
+
+
+class Measure(NamedTuple):
+    """A contribution measure: how much each upload of this round is worth.
+
+    `init(num_clients, num_parameters) -> state`;
+    `update(key, upload, aggregate [D], weights [N], state) -> (score [N], state)`.
+    """
+
+    init: Callable[[int, int], ArrayTree]
+    update: Callable[[PRNGKey, Upload, Array, Array, ArrayTree], tuple[Array, ArrayTree]]
+
+
+class Contribution(NamedTuple):
+    """A measure with a memory: scores become reputations.
+
+    `update(key, upload, aggregate [D], weights [N], standing, state) -> (standing, state)`.
+    """
+
+    init: Callable[[int, int], ArrayTree]
+    update: Callable[
+        [PRNGKey, Upload, Array, Array, Standing, ArrayTree], tuple[Standing, ArrayTree]
+    ]
+
+
+class Aggregation(NamedTuple):
+    """How uploads become u_N.
+
+    `update(key, upload, standing of the previous round, state) -> (aggregate [D], weights [N],
+    state)`.
+    """
+
+    init: Callable[[int, int], ArrayTree]
+    update: Callable[[PRNGKey, Upload, Standing, ArrayTree], tuple[Array, Array, ArrayTree]]
+
+
+class Reward(NamedTuple):
+    """What each client gets back.
+
+    `update(key, upload, aggregate [D], standing of this round, state) -> (rewards [N, D],
+    quota [N], state)`.
+    """
+
+    init: Callable[[int, int], ArrayTree]
+    update: Callable[[PRNGKey, Upload, Array, Standing, ArrayTree], tuple[Array, Array, ArrayTree]]
+
+
+class Algorithm(NamedTuple):
+    """The server's side of a round; the simulation knows nothing else of a method.
+
+    `init(num_clients, num_parameters) -> state`;
+    `update(key, upload, state) -> (download, standing, state)`.
+    """
+
+    init: Callable[[int, int], ArrayTree]
+    update: Callable[[PRNGKey, Upload, ArrayTree], tuple[Download, Standing, ArrayTree]]
+
+
+# ---------------------------------------------------------------- settings of a run
+
+
+class Hyper(NamedTuple):
+    """Numbers that may be traced and vmapped: changing one never recompiles."""
+
+    learning_rate: Array  # [] eta, of round 0
+    decay: Array  # [] factor per round or per local epoch
+    gamma: Array  # [] Gamma, the norm every upload is rescaled to
+    alpha: Array  # [] weight of the old reputation
+    beta: Array  # [] altruism degree, infinity allowed
+    floor: Array  # [] smallest reputation before normalising
+    norm_epsilon: Array  # [] added to ‖dw‖
+    cosine_epsilon: Array  # [] smallest norm in the cosine's denominator
+
+
+class Options(NamedTuple):
+    """Choices of rule, each a word: what differs between `paper` and `released`, and more.
+
+    The builders of every table (measures, aggregations, rewards, methods) are called as
+    `builder(hyper, options)` and read what concerns them.
+    """
+
+    contribution: str = "cosine"  # key of contribution.MEASURES
+    aggregation: str = "reputation"  # key of aggregation.AGGREGATIONS
+    reward: str = "sparsify"  # key of reward.REWARDS
+    mask_scope: str = "vector"  # or "tensor": one mask over all of u_N, or one per tensor
+    mask_count: str = "floor"  # or "ceil": floor(len ratio), or min(ceil(len ratio), len - 1)
+    mask_ties: str = "position"  # or "all": exactly q survive, or all at the threshold do
+    first_weights: str = "size"  # or "uniform": weights of a client's first aggregation
+    beta_on: str = "sum"  # or "max": beta acts on r summing to 1, or on r / max r
+    normalise_scores: bool = False  # scores brought to the scale of r before the moving average
+    relative_floor: bool = False  # floor / N instead of floor
+    tensors: tuple[int, ...] = ()  # sizes of the model's tensors in raveled order
+
+
+class Settings(NamedTuple):
+    """Numbers that decide shapes and programs: changing one recompiles."""
+
+    rounds: int  # T
+    epochs: int = 3  # E
+    evaluate_every: int = 1  # rounds
+    evaluation_batch: int = 500  # test rows per forward pass
+    width: int | None = None  # clients computed at once; None: all (see layout.py)
+
+
+# ---------------------------------------------------------------- a run: carry and outputs
+
+
+class State(NamedTuple):
+    """The carry of a run, all that a later round needs."""
+
+    server: Array  # [D] w_N
+    clients: Array  # [N, D] w_i
+    optimizer: ArrayTree  # leaves [N, ...]
+    algorithm: ArrayTree
+    round: Array  # [] int32, the next round
+
+
+class Record(NamedTuple):
+    """One round seen from outside; stacked over rounds by the scan, never carried."""
+
+    score: Array  # [T, N] psi
+    reputation: Array  # [T, N] r
+    weight: Array  # [T, N] aggregation weight
+    quota: Array  # [T, N] int32
+    present: Array  # [T, N] bool
+    loss: Array  # [T, N] local training loss
+    norm: Array  # [T, N] ‖dw_i‖
+
+
+class Evaluation(NamedTuple):
+    """Test accuracy and loss after every `evaluate_every`-th round."""
+
+    round: Array  # [K] int32, rounds completed
+    accuracy: Array  # [K, N]
+    loss: Array  # [K, N] mean negative log-likelihood
+    server_accuracy: Array  # [K]
+    server_loss: Array  # [K]
