@@ -99,6 +99,7 @@ def trainer(
         order: Array,
         round_: Array,
     ) -> tuple[ArrayTree, ArrayTree, Array]:
+        order, examples = jax.tree.map(jnp.asarray, (order, examples))
         chex.assert_rank([order, examples.rows, examples.labels], [2, 1, 1])
         visits = jnp.sum(order >= 0, axis=1)  # [E]
         last_step = jnp.cumsum(-(-visits // batch_size))  # [E], steps up to and with an epoch

@@ -4,27 +4,41 @@ from collections.abc import Callable
 from typing import Any
 
 from cgsv_jax.layout import over_clients
-from cgsv_jax.types import Array, Hyper
+from cgsv_jax.types import Array, ArrayTree, Hyper
 
 
-def grid(run: Callable, keys: Array, hyper: Hyper, *args: Any, width: int | None = None) -> Any:
+def grid(
+    run: Callable,
+    keys: Array,
+    hyper: Hyper,
+    *args: Any,
+    carry: ArrayTree = None,
+    width: int | None = None,
+) -> Any:
     """run(key, hyper, *args) for every pair of a key and a setting.
 
     `run` must build its algorithm and trainer from the `hyper` it is given: then their numbers are
-    traced, and one program serves all settings. jit the result's caller, not `run`.
+    traced, and one program serves all settings. Like `run` itself, a grid is to be jitted by the
+    caller.
 
     Args:
-      run: (key [], hyper of scalars, *args) -> pytree of arrays.
+      run: (key [], hyper of scalars, *args) -> pytree of arrays; with `carry`,
+        (key, hyper, carry of this run, *args).
       keys: [S] typed PRNG keys, one per seed.
       hyper: every field [H].
       *args: shared by all runs.
-      width: runs computed together, as in `layout.over_clients`: None for all.
+      carry: leaves [S, H, ...], where each run goes on from, if it does.
+      width: runs computed together, as in `layout.over_clients`: None for all at once, 1 for one
+        after another, which on a CPU is as fast and smaller.
 
     Returns:
       The results of `run` with leading axes [S, H].
     """
 
-    def over_seeds(key: Array) -> Any:
-        return over_clients(lambda h: run(key, h, *args), width)(hyper)
+    def over_settings(key: Array, carry: ArrayTree) -> Any:
+        def one(hyper: Hyper, carry: ArrayTree) -> Any:
+            return run(key, hyper, *(() if carry is None else (carry,)), *args)
 
-    return over_clients(over_seeds, width)(keys)
+        return over_clients(one, width)(hyper, carry)
+
+    return over_clients(over_settings, width)(keys, carry)

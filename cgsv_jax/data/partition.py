@@ -186,8 +186,8 @@ def dirichlet(
     fewest_short = num_clients
     for _ in range(ATTEMPTS):
         shares = rng.dirichlet(np.full(num_clients, concentration), size=len(class_sizes))
+        # rint, not floor: the last cut must be the class size although shares sum to 1 - 1e-16.
         cuts = np.rint(shares.cumsum(axis=1) * class_sizes[:, None]).astype(np.int64)
-        cuts[:, -1] = class_sizes  # the shares sum to 1 only up to rounding
         table = np.diff(cuts, axis=1, prepend=0)  # [C, N] rows of class c at client i
         short = int((table.sum(axis=0) < min_rows).sum())
         if not short:

@@ -26,8 +26,8 @@ class ConvPool(nn.Module):
         channels = images.shape[0 if block else -1]
         shape = (self.size, self.size, channels, self.features)
         bias_init = initializers.torch_bias(self.size**2 * channels)
-        kernel = self.param("kernel", initializers.torch_kernel, shape)
-        bias = self.param("bias", bias_init, (self.features,))
+        kernel = self.param("kernel", initializers.torch_kernel, shape, jnp.float32)
+        bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias)
         if block:
             pooled = conv.block_conv_pool(images, kernel)

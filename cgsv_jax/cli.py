@@ -1,0 +1,428 @@
+"""The `cgsv` command: flags in, a run directory and tables out."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from cgsv_jax import config as config_lib
+from cgsv_jax import data as data_lib
+from cgsv_jax import experiment, plots, results
+from cgsv_jax.config import SETTINGS, TRAINING, Config, ConfigError
+
+_BAD_INPUT = 2  # exit code
+_INTERRUPTED = 130
+_SECONDS_BETWEEN_LINES = 2.0  # of progress, where there is no terminal to redraw
+
+
+class Flag(NamedTuple):
+    """A line of `--help`: what may follow the flag, and what it means."""
+
+    kind: Any
+    help: str
+    default: str | None = None  # as shown; the value itself is decided by config.resolve
+    alias: str | None = None
+
+
+def _value(cast: Callable[[str], Any], metavar: str) -> Any:
+    """One word, converted if it can be: what cannot stays a string, and config.validate says so."""
+
+    def parse(words: Sequence[str]) -> Any:
+        try:
+            return cast(words[0])
+        except ValueError:
+            return words[0]
+
+    spec = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=parse,
+        is_instance=lambda value: True,  # None stands for the data set's default
+        str_from_instance=lambda value: [str(value)],
+    )
+    return Annotated[Any, spec]
+
+
+def _list_of(cast: Callable[[str], Any]) -> Callable[[str], tuple]:
+    return lambda word: tuple(cast(item.strip()) for item in word.split(",") if item.strip())
+
+
+def _number_or_list(word: str) -> int | tuple[int, ...]:
+    return _list_of(int)(word) if "," in word else int(word)
+
+
+_INT, _FLOAT, _NAME = _value(int, "INT"), _value(float, "NUMBER"), _value(str, "NAME")
+_NAMES, _INTS = _value(_list_of(str), "A,B,..."), _value(_list_of(int), "INT,INT,...")
+_SEEDS = _value(_number_or_list, "INT | INT,INT,...")
+
+
+def _per_dataset(name: str) -> str:
+    return ", ".join(f"{dataset} {values[name]:g}" for dataset, values in TRAINING.items())
+
+
+def _per_setting(name: str) -> str:
+    return ", ".join(f"{setting} {values[name]}" for setting, values in SETTINGS.items())
+
+
+_T = experiment.TABLES
+
+PROBLEM = {
+    "dataset": Flag(_NAME, f"data set: {', '.join(_T.datasets)}", "digits"),
+    "data_dir": Flag(_NAME, "folder of the TFDS sets", "TFDS_DATA_DIR, or TFDS's own"),
+    "model": Flag(_NAME, f"network: {', '.join(_T.models)}", "the data set's"),
+    "hidden": Flag(_INTS, "hidden units of the mlp, a number per layer", "64"),
+    "clients": Flag(_INT, "number of clients N", "10"),
+    "rows_per_client": Flag(
+        _INT,
+        "cap: at most N times this many training rows are dealt out",
+        "mnist 600, cifar10 2000",
+    ),
+    "validation_share": Flag(
+        _FLOAT, "share of the training rows that no client gets", "0.1, cifar10 0.2"
+    ),
+    "partition_seed": Flag(_INT, "seed of the partition, the same for all seeds", "0"),
+    "concentration": Flag(_FLOAT, "of the dirichlet partition, above 0", "0.5"),
+    "min_rows": Flag(_INT, "fewest rows of a client (dirichlet, by_owner)", "1"),
+    "owners": Flag(
+        _NAME, "file with an owner id per training row, .npy or .npz (by_owner)", "none"
+    ),
+    "synthetic_rows": Flag(_INT, "training rows of the data set synthetic", "10000"),
+}
+TRAINING_FLAGS = {
+    "seeds": Flag(_SEEDS, "how many seeds (0, 1, ...), or a comma-separated list of them", "3"),
+    "rounds": Flag(_INT, "rounds of communication T", _per_dataset("rounds")),
+    "epochs": Flag(_INT, "local epochs per round E", _per_dataset("epochs")),
+    "batch_size": Flag(_INT, "rows per mini-batch step B", _per_dataset("batch_size")),
+    "learning_rate": Flag(_FLOAT, "learning rate eta of round 0", _per_dataset("learning_rate")),
+    "decay": Flag(_FLOAT, "factor on the learning rate, in (0, 1]", _per_dataset("decay")),
+    "decay_per": Flag(_NAME, "decay per round or per local epoch", _per_setting("decay_per")),
+    "optimizer": Flag(_NAME, f"local optimizer: {', '.join(_T.optimizers)}", "sgd"),
+    "evaluate_every": Flag(_INT, "rounds between two evaluations on the test set", "rounds / 20"),
+    "evaluation_batch": Flag(_INT, "test rows per forward pass", "500"),
+    "layout": Flag(
+        _NAME, "clients computed at once: all, one, or a number", "one on a CPU, else all"
+    ),
+}
+RULES = {
+    "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}", "paper"),
+    "gamma": Flag(_FLOAT, "Gamma, the norm of every upload, above 0", _per_dataset("gamma")),
+    "alpha": Flag(_FLOAT, "alpha, weight of the old reputation, in [0, 1]", "0.95"),
+    "beta": Flag(_FLOAT, "beta, altruism degree, from 0 to inf", _per_setting("beta")),
+    "beta_on": Flag(_NAME, "beta acts on r summing to 1 (sum) or on r / max r (max)", "sum"),
+    "floor": Flag(_FLOAT, "smallest reputation before normalising", _per_setting("floor")),
+    "relative_floor": Flag(bool, "use floor / N, for large populations"),
+    "normalise_scores": Flag(bool, "bring scores to the scale of r before averaging"),
+    "norm_epsilon": Flag(_FLOAT, "added to the norm of an update", _per_setting("norm_epsilon")),
+    "cosine_epsilon": Flag(
+        _FLOAT, "smallest norm in the cosine's denominator", _per_setting("cosine_epsilon")
+    ),
+    "mask_scope": Flag(
+        _NAME, "one mask over the whole vector, or one per tensor", _per_setting("mask_scope")
+    ),
+    "mask_count": Flag(
+        _NAME,
+        "entries kept: floor(len ratio), or ceil: min(ceil(len ratio), len - 1)",
+        _per_setting("mask_count"),
+    ),
+    "mask_ties": Flag(
+        _NAME, "equal magnitudes: broken by position, or all kept", _per_setting("mask_ties")
+    ),
+    "first_weights": Flag(
+        _NAME, "weights of a client's first aggregation: size or uniform", "size"
+    ),
+    "contribution": Flag(_NAME, f"contribution measure: {', '.join(_T.contributions)}", "cosine"),
+    "aggregation": Flag(
+        _NAME, f"weights of the aggregate: {', '.join(_T.aggregations)}", "reputation"
+    ),
+    "reward": Flag(_NAME, f"reward rule: {', '.join(_T.rewards)}", "sparsify"),
+}
+OUTPUT = {
+    "config": Flag(
+        _NAME, "a config.json to repeat; then only the flags of this group count", "none"
+    ),
+    "out": Flag(_NAME, "run directory to write", "runs/<command>-<data set>-<number>"),
+    "overwrite": Flag(bool, "replace the run that the directory holds"),
+    "quiet": Flag(bool, "print nothing but errors"),
+}
+
+
+def _arguments(name: str, doc: str, flags: dict[str, Flag]) -> type:
+    fields = []
+    for flag, (kind, text, default, alias) in flags.items():
+        hint = f"(default: {default})" if default else "(default: off)"
+        aliases = [alias] if alias else None
+        note = tyro.conf.arg(help=text, help_behavior_hint=hint, aliases=aliases)
+        if kind is bool:
+            fields.append((flag, Annotated[bool, note], False))
+        else:
+            fields.append((flag, Annotated[kind, note], None))
+    made = dataclasses.make_dataclass(name, fields, frozen=True)
+    made.__doc__ = doc
+    return made
+
+
+Run = _arguments(
+    "Run",
+    "One method on one partition.",
+    PROBLEM
+    | {
+        "partition": Flag(_NAME, f"partition: {', '.join(_T.partitions)}", "power_law"),
+        "algorithms": Flag(_NAME, f"method: {', '.join(_T.algorithms)}", "cgsv", "--algorithm"),
+    }
+    | TRAINING_FLAGS
+    | RULES
+    | OUTPUT,
+)
+Compare = _arguments(
+    "Compare",
+    "Several methods on the same partition, start and seeds: the fairness table.\n\n"
+    "Without arguments: standalone, fedavg and cgsv on digits, 10 clients, power law, three seeds.",
+    PROBLEM
+    | {
+        "partition": Flag(
+            _NAMES, f"partitions, comma-separated: {', '.join(_T.partitions)}", "power_law"
+        ),
+        "algorithms": Flag(
+            _NAMES,
+            f"methods, comma-separated: {', '.join(_T.algorithms)}; cgsv:released runs the "
+            "released code's setting beside the paper's",
+            "standalone,fedavg,cgsv",
+            "--algorithm",
+        ),
+    }
+    | TRAINING_FLAGS
+    | RULES
+    | OUTPUT,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draws the figures of finished runs again; several runs are also compared with each other."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run directories."""
+    out: str | None = None
+    """Folder for the figures; default: figures/ inside each run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Which data sets there are, and which of them are on this machine."""
+
+    data_dir: str | None = None
+    """Folder of the TFDS sets; default: TFDS_DATA_DIR, or TFDS's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Downloads a data set and writes it for reading; needs TensorFlow and a network."""
+
+    name: tyro.conf.Positional[str]
+    """Data set: mnist or cifar10."""
+    data_dir: str | None = None
+    """Folder to write to; default: TFDS_DATA_DIR, or TFDS's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Data sets: list or prepare."""
+
+    action: (
+        Annotated[List, tyro.conf.subcommand("list")]
+        | Annotated[Prepare, tyro.conf.subcommand("prepare")]
+    )
+
+
+Command = tyro.conf.OmitSubcommandPrefixes[
+    tyro.conf.OmitArgPrefixes[
+        Annotated[Compare, tyro.conf.subcommand("compare")]
+        | Annotated[Run, tyro.conf.subcommand("run")]
+        | Annotated[Plot, tyro.conf.subcommand("plot")]
+        | Annotated[Data, tyro.conf.subcommand("data")]
+    ]
+]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
+    command = tyro.cli(Command, args=argv, prog="cgsv", description=__doc__)
+    command = command.action if isinstance(command, Data) else command
+    action = {Compare: _train, Run: _train, Plot: _plot, List: _list, Prepare: _prepare}
+    try:
+        action[type(command)](command)
+    except ValueError as error:  # every check at the border raises one, with the sentence to show
+        _complain(str(error))
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        _complain("interrupted, no results are written")
+        return _INTERRUPTED
+    return 0
+
+
+def _complain(sentence: str) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for line in sentence.splitlines():
+        console.print(f"cgsv: {line}", markup=False)
+
+
+def _configuration(args: Any) -> Config:
+    asked = {
+        name: value
+        for name, value in dataclasses.asdict(args).items()
+        if name not in OUTPUT and value is not None and value is not False
+    }
+    if args.config is not None:
+        if asked:
+            flags = ", ".join("--" + name.replace("_", "-") for name in asked)
+            raise ConfigError(f"--config is a whole experiment, it cannot be combined with {flags}")
+        try:
+            values = json.loads(pathlib.Path(args.config).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--config is {args.config!r}, which cannot be read: {error}"
+            ) from error
+        return config_lib.from_dict(values, experiment.TABLES)
+    if isinstance(args, Run):
+        asked.setdefault("algorithms", "cgsv")
+        for name in ("algorithms", "partition"):
+            if "," in asked.get(name, ""):
+                raise ConfigError(f"--{name} is {asked[name]!r}, run takes one, compare a list")
+    return experiment.configure(partitions=asked.pop("partition", None), **asked)
+
+
+def _train(args: Any) -> None:
+    config = _configuration(args)
+    dealt = experiment.problems(config)
+    directory = results.create(args.out or _fresh_name(args, config), overwrite=args.overwrite)
+    console = Console(quiet=args.quiet, highlight=False)
+    _announce(console, config, dealt)
+    with _Watcher(console, config) as watch:
+        result = experiment.run(config, watch, dealt)
+    experiment.save(directory, result)
+    figures = plots.draw([directory], out=directory / "figures")
+    for table in results.tables(result.cells, console.width):
+        console.print(table)
+    total = result.timing["total_seconds"]
+    compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
+    console.print(f"{total:.1f} s in all, {compiling:.1f} s of them compiling")
+    console.print(f"results: {directory}  ({len(figures)} figures in {directory / 'figures'})")
+
+
+def _fresh_name(args: Any, config: Config) -> pathlib.Path:
+    command = "run" if isinstance(args, Run) else "compare"
+    stem, number = pathlib.Path("runs"), 1
+    while (path := stem / f"{command}-{config.dataset}-{number:03d}").exists():
+        number += 1
+    return path
+
+
+def _announce(console: Console, config: Config, dealt: Sequence[experiment.Problem]) -> None:
+    shown = {
+        "data set": config.dataset,
+        "model": f"{config.model}, D = {sum(dealt[0].tensors):,} parameters",
+        "clients": f"N = {config.clients}",
+        "seeds": ", ".join(map(str, config.seeds)),
+        "rounds": f"T = {config.rounds}, E = {config.epochs} local epochs, "
+        f"B = {config.batch_size} rows per step",
+        "layout": f"clients computed at once: {config.layout}",
+    }
+    for name, text in shown.items():
+        console.print(f"{name:>10}  {text}", markup=False)
+    for method in config.methods:
+        numbers = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
+        if method.algorithm in experiment.TABLES.ruled:
+            numbers += (
+                f", Gamma = {method.gamma:g}, alpha = {method.alpha:g}, beta = {method.beta:g}"
+            )
+        console.print(f"{method.name:>10}  {numbers}", markup=False)
+    for problem in dealt:
+        console.print(results.holdings_table(problem.sizes, problem.classes, problem.partition))
+        if problem.partition == "class_imbalance":
+            console.print("class_imbalance draws with replacement: clients share rows")
+
+
+class _Watcher:
+    """Progress as a live bar in a terminal, as plain lines elsewhere, not at all when quiet."""
+
+    def __init__(self, console: Console, config: Config):
+        self.console = console
+        self.rounds = config.rounds * len(config.methods) * len(config.partitions)
+        self.finished = 0  # rounds of the methods before this one
+        self.next_line = 0.0
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rounds  {task.fields[pace]}  left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            disable=not console.is_terminal or console.quiet,
+            transient=True,
+        )
+        self.task = self.bar.add_task("start", total=self.rounds, pace="", state="loading")
+
+    def __enter__(self) -> Callable[[experiment.Progress], None]:
+        self.bar.start()
+        return self.see
+
+    def __exit__(self, *exception: Any) -> None:
+        self.bar.stop()
+
+    def see(self, p: experiment.Progress) -> None:
+        """Shows one look at the run."""
+        name = f"{p.partition} {p.method}"
+        if p.compiling:
+            self.bar.update(self.task, description=name, state="compiling", pace="")
+            if not self.console.is_terminal:
+                self.console.print(f"{name}: compiling", markup=False)
+            return
+        done = self.finished + p.round
+        pace = f"{p.rounds_per_second:.3g}/s"
+        state = f"accuracy mean {100 * p.accuracy.mean():.1f} %, max {100 * p.accuracy.max():.1f} %"
+        self.bar.update(self.task, description=name, completed=done, pace=pace, state=state)
+        last = p.round == p.rounds
+        if not self.console.is_terminal and (last or time.monotonic() > self.next_line):
+            left = (p.rounds - p.round) / p.rounds_per_second
+            line = f"{name}: round {p.round}/{p.rounds}, {pace}, {left:.0f} s left, {state}"
+            self.console.print(line, markup=False, soft_wrap=True)
+            self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+        if last:
+            self.finished += p.rounds
+
+
+def _plot(args: Plot) -> None:
+    console = Console(highlight=False)
+    if not args.runs:
+        raise ConfigError("cgsv plot needs at least one run directory")
+    for run in args.runs if args.out is None else ():
+        for path in plots.draw([run], out=pathlib.Path(run) / "figures"):
+            console.print(str(path))
+    if args.out is not None or len(args.runs) > 1:
+        for path in plots.draw(args.runs, out=pathlib.Path(args.out or ".")):
+            console.print(str(path))
+
+
+def _list(args: List) -> None:
+    console = Console(highlight=False)
+    for line in data_lib.available(args.data_dir):
+        train, test = line.num_rows
+        shape = " x ".join(map(str, line.input_shape))
+        console.print(
+            f"{line.name:10} {shape:>12}  {line.num_classes} classes  {train:>6} + {test:>5} rows  "
+            f"{line.description}\n{'':10} {'here' if line.present else 'not here'}: {line.where}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _prepare(args: Prepare) -> None:
+    Console(highlight=False).print(str(data_lib.prepare(args.name, args.data_dir)), markup=False)

@@ -1,0 +1,748 @@
+"""A run directory: tidy tables and strict JSON, written whole or not at all, and read back.
+
+| file | holds |
+|---|---|
+| config.json | every setting of the run |
+| environment.json | versions, device, commit |
+| timing.json | seconds; the only file that differs between two equal runs |
+| rounds.parquet | a row per partition, method, seed, round and client |
+| clients.parquet | a row per partition, method, seed and client, after the last round |
+| summary.parquet | a row per partition, method and seed |
+| summary.json | mean and standard deviation over seeds, per partition and method |
+
+What is not known is null in every file, never NaN.
+"""
+
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cgsv_jax import metrics
+from cgsv_jax.types import Evaluation, Record
+
+Path = str | os.PathLike[str]
+
+YARDSTICK = "standalone"  # the method that fairness compares with
+
+JSON_FILES = ("config", "environment", "timing")
+PARQUET_FILES = ("rounds", "clients", "summary")
+FILES = tuple(f"{name}.json" for name in (*JSON_FILES, "summary")) + tuple(
+    f"{name}.parquet" for name in PARQUET_FILES
+)
+FIGURES = "figures"  # folder of a run directory where plots.py puts its own
+FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share")
+FIGURE_FORMATS = ("png", "pdf", "svg")
+
+KEYS = ("partition", "method", "seed")
+ROUND_COLUMNS = (
+    *KEYS,
+    *("round", "client", "score", "reputation", "weight", "quota", "share", "present"),
+    *("loss", "update_norm", "accuracy", "test_loss", "server_accuracy", "server_test_loss"),
+)
+CLIENT_COLUMNS = (
+    *KEYS,
+    *("client", "rows", "classes", "standalone_accuracy", "accuracy", "reputation", "share"),
+)
+SUMMARY_COLUMNS = (
+    *KEYS,
+    *("fairness", "fairness_undefined", "mean_accuracy", "max_accuracy", "server_accuracy"),
+    *("min_accuracy", "mean_gain", "gain_spread", "no_worse"),
+)
+AVERAGED = ("fairness", "mean_accuracy", "max_accuracy", "mean_gain")  # in the fairness table
+
+_fairness = jax.jit(metrics.fairness)  # one program for all methods and seeds
+
+CLOSE = 0.01  # accuracies nearer to each other than this leave fairness to a few test rows
+MANY = 20  # clients; more are shown by a selection
+
+
+class Cell(NamedTuple):
+    """One method on one partition, all its seeds, as NumPy arrays."""
+
+    partition: str
+    method: str
+    seeds: tuple[int, ...]  # S
+    sizes: np.ndarray  # [N] rows held
+    classes: np.ndarray  # [N] distinct labels held
+    num_parameters: int  # D
+    record: Record  # leaves [S, T, N]
+    evaluation: Evaluation  # round [S, K], accuracy and loss [S, K, N], server_* [S, K]
+
+
+class Run(NamedTuple):
+    """A run directory that was read."""
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    timing: dict[str, Any]
+    rounds: pl.DataFrame  # ROUND_COLUMNS
+    clients: pl.DataFrame  # CLIENT_COLUMNS
+    summary: pl.DataFrame  # SUMMARY_COLUMNS
+    directory: pathlib.Path | None = None
+
+
+# ---------------------------------------------------------------- frames
+
+
+def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
+    """A row per partition, method, seed, round and client, in this order.
+
+    `round` counts the rounds completed, from 1. Accuracies (fractions) and test losses are null in
+    rounds without evaluation; `share` is quota / D; `loss` is the local training loss.
+    """
+    frames = [_rounds_of(cell) for cell in cells]
+    return pl.concat(frames, rechunk=True) if frames else _empty(ROUND_COLUMNS)
+
+
+def _rounds_of(cell: Cell) -> pl.DataFrame:
+    record = jax.tree.map(np.asarray, cell.record)
+    seeds, rounds, clients = record.reputation.shape
+    whole = (seeds, rounds, clients)
+
+    def spread(values: np.ndarray, *axes: int) -> np.ndarray:
+        """The given axes of [S, T, N], repeated along the others, raveled."""
+        shape = [whole[axis] if axis in axes else 1 for axis in range(3)]
+        return np.broadcast_to(np.asarray(values).reshape(shape), whole).ravel()
+
+    def at_rounds(values: np.ndarray) -> np.ndarray:
+        """[S, K, ...] -> [S, T, ...], NaN in rounds without evaluation."""
+        values = np.asarray(values, np.float32)
+        filled = np.full((seeds, rounds, *values.shape[2:]), np.nan, np.float32)
+        filled[np.arange(seeds)[:, None], np.asarray(cell.evaluation.round) - 1] = values
+        return filled
+
+    evaluation = cell.evaluation
+    quota = record.quota.ravel()
+    return pl.DataFrame(
+        {
+            "partition": pl.repeat(cell.partition, quota.size, eager=True),
+            "method": pl.repeat(cell.method, quota.size, eager=True),
+            "seed": spread(np.asarray(cell.seeds, np.int64), 0),
+            "round": spread(np.arange(1, rounds + 1, dtype=np.int32), 1),
+            "client": spread(np.arange(clients, dtype=np.int32), 2),
+            "score": _known(record.score),
+            "reputation": _known(record.reputation),
+            "weight": _known(record.weight),
+            "quota": quota.astype(np.int32),
+            "share": _known(quota / cell.num_parameters),
+            "present": record.present.ravel(),
+            "loss": _known(record.loss),
+            "update_norm": _known(record.norm),
+            "accuracy": _known(at_rounds(evaluation.accuracy)),
+            "test_loss": _known(at_rounds(evaluation.loss)),
+            "server_accuracy": _known(spread(at_rounds(evaluation.server_accuracy), 0, 1)),
+            "server_test_loss": _known(spread(at_rounds(evaluation.server_loss), 0, 1)),
+        }
+    )
+
+
+def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
+    """A row per partition, method, seed and client.
+
+    `accuracy` and `reputation` are those after the last round, `share` is the mean over rounds of
+    the share of entries received, quota / D. `standalone_accuracy` is null where the partition was
+    not run with the method `standalone`.
+    """
+    cells = list(cells)
+    alone = _standalone(cells)
+    frames = []
+    for cell in cells:
+        shares = np.asarray(cell.record.quota, np.float64).mean(axis=1) / cell.num_parameters
+        for index, seed in enumerate(cell.seeds):
+            final = np.asarray(cell.evaluation.accuracy)[index, -1]
+            nothing = np.full(final.shape, np.nan)
+            frames.append(
+                pl.DataFrame(
+                    {
+                        "partition": pl.repeat(cell.partition, final.size, eager=True),
+                        "method": pl.repeat(cell.method, final.size, eager=True),
+                        "seed": np.full(final.size, seed, np.int64),
+                        "client": np.arange(final.size, dtype=np.int32),
+                        "rows": np.asarray(cell.sizes, np.int32),
+                        "classes": np.asarray(cell.classes, np.int32),
+                        "standalone_accuracy": _known(alone.get((cell.partition, seed), nothing)),
+                        "accuracy": _known(final),
+                        "reputation": _known(np.asarray(cell.record.reputation)[index, -1]),
+                        "share": _known(shares[index]),
+                    }
+                )
+            )
+    return pl.concat(frames, rechunk=True) if frames else _empty(CLIENT_COLUMNS)
+
+
+def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
+    """A row per partition, method and seed, after the last round.
+
+    `fairness` is null where it is undefined, and `fairness_undefined` says why. Accuracies are
+    fractions. The gains over standalone, which fairness does not see, are summarised by their mean,
+    their standard deviation (`gain_spread`) and the share of clients that end no worse than alone
+    (`no_worse`).
+    """
+    cells = list(cells)
+    alone = _standalone(cells)
+    rows = []
+    for cell in cells:
+        for index, seed in enumerate(cell.seeds):
+            final = np.asarray(cell.evaluation.accuracy)[index, -1]
+            server = np.asarray(cell.evaluation.server_accuracy)[index, -1]
+            row = {
+                "partition": cell.partition,
+                "method": cell.method,
+                "seed": int(seed),
+                "mean_accuracy": final.mean(dtype=np.float64),
+                "max_accuracy": final.max(),
+                "min_accuracy": final.min(),
+                "server_accuracy": server,
+            }
+            row |= _against_alone(cell.method, alone.get((cell.partition, seed)), final)
+            rows.append({key: _plain(value) for key, value in row.items()})
+    texts = {"partition", "method", "fairness_undefined"}
+    schema = {
+        name: pl.String if name in texts else pl.Int64 if name == "seed" else pl.Float64
+        for name in SUMMARY_COLUMNS
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> dict[str, Any]:
+    if method == YARDSTICK:
+        return {"fairness_undefined": f"{YARDSTICK} is the yardstick"}
+    if alone is None:
+        return {"fairness_undefined": f"no {YARDSTICK} run to compare with"}
+    reason = metrics.why_undefined(alone, final)
+    gains = np.asarray(metrics.gains(alone, final)).astype(np.float64)
+    return {
+        "fairness": None if reason else _fairness(alone, final),
+        "fairness_undefined": reason,
+        "mean_gain": gains.mean(),
+        "gain_spread": gains.std(),
+        "no_worse": None if np.isnan(gains).any() else (gains >= 0).mean(),
+    }
+
+
+def _standalone(cells: Iterable[Cell]) -> dict[tuple[str, int], np.ndarray]:
+    """Final accuracies [N] of the yardstick, by partition and seed."""
+    return {
+        (cell.partition, seed): np.asarray(cell.evaluation.accuracy)[index, -1]
+        for cell in cells
+        if cell.method == YARDSTICK
+        for index, seed in enumerate(cell.seeds)
+    }
+
+
+def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
+    """Mean and sample standard deviation over seeds, a row per partition and method.
+
+    Fairness is averaged over the seeds in which it is defined, `fairness_seeds` of `seeds`; the
+    reasons of the others stand in `fairness_undefined`. A deviation over one seed is null.
+    """
+    names = [name for column in AVERAGED for name in (column, f"{column}_sd")]
+    reasons = pl.col("fairness_undefined").drop_nulls().unique().sort()
+    return (
+        summary.group_by("partition", "method", maintain_order=True)
+        .agg(
+            *(pl.col(name).mean() for name in AVERAGED),
+            *(pl.col(name).std(ddof=1).alias(f"{name}_sd") for name in AVERAGED),
+            pl.col("fairness").count().cast(pl.Int64).alias("fairness_seeds"),
+            pl.len().cast(pl.Int64).alias("seeds"),
+            reasons.str.join("; ").replace("", None).alias("fairness_undefined"),
+        )
+        .select("partition", "method", *names, "fairness_seeds", "seeds", "fairness_undefined")
+    )
+
+
+def _known(values: np.ndarray) -> pl.Series:
+    """Any shape, raveled, as float32 with null for what is not finite."""
+    values = np.asarray(values, np.float32).ravel()
+    return pl.Series(np.where(np.isfinite(values), values, np.nan)).fill_nan(None)
+
+
+def _empty(columns: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame({name: [] for name in columns})
+
+
+# ---------------------------------------------------------------- for people
+
+
+def shown_fairness(summary: pl.DataFrame) -> pl.DataFrame:
+    """The fairness table as text, units in the headers."""
+    rows = []
+    for row in fairness_table(summary).iter_rows(named=True):
+        fairness = _deviating(row["fairness"], row["fairness_sd"])
+        if row["fairness"] is None:
+            fairness = "yardstick" if row["method"] == YARDSTICK else "undefined"
+        elif row["fairness_seeds"] < row["seeds"]:
+            fairness += f" ({row['fairness_seeds']} of {row['seeds']} seeds)"
+        rows.append(
+            {
+                "partition": row["partition"],
+                "method": row["method"],
+                "fairness": fairness,
+                "mean accuracy, %": _deviating(row["mean_accuracy"], row["mean_accuracy_sd"], 100),
+                "max accuracy, %": _deviating(row["max_accuracy"], row["max_accuracy_sd"], 100),
+                "mean gain, points": _deviating(row["mean_gain"], row["mean_gain_sd"], 100),
+                "seeds": str(row["seeds"]),
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def why_undefined(summary: pl.DataFrame) -> list[str]:
+    """A line per method, other than the yardstick, whose fairness is undefined in some seed."""
+    table = fairness_table(summary).filter(
+        pl.col("fairness_undefined").is_not_null(), pl.col("method") != YARDSTICK
+    )
+    several = summary["partition"].n_unique() > 1
+    lines = []
+    for row in table.iter_rows(named=True):
+        where = f"{row['method']} on {row['partition']}" if several else row["method"]
+        if row["fairness"] is not None:
+            where += f" in {row['seeds'] - row['fairness_seeds']} of {row['seeds']} seeds"
+        lines.append(f"undefined for {where}: {row['fairness_undefined']}")
+    return lines
+
+
+def close_accuracies(summary: pl.DataFrame) -> list[str]:
+    """A line per method whose fairness is a number but rests on very small differences."""
+    spreads = (
+        summary.filter(pl.col("fairness").is_not_null())
+        .group_by("partition", "method", maintain_order=True)
+        .agg((pl.col("max_accuracy") - pl.col("min_accuracy")).min().alias("spread"))
+        .filter(pl.col("spread") < CLOSE)
+    )
+    several = summary["partition"].n_unique() > 1
+    return [
+        f"fairness of {method}{f' on {partition}' if several else ''} rests on little: "
+        f"final accuracies within {_number(spread, 100, 2)} points in a seed"
+        for partition, method, spread in spreads.iter_rows()
+    ]
+
+
+def shown_clients(clients: pl.DataFrame, methods: Sequence[str] | None = None) -> pl.DataFrame:
+    """The clients of one partition as text, means over seeds; a selection where they are many.
+
+    Args:
+      clients: rows of one partition, CLIENT_COLUMNS.
+      methods: which methods to show; default all but the yardstick.
+    """
+    present = clients["method"].unique(maintain_order=True).to_list()
+    methods = [name for name in present if name != YARDSTICK] if methods is None else methods
+    values = ("standalone_accuracy", "accuracy", "reputation", "share")
+    means = clients.group_by("method", "client", maintain_order=True).agg(
+        pl.col("rows", "classes").first(), *(_complete_mean(name) for name in values)
+    )
+    base = means.filter(method=present[0]).sort("client")
+    chosen = _selection(base["rows"].to_numpy())
+    digits = 4 if len(base) <= MANY else 6  # of reputations, which are about 1 / N
+    columns: dict[str, list[str]] = {
+        "client": [str(i) for i in chosen],
+        "rows": _texts(base["rows"], chosen),
+        "classes": _texts(base["classes"], chosen),
+        f"{YARDSTICK} accuracy, %": _texts(base["standalone_accuracy"], chosen, 100),
+    }
+    for method in methods:
+        own = means.filter(method=method).sort("client")
+        columns[f"{method} accuracy, %"] = _texts(own["accuracy"], chosen, 100)
+        columns[f"{method} reputation"] = _texts(own["reputation"], chosen, digits=digits)
+        columns[f"{method} entries received, %"] = _texts(own["share"], chosen, 100)
+    return pl.DataFrame(columns)
+
+
+def shown_holdings(sizes: np.ndarray, classes: np.ndarray) -> pl.DataFrame:
+    """What each client holds as text; a selection where they are many.
+
+    Args:
+      sizes: [N] rows.
+      classes: [N] distinct labels.
+    """
+    sizes, classes = np.asarray(sizes), np.asarray(classes)
+    chosen = _selection(sizes)
+    shares = sizes / max(sizes.sum(), 1)
+    return pl.DataFrame(
+        {
+            "client": [str(i) for i in chosen],
+            "rows": [str(sizes[i]) for i in chosen],
+            "share of rows, %": [_number(shares[i], 100, 2) for i in chosen],
+            "classes": [str(classes[i]) for i in chosen],
+        }
+    )
+
+
+def markdown(frame: pl.DataFrame) -> str:
+    """Any frame as a Markdown table; numbers to the right, null as an en dash.
+
+    >>> print(markdown(pl.DataFrame({"method": ["cgsv"], "seeds": [3]})))
+    | method | seeds |
+    |---|---:|
+    | cgsv | 3 |
+    """
+
+    def cell(value: Any) -> str:
+        text = _number(value, digits=4) if isinstance(value, float) else str(value)
+        return "–" if value is None else text.replace("|", "\\|").replace("\n", " ")
+
+    right = [_is_numeric(frame[name]) for name in frame.columns]
+    lines = [
+        "| " + " | ".join(cell(name) for name in frame.columns) + " |",
+        "|" + "|".join("---:" if yes else "---" for yes in right) + "|",
+    ]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in frame.iter_rows()]
+    return "\n".join(lines)
+
+
+def tables(cells: Iterable[Cell], console_width: int = 80) -> list[Table]:
+    """What a terminal shows after a run; nothing is printed here.
+
+    Returns:
+      Per partition, the fairness table, then the clients in as many tables as the width asks for.
+    """
+    cells = list(cells)
+    return [
+        *fairness_reports(summary_frame(cells)),
+        *clients_reports(clients_frame(cells), console_width),
+    ]
+
+
+def fairness_reports(summary: pl.DataFrame) -> list[Table]:
+    """A fairness table per partition, with the reasons below where fairness is undefined."""
+    reports = []
+    for (partition,), own in summary.group_by("partition", maintain_order=True):
+        seeds = own["seed"].n_unique()
+        lines = ["fairness = 100 x Pearson(standalone, final accuracy) over clients"]
+        if seeds > 1:
+            lines.append(f"mean ± standard deviation over {seeds} seeds")
+        lines += why_undefined(own) + close_accuracies(own)
+        shown = shown_fairness(own).drop("partition", "seeds")
+        reports.append(_table(shown, f"Fairness and accuracy on {partition}", lines))
+    return reports
+
+
+def clients_reports(clients: pl.DataFrame, console_width: int = 80) -> list[Table]:
+    """The clients after the last round, a table per partition, or more where one is too wide."""
+    reports = []
+    for (partition,), own in clients.group_by("partition", maintain_order=True):
+        lines = ["entries received: share of the aggregate's entries, mean over rounds"]
+        if own["seed"].n_unique() > 1:
+            lines.append(f"means over {own['seed'].n_unique()} seeds")
+        lines += _selection_line(own["client"].n_unique())
+        title = f"Clients of {partition} after the last round"
+        groups: list[list[str]] = []
+        for method in own["method"].unique(maintain_order=True):
+            wider = [*groups[-1], method] if groups else []
+            if method == YARDSTICK:
+                continue
+            if wider and _width(_table(shown_clients(own, wider))) <= console_width:
+                groups[-1] = wider
+            else:
+                groups.append([method])
+        reports += [_table(shown_clients(own, group), title, lines) for group in groups or [[]]]
+    return reports
+
+
+def holdings_table(sizes: np.ndarray, classes: np.ndarray, partition: str = "") -> Table:
+    """What each client holds, for a terminal, before training.
+
+    Args:
+      sizes: [N] rows.
+      classes: [N] distinct labels.
+      partition: named in the title.
+    """
+    title = f"What each client holds ({partition})" if partition else "What each client holds"
+    lines = [f"{len(sizes):,} clients, {int(np.sum(sizes)):,} rows in all"]
+    return _table(shown_holdings(sizes, classes), title, lines + _selection_line(len(sizes)))
+
+
+def _table(frame: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> Table:
+    """A frame of texts; headers break between words, values never do."""
+    table = Table(
+        title=title or None,
+        caption="\n".join(lines) or None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name in frame.columns:
+        # A unit stays with its quantity; a setting may leave its method.
+        header = name.replace(", ", ",\N{NO-BREAK SPACE}").replace(":", ": ")
+        header = textwrap.fill(header, max(map(len, header.split(" "))))
+        justify = "right" if _is_numeric(frame[name]) else "left"
+        table.add_column(header, justify=justify, no_wrap=True, vertical="bottom")
+    for row in frame.iter_rows():
+        table.add_row(*row)
+    return table
+
+
+def _width(table: Table) -> int:
+    return Console(width=10_000, file=io.StringIO()).measure(table).maximum
+
+
+def _selection(sizes: np.ndarray) -> list[int]:
+    """All clients, or eleven from the fewest rows to the most where there are many."""
+    if len(sizes) <= MANY:
+        return list(range(len(sizes)))
+    order = np.argsort(sizes, kind="stable")
+    return [int(i) for i in order[np.linspace(0, len(sizes) - 1, 11).round().astype(int)]]
+
+
+def _selection_line(number: int) -> list[str]:
+    if number <= MANY:
+        return []
+    return [f"11 of {number:,} clients: at every tenth from the fewest rows to the most"]
+
+
+def _complete_mean(name: str) -> pl.Expr:
+    """Mean over seeds, null where one of them is."""
+    return pl.when(pl.col(name).null_count() == 0).then(pl.col(name).cast(pl.Float64).mean())
+
+
+def _texts(
+    values: pl.Series, chosen: Sequence[int], factor: float = 1, digits: int = 1
+) -> list[str]:
+    whole = values.dtype.is_integer()
+    return [str(values[i]) if whole else _number(values[i], factor, digits) for i in chosen]
+
+
+def _number(value: float | None, factor: float = 1, digits: int = 1) -> str:
+    # Adding 0 after rounding turns -0.0 into 0.0.
+    return "–" if value is None else f"{round(value * factor, digits) + 0.0:.{digits}f}"
+
+
+def _deviating(mean: float | None, sd: float | None, factor: float = 1) -> str:
+    text = _number(mean, factor)
+    return text if mean is None or sd is None else f"{text} ± {_number(sd, factor)}"
+
+
+def _is_numeric(values: pl.Series) -> bool:
+    if values.dtype != pl.String:
+        return values.dtype.is_numeric()
+    return any(value[:1].isdigit() or value[:2][1:].isdigit() for value in values.drop_nulls())
+
+
+# ---------------------------------------------------------------- files
+
+
+def create(path: Path, overwrite: bool = False) -> pathlib.Path:
+    """Makes a run directory, before anything is computed.
+
+    Args:
+      path: the directory; parents are made as needed.
+      overwrite: removes the files of a run that is there, and only those.
+
+    Raises:
+      ValueError: when `path` is a file, cannot be written to, or holds a run already.
+    """
+
+    def refusal(reason: str) -> ValueError:
+        return ValueError(f"--out is {str(path)!r}, {reason}")
+
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise refusal("it must name a directory")
+    try:
+        directory = pathlib.Path(path).expanduser()
+        if directory.exists() and not directory.is_dir():
+            raise refusal("which is a file, it must name a directory")
+        nearest = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+        if not nearest.is_dir():
+            raise refusal(f"but {nearest} is a file, it must be in a directory")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise refusal(f"but {nearest} cannot be written to, it must be writable")
+        old = [directory / name for name in FILES if os.path.lexists(directory / name)]
+        if old and not overwrite:
+            raise refusal(
+                f"which holds a run ({old[0].name}), it must be a new directory "
+                "unless --overwrite is given"
+            )
+        for file in old:
+            if file.is_dir() and not file.is_symlink():
+                raise refusal(f"whose {file.name} is a directory, it must hold a run or nothing")
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in [*old, *_figures(directory)] if old else ():
+            file.unlink()
+    except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise refusal(f"which fails with {reason!r}, it must be a writable directory") from error
+    return directory
+
+
+def _figures(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Figures drawn from the run in `directory`, which would outlive it."""
+    return [
+        file
+        for kind in FIGURE_KINDS
+        for suffix in FIGURE_FORMATS
+        for file in sorted((directory / FIGURES).glob(f"{kind}-*.{suffix}"))
+        if file.is_file()
+    ]
+
+
+def write(
+    directory: Path,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    timing: Mapping[str, Any],
+    cells: Iterable[Cell],
+) -> None:
+    """Writes all files of a run; equal arguments give equal bytes.
+
+    Every file is written under a temporary name first, so that a file is there whole or not at all,
+    and nothing is replaced before everything could be written.
+    """
+    cells = list(cells)
+    directory = pathlib.Path(directory)
+    summary = summary_frame(cells)
+    texts = {
+        "config.json": _json(config),
+        "environment.json": _json(environment),
+        "timing.json": _json(timing),
+        "summary.json": _json(fairness_table(summary).to_dicts()),
+    }
+    frames = {
+        "rounds.parquet": rounds_frame(cells),
+        "clients.parquet": clients_frame(cells),
+        "summary.parquet": summary,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in FILES}
+    try:
+        for name, text in texts.items():
+            temporary[name].write_text(text, encoding="utf-8")
+        for name, frame in frames.items():
+            frame.write_parquet(temporary[name], compression="zstd")
+        for name in FILES:
+            os.replace(temporary[name], directory / name)
+    finally:
+        for file in temporary.values():
+            file.unlink(missing_ok=True)
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return text + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, strings, lists and dicts; "inf" for infinity, None for NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers of a run may depend on besides its config; no times, no names of hosts."""
+    device = jax.devices()[0]
+    versions = {
+        name: _version(name) for name in ("jax", "jaxlib", "numpy", "flax", "optax", "cgsv_jax")
+    }
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+        "xla_flags": os.environ.get("XLA_FLAGS"),
+        "git": _checkout(pathlib.Path(__file__).resolve().parent),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _checkout(package: pathlib.Path) -> dict[str, Any]:
+    """Commit of the checkout that `package` belongs to, and whether it differs from it."""
+    # A GIT_DIR of the caller's would answer for another repository.
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+
+    def git(*args: str) -> str | None:
+        command = ["git", "--no-optional-locks", "-C", str(package), *args]
+        try:
+            done = subprocess.run(
+                command, env=variables, capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An environment inside somebody's repository is not a checkout of this package.
+    if git("ls-files", "--error-unmatch", "types.py") is None:
+        return {"commit": None, "dirty": None}
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    # Untracked files count where they would be imported; run directories elsewhere do not.
+    added = git("ls-files", "--others", "--exclude-standard", "--", ".")
+    dirty = None if changed is None or added is None else bool(changed or added)
+    return {"commit": git("rev-parse", "HEAD"), "dirty": dirty}
+
+
+def read(directory: Path) -> Run:
+    """A run directory as it was written.
+
+    Raises:
+      ValueError: when it is no run directory, or a file is missing or damaged.
+    """
+    directory = pathlib.Path(directory).expanduser()
+    if not directory.is_dir():
+        what = "a file" if directory.is_file() else "not there"
+        raise ValueError(f"{directory} is no run directory: it is {what}")
+    names = [f"{name}.json" for name in JSON_FILES] + [f"{name}.parquet" for name in PARQUET_FILES]
+    missing = [name for name in names if not (directory / name).is_file()]
+    if len(missing) == len(names):
+        raise ValueError(f"{directory} is no run directory: it holds none of {', '.join(names)}")
+    if missing:
+        raise ValueError(f"the run in {directory} is not complete: {', '.join(missing)} is missing")
+    documents = (_read_json(directory / f"{name}.json") for name in JSON_FILES)
+    columns = (ROUND_COLUMNS, CLIENT_COLUMNS, SUMMARY_COLUMNS)
+    frames = (
+        _read_parquet(directory / f"{name}.parquet", expected)
+        for name, expected in zip(PARQUET_FILES, columns, strict=True)
+    )
+    return Run(*documents, *frames, directory)
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} cannot be read: it must hold an object with named values")
+    return value
+
+
+def _read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(file, glob=False)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{file} cannot be read: {reason}") from error
+    lacking = [name for name in columns if name not in frame.columns]
+    if lacking:
+        raise ValueError(f"{file} cannot be read: it lacks the column {', '.join(lacking)}")
+    return frame

@@ -1,0 +1,1 @@
+"""Tables and figures by command; see README.md in this folder."""

@@ -1,0 +1,160 @@
+"""Tiny models and worlds for every test, and no silent broadcasting anywhere."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cgsv_jax import local, simulation, vectors
+from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.types import Clients, Dataset, Hyper, Model, Options, Settings, Upload
+
+# A [N] that meets an [N, D] must say so; at import, so that wider fixtures obey as well.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+FEATURES, HIDDEN, CLASSES = 3, 4, 3
+SIZES = (5, 3, 8, 6)  # batch 4: short last batches, one client below a batch, one without a rest
+
+
+def _dense(key, fan_in, fan_out):
+    bias, kernel = jax.random.split(key)
+    return {
+        "bias": jax.random.normal(bias, (fan_out,)) / 4,
+        "kernel": jax.random.normal(kernel, (fan_in, fan_out)) / 2,
+    }
+
+
+def _linear(params, inputs):
+    # Highest: on an accelerator, too, these tests are about arithmetic and not about TF32.
+    return jnp.matmul(inputs, params["kernel"], precision="highest") + params["bias"][None]
+
+
+def softmax(features=FEATURES, classes=CLASSES):
+    """Softmax regression; ravels as bias [C], kernel [F, C], like the oracle's."""
+    return Model(
+        lambda key: _dense(key, features, classes), lambda params, x, key=None: _linear(params, x)
+    )
+
+
+def mlp(features=FEATURES, hidden=HIDDEN, classes=CLASSES):
+    """One hidden layer of tanh; ravels as bias, kernel, bias, kernel, like the oracle's."""
+
+    def init(key):
+        first, second = jax.random.split(key)
+        return {"0": _dense(first, features, hidden), "1": _dense(second, hidden, classes)}
+
+    def apply(params, x, key=None):
+        return _linear(params["1"], jnp.tanh(_linear(params["0"], x)))
+
+    return Model(init, apply)
+
+
+def world(sizes=SIZES, seed=0, test=7, pad=0, noise=0.3):
+    """(Dataset, Clients): ragged clients of a teacher's labels, rows scattered over the set."""
+    rng = np.random.default_rng(seed)
+    n, width = sum(sizes), max(sizes) + pad
+    teacher = rng.normal(size=(FEATURES, CLASSES))
+
+    def draw(count):
+        x = rng.normal(size=(count, FEATURES)).astype(np.float32)
+        y = np.argmax(x @ teacher + noise * rng.normal(size=(count, CLASSES)), axis=1)
+        return x, y.astype(np.int32)
+
+    (x, y), (test_x, test_y) = draw(n), draw(test)
+    mask = np.arange(width) < np.array(sizes)[:, None]
+    rows = np.zeros(mask.shape, np.int32)
+    rows[mask] = rng.permutation(n)
+    return Dataset(x, y, test_x, test_y), Clients(rows, mask)
+
+
+def hyper(**changes):
+    base = {
+        "learning_rate": 0.3,
+        "decay": 0.9,
+        "gamma": 0.5,
+        "alpha": 0.8,
+        "beta": 1.0,
+        "floor": 1e-3,
+        "norm_epsilon": 0.0,
+        "cosine_epsilon": 0.0,
+    }
+    return Hyper(**{k: jnp.asarray(v, float) for k, v in (base | changes).items()})
+
+
+def sizes_of(model):
+    return tuple(t.stop - t.start for t in vectors.tensors(jax.eval_shape(model.init, _KEY)))
+
+
+_KEY = jax.random.key(0)
+
+
+def parts(
+    name="cgsv", model=None, hyper=None, options=None, optimizer=optax.sgd, batch=4, per="round",
+    **settings,
+):  # fmt: skip
+    """The keyword arguments of simulation.run, built by way of the tables."""
+    model, numbers = model or mlp(), hyper if hyper is not None else _hyper()
+    options = (options or Options())._replace(tensors=sizes_of(model))
+    settings = Settings(**({"rounds": 3, "epochs": 2, "evaluation_batch": 3} | settings))
+    schedule = local.decayed(numbers.learning_rate, numbers.decay, per=per, epochs=settings.epochs)
+    return {
+        "model": model,
+        "algorithm": ALGORITHMS[name](numbers, options),
+        "trainer": local.trainer(model, optimizer, schedule, batch_size=batch),
+        "settings": settings,
+    }
+
+
+_hyper = hyper
+
+
+def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
+    """What the simulation sends for these raw updates [N, D], absent rows zeroed as it does."""
+    deltas = jnp.asarray(deltas)
+    count, dimension = deltas.shape
+    present = jnp.ones(count, bool) if present is None else jnp.asarray(present)
+    deltas = jnp.where(present[:, None], deltas, 0)
+    rng = np.random.default_rng(seed)
+    server = rng.normal(size=dimension) if server is None else server
+    clients = rng.normal(size=(count, dimension)) if clients is None else clients
+    norms = jax.vmap(vectors.norm)(deltas)
+    return Upload(
+        server=jnp.asarray(server, deltas.dtype),
+        clients=jnp.asarray(clients, deltas.dtype),
+        deltas=deltas,
+        norms=norms,
+        scales=jnp.ones_like(norms),
+        present=present,
+        num_examples=jnp.asarray(sizes, jnp.int32),
+        num_classes=jnp.minimum(jnp.asarray(sizes, jnp.int32), CLASSES),
+        loss=jnp.where(present, jnp.linspace(0.5, 1.0, count, dtype=deltas.dtype), jnp.nan),
+        learning_rate=jnp.asarray(0.1, deltas.dtype),
+        validation=(jnp.zeros((2, FEATURES), deltas.dtype), jnp.zeros(2, jnp.int32)),
+        round=jnp.int32(0),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The helpers of this file."""
+    return SimpleNamespace(
+        softmax=softmax, mlp=mlp, world=world, hyper=hyper, parts=parts, upload=upload,
+        sizes_of=sizes_of, sizes=SIZES, features=FEATURES, hidden=HIDDEN, classes=CLASSES,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def finished():
+    """One compiled run shared by many assertions: cgsv, 5 rounds, evaluated after each."""
+    data, clients = world()
+    chosen = parts(rounds=5)
+    run = jax.jit(lambda key, data, clients: simulation.run(key, data, clients, **chosen))
+    key = jax.random.key(7)
+    state, record, evaluation = run(key, data, clients)
+    return SimpleNamespace(
+        key=key, data=data, clients=clients, parts=chosen, state=state, record=record,
+        evaluation=evaluation,
+    )  # fmt: skip

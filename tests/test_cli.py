@@ -1,0 +1,161 @@
+"""The command as a person meets it: tables, files, one clear sentence for bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from cgsv_jax import cli, results
+
+SMALL = ["--hidden", "8", "--clients", "4", "--epochs", "1", "--rounds", "3", "--seeds", "2"]
+
+
+def _fails(capsys, *argv):
+    """The sentence that a command fails with, exit code 2."""
+    try:
+        code = cli.main(list(argv))
+    except SystemExit as exit_:  # the parser's own errors
+        code = exit_.code
+    captured = capsys.readouterr()
+    assert code == 2, captured.out + captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_compare_ends_with_table_directory_and_figures(tmp_path, capsys):
+    out = tmp_path / "run"
+    algorithms = "standalone,fedavg,cgsv,cgsv:released"
+    argv = ["compare", *SMALL, "--algorithms", algorithms, "--out", str(out)]
+    assert cli.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "Fairness and accuracy" in printed
+    assert "undefined" in printed
+    assert "round 3/3" in printed  # plain lines, since this is no terminal
+    assert "cgsv:released" in printed
+    names = {path.name for path in out.iterdir()}
+    assert {"config.json", "environment.json", "rounds.parquet", "clients.parquet"} <= names
+    assert {"timing.json", "figures"} <= names
+    assert len(list((out / "figures").glob("*.png"))) == 4
+    rounds = pl.read_parquet(out / "rounds.parquet")
+    assert rounds.height == 4 * 2 * 3 * 4  # methods, seeds, rounds, clients
+    summary = json.loads((out / "summary.json").read_text())
+    assert any(cell is None for cell in _leaves(summary))
+
+    capsys.readouterr()
+    assert "--overwrite" in _fails(capsys, *argv)
+    repeat = ["run", "--config", str(out / "config.json"), "--out", str(tmp_path / "again")]
+    assert cli.main([*repeat, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "again" / "rounds.parquet").read_bytes() == (
+        out / "rounds.parquet"
+    ).read_bytes()
+
+    assert cli.main(["plot", str(out), str(tmp_path / "again"), "--out", str(tmp_path / "f")]) == 0
+    assert list((tmp_path / "f").glob("*.png"))
+
+
+def _leaves(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [x for item in value for x in _leaves(item)] if isinstance(value, list) else [value]
+
+
+def test_run_one_method_overwriting(tmp_path):
+    out = str(tmp_path / "run")
+    argv = ["run", *SMALL, "--algorithm", "fedavg", "--seeds", "4,9", "--quiet", "--out", out]
+    assert cli.main(argv) == 0
+    assert cli.main([*argv, "--overwrite"]) == 0
+    assert results.read(out).config["seeds"] == [4, 9]
+
+
+BAD = {
+    "--clients 0": "--clients is 0",
+    "--clients 5000": "--clients is 5000, it must be at most 1298",
+    "--clients x": "--clients is 'x'",
+    "--beta -1": "--beta is -1",
+    "--beta nan": "--beta is nan",
+    "--gamma 0": "--gamma is 0",
+    "--alpha 1.5": "--alpha is 1.5",
+    "--dataset digit": "did you mean digits?",
+    "--model mpl": "did you mean mlp?",
+    "--algorithms cgvs": "did you mean cgsv?",
+    "--partition dirichle": "did you mean dirichlet?",
+    "--partition dirichlet --min-rows 500": "min_rows",
+    "--dataset mnist --data-dir /nowhere": "cgsv data prepare mnist",
+    "--config /nowhere/config.json": "--config is '/nowhere/config.json'",
+    "--no-such-flag 3": "no-such-flag",
+    "--seeds 0": "--seeds is 0",
+    "--model cifar_cnn": "8",
+}
+
+
+@pytest.mark.parametrize(("flags", "sentence"), BAD.items(), ids=BAD)
+def test_bad_input_is_one_sentence_and_writes_nothing(flags, sentence, tmp_path, capsys):
+    out = tmp_path / "run"
+    message = _fails(capsys, "compare", *flags.split(), "--out", str(out))
+    assert sentence in message
+    assert not out.exists()
+
+
+def test_run_takes_one_method_and_one_partition(capsys):
+    assert "run takes one" in _fails(capsys, "run", "--algorithm", "cgsv,fedavg")
+    assert "run takes one" in _fails(capsys, "run", "--partition", "uniform,power_law")
+
+
+def test_a_class_that_the_partition_needs(capsys, tmp_path):
+    """Two clients of three rows need classes 0 to 2 among six rows of ten classes."""
+    flags = "--dataset synthetic --synthetic-rows 12 --validation-share 0.5 --clients 2"
+    flags += f" --partition class_imbalance --out {tmp_path / 'r'}"
+    assert "has none among" in _fails(capsys, "compare", *flags.split())
+
+
+def test_broken_config_files(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text("{not json")
+    assert "cannot be read" in _fails(capsys, "run", "--config", str(path))
+    path.write_text(json.dumps({"dataset": "digits", "beta": 1}))
+    message = _fails(capsys, "run", "--config", str(path))
+    assert "'beta' is no key" in message
+    assert "lacks the key 'rounds'" in message
+    assert "cannot be combined with --beta" in _fails(
+        capsys, "run", "--config", str(path), "--beta", "2"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_directory(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    assert "cannot be written to" in _fails(capsys, "run", *SMALL, "--out", str(tmp_path / "r"))
+
+
+def test_a_file_in_the_way(tmp_path, capsys):
+    (tmp_path / "r").write_text("")
+    assert "which is a file" in _fails(capsys, "run", *SMALL, "--out", str(tmp_path / "r"))
+
+
+def test_data_list_and_prepare(capsys):
+    assert cli.main(["data", "list"]) == 0
+    assert "handwritten digits" in capsys.readouterr().out
+    assert "built in" in _fails(capsys, "data", "prepare", "digits")
+
+
+def test_help_explains_symbols_and_defaults():
+    run = subprocess.run(
+        [sys.executable, "-m", "cgsv_jax", "run", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    for words in (
+        "altruism degree",
+        "Gamma",
+        "mnist 0.15",
+        "released epoch",
+        "number of clients N",
+    ):
+        assert words in run.stdout
+    assert not run.stderr

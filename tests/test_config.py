@@ -1,0 +1,156 @@
+"""One description of an experiment: complete, exact, and judged in one place."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from cgsv_jax import config as config_lib
+from cgsv_jax import experiment
+from cgsv_jax.config import ConfigError
+from cgsv_jax.types import Hyper, Options
+
+TABLES = experiment.TABLES
+
+
+def test_defaults_are_complete():
+    config = experiment.configure()
+    assert (config.dataset, config.clients, config.partitions) == ("digits", 10, ("power_law",))
+    assert config.seeds == (0, 1, 2)
+    assert [m.name for m in config.methods] == ["standalone", "fedavg", "cgsv"]
+    assert "auto" not in json.dumps(config_lib.to_dict(config))
+
+
+@pytest.mark.parametrize("dataset", TABLES.datasets)
+def test_every_data_set_has_numbers(dataset):
+    config = experiment.configure(dataset=dataset)
+    assert config.rounds == config_lib.TRAINING[dataset]["rounds"]
+
+
+def test_the_two_settings_are_the_option_table():
+    paper, released = (
+        experiment.configure(dataset="mnist", algorithms=f"cgsv:{s}").methods[0]
+        for s in ("paper", "released")
+    )
+    table = {
+        "mask_scope": ("vector", "tensor"),
+        "mask_count": ("floor", "ceil"),
+        "mask_ties": ("position", "all"),
+        "norm_epsilon": (0, 1e-7),
+        "cosine_epsilon": (0, 1e-10),
+        "floor": (1e-3, 1e-3),
+        "first_weights": ("size", "size"),
+        "decay_per": ("round", "epoch"),
+        "beta": (1, 1),
+        "learning_rate": (0.15, 1e-3),
+        "decay": (0.977, 0.955),
+    }
+    for name, values in table.items():
+        assert (getattr(paper, name), getattr(released, name)) == values, name
+    same = set(f.name for f in dataclasses.fields(paper)) - set(table) - {"name"}
+    assert all(getattr(paper, name) == getattr(released, name) for name in same)
+
+
+def test_a_given_value_wins_over_the_setting():
+    paper, released = experiment.configure(
+        algorithms=("cgsv", "cgsv:released"), beta=3.0, mask_ties="position"
+    ).methods
+    assert paper.beta == released.beta == 3
+    assert released.mask_ties == "position"
+    assert released.mask_scope == "tensor"
+
+
+def test_every_number_and_choice_is_a_field_of_a_method():
+    names = {f.name for f in dataclasses.fields(config_lib.Method)}
+    assert set(Hyper._fields) <= names
+    assert set(Options._fields) - {"tensors"} <= names
+
+
+def test_written_and_read_back():
+    config = experiment.configure(
+        algorithms=("cgsv", "cgsv:released", "fedavg"), beta=math.inf, seeds=(5, 9), hidden=(8, 4)
+    )
+    text = json.dumps(config_lib.to_dict(config), allow_nan=False)
+    assert config_lib.from_dict(json.loads(text), TABLES) == config
+
+
+def test_unknown_and_missing_keys_are_named():
+    values = config_lib.to_dict(experiment.configure())
+    with pytest.raises(ConfigError, match="'round' is no key of the config, did you mean 'rounds'"):
+        config_lib.from_dict(values | {"round": 3}, TABLES)
+    del values["epochs"]
+    with pytest.raises(ConfigError, match="the config lacks the key 'epochs'"):
+        config_lib.from_dict(values, TABLES)
+    values = config_lib.to_dict(experiment.configure())
+    del values["methods"][0]["beta"]
+    with pytest.raises(ConfigError, match="a method of the config lacks the key 'beta'"):
+        config_lib.from_dict(values, TABLES)
+    for broken in ([], None, "x", {"methods": 3}):
+        with pytest.raises(ConfigError):
+            config_lib.from_dict(broken, TABLES)
+
+
+BAD = [
+    ({"clients": 0}, r"--clients is 0, .* from 1"),
+    ({"rounds": 2.5}, r"--rounds is 2.5, .* whole number"),
+    ({"batch_size": -1}, r"--batch-size is -1"),
+    ({"beta": -1.0}, r"--beta is -1.0, .* at least 0, infinity allowed"),
+    ({"beta": math.nan}, r"--beta is nan"),
+    ({"gamma": 0.0}, r"--gamma is 0.0, .* above 0"),
+    ({"alpha": 1.5}, r"--alpha is 1.5, .* at least 0 and at most 1"),
+    ({"alpha": math.nan}, r"--alpha is nan"),
+    ({"learning_rate": 0}, r"--learning-rate is 0, .* above 0"),
+    ({"dataset": "mnst"}, r"--dataset is 'mnst', .*\(did you mean mnist"),
+    ({"model": "mnist_cn"}, r"--model is 'mnist_cn', .*\(did you mean mnist_cnn"),
+    ({"algorithms": "fedavgg"}, r"--algorithms is 'fedavgg', .*\(did you mean fedavg"),
+    ({"algorithms": "cgsv:relased"}, r"'relased', .*\(did you mean released"),
+    ({"partitions": "powerlaw"}, r"--partition is 'powerlaw', .*\(did you mean power_law"),
+    ({"partitions": "by_owner"}, r"--owners"),
+    ({"mask_scope": "layer"}, r"--mask-scope is 'layer', it must be one of vector, tensor"),
+    ({"seeds": (1, 1)}, r"--seeds names something twice"),
+    ({"seeds": 0}, r"--seeds is 0"),
+    ({"seeds": (-1,)}, r"--seeds holds -1"),
+    ({"layout": "two"}, r"--layout is 'two'"),
+    ({"layout": "0"}, r"--layout is '0'"),
+    ({"hidden": (0,)}, r"--hidden is 0"),
+    ({"nonsense": 1}, r"'nonsense' is no option"),
+    ({"validation_share": 1.0}, r"--validation-share is 1.0, .* below 1"),
+]
+
+
+@pytest.mark.parametrize(("asked", "sentence"), BAD, ids=lambda x: str(x)[:40])
+def test_bad_values_are_named(asked, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        experiment.configure(**asked)
+
+
+def test_all_problems_come_together():
+    with pytest.raises(ConfigError) as caught:
+        experiment.configure(clients=0, alpha=2.0, mask_scope="x")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"algorithms": "fedavg", "beta": 2.0},
+        {"model": "mnist_cnn", "dataset": "mnist", "hidden": (4,)},
+        {"concentration": 1.0},
+        {"min_rows": 2},
+        {"synthetic_rows": 5},
+        {"reward": "share", "mask_ties": "all"},
+        {"aggregation": "size", "first_weights": "uniform"},
+        {"contribution": "projection", "cosine_epsilon": 1e-3},
+    ],
+    ids=str,
+)
+def test_an_option_that_would_do_nothing_is_refused(asked):
+    with pytest.raises(ConfigError, match="does nothing here: it needs --"):
+        experiment.configure(**asked)
+
+
+def test_layout_follows_the_backend():
+    assert config_lib.resolve(TABLES, "cpu").width == 1
+    assert config_lib.resolve(TABLES, "gpu").width is None
+    assert config_lib.resolve(TABLES, "gpu", layout="3").width == 3

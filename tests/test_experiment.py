@@ -1,0 +1,267 @@
+"""From a Config to results: segments, seeds, partitions, files, and the same thing twice."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgsv_jax import config as config_lib
+from cgsv_jax import experiment, local, results, simulation, sweep
+from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.config import ConfigError
+from cgsv_jax.types import Examples, Upload
+
+SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 5, "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """Two partitions, four methods, two seeds; five rounds in segments of two, two and one."""
+    seen = []
+    config = experiment.configure(
+        **SMALL,
+        partitions=("power_law", "class_imbalance"),
+        algorithms=("standalone", "fedavg", "cgsv", "cgsv:released"),
+        evaluate_every=2,
+    )
+    return config, experiment.run(config, seen.append), seen
+
+
+def _cell(result, method, partition="power_law"):
+    (cell,) = [c for c in result.cells if (c.method, c.partition) == (method, partition)]
+    return cell
+
+
+def test_a_cell_for_every_partition_and_method(compared):
+    config, result, _ = compared
+    names = {(c.partition, c.method) for c in result.cells}
+    assert names == {(p, m.name) for p in config.partitions for m in config.methods}
+    for cell in result.cells:
+        assert cell.record.score.shape == (2, 5, 4)  # [S, T, N]
+        assert cell.evaluation.accuracy.shape == (2, 3, 4)  # [S, K, N]
+        assert cell.evaluation.round[0].tolist() == [2, 4, 5]
+        assert np.isfinite(cell.evaluation.accuracy).all()
+
+
+def test_methods_share_partition_start_and_orders(compared):
+    _, result, _ = compared
+    losses = [_cell(result, m).record.loss for m in ("standalone", "fedavg", "cgsv")]
+    # The first round's local training is the same whatever the server does with it.
+    for other in losses[1:]:
+        np.testing.assert_array_equal(losses[0][:, 0], other[:, 0])
+        assert (losses[0][:, 1] != other[:, 1]).any()
+    assert (losses[0][0] != losses[0][1]).any()  # but seeds differ
+
+
+def test_the_two_settings_differ(compared):
+    _, result, _ = compared
+    paper, released = _cell(result, "cgsv").record, _cell(result, "cgsv:released").record
+    d = _cell(result, "cgsv").num_parameters
+    assert paper.quota.max() == d
+    assert released.quota.max() < d  # every tensor loses an entry
+
+
+def test_segments_equal_one_program(compared):
+    """The host's segments change nothing: tolerance 0 would need the same program."""
+    config, result, _ = compared
+    (problem, _), method = experiment.problems(config), config.methods[2]
+
+    def whole(key, data, clients):
+        parts = experiment.parts(config, method, problem, method.hyper())
+        return simulation.run(key, data, clients, settings=experiment.settings(config), **parts)
+
+    data = problem.data._replace(validation=None)
+    _, record, evaluation = jax.jit(whole)(jax.random.key(1), data, problem.clients)
+    cell = _cell(result, "cgsv")
+    # Five rounds of float32 in another compilation: 1e-5 is 100 roundings of a number near 1.
+    np.testing.assert_allclose(record.reputation, cell.record.reputation[1], atol=1e-5)
+    np.testing.assert_allclose(evaluation.loss, cell.evaluation.loss[1], atol=1e-4)
+
+
+def test_progress_is_seen_truthfully(compared):
+    _, result, seen = compared
+    own = [p for p in seen if (p.partition, p.method) == ("power_law", "cgsv")]
+    assert [p.round for p in own] == [0, 2, 4, 5]
+    assert [p.compiling for p in own] == [True, False, False, False]
+    cell = _cell(result, "cgsv")
+    np.testing.assert_allclose(own[-1].accuracy, cell.evaluation.accuracy[:, -1].mean(0), rtol=1e-6)
+    assert own[-1].rounds_per_second > 0
+
+
+def test_the_same_config_gives_the_same_bytes(tmp_path):
+    config = experiment.configure(**SMALL, algorithms="cgsv")
+    written = []
+    for name in ("one", "two"):
+        directory = results.create(tmp_path / name)
+        # What was written is enough to repeat the run.
+        if written:
+            values = json.loads((tmp_path / "one" / "config.json").read_text())
+            config = config_lib.from_dict(values, experiment.TABLES)
+        experiment.save(directory, experiment.run(config))
+        written.append({p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()})
+    one, two = written
+    assert set(one) == set(two)
+    assert "timing.json" in one
+    for name in set(one) - {"timing.json"}:
+        assert one[name] == two[name], name
+    assert str(tmp_path) not in one["config.json"].decode()
+
+
+def test_layouts_agree_in_a_whole_experiment():
+    runs = [
+        experiment.run(experiment.configure(**SMALL, algorithms="cgsv", layout=layout)).cells[0]
+        for layout in ("one", "all", "3")
+    ]
+    for other in runs[1:]:
+        np.testing.assert_allclose(
+            runs[0].evaluation.loss, other.evaluation.loss, atol=1e-4
+        )  # as above
+
+
+def test_three_seeds_by_three_betas_in_one_program():
+    """Acceptance: one compiled grid agrees with the nine separate runs."""
+    config = experiment.configure(**(SMALL | {"seeds": 3}), algorithms="cgsv", alpha=0.5)
+    (problem,), (method,) = experiment.problems(config), config.methods
+    data, clients = problem.data._replace(validation=None), problem.clients
+    traces = []
+
+    def run(key, hyper, data, clients):
+        traces.append(1)
+        parts = experiment.parts(config, method, problem, hyper)
+        return simulation.run(key, data, clients, settings=experiment.settings(config), **parts)
+
+    betas = [0.5, 20.0, jnp.inf]
+    hyper = jax.tree.map(lambda x: jnp.full(3, x, jnp.float32), method.hyper())
+    hyper = hyper._replace(beta=jnp.array(betas))
+    keys = jax.vmap(jax.random.key)(jnp.arange(3, dtype=jnp.uint32))
+    _, record, evaluation = jax.jit(lambda *args: sweep.grid(run, *args))(
+        keys, hyper, data, clients
+    )
+    assert len(traces) == 1
+    assert len({tuple(q) for q in np.asarray(record.quota[0, :, -1]).tolist()}) == 3
+    for j, beta in enumerate(betas):
+        single = experiment.run(
+            dataclasses.replace(config, methods=(dataclasses.replace(method, beta=beta),))
+        ).cells[0]
+        # Widths differ, so bits do; quotas may move by one where D x ratio is near an integer.
+        np.testing.assert_allclose(
+            evaluation.loss[:, j], single.evaluation.loss, rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_allclose(record.reputation[:, j], single.record.reputation, atol=1e-5)
+        assert np.abs(record.quota[:, j] - single.record.quota).max() <= 1
+
+
+def _server_outcome(**asked):
+    """What two rounds of a method's rules make of the same two uploads."""
+    config = experiment.configure(**(SMALL | asked), algorithms="cgsv")
+    (method,) = config.methods
+    tensors = (7, 12, 1)
+    algorithm = ALGORITHMS["cgsv"](method.hyper(), method.options(tensors))
+    rng, num_parameters = np.random.default_rng(0), sum(tensors)
+    state, outcome = algorithm.init(4, num_parameters), []
+    for t in range(2):
+        deltas = rng.normal(1, 1, (4, num_parameters)).astype(np.float32)
+        deltas[0] *= -0.2  # a client whose quota falls
+        deltas[:, :7] = 1  # among these ties
+        upload = Upload(
+            server=jnp.zeros(num_parameters),
+            clients=jnp.zeros((4, num_parameters)),
+            deltas=jnp.asarray(deltas),
+            norms=jnp.linalg.norm(deltas, axis=1),
+            scales=jnp.ones(4),
+            present=jnp.ones(4, bool),
+            num_examples=jnp.arange(1, 5),
+            num_classes=jnp.ones(4, int),
+            loss=jnp.ones(4),
+            learning_rate=jnp.float32(0.1),
+            validation=None,
+            round=jnp.int32(t),
+        )
+        download, standing, state = algorithm.update(jax.random.key(0), upload, state)
+        outcome += [*download, *standing]
+    return np.concatenate([np.ravel(x) for x in outcome])
+
+
+RULES = [
+    {"beta": 50.0},
+    {"beta_on": "max"},
+    {"alpha": 0.5},
+    {"gamma": 0.1},
+    {"floor": 0.3},
+    {"relative_floor": True, "floor": 1.0},
+    {"normalise_scores": True},
+    {"norm_epsilon": 0.1},
+    {"cosine_epsilon": 10.0},
+    {"mask_scope": "tensor"},
+    {"mask_count": "ceil"},
+    {"mask_ties": "all"},
+    {"first_weights": "uniform"},
+    {"contribution": "projection"},
+    {"aggregation": "size"},
+    {"reward": "scale"},
+    {"setting": "released"},
+]
+
+
+@pytest.fixture(scope="module")
+def plain_outcome():
+    return _server_outcome()
+
+
+@pytest.mark.parametrize("change", RULES, ids=str)
+def test_every_rule_option_reaches_the_server(change, plain_outcome):
+    assert not np.array_equal(_server_outcome(**change), plain_outcome)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.05},
+        {"decay": 0.5},
+        {"decay_per": "epoch"},
+        {"optimizer": "adam"},
+        {"optimizer": "momentum"},
+        {"batch_size": 8},
+        {"epochs": 1},
+    ],
+    ids=str,
+)
+def test_every_training_option_reaches_the_clients(change):
+    def loss(**asked):
+        config = experiment.configure(**(SMALL | {"epochs": 2} | asked), algorithms="standalone")
+        (problem,), (method,) = experiment.problems(config), config.methods
+        parts = experiment.parts(config, method, problem, method.hyper())
+        trainer, model, clients = parts["trainer"], parts["model"], problem.clients
+        examples = Examples(
+            problem.data.inputs, clients.rows[0], problem.data.labels[clients.rows[0]]
+        )
+        order = local.draw_order(jax.random.key(0), clients.mask[0], config.epochs)
+        params = model.init(jax.random.key(1))
+        return trainer.update(
+            jax.random.key(2), params, trainer.init(params), examples, order, jnp.int32(3)
+        )[2]
+
+    assert loss() != loss(**change)
+
+
+def test_what_cannot_be_dealt_is_named():
+    with pytest.raises(ConfigError, match="--clients is 5000, it must be at most 1298"):
+        experiment.problems(experiment.configure(clients=5000))
+    with pytest.raises(ConfigError, match="mnist_cnn"):
+        experiment.problems(experiment.configure(model="mnist_cnn"))
+
+
+def test_validation_rows_are_nobodys():
+    (problem,) = experiment.problems(experiment.configure())
+    validation = {row.tobytes() for row in problem.data.validation[0]}
+    assert not validation & {row.tobytes() for row in problem.data.inputs}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "every", "length"), [(60, 3, 3), (5, 2, 2), (200, 1, 10), (1, 1, 1), (7, 100, 7)]
+)
+def test_segment_length(rounds, every, length):
+    assert experiment.segment_length(rounds, every) == length

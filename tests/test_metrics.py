@@ -1,0 +1,152 @@
+"""Fairness against SciPy, where it is undefined, gains and distances."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from cgsv_jax import metrics
+
+
+@pytest.fixture(autouse=True)
+def no_silent_broadcasting():
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+pearson = jax.jit(metrics.pearson)
+fairness = jax.jit(metrics.fairness)
+distances = jax.jit(metrics.distances)
+
+
+def accuracies(rng, clients, test_rows, low=0.0, high=1.0):
+    """What evaluation returns: k / n in float32."""
+    right = rng.integers(round(low * test_rows), round(high * test_rows) + 1, clients)
+    return right.astype(np.float32) / np.float32(test_rows)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], 1.0),
+        ([0.1, 0.2, 0.3], [0.6, 0.5, 0.4], -1.0),
+        ([0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0], 0.0),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 2.0], np.sqrt(3) / 2),
+        ([1e-30, 2e-30, 3e-30], [1e30, 2e30, 3e30], 1.0),  # squares leave the range of float32
+    ],
+)
+def test_pearson_of_known_cases(x, y, expected):
+    value = pearson(jnp.array(x), jnp.array(y))
+    assert value.shape == ()
+    np.testing.assert_allclose(value, expected, atol=3e-7)
+
+
+@pytest.mark.parametrize("clients", [3, 5, 10, 100])
+def test_pearson_is_scipys_for_many_seeds_in_one_vmap(clients):
+    rng = np.random.default_rng(clients)
+    x = rng.normal(size=(200, clients)).astype(np.float32)
+    y = (rng.uniform(-1, 1, (200, 1)) * x + rng.normal(size=x.shape)).astype(np.float32)
+    ours = jax.jit(jax.vmap(metrics.pearson))(x, y)
+    theirs = [
+        scipy.stats.pearsonr(a, b).statistic
+        for a, b in zip(np.float64(x), np.float64(y), strict=True)
+    ]
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert np.all(np.abs(ours) <= 1)
+
+
+def test_pearson_of_close_accuracies_keeps_its_digits():
+    # All within 30 test rows of 10,000: a formula with E[xy] - E[x]E[y] has no digit left.
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x, y = (accuracies(rng, 10, 10_000, 0.897, 0.9) for _ in range(2))
+        exact = scipy.stats.pearsonr(np.rint(x * 10_000.0), np.rint(y * 10_000.0)).statistic
+        np.testing.assert_allclose(pearson(x, y), exact, atol=1e-3)
+
+
+def test_pearson_does_not_depend_on_scale_shift_or_order():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(2, 20)).astype(np.float32)
+    expected = pearson(x, y)
+    order = rng.permutation(20)
+    for a, b in ((2 * x + 1, y), (y, x), (x[order], y[order]), (x, 1e-3 * y - 5)):
+        np.testing.assert_allclose(pearson(a, b), expected, atol=2e-4)
+    np.testing.assert_allclose(pearson(-x, y), -expected, atol=1e-6)
+
+
+VARIED = [0.5, 0.6, 0.7, 0.8]
+UNDEFINED = {
+    "no clients": ([], [], "fewer than 3 clients"),
+    "one client": ([0.5], [0.6], "fewer than 3 clients"),
+    "two clients": ([0.5, 0.6], [0.7, 0.8], "fewer than 3 clients"),
+    "equal ends": (VARIED, [0.9] * 4, "all clients end with the same accuracy"),
+    "equal ends at 0": (VARIED, [0.0] * 4, "all clients end with the same accuracy"),
+    "equal starts": ([0.3] * 4, VARIED, "all clients have the same standalone accuracy"),
+    "NaN": (VARIED, [0.5, np.nan, 0.7, 0.8], "an accuracy is not finite"),
+    "infinity": ([0.5, np.inf, 0.7, 0.8], VARIED, "an accuracy is not finite"),
+    "one rounding apart": (
+        VARIED,
+        [0.9, np.nextafter(np.float32(0.9), np.float32(1)), 0.9, 0.9],
+        "all clients end with the same accuracy",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNDEFINED)
+def test_undefined_is_nan_and_has_its_reason(case):
+    standalone, final, reason = UNDEFINED[case]
+    standalone, final = (np.asarray(values, np.float32) for values in (standalone, final))
+    assert np.isnan(metrics.fairness(standalone, final))
+    assert np.isnan(fairness(standalone, final))
+    assert metrics.why_undefined(standalone, final) == reason
+
+
+def test_one_test_row_of_difference_is_not_noise():
+    alone = np.array([0.91, 0.92, 0.93], np.float32)
+    final = np.array([899_999, 900_000, 900_000], np.float32) / np.float32(1e6)
+    assert metrics.why_undefined(alone, final) is None
+    np.testing.assert_allclose(fairness(alone, final), 100 * np.sqrt(3) / 2, atol=0.01)
+
+
+def test_fairness_is_a_number_exactly_when_no_reason_is_given():
+    rng = np.random.default_rng(2)
+    seen = set()
+    for clients in (1, 2, 3, 4):
+        for _ in range(40):
+            alone, final = (accuracies(rng, clients, 2) for _ in range(2))
+            reason = metrics.why_undefined(alone, final)
+            assert np.isnan(fairness(alone, final)) == (reason is not None)
+            seen.add(reason)
+    assert len(seen) == 4  # three reasons, and none
+
+
+def test_fairness_is_in_percent_and_vmaps():
+    alone = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]], np.float32)
+    final = np.array([[0.5, 0.6, 0.7], [0.7, 0.6, 0.5]], np.float32)
+    np.testing.assert_allclose(
+        jax.jit(jax.vmap(metrics.fairness))(alone, final), [100, -100], atol=1e-4
+    )
+
+
+def test_shapes_must_agree():
+    with pytest.raises(AssertionError):
+        metrics.fairness(np.zeros(3), np.zeros(4))
+    with pytest.raises(AssertionError):
+        metrics.pearson(np.zeros((2, 3)), np.zeros((2, 3)))
+    with pytest.raises(AssertionError):
+        metrics.distances(np.zeros((3, 4)), np.zeros(3))
+
+
+def test_gains_are_positive_where_taking_part_helped():
+    gains = metrics.gains(np.float32([0.5, 0.9]), np.float32([0.75, 0.65]))
+    np.testing.assert_allclose(gains, [0.25, -0.25], atol=1e-7)
+
+
+def test_distances():
+    clients = np.float32([[3, 4], [0, 0], [3e30, 4e30], [3e-30, 4e-30]])
+    found = distances(clients, np.zeros(2, np.float32))
+    np.testing.assert_allclose(found, [5, 0, 5e30, 5e-30], rtol=1e-6)
+    moved = distances(clients[:2], np.float32([3, 4]))
+    np.testing.assert_allclose(moved, [0, 5], rtol=1e-6)
+    assert np.isnan(distances(np.float32([[np.nan, 1]]), np.zeros(2, np.float32)))[0]

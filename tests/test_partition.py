@@ -1,0 +1,440 @@
+"""Partitions: exact sizes, who may hold what, the Dirichlet law, the errors and the speed."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cgsv_jax import types
+from cgsv_jax.data import partition
+
+DISJOINT = ("uniform", "power_law", "dirichlet", "by_owner")
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def balanced(num_rows, num_classes=10):
+    return np.arange(num_rows, dtype=np.int32) % num_classes
+
+
+def divide(name, labels, num_clients, seed=0, **options):
+    """Any partition, with owners where it needs some: twice as many as clients, dealt in turn."""
+    if name == "by_owner":
+        options.setdefault("owners", np.arange(len(labels)) % min(2 * num_clients, len(labels)))
+    return partition.PARTITIONS[name](rng(seed), labels, num_clients, **options)
+
+
+def held(clients):
+    return clients.rows[clients.mask]
+
+
+def check_layout(clients, num_rows, num_clients):
+    assert clients.rows.shape == clients.mask.shape
+    assert len(clients.rows) == num_clients
+    assert clients.rows.dtype == np.int32
+    assert clients.mask.dtype == bool
+    assert clients.sizes.min() >= 1
+    assert clients.mask.shape[1] == clients.sizes.max()
+    assert (clients.mask == (np.arange(clients.mask.shape[1]) < clients.sizes[:, None])).all()
+    assert (clients.rows[~clients.mask] == 0).all()
+    assert clients.rows.min() >= 0
+    assert clients.rows.max() < num_rows
+
+
+# ---------------------------------------------------------------- sizes
+
+POWER_LAW_SIZES = {
+    (5, 3000): [71, 336, 600, 865, 1128],
+    (10, 6000): [71, 189, 306, 424, 542, 659, 777, 895, 1012, 1125],
+    (20, 12000): [
+        *(71, 127, 183, 238, 294, 350, 406, 461, 517, 573),
+        *(628, 684, 740, 795, 851, 907, 963, 1018, 1074, 1120),
+    ],
+    (10, 20000): [236, 628, 1020, 1412, 1804, 2197, 2589, 2981, 3373, 3760],
+    (5, 8544): [202, 955, 1708, 2462, 3215],  # the ceils undershoot: two rows belong to nobody
+}
+
+
+@pytest.mark.parametrize(("num_clients", "num_rows"), POWER_LAW_SIZES)
+def test_power_law_has_the_released_sizes(num_clients, num_rows):
+    clients = divide("power_law", balanced(num_rows), num_clients)
+    assert clients.sizes.tolist() == POWER_LAW_SIZES[num_clients, num_rows]
+
+
+@pytest.mark.parametrize(("num_clients", "num_rows"), [(1000, 60000), (100, 100), (97, 100)])
+def test_power_law_never_leaves_a_client_empty(num_clients, num_rows):
+    sizes = partition.power_law_sizes(num_rows, num_clients)
+    assert sizes.sum() == num_rows
+    assert sizes.min() >= 1
+    assert (np.diff(sizes) >= 0).all()
+
+
+def test_power_law_by_largest_remainder_stays_within_a_row_of_its_share():
+    sizes = partition.power_law_sizes(60_000, 1000)
+    exact = np.linspace(sizes[0], 60 * 2 - sizes[0], 1000)  # linear, mean 60
+    assert np.abs(sizes - exact).max() < 1.5
+
+
+def test_apportion_lifts_to_one_and_keeps_the_total():
+    shares = np.array([0.0005, 0.0995, 0.4, 0.5])
+    assert partition._apportion(shares, 4).tolist() == [1, 1, 1, 1]
+    assert partition._apportion(shares, 5).tolist() == [1, 1, 1, 2]
+    assert partition._apportion(shares, 1000).tolist() == [1, 99, 400, 500]
+
+
+def test_uniform_sizes_differ_by_one_row_at_most():
+    assert divide("uniform", balanced(3000), 5).sizes.tolist() == [600] * 5
+    assert divide("uniform", balanced(11), 4).sizes.tolist() == [3, 3, 3, 2]
+
+
+# ---------------------------------------------------------------- every partition
+
+
+@pytest.mark.parametrize("name", partition.PARTITIONS)
+def test_the_seed_decides(name):
+    labels = balanced(400)
+    one, same, other = (divide(name, labels, 7, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.rows, same.rows)
+    np.testing.assert_array_equal(one.mask, same.mask)
+    assert one.rows.shape != other.rows.shape or (one.rows != other.rows).any()
+
+
+@pytest.mark.parametrize("name", partition.PARTITIONS)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_every_client_has_rows_packed_to_the_left(name, data):
+    num_rows = data.draw(st.integers(1, 120))
+    num_classes = data.draw(st.integers(1, min(num_rows, 6)))
+    num_clients = data.draw(st.integers(1, num_rows))
+    labels = rng(data.draw(st.integers(0, 99))).permutation(balanced(num_rows, num_classes))
+    # A large concentration makes the shares even, yet one row each is still a rare event when
+    # there are as many clients as rows.
+    options = {"concentration": 1e3} if name == "dirichlet" else {}
+    if name == "dirichlet":
+        num_clients = max(1, num_clients // 10)
+    clients = divide(name, labels, num_clients, **options)
+    check_layout(clients, num_rows, num_clients)
+    if name in DISJOINT:
+        assert len(np.unique(held(clients))) == clients.sizes.sum()
+    if name in ("uniform", "dirichlet"):
+        assert clients.sizes.sum() == num_rows
+
+
+@pytest.mark.parametrize("name", partition.PARTITIONS)
+def test_rows_are_spread_over_the_whole_set(name):
+    """A forgotten shuffle would hand client 0 the first rows."""
+    clients = divide(name, balanced(1000), 4, seed=1)
+    first = clients.rows[0, : clients.sizes[0]]
+    assert first.min() < 250
+    assert first.max() >= 750
+
+
+@pytest.mark.parametrize("name", partition.PARTITIONS)
+@pytest.mark.parametrize(("num_clients", "num_rows"), [(10_000, 54_000), (100_000, 1_000_000)])
+def test_large_populations_take_seconds(name, num_clients, num_rows):
+    labels = balanced(num_rows)
+    options = {"concentration": 20.0} if name == "dirichlet" else {}
+    start = time.perf_counter()
+    clients = divide(name, labels, num_clients, **options)
+    sizes, num_classes = partition.describe(clients, labels)
+    assert time.perf_counter() - start < 5  # a loop over 1e6 rows and 1e5 clients takes longer
+    check_layout(clients, num_rows, num_clients)
+    assert sizes.sum() <= num_rows
+    assert num_classes.min() >= 1
+
+
+# ---------------------------------------------------------------- class imbalance
+
+
+@pytest.mark.parametrize(
+    ("num_clients", "counts"),
+    [
+        (1, [1]),
+        (5, [1, 3, 5, 7, 10]),
+        (10, list(range(1, 11))),
+        (20, [1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10]),
+    ],
+)
+def test_class_imbalance_has_the_released_class_counts(num_clients, counts):
+    labels = balanced(600 * num_clients)
+    clients = divide("class_imbalance", labels, num_clients)
+    sizes, num_classes = partition.describe(clients, labels)
+    assert sizes.tolist() == [600] * num_clients
+    assert num_classes.tolist() == counts
+    for rows, k in zip(clients.rows, counts, strict=True):
+        per_class = np.bincount(labels[rows], minlength=10)
+        assert (per_class[: k - 1] == 600 // k).all()
+        assert per_class[k - 1] == 600 // k + 600 % k  # the remainder is of the last class
+        assert not per_class[k:].any()  # nested: classes 0..k-1 and no other
+
+
+def test_class_imbalance_of_three_classes():
+    labels = balanced(300, 3)
+    _, num_classes = partition.describe(divide("class_imbalance", labels, 5), labels)
+    assert num_classes.tolist() == [1, 1, 2, 2, 3]
+
+
+def test_class_imbalance_overlaps_as_much_as_drawing_with_replacement_does():
+    """600 draws of one class of m rows hold m (1 - (1 - 1/m)^600) distinct rows on average."""
+    labels = balanced(3000)
+    m = 300
+    distinct = [
+        len(np.unique(divide("class_imbalance", labels, 5, seed=seed).rows[0]))
+        for seed in range(60)
+    ]
+    expected = m * (1 - (1 - 1 / m) ** 600)
+    error = np.std(distinct, ddof=1) / np.sqrt(len(distinct))
+    assert abs(np.mean(distinct) - expected) < 4 * error
+    clients = divide("class_imbalance", labels, 5)
+    assert np.intersect1d(clients.rows[0], clients.rows[1]).size > 0
+
+
+def test_class_imbalance_withdraws_the_rows_it_tops_up_with():
+    """Every client's slots end with its top-ups, and no later client holds one of those rows."""
+    labels = np.repeat(np.arange(7), 100)
+    clients = divide("class_imbalance", labels, 40, rows_per_client=20)
+    counts = np.linspace(1, 7, 40, dtype=int)
+    withdrawn = {c: set() for c in range(7)}
+    for rows, k in zip(clients.rows, counts, strict=True):
+        last = withdrawn[k - 1]
+        extra = rows[k * (20 // k) :]
+        assert (labels[extra] == k - 1).all()
+        for c in range(k):
+            assert not withdrawn[c] & set(rows[labels[rows] == c].tolist())
+        last.update(extra.tolist())
+    assert sum(map(len, withdrawn.values())) == sum(20 % k for k in counts)
+
+
+def test_class_imbalance_with_fewer_rows_than_classes():
+    labels = balanced(500)
+    clients = divide("class_imbalance", labels, 100)  # 5 rows each
+    sizes, num_classes = partition.describe(clients, labels)
+    assert (sizes == 5).all()
+    assert num_classes.tolist() == np.minimum(np.linspace(1, 10, 100, dtype=int), 5).tolist()
+
+
+def test_class_imbalance_survives_a_class_that_is_used_up():
+    labels = np.array([0] * 50 + [1] * 50 + [2, 2])
+    clients = divide("class_imbalance", labels, 60, rows_per_client=5)
+    check_layout(clients, 102, 60)
+    assert (partition.describe(clients, labels)[1] == np.linspace(1, 3, 60, dtype=int)).all()
+
+
+# ---------------------------------------------------------------- Dirichlet
+
+
+def dirichlet_shares(concentration, num_clients, seeds=300):
+    """Share of a class of 10,000 rows that client 0 gets, over seeds [seeds]."""
+    labels = np.zeros(10_000, np.int32)
+    return np.array(
+        [
+            partition.dirichlet(rng(seed), labels, num_clients, concentration).sizes[0]
+            for seed in range(seeds)
+        ]
+    ) / len(labels)
+
+
+@pytest.mark.parametrize("concentration", [1.0, 5.0])
+def test_dirichlet_shares_have_the_mean_and_the_spread_of_the_law(concentration):
+    """E = 1/N and Var = (1/N)(1 - 1/N) / (N concentration + 1); tolerances from the sample."""
+    num_clients = 4
+    shares = dirichlet_shares(concentration, num_clients)
+    mean = 1 / num_clients
+    variance = mean * (1 - mean) / (num_clients * concentration + 1)
+    squares = (shares - mean) ** 2
+    assert abs(shares.mean() - mean) < 4 * shares.std(ddof=1) / np.sqrt(len(shares))
+    assert abs(squares.mean() - variance) < 4 * squares.std(ddof=1) / np.sqrt(len(squares))
+
+
+def test_dirichlet_cuts_every_class_anew():
+    """With a tiny concentration a client holds few of the classes, and not the same ones."""
+    labels = balanced(5000)
+    clients = divide("dirichlet", labels, 5, concentration=0.1)
+    table = np.array(
+        [
+            np.bincount(labels[rows[mask]], minlength=10)
+            for rows, mask in zip(clients.rows, clients.mask, strict=True)
+        ]
+    )
+    assert (table.sum(axis=0) == 500).all()
+    assert len(set(table.argmax(axis=0).tolist())) > 1
+    assert np.median(table.max(axis=0)) > 350
+
+
+def test_dirichlet_redraws_until_everyone_has_min_rows():
+    labels = balanced(1000)
+    loose = [divide("dirichlet", labels, 10, seed=s).sizes.min() for s in range(20)]
+    tight = [divide("dirichlet", labels, 10, seed=s, min_rows=30).sizes.min() for s in range(20)]
+    assert min(loose) < 30
+    assert min(tight) >= 30
+
+
+def test_dirichlet_gives_up_with_a_clear_error():
+    with pytest.raises(ValueError, match=r"in 100 Dirichlet draws with concentration 0\.01 at"):
+        divide("dirichlet", balanced(1000), 50, concentration=0.01, min_rows=5)
+
+
+# ---------------------------------------------------------------- owners
+
+
+def test_each_client_by_owner_is_one_owner_with_all_its_rows():
+    owners = np.array(["b", "a", "c", "a", "b", "a", "d"])
+    for seed in range(4):  # in both orders of the two owners
+        clients = divide("by_owner", balanced(7), 2, seed, owners=owners, min_rows=2)
+        rows = [
+            frozenset(rows[mask].tolist())
+            for rows, mask in zip(clients.rows, clients.mask, strict=True)
+        ]
+        assert set(rows) == {frozenset({1, 3, 5}), frozenset({0, 4})}
+
+
+def test_owners_are_drawn_by_the_seed():
+    owners = np.arange(300) % 30
+    drawn = []
+    for seed in range(4):
+        clients = divide("by_owner", balanced(300), 5, seed, owners=owners)
+        drawn.append(frozenset(owners[held(clients)].tolist()))
+    assert all(len(ids) == 5 for ids in drawn)
+    assert len(set(drawn)) > 1
+
+
+# ---------------------------------------------------------------- split, take, describe, labels
+
+
+def test_split_shuffles_once_and_holds_the_tail_out():
+    pool, validation = partition.split(rng(), 60_000, 0.1, 3000)
+    assert len(pool) == 3000
+    assert len(validation) == 6000
+    whole, same = partition.split(rng(), 60_000, 0.1)
+    assert len(whole) == 54_000
+    np.testing.assert_array_equal(whole[:3000], pool)
+    np.testing.assert_array_equal(same, validation)
+    assert np.array_equal(np.sort(np.concatenate([whole, validation])), np.arange(60_000))
+    assert len(partition.split(rng(), 50_000, 0.2, 20_000)[0]) == 20_000
+
+
+def test_take_maps_positions_to_rows_and_leaves_the_padding():
+    pool = np.array([70, 50, 90, 20])
+    mask = np.array([[True, True], [True, False]])
+    clients = types.Clients(np.array([[2, 0], [3, 0]], np.int32), mask)
+    taken = partition.take(clients, pool)
+    assert taken.rows.tolist() == [[90, 70], [20, 0]]
+    assert taken.rows.dtype == np.int32
+    np.testing.assert_array_equal(taken.mask, mask)
+
+
+def test_describe_counts_rows_and_labels_without_the_padding():
+    mask = np.array([[True, True, True], [True, False, False]])
+    clients = types.Clients(np.array([[1, 2, 3], [3, 0, 0]], np.int32), mask)
+    sizes, num_classes = partition.describe(clients, np.array([0, 1, 1, 2]))
+    assert sizes.tolist() == [3, 1]
+    assert num_classes.tolist() == [2, 1]
+    lying = clients._replace(labels=np.array([[4, 5, 6], [4, 0, 0]], np.int32))
+    assert partition.describe(lying, np.array([0, 1, 1, 2]))[1].tolist() == [3, 1]
+
+
+def test_wrong_labels_are_wrong_only_where_asked():
+    labels = balanced(100)
+    clients = divide("power_law", labels, 4)
+    flipped = partition.with_wrong_labels(rng(), clients, labels, [1], 10)
+    truth = np.where(clients.mask, labels[clients.rows], 0)
+    np.testing.assert_array_equal(flipped.labels[[0, 2, 3]], truth[[0, 2, 3]])
+    believed, true = flipped.labels[1][clients.mask[1]], truth[1][clients.mask[1]]
+    np.testing.assert_array_equal(believed, 9 - true)
+    assert (flipped.labels[~clients.mask] == 0).all()
+    assert flipped.labels.dtype == np.int32
+    assert clients.labels is None
+    twice = partition.with_wrong_labels(rng(), flipped, labels, [1], 10)
+    np.testing.assert_array_equal(twice.labels, truth)
+
+
+def test_random_labels_are_right_by_chance_only():
+    labels = balanced(20_000)
+    clients = divide("uniform", labels, 2)
+    noisy = partition.with_wrong_labels(rng(), clients, labels, [0], 10, kind="random")
+    right = (noisy.labels[0] == labels[clients.rows[0]]).astype(float)
+    assert abs(right.mean() - 0.1) < 4 * right.std() / np.sqrt(len(right))
+    np.testing.assert_array_equal(noisy.labels[1], labels[clients.rows[1]])
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("name", partition.PARTITIONS)
+@pytest.mark.parametrize(
+    ("num_clients", "message"),
+    [
+        (0, r"num_clients must be at least 1, got 0"),
+        (-3, r"num_clients must be at least 1, got -3"),
+        (31, r"num_clients must be between 1 and 30, the number of rows, got 31"),
+        (2.5, r"num_clients must be a whole number, got 2\.5"),
+    ],
+)
+def test_impossible_numbers_of_clients(name, num_clients, message):
+    options = {"owners": np.arange(30)} if name == "by_owner" else {}
+    with pytest.raises(ValueError, match=message):
+        partition.PARTITIONS[name](rng(), balanced(30), num_clients, **options)
+
+
+@pytest.mark.parametrize("name", partition.PARTITIONS)
+@pytest.mark.parametrize("labels", [np.zeros(0, int), np.zeros((3, 2), int), [0.5, 1], [-1, 0]])
+def test_labels_that_are_none(name, labels):
+    options = {"owners": np.arange(3)} if name == "by_owner" else {}
+    with pytest.raises(ValueError, match="labels must be a non-empty vector of class numbers"):
+        partition.PARTITIONS[name](rng(), labels, 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("class_imbalance", {"num_classes": 2}, "num_classes must be at least 3 for the labels"),
+        ("class_imbalance", {"num_classes": 5}, "classes 0 to 4, but class 3 has none among the"),
+        ("class_imbalance", {"rows_per_client": 0}, "rows_per_client must be at least 1, got 0"),
+        ("dirichlet", {"concentration": 0.0}, "concentration must be a positive number, got 0.0"),
+        ("dirichlet", {"concentration": np.nan}, "concentration must be a positive number"),
+        ("dirichlet", {"min_rows": 0}, "min_rows must be at least 1, got 0"),
+        ("dirichlet", {"min_rows": 11}, "min_rows must be at most 10 for 3 clients and 30 rows"),
+        ("by_owner", {"owners": np.arange(29)}, r"one id for each of the 30 rows, got shape \(29,"),
+        (
+            "by_owner",
+            {"owners": np.arange(30) // 20, "min_rows": 5},
+            "num_clients must be at most 2, the number of owners with at least min_rows = 5 rows",
+        ),
+    ],
+)
+def test_options_out_of_range(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        partition.PARTITIONS[name](rng(), balanced(30, 3), 3, **options)
+
+
+def test_a_class_without_rows():
+    labels = np.array([0, 0, 2, 2] * 10)
+    with pytest.raises(ValueError, match="needs rows of classes 0 to 2, but class 1 has none"):
+        divide("class_imbalance", labels, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 0.1), "num_rows must be at least 1, got 0"),
+        ((10, 1.0), r"validation_share must be in \[0, 1\), got 1.0"),
+        ((10, -0.1), r"validation_share must be in \[0, 1\), got -0.1"),
+        ((10, 0.1, 0), "cap must be at least 1, got 0"),
+        ((1, 0.9), "validation_share = 0.9 leaves none of the 1 rows to train on"),
+    ],
+)
+def test_splits_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        partition.split(rng(), *arguments)
+
+
+def test_wrong_labels_of_nobody():
+    clients = divide("uniform", balanced(30), 3)
+    with pytest.raises(ValueError, match=r"which must name clients between 0 and 2, got \[3\]"):
+        partition.with_wrong_labels(rng(), clients, balanced(30), [3], 10)
+    with pytest.raises(ValueError, match="kind must be 'flip' or 'random', got 'shuffle'"):
+        partition.with_wrong_labels(rng(), clients, balanced(30), [1], 10, kind="shuffle")

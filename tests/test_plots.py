@@ -1,0 +1,270 @@
+"""The figures say what they show, show what was run, and are the same every time."""
+
+import numpy as np
+import polars as pl
+import pytest
+from matplotlib import image
+
+from cgsv_jax import plots, results
+from cgsv_jax.types import Evaluation, Record
+
+
+def cell(method, partition="power_law", clients=5, seeds=2, rounds=6, every=2, sizes=None):
+    """Accuracies grow with the client's number, except under fedavg."""
+    shape = (seeds, rounds, clients)
+    rng = np.random.default_rng(len(method))
+    level = np.full(clients, 0.9) if method == "fedavg" else np.linspace(0.4, 0.8, clients)
+    growth = np.linspace(0.5, 1, rounds)[:, None]
+    accuracy = np.broadcast_to(level * growth, shape).astype(np.float32)
+    index = np.unique([*range(every - 1, rounds, every), rounds - 1])
+    ones = np.ones(shape, np.float32)
+    quota = np.broadcast_to(np.linspace(40, 100, clients).astype(np.int32), shape)
+    reputation = (rng.uniform(0.5, 1, shape) / clients).astype(np.float32)
+    record = Record(ones, reputation, ones, quota, ones > 0, ones, ones)
+    evaluation = Evaluation(
+        round=np.tile(index + 1, (seeds, 1)).astype(np.int32),
+        accuracy=accuracy[:, index],
+        loss=1 - accuracy[:, index],
+        server_accuracy=accuracy[:, index, -1],
+        server_loss=accuracy[:, index, 0],
+    )
+    sizes = np.arange(10, 10 + clients) if sizes is None else sizes
+    classes = np.arange(clients) % 10 + 1
+    return results.Cell(
+        partition, method, tuple(range(seeds)), sizes, classes, 100, record, evaluation
+    )
+
+
+def run_of(cells):
+    frames = (results.rounds_frame, results.clients_frame, results.summary_frame)
+    return results.Run({}, {}, {}, *(frame(cells) for frame in frames))
+
+
+METHODS = ("standalone", "fedavg", "cgsv")
+
+
+@pytest.fixture(scope="module")
+def run():
+    return run_of([cell(method) for method in METHODS])
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    return run_of([cell(method, clients=400, seeds=1) for method in METHODS])
+
+
+def panels(figure):
+    """The axes without the colour bar."""
+    return [axes for axes in figure.axes if axes.get_xlabel()]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+LABELS = {
+    "accuracy": ("round", "test accuracy, %"),
+    "reputation": ("round", "reputation (sums to 1)"),
+    "share": ("round", "share of entries received, %"),
+    "fairness": ("standalone test accuracy, %", "final test accuracy, %"),
+}
+
+
+def test_the_kinds_are_those_that_results_clears_away():
+    assert set(plots.KINDS) == set(results.FIGURE_KINDS) == set(LABELS)
+    assert set(plots.METADATA) == set(results.FIGURE_FORMATS)
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+def test_axes_are_labelled_with_units(run, kind):
+    figure = plots.KINDS[kind](run, "power_law")
+    axes = panels(figure)
+    x, y = LABELS[kind]
+    assert [a.get_xlabel() for a in axes] == [x] * len(axes)
+    assert axes[0].get_ylabel() == y
+    shown = METHODS[1:] if kind == "fairness" else METHODS
+    assert [a.get_title().splitlines()[0] for a in axes] == list(shown)
+    assert [a.get_ylabel() for a in figure.axes if a not in axes] == ["rows held"]
+    assert "power_law" in figure.get_suptitle()
+    assert len({a.get_ylim() for a in axes}) == 1  # one scale, or panels do not compare
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+def test_legend_and_labels_cover_no_panel(run, crowd, kind):
+    for case in (run, crowd):
+        figure = plots.KINDS[kind](case, "power_law")
+        figure.canvas.draw()
+        boxes = [a.get_window_extent() for a in panels(figure)]
+        others = [a.xaxis.label.get_window_extent() for a in panels(figure)]
+        others += [a.title.get_window_extent() for a in panels(figure)]
+        others += [entry.get_window_extent() for entry in figure.legends]
+        others += [figure._suptitle.get_window_extent()]
+        for i, one in enumerate(others):
+            assert one.x0 >= 0
+            assert one.y0 >= 0
+            assert one.x1 <= figure.bbox.x1
+            assert one.y1 <= figure.bbox.y1
+            assert not any(one.overlaps(box) for box in boxes)
+            assert not any(one.overlaps(other) for other in others[i + 1 :])
+
+
+def test_accuracy_draws_every_client_and_the_server(run):
+    figure = plots.accuracy(run, "power_law")
+    *clients, server = panels(figure)[2].lines
+    assert len(clients) == 5
+    np.testing.assert_array_equal(clients[0].get_xdata(), [2, 4, 6])  # where it was evaluated
+    np.testing.assert_allclose(clients[0].get_ydata()[-1], 0.4, rtol=1e-6)
+    np.testing.assert_allclose(clients[-1].get_ydata()[-1], 0.8, rtol=1e-6)
+    np.testing.assert_allclose(server.get_ydata()[-1], 0.8, rtol=1e-6)
+    assert server.get_linestyle() == "--"
+    assert legend(figure) == ["server"]
+    brightness = [np.mean(line.get_color()[:3]) for line in clients]
+    assert brightness == sorted(brightness, reverse=True)  # those that hold most are darkest
+    axes = panels(figure)[0]
+    assert axes.yaxis.get_major_formatter()(0.5, None) == "50"
+
+
+def test_lines_are_means_over_seeds(run):
+    axes = panels(plots.reputation(run, "power_law"))[2]
+    mean = (
+        run.rounds.filter(method="cgsv", client=0)
+        .group_by("round")
+        .agg(pl.col("reputation").mean())
+    )
+    np.testing.assert_allclose(
+        axes.lines[0].get_ydata(), mean.sort("round")["reputation"], rtol=1e-6
+    )
+    np.testing.assert_allclose(axes.lines[-1].get_ydata(), 0.2)  # 1 / number of clients
+
+
+def test_share_is_in_percent_of_all_entries(run):
+    axes = panels(plots.share(run, "power_law"))[2]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 0.4)
+    assert axes.get_ylim()[0] < 0 < 1 < axes.get_ylim()[1]
+
+
+def test_fairness_is_in_the_title(run):
+    fedavg, cgsv = panels(plots.fairness(run, "power_law"))
+    assert cgsv.get_title() == "cgsv\nfairness 100.0 ± 0.0"
+    title = " ".join(fedavg.get_title().split())
+    assert title == "fedavg fairness undefined: all clients end with the same accuracy"
+    points = cgsv.collections[-1].get_offsets()
+    np.testing.assert_allclose(points[:, 0], np.linspace(0.4, 0.8, 5), rtol=1e-6)
+    np.testing.assert_allclose(points[:, 1], np.linspace(0.4, 0.8, 5), rtol=1e-6)
+    assert cgsv.get_xlim() == cgsv.get_ylim()
+
+
+def test_many_clients_are_bands(crowd):
+    figure = plots.accuracy(crowd, "power_law")
+    assert legend(figure) == [
+        "median client",
+        "5 to 95 % of clients",
+        "25 to 75 % of clients",
+        "mean of the tenth with fewest rows",
+        "mean of the tenth with most rows",
+        "server",
+    ]
+    axes = panels(figure)[2]
+    median, fewest, most, _ = axes.lines
+    assert median.get_ydata()[-1] == pytest.approx(0.6)
+    assert fewest.get_ydata()[-1] == pytest.approx(0.4 + 0.4 * 19.5 / 399)
+    assert most.get_ydata()[-1] == pytest.approx(0.8 - 0.4 * 19.5 / 399)
+    low, high = axes.collections[0].get_paths()[0].get_extents().intervaly
+    assert low == pytest.approx((0.4 + 0.4 * 0.05) * 0.6, rel=1e-5)  # at round 2
+    assert high == pytest.approx(0.4 + 0.4 * 0.95)
+    points = panels(plots.fairness(crowd, "power_law"))[1].collections[-1].get_offsets()
+    assert len(points) == 400
+
+
+def test_equal_rows_are_coloured_by_classes():
+    even = run_of([cell(m, "uniform", sizes=np.full(5, 10)) for m in METHODS])
+    figure = plots.accuracy(even, "uniform")
+    assert figure.axes[-1].get_ylabel() == "classes held"
+
+
+def test_odd_runs_are_drawn_too():
+    one_round = run_of([cell("cgsv", rounds=1, seeds=1, every=1)])
+    assert "no standalone run" in panels(plots.fairness(one_round, "power_law"))[0].get_title()
+    line = panels(plots.accuracy(one_round, "power_law"))[0].lines[0]
+    assert line.get_marker() == "o"  # a line through one point is invisible
+    alone = run_of([cell("standalone", clients=1, sizes=np.array([3]))])
+    for kind in plots.KINDS.values():
+        kind(one_round, "power_law").canvas.draw()
+        kind(alone, "power_law").canvas.draw()
+    broken = cell("cgsv")
+    nothing = np.full_like(broken.evaluation.accuracy, np.nan)
+    broken = broken._replace(evaluation=broken.evaluation._replace(accuracy=nothing))
+    for kind in plots.KINDS.values():
+        kind(run_of([cell("standalone"), broken]), "power_law").canvas.draw()
+
+
+def test_comparison():
+    cells = [cell(m, p) for p in ("power_law", "uniform") for m in METHODS]
+    runs = [run_of(cells), run_of(cells[:3])]
+    figure = plots.comparison([run.summary for run in runs], ["first", "second"])
+    assert legend(figure) == ["first", "second"]
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels == ["fairness\n(100 × Pearson)", "mean test accuracy, %"]
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["power_law", "uniform"]
+    words = [text.get_text() for text in figure.axes[0].texts]
+    assert words == ["yardstick", "undefined"] * 2
+    points = [c.lines[0].get_xydata()[0] for c in figure.axes[2].containers]
+    np.testing.assert_allclose(points[2][1], 60, rtol=1e-5)
+    assert len({tuple(point) for point in points}) == 6  # side by side
+
+
+def test_draw_writes_images(tmp_path, run):
+    files = plots.draw([run], tmp_path)
+    assert [file.name for file in files] == [f"{kind}-power_law.png" for kind in plots.KINDS]
+    for file in files:
+        pixels = image.imread(file)
+        assert min(pixels.shape[:2]) > 300
+        assert pixels[..., :3].std() > 0.01
+        assert b"Software" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("name", results.FIGURE_FORMATS)
+def test_equal_runs_are_equal_bytes(tmp_path, run, name):
+    figures = [plots.fairness(run, "power_law") for _ in range(2)]
+    first, second = (
+        plots._save(figure, tmp_path / str(index), [name])[0]
+        for index, figure in enumerate(figures)
+    )
+    assert first.suffix == f".{name}"
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size > 5_000
+
+
+def test_draw_goes_to_the_runs_own_folder(tmp_path):
+    directory = results.create(tmp_path / "run")
+    results.write(directory, {}, {}, {}, [cell("cgsv", p) for p in ("a", "b")])
+    files = plots.draw([directory])
+    assert {file.parent for file in files} == {directory / results.FIGURES}
+    assert len(files) == 8
+    results.create(directory, overwrite=True)
+    assert not any(file.exists() for file in files)
+
+
+def test_draw_compares_several_runs(tmp_path):
+    runs = []
+    for parent in ("x", "y"):
+        directory = results.create(tmp_path / parent / "run")
+        results.write(directory, {}, {}, {}, [cell("standalone", rounds=1, every=1)])
+        runs.append(directory)
+    files = plots.draw(runs, tmp_path / "out")
+    folders = [file.relative_to(tmp_path / "out").parts[0] for file in files]
+    assert folders == ["run"] * 4 + ["run-2"] * 4 + ["comparison.png"]
+
+
+def test_draw_refuses(tmp_path, run):
+    with pytest.raises(ValueError, match=r"^--formats is 'png, gif', it must be of png, pdf, svg"):
+        plots.draw([run], tmp_path, ("png", "gif"))
+    with pytest.raises(ValueError, match="at least one is needed"):
+        plots.draw([], tmp_path)
+    with pytest.raises(ValueError, match="--out is missing"):
+        plots.draw([run])
+    with pytest.raises(ValueError, match="no run directory"):
+        plots.draw([tmp_path], tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="cannot be written"):
+        plots.draw([run], tmp_path / "file")

@@ -1,0 +1,493 @@
+"""Run directories: tidy frames, null rules, strict and equal bytes, and what is refused."""
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from cgsv_jax import results
+from cgsv_jax.types import Evaluation, Record
+
+SEEDS, ROUNDS, CLIENTS, PARAMETERS = 2, 5, 4, 8
+SHAPE = (SEEDS, ROUNDS, CLIENTS)
+
+
+def cell(method="cgsv", partition="power_law", final=None, rounds=(2, 4, 5), shape=SHAPE):
+    """A cell whose numbers say where they come from: seed, round and client as digits."""
+    seeds, _, clients = shape
+    seed, round_, client = np.meshgrid(
+        *(np.arange(n, dtype=np.float32) for n in shape), indexing="ij"
+    )
+    code = 10_000 * seed + 100 * (round_ + 1) + client
+    record = Record(
+        score=code,
+        reputation=np.full(shape, 1 / clients, np.float32),
+        weight=code + 0.25,
+        quota=(client % (PARAMETERS + 1)).astype(np.int32),
+        present=client != 1,
+        loss=code + 0.5,
+        norm=code + 0.75,
+    )
+    index = np.asarray(rounds) - 1
+    accuracy = np.broadcast_to(np.linspace(0.5, 0.8, clients, dtype=np.float32), shape).copy()
+    accuracy += 0.01 * round_
+    if final is not None:
+        accuracy[:, -1] = final
+    evaluation = Evaluation(
+        round=np.tile(np.asarray(rounds, np.int32), (seeds, 1)),
+        accuracy=accuracy[:, index],
+        loss=code[:, index],
+        server_accuracy=accuracy[:, index, -1],
+        server_loss=code[:, index, 0],
+    )
+    sizes, classes = np.arange(clients) * 10 + 10, np.arange(clients) + 1
+    seeds = tuple(range(7, 7 + seeds))
+    return results.Cell(partition, method, seeds, sizes, classes, PARAMETERS, record, evaluation)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    alone = [0.3, 0.5, 0.4, 0.6]
+    return (
+        cell("standalone", final=alone),
+        cell("fedavg", final=0.9),
+        cell("cgsv", final=[[0.6, 0.7, 0.65, 0.75], [0.75, 0.65, 0.7, 0.6]]),
+        cell("cgsv", "uniform"),
+    )
+
+
+@pytest.fixture
+def run(tmp_path, cells):
+    directory = results.create(tmp_path / "run")
+    results.write(directory, {"beta": math.inf}, {"x": None}, {"seconds": 1.5}, cells)
+    return directory
+
+
+# ---------------------------------------------------------------- frames
+
+
+def test_rounds_are_tidy(cells):
+    frame = results.rounds_frame(cells)
+    assert tuple(frame.columns) == results.ROUND_COLUMNS
+    assert len(frame) == len(cells) * math.prod(SHAPE)
+    keys = ["partition", "method", "seed", "round", "client"]
+    assert not frame.select(keys).is_duplicated().any()
+    assert frame["round"].unique().sort().to_list() == [1, 2, 3, 4, 5]
+    assert frame["client"].unique().sort().to_list() == [0, 1, 2, 3]
+    assert frame["seed"].unique().sort().to_list() == [7, 8]
+
+
+def test_every_number_stands_in_its_own_row(cells):
+    frame = results.rounds_frame(cells[:1])
+    code = (frame["seed"] - 7) * 10_000 + frame["round"] * 100 + frame["client"]
+    for column, offset in {"score": 0, "weight": 0.25, "loss": 0.5, "update_norm": 0.75}.items():
+        np.testing.assert_array_equal(frame[column], code + offset)
+    np.testing.assert_array_equal(frame["quota"], frame["client"])
+    np.testing.assert_allclose(frame["share"], frame["client"] / PARAMETERS)
+    np.testing.assert_array_equal(frame["present"], frame["client"] != 1)
+    evaluated = frame["round"].is_in([2, 4, 5])
+    np.testing.assert_array_equal(frame["test_loss"].is_not_null(), evaluated)
+    np.testing.assert_array_equal(frame["test_loss"].filter(evaluated), code.filter(evaluated))
+    np.testing.assert_array_equal(
+        frame["server_test_loss"].filter(evaluated), (code - frame["client"]).filter(evaluated)
+    )
+    for column in ("accuracy", "server_accuracy", "server_test_loss"):
+        np.testing.assert_array_equal(frame[column].is_not_null(), evaluated)
+
+
+def test_what_is_not_finite_is_null(cells):
+    loss = cells[0].record.loss.copy()
+    loss[0, 0, :3] = np.nan, np.inf, -np.inf
+    accuracy = cells[0].evaluation.accuracy.copy()
+    accuracy[0, -1, 0] = np.nan
+    broken = cells[0]._replace(
+        record=cells[0].record._replace(loss=loss),
+        evaluation=cells[0].evaluation._replace(accuracy=accuracy),
+    )
+    frame = results.rounds_frame([broken])
+    assert frame["loss"].null_count() == 3
+    assert frame["loss"][:3].to_list() == [None] * 3
+    summary = results.summary_frame([broken, cells[2]])
+    assert summary["mean_accuracy"][0] is None
+    assert summary["max_accuracy"][0] is None
+    row = summary.row(2, named=True)
+    assert (row["fairness"], row["mean_gain"], row["no_worse"]) == (None, None, None)
+    assert row["fairness_undefined"] == "an accuracy is not finite"
+    for written in (frame, results.clients_frame([broken]), summary):
+        for column in written.select(pl.selectors.float()):
+            assert column.drop_nulls().is_finite().all(), column.name
+
+
+def test_clients(cells):
+    frame = results.clients_frame(cells)
+    assert tuple(frame.columns) == results.CLIENT_COLUMNS
+    assert len(frame) == len(cells) * SEEDS * CLIENTS
+    own = frame.filter(method="cgsv", partition="power_law", seed=8)
+    np.testing.assert_array_equal(own["rows"], [10, 20, 30, 40])
+    np.testing.assert_array_equal(own["classes"], [1, 2, 3, 4])
+    np.testing.assert_allclose(own["standalone_accuracy"], [0.3, 0.5, 0.4, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(own["accuracy"], [0.75, 0.65, 0.7, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(own["share"], np.arange(4) / PARAMETERS)
+    assert frame.filter(partition="uniform")["standalone_accuracy"].null_count() == 8
+
+
+def test_share_is_the_mean_over_rounds(cells):
+    quota = np.zeros(SHAPE, np.int32)
+    quota[:, :2] = PARAMETERS
+    frame = results.clients_frame([cells[0]._replace(record=cells[0].record._replace(quota=quota))])
+    np.testing.assert_allclose(frame["share"], 2 / ROUNDS)
+
+
+def test_summary(cells):
+    frame = results.summary_frame(cells)
+    assert tuple(frame.columns) == results.SUMMARY_COLUMNS
+    expected = [None, None, None, None, 100.0, -80.0, None, None]
+    rho = np.corrcoef([0.3, 0.5, 0.4, 0.6], [0.75, 0.65, 0.7, 0.6])[0, 1]
+    expected[5] = 100 * rho
+    for found, wanted in zip(frame["fairness"], expected, strict=True):
+        assert found == (wanted if wanted is None else pytest.approx(wanted, abs=1e-3))
+    assert frame["fairness_undefined"].to_list() == [
+        *["standalone is the yardstick"] * 2,
+        *["all clients end with the same accuracy"] * 2,
+        *[None] * 2,
+        *["no standalone run to compare with"] * 2,
+    ]
+    cgsv = frame.row(4, named=True)
+    assert cgsv["mean_accuracy"] == pytest.approx(0.675)
+    assert cgsv["max_accuracy"] == pytest.approx(0.75)
+    assert cgsv["min_accuracy"] == pytest.approx(0.6)
+    assert cgsv["server_accuracy"] == pytest.approx(0.75)
+    assert cgsv["mean_gain"] == pytest.approx(0.225)
+    assert cgsv["gain_spread"] == pytest.approx(np.std([0.3, 0.2, 0.25, 0.15]))
+    assert cgsv["no_worse"] == 1.0
+
+
+def test_standalone_is_matched_by_seed():
+    shape = (2, 1, 4)
+    alone = cell(
+        "standalone", final=[[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]], shape=shape, rounds=(1,)
+    )
+    same = cell("cgsv", final=[0.1, 0.2, 0.3, 0.4], shape=shape, rounds=(1,))
+    fairness = results.summary_frame([same, alone])["fairness"]
+    np.testing.assert_allclose(fairness[:2], [100, -100], atol=1e-3)
+    other = results.summary_frame([alone, same._replace(seeds=(8, 9))])["fairness_undefined"]
+    assert other[2:].to_list() == [None, "no standalone run to compare with"]
+
+
+def test_fairness_table(cells):
+    frame = results.fairness_table(results.summary_frame(cells))
+    assert frame["method"].to_list() == ["standalone", "fedavg", "cgsv", "cgsv"]
+    row = frame.row(2, named=True)
+    values = results.summary_frame(cells)["fairness"][4:6].to_numpy()
+    assert row["fairness"] == pytest.approx(values.mean())
+    assert row["fairness_sd"] == pytest.approx(values.std(ddof=1))
+    assert (row["fairness_seeds"], row["seeds"]) == (2, 2)
+    assert frame.row(1, named=True)["fairness"] is None
+    assert frame.row(1, named=True)["fairness_seeds"] == 0
+
+
+def test_fairness_defined_in_some_seeds(cells):
+    final = np.array([[0.6, 0.7, 0.65, 0.75], [0.9] * 4])
+    table = results.fairness_table(results.summary_frame([cells[0], cell(final=final)]))
+    row = table.row(1, named=True)
+    assert row["fairness"] == pytest.approx(100)
+    assert row["fairness_sd"] is None  # of one seed
+    assert row["mean_accuracy_sd"] is not None
+    assert (row["fairness_seeds"], row["seeds"]) == (1, 2)
+    summary = results.summary_frame([cells[0], cell(final=final)])
+    assert results.why_undefined(summary) == [
+        "undefined for cgsv in 1 of 2 seeds: all clients end with the same accuracy"
+    ]
+
+
+def test_fairness_that_rests_on_little_says_so(cells):
+    final = np.array([[0.9, 0.9, 0.9, 0.905], [0.6, 0.7, 0.8, 0.9]])
+    summary = results.summary_frame([*cells[:2], cell(final=final)])
+    assert results.close_accuracies(summary) == [
+        "fairness of cgsv rests on little: final accuracies within 0.50 points in a seed"
+    ]
+    assert results.close_accuracies(results.summary_frame(cells)) == []
+    assert "rests on little" in printed(results.fairness_reports(summary)[0])
+
+
+def test_ten_thousand_clients_are_quick():
+    shape = (1, 100, 10_000)
+    many = cell(shape=shape, rounds=(50, 100))
+    frame = results.rounds_frame([many])
+    assert frame.shape == (1_000_000, len(results.ROUND_COLUMNS))
+    assert frame["accuracy"].null_count() == 980_000
+
+
+def test_no_cells_are_empty_frames():
+    assert results.rounds_frame([]).columns == list(results.ROUND_COLUMNS)
+    assert results.clients_frame([]).columns == list(results.CLIENT_COLUMNS)
+    assert results.summary_frame([]).columns == list(results.SUMMARY_COLUMNS)
+
+
+# ---------------------------------------------------------------- for people
+
+
+def printed(table, width=80):
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(table)
+    return console.export_text()
+
+
+def unbroken(text):
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_tables_fit_and_say_what_is_undefined(cells):
+    tables = results.tables(cells, 80)
+    texts = [printed(table) for table in tables]
+    assert not any("…" in text for text in texts)
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 80
+    assert "undefined for fedavg: all clients end with the same accuracy" in texts[0]
+    assert re.search(r"standalone +yardstick +45.0 ± 0.0", texts[0])
+    assert re.search(
+        r"method +fairness +accuracy, % +accuracy, % +gain, points", unbroken(texts[0])
+    )
+    wide = results.tables(cells, 200)
+    assert len(wide) == 4 < len(tables)
+    assert re.search(
+        r" 3 +40 +4 +60.0 +90.0 +0.2500 +37.5 +67.5 +0.2500 +37.5 ", printed(wide[2], 200)
+    )
+
+
+def test_long_method_names_fit_too(cells):
+    named = [cells[0], cells[2]._replace(method="cgsv:released")]
+    assert not any("…" in printed(table) for table in results.tables(named, 80))
+
+
+def test_many_clients_are_a_selection_that_says_so():
+    shape = (1, 1, 1000)
+    many = [cell(name, shape=shape, rounds=(1,)) for name in ("standalone", "cgsv")]
+    shown = results.shown_clients(results.clients_frame(many))
+    assert len(shown) == 11
+    assert shown["rows"].to_list()[0] == "10"
+    assert shown["rows"].to_list()[-1] == "10000"
+    text = " ".join(printed(results.tables(many)[-1]).split())
+    assert "11 of 1,000 clients" in text
+    sizes = np.random.default_rng(0).permutation(1000)
+    held = results.shown_holdings(sizes, np.ones(1000, int))
+    assert held["rows"].to_list() == [str(i) for i in np.linspace(0, 999, 11).round().astype(int)]
+    for row in held.iter_rows(named=True):
+        assert str(sizes[int(row["client"])]) == row["rows"]
+
+
+def test_holdings_show_everybody_when_few(cells):
+    text = printed(results.holdings_table(cells[0].sizes, cells[0].classes, "power_law"))
+    assert re.search(r"3 +40 +40.00 +4", text)
+    assert "4 clients, 100 rows in all" in " ".join(text.split())
+    assert len(results.shown_holdings(np.zeros(20, int), np.zeros(20, int))) == 20
+
+
+def test_markdown():
+    frame = pl.DataFrame({"a|b": ["x\ny", None], "n": [1.5, None], "text": ["0.1 ± 0.2", "–"]})
+    assert results.markdown(frame).splitlines() == [
+        r"| a\|b | n | text |",
+        "|---|---:|---:|",
+        "| x y | 1.5000 | 0.1 ± 0.2 |",
+        "| – | – | – |",
+    ]
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_written_is_read(run, cells):
+    read = results.read(run)
+    assert read.config == {"beta": "inf"}
+    assert read.environment == {"x": None}
+    assert read.timing == {"seconds": 1.5}
+    assert read.rounds.equals(results.rounds_frame(cells), null_equal=True)
+    assert read.clients.equals(results.clients_frame(cells), null_equal=True)
+    assert read.summary.equals(results.summary_frame(cells), null_equal=True)
+    assert sorted(os.listdir(run)) == sorted(results.FILES)  # nothing temporary is left
+    table = json.loads((run / "summary.json").read_text())
+    assert table[0]["fairness"] is None
+    assert table[1]["fairness_undefined"] == "all clients end with the same accuracy"
+
+
+def test_equal_results_are_equal_bytes(run, cells, tmp_path):
+    again = tmp_path / "again"
+    results.write(again, {"beta": math.inf}, {"x": None}, {"seconds": 1.5}, cells)
+    for name in results.FILES:
+        assert (again / name).read_bytes() == (run / name).read_bytes(), name
+
+
+def test_json_is_strict_and_sorted(tmp_path, cells):
+    config = {"z": np.float32(0.5), "a": (1, np.int64(2)), "n": math.nan, "m": {"b": -math.inf}}
+    config["p"] = tmp_path
+    results.write(tmp_path, config, {}, {"x": np.array([1.0, np.inf])}, cells)
+    text = (tmp_path / "config.json").read_text()
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    assert json.loads(text, parse_constant=refuse) == {
+        "a": [1, 2],
+        "m": {"b": "-inf"},
+        "n": None,
+        "p": str(tmp_path),
+        "z": 0.5,
+    }
+    assert re.findall(r'^  "(\w)"', text, re.MULTILINE) == ["a", "m", "n", "p", "z"]
+    for name in results.FILES:
+        if name.endswith(".json"):
+            json.loads((tmp_path / name).read_text(), parse_constant=refuse)
+
+
+def test_nothing_is_replaced_when_something_cannot_be_written(run, cells, monkeypatch):
+    before = {name: (run / name).read_bytes() for name in results.FILES}
+    with pytest.raises(TypeError):
+        results.write(run, {"model": object()}, {}, {}, cells)
+
+    def fail(self, file, **options):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
+    with pytest.raises(OSError, match="no space"):
+        results.write(run, {"other": 1}, {}, {}, cells)
+    assert {name: (run / name).read_bytes() for name in results.FILES} == before
+    assert sorted(os.listdir(run)) == sorted(results.FILES)
+
+
+def test_create_makes_parents(tmp_path):
+    directory = results.create(tmp_path / "a" / "b")
+    assert directory.is_dir()
+    assert results.create(directory) == directory  # empty: still free
+    (directory / "notes.txt").write_text("mine")
+    assert results.create(str(directory)) == directory
+
+
+def test_create_refuses_a_run_and_overwrites_only_what_it_knows(run):
+    with pytest.raises(ValueError, match=r"^--out is '.*run', which holds a run .* --overwrite"):
+        results.create(run)
+    assert sorted(os.listdir(run)) == sorted(results.FILES)
+    mine = [run / "notes.txt", run / "figures" / "mine.png", run / "figures" / "notes.txt"]
+    stale = run / "figures" / "accuracy-power_law.png"
+    stale.parent.mkdir()
+    for file in (*mine, stale):
+        file.write_text("x")
+    results.create(run, overwrite=True)
+    assert [name for name in results.FILES if (run / name).exists()] == []
+    assert all(file.exists() for file in mine)
+    assert not stale.exists()
+
+
+def test_create_refuses_what_is_no_directory(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    for path in (file, file / "below"):
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match=r"^--out is '.*'[, ].*is a file, it must"):
+                results.create(path, overwrite)
+    assert file.read_text() == "x"
+    for path in ("", "a\0b", "x" * 300, "~nobody-of-this-name/run"):
+        with pytest.raises(ValueError, match=r"^--out is .* it must"):
+            results.create(path)
+    (tmp_path / "odd" / "config.json").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"config.json is a directory, it must"):
+        results.create(tmp_path / "odd", overwrite=True)
+
+
+def test_create_refuses_what_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *args, **kwargs: False)
+    with pytest.raises(ValueError, match=r"^--out is .* cannot be written to, it must be writable"):
+        results.create(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == []
+
+
+def test_read_refuses_what_is_no_run(tmp_path, run):
+    with pytest.raises(ValueError, match="is no run directory: it is not there"):
+        results.read(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="is no run directory: it is a file"):
+        results.read(run / "config.json")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"is no run directory: it holds none of config\.json"):
+        results.read(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", [n for n in results.FILES if n != "summary.json"])
+def test_read_refuses_a_damaged_run(run, tmp_path, name):
+    whole = (run / name).read_bytes()
+    for length in {0, 1, 4, len(whole) // 2, len(whole) - 3}:
+        (run / name).write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=f"{name} cannot be read: "):
+            results.read(run)
+    (run / name).unlink()
+    with pytest.raises(ValueError, match=f"is not complete: {name} is missing"):
+        results.read(run)
+
+
+def test_read_refuses_other_contents(run):
+    (run / "timing.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"timing\.json cannot be read: it must hold an object"):
+        results.read(run)
+    (run / "timing.json").write_text("{}")
+    pl.DataFrame({"seed": [1]}).write_parquet(run / "summary.parquet")
+    with pytest.raises(ValueError, match=r"summary.parquet cannot be read: it lacks .*fairness"):
+        results.read(run)
+
+
+def test_environment():
+    found = results.environment()
+    assert found["versions"]["jax"] == jax.__version__
+    assert set(found["versions"]) == {
+        "python",
+        "jax",
+        "jaxlib",
+        "numpy",
+        "flax",
+        "optax",
+        "cgsv_jax",
+    }
+    assert found["device"]["count"] == jax.device_count()
+    assert found["xla_flags"] == os.environ.get("XLA_FLAGS")
+    assert set(found["git"]) == {"commit", "dirty"}
+    json.dumps(found, allow_nan=False)
+
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+
+
+@needs_git
+def test_checkout_is_the_packages_own(tmp_path, monkeypatch):
+    import subprocess
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def git(*args):
+        subprocess.run(["git", "-C", str(tmp_path), *args], check=True, capture_output=True)
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "types.py").write_text("")
+    nothing = {"commit": None, "dirty": None}
+    assert results._checkout(package) == nothing
+    git("init")
+    assert results._checkout(package) == nothing  # lies in a checkout, but is not part of it
+    git("add", "package/types.py")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "x")
+    clean = results._checkout(package)
+    assert re.fullmatch("[0-9a-f]{40}", clean["commit"])
+    assert clean["dirty"] is False
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "config.json").write_text("{}")
+    assert results._checkout(package) == clean
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    assert results._checkout(package) == clean
+    (package / "new.py").write_text("")
+    assert results._checkout(package)["dirty"] is True
+    (package / "new.py").unlink()
+    (package / "types.py").write_text("changed")
+    assert results._checkout(package) == {**clean, "dirty": True}
