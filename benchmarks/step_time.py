@@ -3,8 +3,8 @@
     python -m benchmarks.step_time [--smoke] [--repeats 9] [--forms auto lax]
 
 N clients with weights of their own take the same steps on the same mini-batches from the same
-start. PyTorch goes through the clients one after the other; JAX does the same in one program,
-`lax.map` over clients of a scan over steps. The two sides alternate, so that both meet the same
+start. PyTorch goes through the clients one after the other; JAX does the same in one program, with
+the package's own trainer and layout. The two sides alternate, so that both meet the same
 state of the machine, and first it is checked that they end at the same parameters.
 
 Target: JAX / PyTorch at most 1.4 for the MNIST CNN at 32 rows and 2.0 for the CIFAR CNN at 128.
@@ -17,12 +17,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
-from jax import lax
 
 from benchmarks import timing
 from benchmarks.pytorch.networks import NETWORKS
-from cgsv_jax import models
+from cgsv_jax import local, models
+from cgsv_jax.layout import default_width, over_clients
+from cgsv_jax.types import Examples
 
 
 class Case(NamedTuple):
@@ -81,25 +83,28 @@ def torch_side(case: Case, work: Work):
 
 
 def jax_side(case: Case, work: Work, form: str):
-    """A call that trains every client in one program and returns their parameters, stacked."""
+    """The package's own local training, one client after the other in one program."""
     model = models.MODELS[case.network](case.shape, 10, conv=form)
     start = models.params_from_torch(work.start)
-    inputs, labels = jnp.asarray(work.inputs), jnp.asarray(work.labels)
-    key = jax.random.key(0)
-
-    def loss(params, x, y):
-        log_probabilities = jax.nn.log_softmax(model.apply(params, x, key))
-        return -jnp.take_along_axis(log_probabilities, y[:, None], axis=1).mean()
-
-    def step(params, batch):
-        gradient = jax.grad(loss)(params, *batch)
-        return jax.tree.map(lambda p, g: p - case.learning_rate * g, params, gradient), None
+    clients, steps, batch = work.labels.shape
+    pool = jnp.asarray(work.inputs.reshape(-1, *case.shape))
+    rows = jnp.arange(clients * steps * batch).reshape(clients, steps * batch)
+    labels = jnp.asarray(work.labels.reshape(clients, steps * batch))
+    order = jnp.arange(steps * batch)[None, :]  # one epoch, rows as they come
+    schedule = local.decayed(case.learning_rate, 1.0)
+    trainer = local.trainer(model, optax.sgd, schedule, batch_size=batch)
 
     @jax.jit
-    def train(params, inputs, labels):
-        return lax.map(lambda data: lax.scan(step, params, data)[0], (inputs, labels))
+    def train(params, pool, rows, labels):
+        def one_client(rows, labels):
+            examples = Examples(pool, rows, labels)
+            key, opt_state = jax.random.key(0), trainer.init(params)
+            delta, _, _ = trainer.update(key, params, opt_state, examples, order, jnp.int32(0))
+            return jax.tree.map(jnp.add, params, delta)
 
-    return lambda: train(start, inputs, labels)
+        return over_clients(one_client, default_width("cpu"))(rows, labels)
+
+    return lambda: train(start, pool, rows, labels)
 
 
 def largest_gap(start, torch_params, jax_params) -> float:

@@ -1,7 +1,9 @@
 """Tiny models and worlds for every test, and no silent broadcasting anywhere."""
 
+import itertools
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from cgsv_jax import local, simulation, vectors
 from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.types import Clients, Dataset, Hyper, Model, Options, Settings, Upload
+from cgsv_jax.types import Clients, Dataset, Hyper, Model, Options, Settings, Trainer, Upload
 
 # A [N] that meets an [N, D] must say so; at import, so that wider fixtures obey as well.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -70,6 +72,17 @@ def world(sizes=SIZES, seed=0, test=7, pad=0, noise=0.3):
     return Dataset(x, y, test_x, test_y), Clients(rows, mask)
 
 
+def orders(clients, rounds, epochs, seed=0):
+    """[T, N, E, M] an order of every client's slots for every round and epoch, -1 pads."""
+    rng = np.random.default_rng(seed)
+    number, width = clients.mask.shape
+    drawn = np.full((rounds, number, epochs, width), -1, np.int32)
+    for t, i, e in itertools.product(range(rounds), range(number), range(epochs)):
+        size = clients.mask[i].sum()
+        drawn[t, i, e, :size] = rng.permutation(size)
+    return drawn
+
+
 def hyper(**changes):
     base = {
         "learning_rate": 0.3,
@@ -111,6 +124,24 @@ def parts(
 _hyper = hyper
 
 
+def spy(clients, epochs=2):
+    """A trainer that trains nothing and shows, as its state, what it was given.
+
+    The state is (order [E, M], rows [M], labels [M], the key's words).
+    """
+    slots = jnp.zeros(clients.mask.shape[1], jnp.int32)
+
+    def init(params):
+        words = jax.random.key_data(_KEY)
+        return jnp.stack([slots] * epochs), slots, slots, jnp.zeros_like(words)
+
+    def update(key, params, opt_state, examples, order, round_):
+        seen = (order, examples.rows, examples.labels, jax.random.key_data(key))
+        return jax.tree.map(jnp.zeros_like, params), seen, jnp.zeros(())
+
+    return Trainer(init, update, lambda round_: jnp.zeros(()))
+
+
 def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
     """What the simulation sends for these raw updates [N, D], absent rows zeroed as it does."""
     deltas = jnp.asarray(deltas)
@@ -137,12 +168,19 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
     )
 
 
+@pytest.fixture(autouse=True)
+def own_trace_counter():
+    """chex counts traces by a function's name, which parametrised tests share."""
+    chex.clear_trace_counter()
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """The helpers of this file."""
     return SimpleNamespace(
-        softmax=softmax, mlp=mlp, world=world, hyper=hyper, parts=parts, upload=upload,
-        sizes_of=sizes_of, sizes=SIZES, features=FEATURES, hidden=HIDDEN, classes=CLASSES,
+        softmax=softmax, mlp=mlp, world=world, orders=orders, hyper=hyper, parts=parts,
+        upload=upload, spy=spy, sizes_of=sizes_of, sizes=SIZES,
+        features=FEATURES, hidden=HIDDEN, classes=CLASSES,
     )  # fmt: skip
 
 
@@ -153,8 +191,9 @@ def finished():
     chosen = parts(rounds=5)
     run = jax.jit(lambda key, data, clients: simulation.run(key, data, clients, **chosen))
     key = jax.random.key(7)
+    data, clients = jax.device_put((data, clients))
     state, record, evaluation = run(key, data, clients)
     return SimpleNamespace(
-        key=key, data=data, clients=clients, parts=chosen, state=state, record=record,
-        evaluation=evaluation,
+        run=run, key=key, data=data, clients=clients, parts=chosen,
+        state=state, record=record, evaluation=evaluation,
     )  # fmt: skip

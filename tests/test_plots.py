@@ -233,6 +233,8 @@ def test_equal_runs_are_equal_bytes(tmp_path, run, name):
     assert first.suffix == f".{name}"
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size > 5_000
+    # Within one second a date would not tell the two apart.
+    assert not any(word in first.read_bytes() for word in (b"CreationDate", b"<dc:date>"))
 
 
 def test_draw_goes_to_the_runs_own_folder(tmp_path):

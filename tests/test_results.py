@@ -361,6 +361,15 @@ def test_nothing_is_replaced_when_something_cannot_be_written(run, cells, monkey
     assert sorted(os.listdir(run)) == sorted(results.FILES)
 
 
+def test_files_are_replaced_not_rewritten(run, cells, tmp_path):
+    # Whoever has the old file open, here by a second name, keeps all of it.
+    kept = tmp_path / "kept.json"
+    os.link(run / "config.json", kept)
+    results.write(run, {"other": 1}, {}, {}, cells)
+    assert json.loads(kept.read_text()) == {"beta": "inf"}
+    assert results.read(run).config == {"other": 1}
+
+
 def test_create_makes_parents(tmp_path):
     directory = results.create(tmp_path / "a" / "b")
     assert directory.is_dir()

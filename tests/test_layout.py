@@ -1,0 +1,173 @@
+"""The client axis may lie as it likes: the numbers are the same, and come back in order."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracle
+import pytest
+
+from cgsv_jax import layout, simulation
+from cgsv_jax.types import Settings
+
+EPS = float(np.finfo(np.float32).eps)
+WIDTHS = [None, 1, 2, 3, 5, 8]  # of N = 5: all, one by one, two chunks that do not divide, N, N + 3
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("work", [None, [3, 1, 2, 1, 0], [0, 1, 2, 3, 4]])
+def test_results_come_back_in_order(width, work):
+    """Trees in, trees out, keys and absent arguments among them, longest clients first or last."""
+
+    def function(number, tree, key, nothing):
+        assert nothing is None
+        # A loop as long as the work, as training is.
+        total = jax.lax.fori_loop(0, number % 4, lambda i, x: x + 2.0, tree["x"][0])
+        return {"number": number, "total": total, "draw": jax.random.bits(key)}
+
+    numbers = jnp.array([7, 3, 5, 0, 9])
+    keys = jax.random.split(jax.random.key(0), 5)
+    x = jnp.arange(10.0).reshape(5, 2)
+    work = work if work is None else jnp.array(work)
+    lifted = jax.jit(layout.over_clients(function, width, work))
+    got = lifted(numbers, {"x": x}, keys, None)
+    assert got["number"].tolist() == numbers.tolist()
+    assert got["total"].tolist() == (x[:, 0] + 2.0 * (numbers % 4)).tolist()
+    assert got["draw"].tolist() == [int(jax.random.bits(k)) for k in keys]
+
+
+def test_chunks_hold_clients_of_like_length():
+    """Each chunk costs its longest client: sorted, (4, 3) (2, 1) in place of (4, 1) (3, 2)."""
+    seen = []
+
+    def function(work):
+        jax.debug.callback(seen.append, work, ordered=False)
+        return work
+
+    work = jnp.array([4, 1, 3, 2])
+    jax.block_until_ready(jax.jit(layout.over_clients(function, 2, work))(work))
+    jax.effects_barrier()
+    chunks = [{int(x) for x in seen[i : i + 2]} for i in (0, 2)]
+    assert chunks in ([{1, 2}, {3, 4}], [{3, 4}, {1, 2}])
+
+
+@pytest.mark.parametrize("width", [0, -1])
+def test_width_below_one_is_refused(width):
+    with pytest.raises(ValueError, match=f"{width}"):
+        layout.over_clients(lambda x: x, width)
+
+
+def test_default_width():
+    assert layout.default_width("cpu") == 1
+    assert layout.default_width("gpu") is None
+    assert layout.default_width() == layout.default_width(jax.default_backend())
+
+
+# ---------------------------------------------------------------- training and evaluation
+
+
+@pytest.fixture(scope="module")
+def five(tiny):
+    """Five ragged clients, one of them shorter than a batch, and a state after some history."""
+    data, clients = tiny.world((5, 3, 8, 6, 2))
+    parts = tiny.parts(model=tiny.mlp(), optimizer=functools.partial(optax.sgd, momentum=0.9))
+    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
+    state = simulation.init(jax.random.key(0), 5, **few)
+    shift = jax.random.normal(jax.random.key(1), state.clients.shape) / 4
+    return data, clients, parts, state._replace(clients=state.clients + shift, round=jnp.int32(3))
+
+
+def program(five, width):
+    data, clients, parts, _ = five
+    settings = Settings(1, 2, evaluation_batch=3, width=width)
+    common = {"model": parts["model"], "settings": settings}
+
+    def function(key, state):
+        upload, optimizer = simulation.train(
+            key, state, data, clients, trainer=parts["trainer"], **common
+        )
+        result = simulation.evaluate(state, data.test_inputs, data.test_labels, **common)
+        return upload, optimizer, result
+
+    return function
+
+
+@pytest.fixture(scope="module")
+def all_at_once(five):
+    return jax.jit(program(five, None))(jax.random.key(2), five[-1])
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_layouts_agree(five, all_at_once, width):
+    """One round of training, drawn orders included, and an evaluation, from one state.
+
+    Four steps a client whose sums have at most 12 terms of order 1, in another order: 4 x 12 units
+    of EPS, and (1 + lr)^4 = 3 for what the later steps make of the earlier ones' error.
+    """
+    got = jax.jit(program(five, width))(jax.random.key(2), five[-1])
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(all_at_once), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3 * 4 * 12 * EPS)
+    upload, _, _ = got
+    assert np.asarray(upload.norms).min() > 0.05  # there was something to get wrong
+    np.testing.assert_array_equal(upload.num_examples, [5, 3, 8, 6, 2])
+
+
+def test_a_layout_wide_enough_is_the_plain_program(five):
+    traced = [
+        str(jax.make_jaxpr(program(five, width))(jax.random.key(2), five[-1]))
+        for width in (None, 5, 8)
+    ]
+    assert traced[0] == traced[1] == traced[2]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 500])
+def test_evaluation_is_the_direct_computation(finished, batch):
+    """Batches that divide the seven test rows, that do not, and that exceed them."""
+    data, state = finished.data, finished.state
+    evaluate = functools.partial(
+        simulation.evaluate, model=finished.parts["model"],
+        settings=Settings(1, evaluation_batch=batch),
+    )  # fmt: skip
+    result = jax.jit(evaluate)(state, data.test_inputs, data.test_labels)
+    x, y = np.float64(data.test_inputs), np.asarray(data.test_labels)
+    models = np.float64(np.concatenate([state.clients, state.server[None]]))
+    shapes = jax.eval_shape(finished.parts["model"].init, jax.random.key(0))
+    like = [np.zeros(leaf.shape) for leaf in jax.tree.leaves(shapes)]
+    logits = [oracle.mlp_logits(oracle.unravel(w, like), x) for w in models]
+    accuracy = np.append(result.accuracy, result.server_accuracy)
+    loss = np.append(result.loss, result.server_loss)
+    np.testing.assert_allclose(accuracy, [np.mean(z.argmax(1) == y) for z in logits], rtol=EPS)
+    # Two layers' sums and an average over seven rows: fewer than 20 roundings at magnitude 4.
+    np.testing.assert_allclose(loss, [oracle.loss(z, y) for z in logits], rtol=0, atol=80 * EPS)
+    assert result.round == 5
+
+
+# ---------------------------------------------------------------- what a client does not depend on
+
+
+def test_a_client_draws_the_same_whoever_else_is_there(tiny):
+    """Orders and keys of the first clients when more are added, in two layouts."""
+    sizes, more = tiny.sizes, (*tiny.sizes, 8, 1)
+    wide = tiny.world(more)
+    narrow = wide[0], jax.tree.map(lambda x: x[:4], wide[1])
+
+    def draws(data, clients, width):
+        trainer, model = tiny.spy(clients), tiny.softmax()
+        parts = {"model": model, "trainer": trainer}
+        algorithm = tiny.parts()["algorithm"]
+        state = simulation.init(jax.random.key(3), len(clients.mask), algorithm=algorithm, **parts)
+        function = functools.partial(
+            simulation.train, data=data, clients=clients, settings=Settings(1, 2, width=width),
+            **parts,
+        )  # fmt: skip
+        return state, jax.jit(lambda s: function(jax.random.key(3), s)[1])(state)
+
+    start, few = draws(*narrow, None)
+    for width in (None, 4):
+        start_, many = draws(*wide, width)
+        np.testing.assert_array_equal(start_.server, start.server)
+        for a, b in zip(few, many, strict=True):
+            np.testing.assert_array_equal(b[:4], a)
+    assert len(sizes) == 4
