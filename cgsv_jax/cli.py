@@ -1,10 +1,10 @@
 """The `cgsv` command: flags in, a run directory and tables out."""
 
+import contextlib
 import dataclasses
-import json
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import tyro
@@ -210,7 +210,7 @@ class Plot:
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Run directories."""
     out: str | None = None
-    """Folder for the figures; default: figures/ inside each run."""
+    """Folder for the figures; default: figures/ inside the run, or here for several runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,13 +258,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     action = {Compare: _train, Run: _train, Plot: _plot, List: _list, Prepare: _prepare}
     try:
         action[type(command)](command)
-    except ValueError as error:  # every check at the border raises one, with the sentence to show
+    except ConfigError as error:
         _complain(str(error))
         return _BAD_INPUT
     except KeyboardInterrupt:
         _complain("interrupted, no results are written")
         return _INTERRUPTED
     return 0
+
+
+@contextlib.contextmanager
+def _border() -> Iterator[None]:
+    """What is checked in here is input: a ValueError is the sentence to show, not a bug."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _complain(sentence: str) -> None:
@@ -283,12 +292,8 @@ def _configuration(args: Any) -> Config:
         if asked:
             flags = ", ".join("--" + name.replace("_", "-") for name in asked)
             raise ConfigError(f"--config is a whole experiment, it cannot be combined with {flags}")
-        try:
-            values = json.loads(pathlib.Path(args.config).read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"--config is {args.config!r}, which cannot be read: {error}"
-            ) from error
+        with _border():
+            values = results.read_config(args.config)
         return config_lib.from_dict(values, experiment.TABLES)
     if isinstance(args, Run):
         asked.setdefault("algorithms", "cgsv")
@@ -301,13 +306,14 @@ def _configuration(args: Any) -> Config:
 def _train(args: Any) -> None:
     config = _configuration(args)
     dealt = experiment.problems(config)
-    directory = results.create(args.out or _fresh_name(args, config), overwrite=args.overwrite)
+    with _border():
+        directory = results.create(args.out or _fresh_name(args, config), args.overwrite)
     console = Console(quiet=args.quiet, highlight=False)
     _announce(console, config, dealt)
     with _Watcher(console, config) as watch:
         result = experiment.run(config, watch, dealt)
     experiment.save(directory, result)
-    figures = plots.draw([directory], out=directory / "figures")
+    figures = plots.draw([directory])
     for table in results.tables(result.cells, console.width):
         console.print(table)
     total = result.timing["total_seconds"]
@@ -403,12 +409,10 @@ def _plot(args: Plot) -> None:
     console = Console(highlight=False)
     if not args.runs:
         raise ConfigError("cgsv plot needs at least one run directory")
-    for run in args.runs if args.out is None else ():
-        for path in plots.draw([run], out=pathlib.Path(run) / "figures"):
-            console.print(str(path))
-    if args.out is not None or len(args.runs) > 1:
-        for path in plots.draw(args.runs, out=pathlib.Path(args.out or ".")):
-            console.print(str(path))
+    several = "figures" if len(args.runs) > 1 else None
+    with _border():
+        for path in plots.draw(args.runs, args.out or several):
+            console.print(str(path), markup=False)
 
 
 def _list(args: List) -> None:
@@ -425,4 +429,6 @@ def _list(args: List) -> None:
 
 
 def _prepare(args: Prepare) -> None:
-    Console(highlight=False).print(str(data_lib.prepare(args.name, args.data_dir)), markup=False)
+    with _border():
+        folder = data_lib.prepare(args.name, args.data_dir)
+    Console(highlight=False).print(str(folder), markup=False)

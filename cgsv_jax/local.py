@@ -31,7 +31,12 @@ def decayed(
       decay: factor per round or per local epoch.
       per: "round" or "epoch".
       epochs: E, needed with "epoch".
+
+    Raises:
+      ValueError: `per` is another word.
     """
+    if per not in ("round", "epoch"):
+        raise ValueError(f"decay_per is {per!r}, it must be round or epoch")
 
     def schedule(round_: Array, epoch: Array) -> Array:
         return learning_rate * decay ** (round_ if per == "round" else round_ * epochs + epoch)
@@ -49,7 +54,7 @@ def draw_order(key: PRNGKey, mask: Array, epochs: int) -> Array:
 
     def one_epoch(epoch: Array) -> Array:
         # Integers, not floats: ties among 2^23 floats would favour early slots in large clients.
-        draw = jax.random.bits(jax.random.fold_in(key, epoch), mask.shape) >> 1
+        draw = jax.random.bits(jax.random.fold_in(key, epoch), mask.shape, jnp.uint32) >> 1
         last = jnp.uint32(0xFFFFFFFF)
         order = jnp.argsort(jnp.where(mask, draw, last)).astype(jnp.int32)
         return jnp.where(jnp.arange(mask.size) < jnp.sum(mask), order, -1)

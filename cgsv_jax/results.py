@@ -726,6 +726,18 @@ def read(directory: Path) -> Run:
     return Run(*documents, *frames, directory)
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The named values of a config.json, unjudged.
+
+    Raises:
+      ValueError: when the file cannot be read, or does not hold an object.
+    """
+    try:
+        return _read_json(pathlib.Path(path))
+    except ValueError as error:
+        raise ValueError(f"--config is {str(path)!r}: {error}") from error
+
+
 def _read_json(file: pathlib.Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

@@ -38,7 +38,8 @@ def init(
     start = vectors.ravel(params)
 
     def repeat(x: Array) -> Array:
-        return jnp.tile(x, (num_clients,) + (1,) * x.ndim)
+        # A copy even where N = 1: a state whose leaves share a buffer could not be donated.
+        return jnp.array(jnp.tile(x, (num_clients,) + (1,) * x.ndim), copy=True)
 
     return State(
         server=start,
@@ -140,9 +141,10 @@ def round_(
     upload, optimizer = train(key, state, data, clients, **parts)  # dw_i
     rules_key = jax.random.fold_in(jax.random.fold_in(key, _ALGORITHM), state.round)
     download, standing, rules = algorithm.update(rules_key, upload, state.algorithm)
+    dtype = state.server.dtype  # the model's, whatever the rules compute in
     state = State(
-        server=state.server + download.aggregate,  # w_N += u_N
-        clients=state.clients + download.rewards,  # w_i += v_i, and nothing else
+        server=state.server + download.aggregate.astype(dtype),  # w_N += u_N
+        clients=state.clients + download.rewards.astype(dtype),  # w_i += v_i, and nothing else
         optimizer=optimizer,
         algorithm=rules,
         round=state.round + 1,

@@ -75,10 +75,11 @@ def world(sizes=SIZES, seed=0, test=7, pad=0, noise=0.3):
 def orders(clients, rounds, epochs, seed=0):
     """[T, N, E, M] an order of every client's slots for every round and epoch, -1 pads."""
     rng = np.random.default_rng(seed)
-    number, width = clients.mask.shape
+    mask = np.asarray(clients.mask)
+    number, width = mask.shape
     drawn = np.full((rounds, number, epochs, width), -1, np.int32)
     for t, i, e in itertools.product(range(rounds), range(number), range(epochs)):
-        size = clients.mask[i].sum()
+        size = mask[i].sum()
         drawn[t, i, e, :size] = rng.permutation(size)
     return drawn
 
@@ -186,14 +187,21 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def finished():
-    """One compiled run shared by many assertions: cgsv, 5 rounds, evaluated after each."""
+    """One compiled run shared by many assertions: cgsv, four rounds, evaluated after each.
+
+    Its orders are given, because compiling the draws takes longer than all the rest.
+    """
     data, clients = world()
-    chosen = parts(rounds=5)
-    run = jax.jit(lambda key, data, clients: simulation.run(key, data, clients, **chosen))
-    key = jax.random.key(7)
-    data, clients = jax.device_put((data, clients))
-    state, record, evaluation = run(key, data, clients)
+    chosen, key = parts(rounds=4), jax.random.key(7)
+    drawn = orders(clients, 4, 2)
+    run = jax.jit(
+        lambda key, data, clients, orders: simulation.run(
+            key, data, clients, orders=orders, **chosen
+        )
+    )
+    arguments = jax.device_put((key, data, clients, drawn))
+    state, record, evaluation = run(*arguments)
     return SimpleNamespace(
-        run=run, key=key, data=data, clients=clients, parts=chosen,
-        state=state, record=record, evaluation=evaluation,
+        run=run, arguments=arguments, key=key, data=arguments[1], clients=arguments[2],
+        orders=drawn, parts=chosen, state=state, record=record, evaluation=evaluation,
     )  # fmt: skip

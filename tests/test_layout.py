@@ -16,8 +16,10 @@ EPS = float(np.finfo(np.float32).eps)
 WIDTHS = [None, 1, 2, 3, 5, 8]  # of N = 5: all, one by one, two chunks that do not divide, N, N + 3
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("work", [None, [3, 1, 2, 1, 0], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize(
+    ("width", "work"),
+    [*((width, [3, 1, 2, 1, 0]) for width in WIDTHS), (2, None), (3, [0, 1, 2, 3, 4])],
+)
 def test_results_come_back_in_order(width, work):
     """Trees in, trees out, keys and absent arguments among them, longest clients first or last."""
 
@@ -76,7 +78,8 @@ def five(tiny):
     few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
     state = simulation.init(jax.random.key(0), 5, **few)
     shift = jax.random.normal(jax.random.key(1), state.clients.shape) / 4
-    return data, clients, parts, state._replace(clients=state.clients + shift, round=jnp.int32(3))
+    state = state._replace(clients=state.clients + shift, round=jnp.int32(3))
+    return data, clients, parts, (jax.random.key(2), state, tiny.orders(clients, 1, 2)[0])
 
 
 def program(five, width):
@@ -84,9 +87,9 @@ def program(five, width):
     settings = Settings(1, 2, evaluation_batch=3, width=width)
     common = {"model": parts["model"], "settings": settings}
 
-    def function(key, state):
+    def function(key, state, orders):
         upload, optimizer = simulation.train(
-            key, state, data, clients, trainer=parts["trainer"], **common
+            key, state, data, clients, orders=orders, trainer=parts["trainer"], **common
         )
         result = simulation.evaluate(state, data.test_inputs, data.test_labels, **common)
         return upload, optimizer, result
@@ -96,17 +99,17 @@ def program(five, width):
 
 @pytest.fixture(scope="module")
 def all_at_once(five):
-    return jax.jit(program(five, None))(jax.random.key(2), five[-1])
+    return jax.jit(program(five, None))(*five[-1])
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
 def test_layouts_agree(five, all_at_once, width):
-    """One round of training, drawn orders included, and an evaluation, from one state.
+    """One round of training and an evaluation, from one state.
 
     Four steps a client whose sums have at most 12 terms of order 1, in another order: 4 x 12 units
     of EPS, and (1 + lr)^4 = 3 for what the later steps make of the earlier ones' error.
     """
-    got = jax.jit(program(five, width))(jax.random.key(2), five[-1])
+    got = jax.jit(program(five, width))(*five[-1])
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(all_at_once), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=3 * 4 * 12 * EPS)
     upload, _, _ = got
@@ -115,16 +118,13 @@ def test_layouts_agree(five, all_at_once, width):
 
 
 def test_a_layout_wide_enough_is_the_plain_program(five):
-    traced = [
-        str(jax.make_jaxpr(program(five, width))(jax.random.key(2), five[-1]))
-        for width in (None, 5, 8)
-    ]
+    traced = [str(jax.make_jaxpr(program(five, width))(*five[-1])) for width in (None, 5, 8)]
     assert traced[0] == traced[1] == traced[2]
 
 
-@pytest.mark.parametrize("batch", [1, 4, 7, 500])
+@pytest.mark.parametrize("batch", [4, 500])
 def test_evaluation_is_the_direct_computation(finished, batch):
-    """Batches that divide the seven test rows, that do not, and that exceed them."""
+    """Batches that do not divide the seven test rows, and that exceed them."""
     data, state = finished.data, finished.state
     evaluate = functools.partial(
         simulation.evaluate, model=finished.parts["model"],
@@ -141,7 +141,7 @@ def test_evaluation_is_the_direct_computation(finished, batch):
     np.testing.assert_allclose(accuracy, [np.mean(z.argmax(1) == y) for z in logits], rtol=EPS)
     # Two layers' sums and an average over seven rows: fewer than 20 roundings at magnitude 4.
     np.testing.assert_allclose(loss, [oracle.loss(z, y) for z in logits], rtol=0, atol=80 * EPS)
-    assert result.round == 5
+    assert result.round == 4
 
 
 # ---------------------------------------------------------------- what a client does not depend on
@@ -149,8 +149,7 @@ def test_evaluation_is_the_direct_computation(finished, batch):
 
 def test_a_client_draws_the_same_whoever_else_is_there(tiny):
     """Orders and keys of the first clients when more are added, in two layouts."""
-    sizes, more = tiny.sizes, (*tiny.sizes, 8, 1)
-    wide = tiny.world(more)
+    wide = tiny.world((*tiny.sizes, 8, 1))
     narrow = wide[0], jax.tree.map(lambda x: x[:4], wide[1])
 
     def draws(data, clients, width):
@@ -165,9 +164,7 @@ def test_a_client_draws_the_same_whoever_else_is_there(tiny):
         return state, jax.jit(lambda s: function(jax.random.key(3), s)[1])(state)
 
     start, few = draws(*narrow, None)
-    for width in (None, 4):
-        start_, many = draws(*wide, width)
-        np.testing.assert_array_equal(start_.server, start.server)
-        for a, b in zip(few, many, strict=True):
-            np.testing.assert_array_equal(b[:4], a)
-    assert len(sizes) == 4
+    start_, many = draws(*wide, 4)
+    np.testing.assert_array_equal(start_.server, start.server)
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_array_equal(b[:4], a)

@@ -36,7 +36,12 @@ def by_reputation(*, first: str = "size") -> Aggregation:
 
     Returns:
       An Aggregation; its state [N] bool says who has been aggregated before.
+
+    Raises:
+      ValueError: `first` is another word.
     """
+    if first not in ("size", "uniform"):
+        raise ValueError(f"first_weights is {first!r}, it must be size or uniform")
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_parameters

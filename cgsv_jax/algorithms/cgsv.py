@@ -91,5 +91,5 @@ def cgsv_released(
         beta,
         norm_epsilon=1e-7,
         measure=cosine(epsilon=1e-10),
-        reward=sparsify(beta, tensors=tensors, count="ceil", ties="all"),
+        reward=sparsify(beta, scope="tensor", tensors=tensors, count="ceil", ties="all"),
     )

@@ -51,9 +51,8 @@ def compose(
     rescale = rescale or unchanged()
 
     def init(num_clients: int, num_parameters: int) -> ComposedState:
-        zeros = jnp.zeros(num_clients)
         return ComposedState(
-            standing=Standing(score=zeros, reputation=zeros),  # r_{i,0} = 0
+            standing=Standing(jnp.zeros(num_clients), jnp.zeros(num_clients)),  # r_{i,0} = 0
             contribution=contribution.init(num_clients, num_parameters),
             aggregation=aggregation.init(num_clients, num_parameters),
             reward=reward.init(num_clients, num_parameters),

@@ -50,7 +50,8 @@ def moving_average(
         present, old = upload.present, standing.reputation
         chex.assert_equal_shape([score, present, old])
         score = jnp.where(present, score, 0.0)
-        mass = 1.0 - jnp.sum(jnp.where(present, 0.0, old))
+        # At least 0: the sum of the absent clients' shares may round to more than 1.
+        mass = jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
         psi = score
         if normalise_scores:
             total = jnp.sum(jnp.abs(score))

@@ -9,7 +9,8 @@ from cgsv_jax.reward.sparsify import quotas, sparsify
 REWARDS = {
     "sparsify": lambda hyper, options: sparsify(
         hyper.beta,
-        tensors=options.tensors if options.mask_scope == "tensor" else (),
+        scope=options.mask_scope,
+        tensors=options.tensors,
         count=options.mask_count,
         ties=options.mask_ties,
         beta_on=options.beta_on,

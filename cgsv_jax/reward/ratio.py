@@ -21,14 +21,22 @@ def ratios(reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "
 
     Returns:
       [N], within [0, 1].
+
+    Raises:
+      ValueError: `on` is another word.
     """
+    if on not in ("sum", "max"):
+        raise ValueError(f"beta_on is {on!r}, it must be sum or max")
     chex.assert_equal_shape([reputation, present])
     r = jnp.where(present, reputation, 0.0)
     top = jnp.max(r)
     linear = jnp.where(top > 0, r / jnp.where(top > 0, top, 1.0), 1.0)  # also the limit beta -> 0
-    bent = jnp.tanh(jnp.where(jnp.isinf(beta), 1.0, beta) * (linear if on == "max" else r))
+    exponent = jnp.where(jnp.isinf(beta), 1.0, beta) * (linear if on == "max" else r)
+    bent = jnp.tanh(exponent)
     highest = jnp.max(bent)
-    # A beta so small that tanh underflows is as good as 0.
-    curved = jnp.where(highest > 0, bent / jnp.where(highest > 0, highest, 1.0), linear)
+    # Below 1e-6, tanh x = x to the last place and the ratio is its limit, which unlike the quotient
+    # of tanhs survives an exponent that leaves the normal numbers.
+    straight = jnp.max(exponent) < 1e-6
+    curved = jnp.where(straight, linear, bent / jnp.where(straight, 1.0, highest))
     ratio = jnp.where(jnp.isinf(beta), 1.0, jnp.where(r == top, 1.0, jnp.minimum(curved, 1.0)))
     return jnp.where(present, ratio, 0.0).astype(reputation.dtype)

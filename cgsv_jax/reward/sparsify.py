@@ -15,16 +15,22 @@ def quotas(ratio: Array, length: int, *, count: str = "floor") -> Array:
     "floor" is floor(length ratio), where a ratio of 1 gives exactly `length` even if float32
     cannot hold it; "ceil" is the released code's min(ceil(length ratio), length - 1).
     """
+    product = length * ratio
+    # A product that rounds up to the length in float32 may not convert to int32: the top of either
+    # rule is an integer of its own.
     if count == "ceil":
-        return jnp.minimum(jnp.ceil(length * ratio), length - 1).astype(jnp.int32)
-    # Clipped below the largest float that still converts, then the exact top is put back.
-    part = jnp.floor(length * ratio).astype(jnp.int32)
-    return jnp.where(ratio >= 1, length, jnp.minimum(part, length))
+        top = jnp.ceil(product) >= length - 1
+        below = jnp.where(top, 0.0, jnp.ceil(product)).astype(jnp.int32)
+        return jnp.where(top, length - 1, below)
+    top = jnp.floor(product) >= length
+    below = jnp.where(top, 0.0, jnp.floor(product)).astype(jnp.int32)
+    return jnp.where(top, length, below)
 
 
 def sparsify(
     beta: chex.Numeric,
     *,
+    scope: str = "vector",
     tensors: tuple[int, ...] = (),
     count: str = "floor",
     ties: str = "position",
@@ -37,8 +43,9 @@ def sparsify(
 
     Args:
       beta: altruism degree, >= 0, infinity allowed.
-      tensors: sizes of the model's tensors to mask each on its own, as the released code does;
-        empty masks the whole vector.
+      scope: "vector" masks the whole of u_N, "tensor" each of the model's tensors on its own, as
+        the released code does.
+      tensors: sizes of the model's tensors in raveled order, for scope "tensor".
       count: "floor" or "ceil", see `quotas`.
       ties: "position" keeps exactly q_i, "all" every entry at the threshold.
       beta_on: "sum" or "max", see `ratios`.
@@ -47,12 +54,24 @@ def sparsify(
       A Reward without state: rewards [N, D], quota [N] the entries kept.
 
     Raises:
-      ValueError: `tensors` do not add up to D (when the algorithm is initialised).
+      ValueError: a choice is another word, or `tensors` do not add up to D (which shows when the
+        algorithm is initialised).
     """
+    choices = {
+        "mask_scope": (scope, ("vector", "tensor")),
+        "mask_count": (count, ("floor", "ceil")),
+        "mask_ties": (ties, ("position", "all")),
+        "beta_on": (beta_on, ("sum", "max")),
+    }
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}, it must be {' or '.join(allowed)}")
+    if scope == "tensor" and not tensors:
+        raise ValueError("mask_scope is 'tensor', which needs the sizes of the tensors")
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients
-        if tensors and sum(tensors) != num_parameters:
+        if scope == "tensor" and sum(tensors) != num_parameters:
             raise ValueError(
                 f"tensors add up to {sum(tensors)} parameters, the model has {num_parameters}"
             )
@@ -65,7 +84,7 @@ def sparsify(
         ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
         rewards, kept = [], []
         start = 0
-        for length in tensors or (aggregate.size,):
+        for length in tensors if scope == "tensor" else (aggregate.size,):
             part = aggregate[start : start + length]
             rank = vectors.ranks(part, ties=ties)
             quota = quotas(ratio, length, count=count)  # q_{i,t}, eq. (5)

@@ -1,0 +1,204 @@
+"""What every entry of every table promises: pure, one trace, a legal carry, liftable, fair to rows.
+
+The entries are read from the tables, so a new line is tested from the day it is written.
+"""
+
+import functools
+from types import SimpleNamespace
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cgsv_jax import local
+from cgsv_jax.aggregation import AGGREGATIONS
+from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.contribution import MEASURES
+from cgsv_jax.reward import REWARDS
+from cgsv_jax.types import Examples, Hyper, Options
+
+EPS = float(np.finfo(np.float32).eps)
+TENSORS = (1, 5, 12, 2)
+D, N, ROUNDS = sum(TENSORS), 4, 3
+SIZES = np.array([5, 3, 8, 6])
+RELEASED = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all", tensors=TENSORS)
+ENTRIES = {
+    **{f"algorithm {name}": (name, Options()) for name in ALGORITHMS},
+    **{f"measure {name}": ("cgsv", Options(contribution=name)) for name in MEASURES},
+    **{f"aggregation {name}": ("cgsv", Options(aggregation=name)) for name in AGGREGATIONS},
+    **{f"reward {name}": ("cgsv", Options(reward=name)) for name in REWARDS},
+    "setting released": ("cgsv", RELEASED),
+}
+# The defaults of the tables together are the algorithm cgsv, which is tested once.
+ENTRIES = {k: v for k, v in ENTRIES.items() if v != ("cgsv", Options()) or k == "algorithm cgsv"}
+# Another value for every number, no two of them 0 or alike.
+OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6)
+# Sums of N or D terms, a norm and a quotient: fewer than 2 (N + D) roundings, at sizes of up to 10.
+CLOSE = {"rtol": 0, "atol": 10 * 2 * (N + D) * EPS}
+
+
+def updates(seed=0, count=N):
+    rng = np.random.default_rng(seed)
+    drawn = rng.normal(size=D) + rng.normal(size=(count, D))
+    return np.float32(drawn * rng.uniform(0.5, 2, (count, 1)))
+
+
+@pytest.fixture(scope="module", params=ENTRIES.values(), ids=ENTRIES)
+def rule(request):
+    """An entry: `update(key, hyper, upload, state)` as it is and compiled, and `init`."""
+    name, options = request.param
+
+    def update(key, hyper, upload, state):
+        return ALGORITHMS[name](hyper, options).update(key, upload, state)
+
+    return SimpleNamespace(
+        update=update,
+        compiled=jax.jit(chex.assert_max_traces(update, n=1)),
+        init=lambda hyper, count=N: ALGORITHMS[name](hyper, options).init(count, D),
+    )
+
+
+def play(rule, tiny, key, numbers, present, order=None):
+    """Rounds from the start; clients may be listed in another order."""
+    order = np.arange(N) if order is None else order
+    state, seen = rule.init(numbers), []
+    for t, here in enumerate(present):
+        sent = tiny.upload(updates(t)[order], SIZES[order], np.array(here, bool)[order])
+        download, standing, state = rule.compiled(key, numbers, sent, state)
+        seen.append((download, standing))
+    return seen
+
+
+EVERYBODY = np.ones((ROUNDS, N), bool)
+
+
+def test_one_trace_serves_all_rounds_and_numbers(rule, tiny):
+    for numbers in (tiny.hyper(), tiny.hyper(**OTHER._asdict()), tiny.hyper(beta=np.inf)):
+        for download, standing in play(rule, tiny, jax.random.key(0), numbers, EVERYBODY):
+            for leaf in jax.tree.leaves((download, standing)):
+                assert np.isfinite(leaf).all()
+            assert (standing.reputation >= 0).all()
+            np.testing.assert_allclose(standing.reputation.sum(), 1, atol=2 * N * EPS)
+            np.testing.assert_allclose(download.weights.sum(), 1, atol=2 * N * EPS)
+            chex.assert_shape([download.rewards], (N, D))
+            chex.assert_shape([standing.score, standing.reputation, download.weights], (N,))
+            chex.assert_shape([download.aggregate], (D,))
+            chex.assert_type(download.quota, jnp.int32)
+            assert ((download.quota >= 0) & (download.quota <= D)).all()
+
+
+def test_state_is_a_legal_carry(rule, tiny):
+    state = rule.init(tiny.hyper())
+    sent = tiny.upload(updates(), SIZES)
+    *_, new = jax.eval_shape(rule.update, jax.random.key(0), tiny.hyper(), sent, state)
+    old = jax.eval_shape(lambda: state)
+    assert jax.tree.structure(new) == jax.tree.structure(old)
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+        assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
+
+
+def test_lifts_over_seeds_and_over_every_number(rule, tiny):
+    """Row 0 has the plain numbers, row i + 1 another value of field i; each has its own key."""
+    rows = [tiny.hyper()] + [tiny.hyper(**{f: getattr(OTHER, f)}) for f in Hyper._fields]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *rows)
+    keys = jax.random.split(jax.random.key(0), len(rows))
+    sent, state = tiny.upload(updates(), SIZES), rule.init(tiny.hyper())
+    lifted = jax.jit(jax.vmap(rule.update, in_axes=(0, 0, None, None)))(keys, stacked, sent, state)
+    alone = [rule.compiled(k, h, sent, state) for k, h in zip(keys, rows, strict=True)]
+    alone = jax.tree.map(lambda *x: np.stack(x), *alone)
+    for a, b in zip(jax.tree.leaves(lifted), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
+def test_compiled_or_not_is_the_same(rule, tiny):
+    arguments = jax.random.key(0), tiny.hyper(), tiny.upload(updates(), SIZES, [1, 1, 0, 1])
+    state = rule.init(tiny.hyper())
+    with jax.disable_jit():
+        plain = rule.update(*arguments, state)
+    compiled = rule.compiled(*arguments, state)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(compiled), strict=True):
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
+def test_deterministic_rules_do_not_know_a_clients_place(rule, tiny):
+    numbers, order = tiny.hyper(), np.array([2, 0, 3, 1])
+    present = np.array([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1]], bool)
+    left, again = (play(rule, tiny, jax.random.key(k), numbers, present) for k in (0, 1))
+    if any(
+        not np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(again), strict=True)
+    ):
+        pytest.skip("a random rule")
+    right = play(rule, tiny, jax.random.key(0), numbers, present, order)
+    for (a, standing_a), (b, standing_b) in zip(left, right, strict=True):
+        np.testing.assert_allclose(b.aggregate, a.aggregate, **CLOSE)
+        for name in ("weights", "rewards", "quota"):
+            np.testing.assert_allclose(getattr(b, name), getattr(a, name)[order], **CLOSE)
+        for name in ("score", "reputation"):
+            old = getattr(standing_a, name)[order]
+            np.testing.assert_allclose(getattr(standing_b, name), old, **CLOSE)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, np.inf])
+def test_an_absent_client_gets_nothing_and_harms_nobody(rule, tiny, beta):
+    """Absent at first, and later, its loss NaN as in a run; everybody absent changes nothing."""
+    present = np.array([[1, 1, 0, 1], [1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
+    seen = play(rule, tiny, jax.random.key(0), tiny.hyper(beta=beta), present)
+    old = np.zeros(N, np.float32)
+    for (download, standing), here in zip(seen, present, strict=True):
+        for leaf in jax.tree.leaves((download, standing)):
+            assert np.isfinite(leaf).all()
+        for nothing in (download.rewards, download.weights, standing.score, download.quota):
+            assert not np.any(np.asarray(nothing)[~here])
+        if old.any():
+            np.testing.assert_array_equal(standing.reputation[~here], old[~here])
+        if here.any():
+            np.testing.assert_allclose(download.weights.sum(), 1, atol=2 * N * EPS)
+        else:
+            assert not np.any(download.aggregate)
+        old = np.asarray(standing.reputation)
+
+
+def test_a_client_by_itself(rule, tiny):
+    dw = updates(count=1)
+    numbers = tiny.hyper()
+    arguments = jax.random.key(0), numbers, tiny.upload(dw, [5]), rule.init(numbers, 1)
+    download, standing, _ = jax.jit(rule.update)(*arguments)
+    assert download.weights.tolist() == standing.reputation.tolist() == [1]
+    direction = np.float64(download.aggregate) / np.linalg.norm(download.aggregate)
+    np.testing.assert_allclose(direction, dw[0] / np.linalg.norm(dw), **CLOSE)
+    assert np.isfinite(download.rewards).all()
+    for leaf in jax.tree.leaves((download, standing)):
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd, functools.partial(optax.sgd, momentum=0.9), optax.adam, optax.adamw, optax.rmsprop],
+)
+def test_trainers_lift_over_clients_and_their_own_numbers(tiny, optimizer):
+    """Shapes alone: the state is a legal carry under a vmap over rates over a vmap over clients."""
+    model = tiny.softmax()
+
+    def trained(rate, decay, orders):
+        trainer = local.trainer(model, optimizer, local.decayed(rate, decay), batch_size=4)
+        params = model.init(jax.random.key(0))
+        examples = Examples(jnp.ones((9, 3)), jnp.arange(7), jnp.zeros(7, jnp.int32))
+        state = trainer.init(params)
+
+        def one(order):
+            return trainer.update(jax.random.key(0), params, state, examples, order, jnp.int32(1))
+
+        return state, jax.vmap(one)(orders)
+
+    rates = jnp.linspace(0.1, 0.3, 3)
+    before, (_, after, _) = jax.eval_shape(
+        jax.vmap(trained, in_axes=(0, 0, None)), rates, rates, jnp.zeros((5, 2, 7), jnp.int32)
+    )
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (3, 5, *a.shape[1:]) == b.shape
+        assert a.dtype == b.dtype

@@ -1,0 +1,93 @@
+"""Seeds and settings are axes: one program in place of many runs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgsv_jax import simulation, sweep
+from cgsv_jax.types import Hyper
+
+SEEDS, BETAS = 3, (0.5, 2.0, np.inf)
+
+
+def stacked(rows):
+    return jax.tree.map(lambda *x: jnp.stack(x), *rows)
+
+
+def settings_of(tiny):
+    """Three settings that differ in every number, beta among them."""
+    return [
+        tiny.hyper(
+            beta=beta, learning_rate=0.3 + 0.1 * i, decay=0.9 - 0.2 * i, gamma=0.5 - 0.1 * i,
+            alpha=0.8 - 0.3 * i, floor=0.001 + 0.1 * i, norm_epsilon=0.1 * i,
+            cosine_epsilon=0.2 * i,
+        )
+        for i, beta in enumerate(BETAS)
+    ]  # fmt: skip
+
+
+def run_of(tiny):
+    data, clients = tiny.world((5, 3, 6))
+    orders = tiny.orders(clients, 2, 2)
+
+    def run(key, hyper):
+        parts = tiny.parts(model=tiny.softmax(), hyper=hyper, rounds=2, evaluate_every=2)
+        return simulation.run(key, data, clients, orders=orders, **parts)
+
+    return run
+
+
+def test_a_grid_is_its_runs(tiny):
+    """3 seeds x 3 settings in one program against 9 calls of another, in x64.
+
+    Two rounds of four steps of sums of at most 12 terms of order 1, (1 + lr)^8 = 15 for what later
+    steps make of an error, and the division by an update's norm, .1 or more: 14,400 units of 2^-52.
+    """
+    with jax.enable_x64(True):
+        run, keys, rows = (
+            run_of(tiny),
+            jax.random.split(jax.random.key(0), SEEDS),
+            settings_of(tiny),
+        )
+        separate = jax.jit(run)
+        got = jax.jit(lambda keys, hyper: sweep.grid(run, keys, hyper))(keys, stacked(rows))
+        want = [separate(key, row) for key in keys for row in rows]
+        want = jax.tree.map(lambda *x: np.stack(x).reshape(SEEDS, len(rows), *x[0].shape), *want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=14_400 * 2.0**-52)
+    state, record, _ = got
+    assert record.quota.shape == (SEEDS, 3, 2, 3)
+    for axis in (0, 1):  # neither seeds nor settings collapsed into one
+        assert np.abs(np.diff(state.server, axis=axis)).max(-1).min() > 1e-2
+
+
+@pytest.mark.parametrize("width", [None, 1, 2, 5])
+@pytest.mark.parametrize("carry", [False, True], ids=["from the start", "going on"])
+def test_every_pair_is_in_its_place(width, carry):
+    """Whatever the width; further arguments are shared by all, a carry belongs to its run."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    hyper = Hyper(*(jnp.arange(4.0) + 10 * i for i in range(len(Hyper._fields))))
+    state = {"w": jnp.arange(24.0).reshape(3, 4, 2)}
+
+    def run(key, hyper, *rest):
+        *mine, shared = rest
+        total = sum(hyper) * shared
+        return jax.random.bits(key), total, mine[0]["w"] if mine else None
+
+    options = {"carry": state} if carry else {}
+    bits, total, mine = sweep.grid(run, keys, hyper, jnp.float32(2), width=width, **options)
+    want = np.array([int(jax.random.bits(k)) for k in keys], np.uint32)
+    np.testing.assert_array_equal(bits, np.tile(want[:, None], (1, 4)))
+    np.testing.assert_array_equal(total, np.tile(2.0 * sum(hyper), (3, 1)))
+    if carry:
+        np.testing.assert_array_equal(mine, state["w"])
+
+
+def test_every_number_reaches_the_run(tiny):
+    """All are traced, and a program that ignored one would not mention its variable."""
+    jaxpr = jax.make_jaxpr(run_of(tiny))(jax.random.key(0), tiny.hyper()).jaxpr
+    fields = jaxpr.invars[1:]
+    mentioned = {str(v) for equation in jaxpr.eqns for v in equation.invars}
+    ignored = [f for f, v in zip(Hyper._fields, fields, strict=True) if str(v) not in mentioned]
+    assert ignored == []

@@ -1,0 +1,212 @@
+"""The algebra on [N, D]: norms that cannot overflow, cosines, and a stable ranking."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cgsv_jax import vectors
+
+EPS = float(np.finfo(np.float32).eps)
+few = settings(max_examples=30, deadline=None, derandomize=True)
+# Heavy ties: few magnitudes, both signs, both zeros.
+tied = st.lists(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 1e-30, 3e38]), min_size=11, max_size=11
+)
+
+
+def tree():
+    return {
+        "a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.full(3, 7.0)},
+        "z": np.float32(9.0),
+    }
+
+
+def test_tensors_tile_the_raveled_vector():
+    table = vectors.tensors(tree())
+    assert [t.start for t in table] == [0, 3, 9]
+    assert [t.stop for t in table] == [3, 9, 10]
+    assert [t.shape for t in table] == [(3,), (2, 3), ()]
+    assert ["bias" in table[0].name, "kernel" in table[1].name, "z" in table[2].name] == [True] * 3
+    flat = vectors.ravel(tree())
+    for t, leaf in zip(table, jax.tree.leaves(tree()), strict=True):
+        np.testing.assert_array_equal(flat[t.start : t.stop].reshape(t.shape), leaf)
+    shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree()))
+    assert vectors.tensors(shapes) == table
+
+
+def test_unraveler_inverts_ravel():
+    params = jax.tree.map(jnp.float32, tree())
+    unravel = vectors.unraveler(jax.eval_shape(lambda: params))
+    chex.assert_trees_all_equal(unravel(vectors.ravel(params)), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.vmap(unravel)(jnp.zeros((2, 10)))["a"], {
+        "kernel": jnp.zeros((2, 2, 3)), "bias": jnp.zeros((2, 3)),
+    })  # fmt: skip
+
+
+# ---------------------------------------------------------------- norms and cosines
+
+
+@pytest.mark.parametrize("power", [-100, -60, 60, 100])
+def test_norm_beyond_the_range_of_squares(power):
+    x = jnp.float32(np.random.default_rng(0).normal(size=50))
+    # A power of two changes no significand, hence bitwise; squares would be 0 or inf.
+    assert vectors.norm(x * 2.0**power) == vectors.norm(x) * 2.0**power
+    # 50 squares are summed, and there are a quotient, a root and a product.
+    exact = np.linalg.norm(np.float64(x))
+    np.testing.assert_allclose(vectors.norm(x), exact, rtol=(50 / 2 + 3) * EPS)
+
+
+def test_norm_of_nothing():
+    assert vectors.norm(jnp.zeros(4)) == 0
+    assert vectors.norm(-jnp.zeros(4)) == 0
+    assert vectors.norm(jnp.zeros(0)) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("other", [0.0, 1.0, 3e38])
+def test_norm_is_not_finite_with_an_entry_that_is_not(bad, other):
+    assert not jnp.isfinite(vectors.norm(jnp.array([other, bad, other], jnp.float32)))
+
+
+def cosines_of(rows, vector, scales=None, epsilon=0.0):
+    rows = jnp.asarray(rows)
+    norms = jax.vmap(vectors.norm)(rows)
+    scales = jnp.ones_like(norms) if scales is None else jnp.asarray(scales, rows.dtype)
+    return vectors.cosines(rows, norms, scales, jnp.asarray(vector), epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 2.0])
+def test_cosines_are_the_oracles(epsilon):
+    rng = np.random.default_rng(1)
+    rows, vector, scales = rng.normal(size=(4, 20)), rng.normal(size=20), np.array([1, 0.1, 3, 0])
+    rows[1] /= 10
+    with jax.enable_x64(True):
+        got = cosines_of(rows, vector, scales, epsilon)
+    want = [oracle.cosine(s * r, vector, epsilon) for s, r in zip(scales, rows, strict=True)]
+    # 20 products and two norms of order 1: 2 x 20 roundings of 2^-52.
+    np.testing.assert_allclose(got, want, atol=40 * 2.0**-52)
+
+
+@pytest.mark.parametrize("left", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("right", [1e-30, 1.0, 1e30])
+def test_cosine_does_not_know_scale(left, right):
+    rng = np.random.default_rng(2)
+    rows, vector = np.float32(rng.normal(size=(3, 20))), np.float32(rng.normal(size=20))
+    got = cosines_of(rows * np.float32(left), vector * np.float32(right))
+    want = [oracle.cosine(np.float64(r), np.float64(vector)) for r in rows]
+    # Scaling rounds every entry once, then as above, in float32.
+    np.testing.assert_allclose(got, want, atol=42 * EPS)
+
+
+@few
+@given(
+    st.lists(
+        st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False), min_size=6, max_size=6
+    )
+)
+@example([0.0] * 6)
+@example([1e-38] * 6)
+def test_cosine_of_a_vector_with_itself_is_at_most_one(entries):
+    x = jnp.array(entries, jnp.float32)
+    same, opposite, nothing = cosines_of(jnp.stack([x, -x, 0 * x]), x)
+    assert -1 <= opposite <= 0 <= same <= 1
+    assert nothing == 0
+    if vectors.norm(x) > 0:
+        assert same >= 1 - 8 * EPS  # six products, a norm twice
+
+
+def test_linear_algebra_and_its_precision():
+    rng = np.random.default_rng(3)
+    u, w, v = rng.normal(size=(3, 5)), rng.normal(size=3), rng.normal(size=5)
+    with jax.enable_x64(True):
+        got = vectors.weighted_sum(w, u), vectors.dots(u, v), vectors.gram(u)
+    for a, b in zip(got, (w @ u, u @ v, u @ u.T), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=10 * 2.0**-52 * 10)  # sums of <= 5 terms
+    # A CPU has no lower precision to fall into, so that it is asked for is all one can see here.
+    for function, arguments in [
+        (vectors.weighted_sum, (w, u)),
+        (vectors.dots, (u, v)),
+        (vectors.gram, (u,)),
+        (lambda u, v: cosines_of(u, v), (u, v)),
+    ]:
+        jaxpr = str(jax.make_jaxpr(function)(*map(jnp.float32, arguments)))
+        assert jaxpr.count("dot_general[") == jaxpr.count("precision=(Precision.HIGHEST") > 0
+
+
+def test_swapped_arguments_do_not_broadcast():
+    with pytest.raises(AssertionError):
+        vectors.weighted_sum(jnp.ones((3, 3)), jnp.ones(3))
+    with pytest.raises(AssertionError):
+        vectors.dots(jnp.ones(3), jnp.ones((3, 3)))
+
+
+# ---------------------------------------------------------------- ranks
+
+
+def ranks_of(vector, ties):
+    magnitude = np.abs(vector)
+    if ties == "all":
+        return np.array([np.sum(magnitude > m) for m in magnitude])
+    return oracle.ranks(np.asarray(vector))
+
+
+@pytest.mark.parametrize("ties", ["position", "all"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@few
+@given(tied)
+def test_ranks_are_a_stable_argsort(ties, dtype, entries):
+    x = np.array(entries, dtype)
+    with jax.enable_x64(dtype == np.float64):
+        rank = vectors.ranks(jnp.asarray(x), ties=ties)
+        assert jnp.asarray(x).dtype == dtype
+    assert rank.dtype == jnp.int32
+    np.testing.assert_array_equal(rank, ranks_of(x, ties))
+
+
+@pytest.mark.parametrize("ties", ["position", "all"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ranks_inside_every_transform(ties, dtype):
+    """The 64-bit integers of the float32 path must survive tracing where x64 is off."""
+    rng = np.random.default_rng(4)
+    matrix = rng.integers(-3, 4, (5, 40)).astype(np.float32)
+    matrix[1] = rng.normal(size=40)
+    matrix[2] = 0
+    want = np.stack([ranks_of(row, ties) for row in matrix])
+    with jax.enable_x64(dtype == np.float64):
+        x = jnp.asarray(matrix, dtype)
+        want[1] = ranks_of(np.float64(x[1]), ties)
+
+        def one(row):
+            return vectors.ranks(row, ties=ties)
+
+        def in_scan(rows):
+            return jax.lax.scan(lambda carry, row: (carry + row.sum(), one(row)), x[0, 0], rows)[1]
+
+        for form in (
+            jax.jit(jax.vmap(one)),
+            jax.jit(lambda rows: jax.vmap(in_scan)(rows[None])[0]),
+        ):
+            rank = form(x)
+            assert rank.dtype == jnp.int32
+            np.testing.assert_array_equal(rank, want)
+
+
+@few
+@given(tied, st.integers(0, 11), st.integers(0, 11))
+def test_masks_are_nested(entries, small, large):
+    rank = {ties: vectors.ranks(jnp.array(entries), ties=ties) for ties in ("position", "all")}
+    small, large = sorted((small, large))
+    for r in rank.values():
+        assert not np.any((r < small) & ~(r < large))
+    assert int(jnp.sum(rank["position"] < large)) == large  # exactly that many survive
+    assert not np.any((rank["position"] < small) & ~(rank["all"] < small))
+
+
+def test_ranks_of_one_entry():
+    for ties in ("position", "all"):
+        assert vectors.ranks(jnp.array([-2.0]), ties=ties).tolist() == [0]
