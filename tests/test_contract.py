@@ -21,7 +21,7 @@ from cgsv_jax.reward import REWARDS
 from cgsv_jax.types import Examples, Hyper, Options
 
 EPS = float(np.finfo(np.float32).eps)
-TENSORS = (1, 5, 12, 2)
+TENSORS = (10, 10)
 D, N, ROUNDS = sum(TENSORS), 4, 3
 SIZES = np.array([5, 3, 8, 6])
 RELEASED = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all", tensors=TENSORS)

@@ -18,10 +18,10 @@ WIDTHS = [None, 1, 2, 3, 5, 8]  # of N = 5: all, one by one, two chunks that do 
 
 @pytest.mark.parametrize(
     ("width", "work"),
-    [*((width, [3, 1, 2, 1, 0]) for width in WIDTHS), (2, None), (3, [0, 1, 2, 3, 4])],
+    [*((width, [1, 2, 0, 4, 3]) for width in WIDTHS), (2, None), (3, [3, 1, 2, 1, 0])],
 )
 def test_results_come_back_in_order(width, work):
-    """Trees in, trees out, keys and absent arguments among them, longest clients first or last."""
+    """Trees in, trees out, keys and absent arguments among them; work sorts in a cycle of three."""
 
     def function(number, tree, key, nothing):
         assert nothing is None
@@ -40,19 +40,26 @@ def test_results_come_back_in_order(width, work):
     assert got["draw"].tolist() == [int(jax.random.bits(k)) for k in keys]
 
 
-def test_chunks_hold_clients_of_like_length():
-    """Each chunk costs its longest client: sorted, (4, 3) (2, 1) in place of (4, 1) (3, 2)."""
+@pytest.mark.parametrize(
+    ("work", "want"),
+    [
+        ([4, 1, 3, 2], [[1, 2], [3, 4]]),  # and not (4, 1) (3, 2), of lengths 4 + 3
+        ([9, 1, 2], [[1, 2], [9, 9]]),  # what fills a chunk up makes it no longer
+    ],
+)
+def test_a_chunk_costs_its_longest_client(work, want):
+    """So clients of like length share one."""
     seen = []
 
     def function(work):
-        jax.debug.callback(seen.append, work, ordered=False)
+        jax.debug.callback(seen.append, work)
         return work
 
-    work = jnp.array([4, 1, 3, 2])
+    work = jnp.array(work)
     jax.block_until_ready(jax.jit(layout.over_clients(function, 2, work))(work))
     jax.effects_barrier()
-    chunks = [{int(x) for x in seen[i : i + 2]} for i in (0, 2)]
-    assert chunks in ([{1, 2}, {3, 4}], [{3, 4}, {1, 2}])
+    chunks = [sorted(int(x) for x in seen[i : i + 2]) for i in (0, 2)]
+    assert sorted(chunks) == want
 
 
 @pytest.mark.parametrize("width", [0, -1])
@@ -74,7 +81,7 @@ def test_default_width():
 def five(tiny):
     """Five ragged clients, one of them shorter than a batch, and a state after some history."""
     data, clients = tiny.world((5, 3, 8, 6, 2))
-    parts = tiny.parts(model=tiny.mlp(), optimizer=functools.partial(optax.sgd, momentum=0.9))
+    parts = tiny.parts(model=tiny.softmax(), optimizer=functools.partial(optax.sgd, momentum=0.9))
     few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
     state = simulation.init(jax.random.key(0), 5, **few)
     shift = jax.random.normal(jax.random.key(1), state.clients.shape) / 4
@@ -102,7 +109,7 @@ def all_at_once(five):
     return jax.jit(program(five, None))(*five[-1])
 
 
-@pytest.mark.parametrize("width", [1, 2, 3])
+@pytest.mark.parametrize("width", [1, 3])
 def test_layouts_agree(five, all_at_once, width):
     """One round of training and an evaluation, from one state.
 

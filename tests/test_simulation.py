@@ -8,7 +8,7 @@ import pytest
 
 from cgsv_jax import simulation, vectors
 from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.types import Settings
+from cgsv_jax.types import Settings, Trainer
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -183,6 +183,34 @@ def test_labels_a_client_believes_override_the_true_ones(tiny):
     for sent, truth in ((upload, data.labels[clients.rows]), (lied, believed)):
         want = [len(np.unique(t[m])) for t, m in zip(truth, clients.mask, strict=True)]
         assert sent.num_classes.tolist() == want
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_broken_client_leaves_no_trace(tiny, poison):
+    """One bad number in one tensor: no delta, no norm, and its optimizer's state as it was."""
+    data, clients = tiny.world()
+    model, algorithm = tiny.mlp(), tiny.parts()["algorithm"]
+    mine = jnp.asarray(clients.rows[2, 0])
+
+    def update(key, params, opt_state, examples, order, round_):
+        bad = jnp.where(examples.rows[0] == mine, poison, 1.0)
+        delta = jax.tree.map(jnp.ones_like, params)
+        delta["1"]["bias"] = delta["1"]["bias"].at[1].set(bad)
+        return delta, opt_state + bad, jnp.float32(0)
+
+    trainer = Trainer(lambda params: jnp.float32(5), update, lambda round_: jnp.float32(0))
+    parts = {"model": model, "trainer": trainer}
+    state = simulation.init(jax.random.key(0), 4, algorithm=algorithm, **parts)
+    orders = tiny.orders(clients, 1, 2)[0]
+    upload, optimizer = simulation.train(
+        jax.random.key(0), state, data, clients, orders=orders, settings=Settings(1, 2), **parts
+    )
+    assert upload.present.tolist() == [True, True, False, True]
+    assert optimizer.tolist() == [6, 6, 5, 6]
+    want = np.ones(upload.deltas.shape)
+    want[2] = 0
+    np.testing.assert_array_equal(upload.deltas, want)
+    np.testing.assert_allclose(upload.norms, np.sqrt(31) * want[:, 0], rtol=20 * EPS)
 
 
 # ---------------------------------------------------------------- guards
