@@ -228,7 +228,12 @@ def advance(
 
     Returns:
       The state, Record [T, N] and Evaluation [ceil(T / k), ...].
+
+    Raises:
+      ValueError: T or k is below 1.
     """
+    if min(settings.rounds, settings.evaluate_every) < 1:
+        raise ValueError(f"rounds and evaluate_every must be at least 1, got {settings}")
     parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
     every = min(settings.evaluate_every, settings.rounds)
 

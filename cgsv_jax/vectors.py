@@ -48,15 +48,17 @@ def unraveler(shapes: ArrayTree) -> Callable[[Array], ArrayTree]:
 
 
 def norm(vector: Array) -> Array:
-    """Euclidean norm of a vector [D]; not finite exactly when an entry is not.
+    """Euclidean norm of a vector [D]; not finite exactly when an entry or the length is not.
 
     The largest magnitude is divided out before squaring, so that neither 1e-30 nor 1e30 leaves
     the range of float32.
     """
     largest = jnp.max(jnp.abs(vector), initial=0.0)
-    # A comparison with 0 is False for NaN, which therefore reaches the result.
-    unit = jnp.where(largest == 0, 1.0, largest)
-    return largest * jnp.sqrt(jnp.sum(jnp.square(vector / unit)))
+    # A comparison with 0 is False for NaN, which therefore reaches the result. No unit beyond
+    # 2^100: XLA multiplies by its reciprocal, which must stay a normal number, and the square of
+    # what is left, at most 2^28, is in range.
+    unit = jnp.where(largest == 0, 1.0, jnp.minimum(largest, 2.0**100))
+    return unit * jnp.sqrt(jnp.sum(jnp.square(vector / unit)))
 
 
 def weighted_sum(weights: Array, vectors: Array) -> Array:
@@ -95,9 +97,15 @@ def cosines(
     # the range of float32 where neither does.
     direction = dots(vectors, unit) / jnp.where(norms == 0, 1.0, norms)
     scaled = scales * norms
-    shrink = scaled / jnp.maximum(scaled, epsilon) * (length / jnp.maximum(length, epsilon))
     defined = (scaled > 0) & (length > 0)
-    return jnp.where(defined, jnp.clip(direction * jnp.where(defined, shrink, 1.0), -1.0, 1.0), 0.0)
+    shrink = _capped(scaled, epsilon) * _capped(length, epsilon)
+    return jnp.where(defined, jnp.clip(direction * shrink, -1.0, 1.0), 0.0)
+
+
+def _capped(length: Array, epsilon: chex.Numeric) -> Array:
+    """length / max(length, epsilon), 0 where both are 0."""
+    divisor = jnp.maximum(length, epsilon)
+    return length / jnp.where(divisor > 0, divisor, 1.0)
 
 
 def gram(vectors: Array) -> Array:

@@ -1,6 +1,7 @@
 """Tiny models and worlds for every test, and no silent broadcasting anywhere."""
 
 import itertools
+import tempfile
 from types import SimpleNamespace
 
 import chex
@@ -16,6 +17,11 @@ from cgsv_jax.types import Clients, Dataset, Hyper, Model, Options, Settings, Tr
 
 # A [N] that meets an [N, D] must say so; at import, so that wider fixtures obey as well.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Most of the suite's time is XLA compiling, and several tests compile the same program.
+_cache = tempfile.TemporaryDirectory(prefix="cgsv-jax-tests-")
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 FEATURES, HIDDEN, CLASSES = 3, 4, 3
 SIZES = (5, 3, 8, 6)  # batch 4: short last batches, one client below a batch, one without a rest

@@ -14,12 +14,12 @@ from cgsv_jax.algorithms import ALGORITHMS
 from cgsv_jax.config import ConfigError
 from cgsv_jax.types import Examples, Upload
 
-SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 5, "seeds": 2}
+SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 6, "seeds": 2}
 
 
 @pytest.fixture(scope="module")
 def compared():
-    """Two partitions, four methods, two seeds; five rounds in segments of two, two and one."""
+    """Two partitions, four methods, two seeds; six rounds in three segments."""
     seen = []
     config = experiment.configure(
         **SMALL,
@@ -40,9 +40,9 @@ def test_a_cell_for_every_partition_and_method(compared):
     names = {(c.partition, c.method) for c in result.cells}
     assert names == {(p, m.name) for p in config.partitions for m in config.methods}
     for cell in result.cells:
-        assert cell.record.score.shape == (2, 5, 4)  # [S, T, N]
+        assert cell.record.score.shape == (2, 6, 4)  # [S, T, N]
         assert cell.evaluation.accuracy.shape == (2, 3, 4)  # [S, K, N]
-        assert cell.evaluation.round[0].tolist() == [2, 4, 5]
+        assert cell.evaluation.round[0].tolist() == [2, 4, 6]
         assert np.isfinite(cell.evaluation.accuracy).all()
 
 
@@ -76,7 +76,7 @@ def test_segments_equal_one_program(compared):
     data = problem.data._replace(validation=None)
     _, record, evaluation = jax.jit(whole)(jax.random.key(1), data, problem.clients)
     cell = _cell(result, "cgsv")
-    # Five rounds of float32 in another compilation: 1e-5 is 100 roundings of a number near 1.
+    # Six rounds of float32 in another compilation: 1e-5 is 100 roundings of a number near 1.
     np.testing.assert_allclose(record.reputation, cell.record.reputation[1], atol=1e-5)
     np.testing.assert_allclose(evaluation.loss, cell.evaluation.loss[1], atol=1e-4)
 
@@ -84,7 +84,7 @@ def test_segments_equal_one_program(compared):
 def test_progress_is_seen_truthfully(compared):
     _, result, seen = compared
     own = [p for p in seen if (p.partition, p.method) == ("power_law", "cgsv")]
-    assert [p.round for p in own] == [0, 2, 4, 5]
+    assert [p.round for p in own] == [0, 2, 4, 6]
     assert [p.compiling for p in own] == [True, False, False, False]
     cell = _cell(result, "cgsv")
     np.testing.assert_allclose(own[-1].accuracy, cell.evaluation.accuracy[:, -1].mean(0), rtol=1e-6)

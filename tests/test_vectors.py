@@ -61,6 +61,21 @@ def test_norm_beyond_the_range_of_squares(power):
     np.testing.assert_allclose(vectors.norm(x), exact, rtol=(50 / 2 + 3) * EPS)
 
 
+@pytest.mark.parametrize("largest", [2.0**100, 2.0**125, 2.0**126, 2.0**127])
+def test_norm_where_reciprocals_are_no_normal_numbers(largest):
+    """Beyond 2^126 a quotient by x must not become a product with 1 / x, which flushes to 0."""
+    for norm in (vectors.norm, jax.jit(vectors.norm)):
+        # One magnitude: the quotient, the square and the root are 1 in whatever unit.
+        assert norm(jnp.array([0.0, -largest, 0.0], jnp.float32)) == largest
+
+
+def test_norm_beyond_the_largest_number_is_not_finite():
+    """Such an update has no length to rescale: its client counts as absent, not as idle."""
+    for norm in (vectors.norm, jax.jit(vectors.norm)):
+        assert not jnp.isfinite(norm(jnp.full(4, 3e38)))
+    assert not oracle.is_finite(np.full(4, 3e38, np.float32))
+
+
 def test_norm_of_nothing():
     assert vectors.norm(jnp.zeros(4)) == 0
     assert vectors.norm(-jnp.zeros(4)) == 0

@@ -25,7 +25,8 @@ def _shares(upload: Upload, first: str) -> Array:
     dtype = upload.deltas.dtype
     if first == "uniform":
         return jnp.full(upload.present.shape, 1 / upload.present.size, dtype)
-    return (upload.num_examples / jnp.sum(upload.num_examples)).astype(dtype)
+    total = jnp.maximum(jnp.sum(upload.num_examples), 1)  # nobody has rows: uniform, further up
+    return (upload.num_examples / total).astype(dtype)
 
 
 def by_reputation(*, first: str = "size") -> Aggregation:

@@ -23,7 +23,8 @@ def size_share() -> Contribution:
     ) -> tuple[Standing, ArrayTree]:
         del key, aggregate, weights
         old = standing.reputation
-        share = (upload.num_examples / jnp.sum(upload.num_examples)).astype(old.dtype)
+        total = jnp.maximum(jnp.sum(upload.num_examples), 1)
+        share = (upload.num_examples / total).astype(old.dtype)
         return Standing(jnp.where(upload.present, share, 0.0), share), state
 
     return Contribution(init, update)
