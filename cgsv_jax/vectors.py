@@ -50,14 +50,12 @@ def unraveler(shapes: ArrayTree) -> Callable[[Array], ArrayTree]:
 def norm(vector: Array) -> Array:
     """Euclidean norm of a vector [D]; not finite exactly when an entry or the length is not.
 
-    The largest magnitude is divided out before squaring, so that neither 1e-30 nor 1e30 leaves
-    the range of float32.
+    The power of two next to the largest magnitude is divided out before squaring: that changes no
+    significand, and neither 1e-30 nor 1e30 leaves the range of float32.
     """
-    largest = jnp.max(jnp.abs(vector), initial=0.0)
-    # A comparison with 0 is False for NaN, which therefore reaches the result. No unit beyond
-    # 2^100: XLA multiplies by its reciprocal, which must stay a normal number, and the square of
-    # what is left, at most 2^28, is in range.
-    unit = jnp.where(largest == 0, 1.0, jnp.minimum(largest, 2.0**100))
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(vector), initial=0.0))
+    # XLA may multiply by the unit's reciprocal, so that must be a normal number too.
+    unit = jnp.ldexp(jnp.ones((), vector.dtype), jnp.clip(exponent, -126, 126))
     return unit * jnp.sqrt(jnp.sum(jnp.square(vector / unit)))
 
 
