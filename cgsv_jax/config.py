@@ -14,9 +14,9 @@ from cgsv_jax.types import Hyper, Options
 
 MAX_PARAMETERS = 2**31 - 1  # quotas are int32
 
-# The released code's published numbers (method.md of the paper's tables: Gamma, E, T, alpha).
-# MNIST's learning rate is that of its argument file: with the 1e-3 that its main file sets, what
-# does not rescale uploads hardly learns, and fairness would correlate untrained models.
+# MNIST and CIFAR-10 have the released code's numbers (rounds, epochs, batch, Gamma). MNIST's
+# learning rate is that of its argument file: with the 1e-3 that its main file sets, what does not
+# rescale uploads hardly learns, and fairness would correlate untrained models.
 # Digits has no published numbers: experiments/digits_defaults.py chooses them on validation rows.
 # Synthetic has digits' numbers and is for timing.
 TRAINING: dict[str, dict[str, Any]] = {
