@@ -5,9 +5,8 @@
 N clients with weights of their own take the same steps on the same mini-batches from the same
 start. PyTorch goes through the clients one after the other; JAX does the same in one program, with
 the package's own trainer and layout. The two sides alternate, so that both meet the same state of
-the machine, each in a process of its own, which waits while the other one works: beside XLA's
-threads in one process, PyTorch's were ten times slower on two cores. First it is checked that both
-end at the same parameters.
+the machine, each in a process of its own, which waits while the other one works, so that neither's
+threads meet the other's. First it is checked that both end at the same parameters.
 
 Target: JAX / PyTorch at most 1.4 for the MNIST CNN at 32 rows and 2.0 for the CIFAR CNN at 128.
 """
@@ -129,10 +128,10 @@ def compare(case: Case, forms, clients: int, steps: int, repeats: int, threads: 
     gaps = {
         form: largest_gap(work.start, reference, jax_side(case, first, form)()) for form in forms
     }
-    # In float64 the two sides agree to 1e-14. In float32 two entries of a pooling window can be so
-    # near that rounding decides which is the larger; its gradient then goes to another patch, and
-    # one such window in millions makes gaps of 1e-4 to 3e-3 of the way gone. An error of layout,
-    # of a gradient or of the loss gives gaps of order 1.
+    # In float64 the two sides agree to 1e-13 (tests/test_models.py). In float32 two entries of a
+    # pooling window can be so near that rounding decides which is the larger; its gradient then
+    # goes to another patch, and one such window in millions shows in the gap, which is printed. An
+    # error of layout, of a gradient or of the loss gives gaps of order 1.
     if not max(gaps.values()) < 1e-2:
         raise RuntimeError(f"{case.network}: JAX and PyTorch disagree, relative gaps {gaps}.")
     # A word through the pipe and back takes microseconds, a repeat a second.

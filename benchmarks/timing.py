@@ -35,11 +35,6 @@ def once(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def measure(call: Callable[[], Any], repeats: int = 5, warmup: int = 1) -> Timing:
-    """Times `call` `repeats` times after `warmup` calls, which also compile."""
-    return alternate({"": call}, repeats, warmup)[""]
-
-
 def alternate(
     calls: Mapping[str, Callable[[], Any]], repeats: int = 5, warmup: int = 1
 ) -> dict[str, Timing]:

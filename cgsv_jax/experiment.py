@@ -234,7 +234,7 @@ def _run_method(
 
     seconds = {"compile_seconds": 0.0, "run_seconds": 0.0}
     note(0)
-    # On a CPU several runs at once gain nothing over one after another (see benchmarks/).
+    # Seeds lie on the hardware as clients do.
     width = layout.default_width()
     keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
     hyper = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), method.hyper())

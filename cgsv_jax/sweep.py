@@ -29,7 +29,7 @@ def grid(
       *args: shared by all runs.
       carry: leaves [S, H, ...], where each run goes on from, if it does.
       width: runs computed together, as in `layout.over_clients`: None for all at once, 1 for one
-        after another, which on a CPU is as fast and smaller.
+        after another, which needs less memory.
 
     Returns:
       The results of `run` with leading axes [S, H].

@@ -142,9 +142,7 @@ def _to_first_maximum(phases, pooled, gradient):
 
 # XLA's CPU compiler fuses a cheap producer (a transpose, bias and relu) into each of the slices
 # that read it, and so repeats it m^2 times; a concatenation is computed once. Hence blocks by four
-# strided slices, and columns in two concatenations. A step of the CIFAR CNN took 11.9 ms so, 15.6
-# with a transpose and one concatenation (MNIST CNN: 6.6, 7.1; two cores of an AMD EPYC,
-# jax 0.10.2); `optimization_barrier` changed nothing.
+# strided slices, and columns in two concatenations; an `optimization_barrier` does not stop it.
 
 
 def _space_to_depth(images: jax.Array) -> jax.Array:
