@@ -104,10 +104,33 @@ TRAINING_FLAGS = {
     "decay": Flag(_FLOAT, "factor on the learning rate, in (0, 1]", _per_dataset("decay")),
     "decay_per": Flag(_NAME, "decay per round or per local epoch", _per_setting("decay_per")),
     "optimizer": Flag(_NAME, f"local optimizer: {', '.join(_T.optimizers)}", "sgd"),
-    "evaluate_every": Flag(_INT, "rounds between two evaluations on the test set", "rounds / 20"),
-    "evaluation_batch": Flag(_INT, "test rows per forward pass", "500"),
+    "eval_every": Flag(
+        _INT,
+        "rounds between two evaluations on the test set",
+        "rounds / 20",
+        "--evaluate-every",
+    ),
+    "eval_rows": Flag(_INT, "test rows to evaluate on, drawn once with --partition-seed", "all"),
+    "eval_clients": Flag(
+        _INT, "clients to evaluate, evenly from the fewest rows to the most", "all"
+    ),
+    "eval_batch": Flag(_INT, "test rows per forward pass", "500"),
+}
+HARDWARE = {
     "layout": Flag(
-        _NAME, "clients computed at once: all, one, or a number", "one on a CPU, else all"
+        _NAME,
+        "clients computed at once: all, one, a number, or balanced (the widest chunks that fit the "
+        "memory and whose padding costs at most a tenth)",
+        "one on a CPU, else balanced",
+    ),
+    "devices": Flag(_INT, "devices that share the clients", "all there are"),
+    "precision": Flag(
+        _NAME, f"of local training: {', '.join(_T.precisions)}; scores are float32", "default"
+    ),
+    "conv": Flag(
+        _NAME,
+        f"form of the convolutions: {', '.join(_T.convs)}",
+        "auto: block to train, lax to test",
     ),
 }
 RULES = {
@@ -177,6 +200,7 @@ Run = _arguments(
         "algorithms": Flag(_NAME, f"method: {', '.join(_T.algorithms)}", "cgsv", "--algorithm"),
     }
     | TRAINING_FLAGS
+    | HARDWARE
     | RULES
     | OUTPUT,
 )
@@ -198,6 +222,7 @@ Compare = _arguments(
         ),
     }
     | TRAINING_FLAGS
+    | HARDWARE
     | RULES
     | OUTPUT,
 )
@@ -338,7 +363,7 @@ def _announce(console: Console, config: Config, dealt: Sequence[experiment.Probl
         "seeds": ", ".join(map(str, config.seeds)),
         "rounds": f"T = {config.rounds}, E = {config.epochs} local epochs, "
         f"B = {config.batch_size} rows per step",
-        "layout": f"clients computed at once: {config.layout}",
+        "layout": f"clients computed at once: {config.layout}, devices: {config.devices}",
     }
     for name, text in shown.items():
         console.print(f"{name:>10}  {text}", markup=False)
@@ -360,14 +385,16 @@ class _Watcher:
 
     def __init__(self, console: Console, config: Config):
         self.console = console
-        self.rounds = config.rounds * len(config.methods) * len(config.partitions)
+        cells = len(config.methods) * len(config.partitions)
+        self.rounds = config.rounds * len(config.seeds) * cells
+        self.unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
         self.finished = 0  # rounds of the methods before this one
         self.next_line = 0.0
         self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("rounds  {task.fields[pace]}  left"),
+            TextColumn(f"{self.unit}  {{task.fields[pace]}}  left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[state]}"),
             console=console,
@@ -398,7 +425,7 @@ class _Watcher:
         last = p.round == p.rounds
         if not self.console.is_terminal and (last or time.monotonic() > self.next_line):
             left = (p.rounds - p.round) / p.rounds_per_second
-            line = f"{name}: round {p.round}/{p.rounds}, {pace}, {left:.0f} s left, {state}"
+            line = f"{name}: {p.round}/{p.rounds} {self.unit}, {pace}, {left:.0f} s left, {state}"
             self.console.print(line, markup=False, soft_wrap=True)
             self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
         if last:

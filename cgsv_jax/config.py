@@ -86,6 +86,8 @@ RELEASED_TRAINING: dict[str, dict[str, Any]] = {"mnist": {"learning_rate": 1e-3,
 # Fields of a method that every method reads; the others are the server's rules.
 TRAINING_FIELDS = {"learning_rate", "decay", "decay_per", "optimizer"}
 
+CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
+
 # Options that mean something only beside certain values of another one.
 ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "hidden": ("model", ("mlp",)),
@@ -93,6 +95,7 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "concentration": ("partitions", ("dirichlet",)),
     "min_rows": ("partitions", ("dirichlet", "by_owner")),
     "synthetic_rows": ("dataset", ("synthetic",)),
+    "conv": ("model", CONVOLUTIONAL),
 }
 
 # The same inside a method: rules' options that only some rules read.
@@ -114,6 +117,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "beta_on": ("sum", "max"),
     "decay_per": ("round", "epoch"),
 }
+LAYOUTS = ("all", "one", "balanced")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Config:
     rounds: int
     epochs: int
     batch_size: int
-    evaluate_every: int
+    eval_every: int
     layout: str
     methods: tuple[Method, ...]
     data_dir: str | None = None
@@ -180,24 +184,25 @@ class Config:
     concentration: float = 0.5
     min_rows: int = 1
     synthetic_rows: int = 10_000
-    evaluation_batch: int = 500
-
-    @property
-    def width(self) -> int | None:
-        """Clients computed at once: None for all."""
-        return {"all": None, "one": 1}[self.layout] if self.layout.isalpha() else int(self.layout)
+    eval_batch: int = 500
+    eval_rows: int | None = None  # None: the whole test set
+    eval_clients: int | None = None  # None: all of them
+    devices: int = 1
+    precision: str = "default"
+    conv: str = "auto"
 
 
 class ConfigError(ValueError):
     """A value that cannot be: the message names the option, the value and what is allowed."""
 
 
-def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
+def resolve(tables: "Tables", backend: str = "cpu", devices: int = 1, **asked: Any) -> Config:
     """A complete `Config` from what was asked for; everything else is the data set's default.
 
     Args:
       tables: the names that exist.
       backend: decides what the layout "auto" means.
+      devices: how many there are, to be used unless asked otherwise.
       **asked: fields of `Config` except `methods`, fields of `Method` except `name` (they hold for
         every method), `algorithms` (names, or "name:setting") and `setting`. None means default.
 
@@ -246,17 +251,18 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         "rows_per_client": source.rows_per_client,
         "validation_share": source.validation_share,
         "layout": "auto",
+        "devices": devices,
     } | {key: value for key, value in asked.items() if key in common}
     fields["partitions"] = _strings(fields["partitions"])
     fields["seeds"] = _seeds(fields["seeds"])
     fields["hidden"] = _sequence(fields.get("hidden", (64,)))
     if fields["layout"] == "auto":
-        fields["layout"] = "one" if backend == "cpu" else "all"
+        fields["layout"] = "one" if backend == "cpu" else "balanced"
     if isinstance(fields["layout"], int):
         fields["layout"] = str(fields["layout"])
-    if "evaluate_every" not in fields:  # about twenty points on a curve
+    if "eval_every" not in fields:  # about twenty points on a curve
         rounds = fields["rounds"]
-        fields["evaluate_every"] = -(-rounds // 20) if _whole(rounds) and rounds > 0 else 1
+        fields["eval_every"] = -(-rounds // 20) if _whole(rounds) and rounds > 0 else 1
     config = Config(dataset=dataset, methods=tuple(method(name) for name in algorithms), **fields)
     validate(config, tables)
     _refuse_idle_options(config, asked, tables)
@@ -298,6 +304,8 @@ class Tables:
     aggregations: Mapping[str, Any]
     rewards: Mapping[str, Any]
     optimizers: Mapping[str, Any]
+    precisions: Sequence[str]
+    convs: Sequence[str]
     ruled: Sequence[str]  # the algorithms that read the rules' options
 
 
@@ -315,25 +323,34 @@ def validate(config: Config, tables: Tables) -> None:
         *_at_least("rounds", c.rounds, 1),
         *_at_least("epochs", c.epochs, 1),
         *_at_least("batch_size", c.batch_size, 1),
-        *_at_least("evaluate_every", c.evaluate_every, 1),
-        *_at_least("evaluation_batch", c.evaluation_batch, 1),
+        *_at_least("eval_every", c.eval_every, 1),
+        *_at_least("eval_batch", c.eval_batch, 1),
+        *_at_least("devices", c.devices, 1),
+        *_known("precision", c.precision, tables.precisions),
+        *_known("conv", c.conv, tables.convs),
         *_at_least("partition_seed", c.partition_seed, 0),
         *_at_least("min_rows", c.min_rows, 1),
         *_at_least("synthetic_rows", c.synthetic_rows, 1),
         *_number("concentration", c.concentration, 0, math.inf, open_low=True, open_high=True),
         *_number("validation_share", c.validation_share, 0, 1, open_high=True),
     ]
-    if c.rows_per_client is not None:
-        problems += _at_least("rows_per_client", c.rows_per_client, 1)
+    for name in ("rows_per_client", "eval_rows", "eval_clients"):
+        if getattr(c, name) is not None:
+            problems += _at_least(name, getattr(c, name), 1)
     for name in ("data_dir", "owners"):
         value = getattr(c, name)
         if value is not None and not isinstance(value, str):
             problems.append(f"{_flag(name)} is {value!r}, it must be a path")
     if not isinstance(c.layout, str) or not (
-        c.layout in ("all", "one") or (c.layout.isdigit() and int(c.layout) >= 1)
+        c.layout in LAYOUTS or (c.layout.isdigit() and int(c.layout) >= 1)
     ):
         problems.append(
-            f"--layout is {c.layout!r}, it must be auto, all, one or a number of clients from 1"
+            f"--layout is {c.layout!r}, it must be auto, {', '.join(LAYOUTS)} "
+            "or a number of clients from 1"
+        )
+    if _whole(c.eval_clients) and _whole(c.clients) and c.eval_clients > c.clients:
+        problems.append(
+            f"--eval-clients is {c.eval_clients}, it must be at most --clients, {c.clients}"
         )
     for width in c.hidden:
         problems += _at_least("hidden", width, 1)

@@ -4,6 +4,7 @@ Everything numerical happens in compiled functions; here they are built, timed a
 """
 
 import functools
+import os
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import optax
 
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax import layout, local, models, results, simulation, sweep, vectors
+from cgsv_jax import layout, local, models, results, simulation, sweep, timing, vectors
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS
 from cgsv_jax.config import Config, ConfigError, Method
@@ -40,6 +41,8 @@ TABLES = config_lib.Tables(
     aggregations=AGGREGATIONS,
     rewards=REWARDS,
     optimizers=OPTIMIZERS,
+    precisions=local.PRECISIONS,
+    convs=models.FORMS,
     ruled=("cgsv",),
 )
 
@@ -58,10 +61,11 @@ class Problem(NamedTuple):
     classes: np.ndarray  # [N] distinct labels held
     model: Model
     tensors: tuple[int, ...]
+    chosen: np.ndarray | None  # [K] the clients that are evaluated; None: all
 
 
 class Progress(NamedTuple):
-    """What the host sees between two segments."""
+    """What the host sees between two segments; rounds are counted over all seeds of a method."""
 
     partition: str
     method: str
@@ -69,7 +73,7 @@ class Progress(NamedTuple):
     rounds: int
     compiling: bool
     rounds_per_second: float  # of this method so far, compilation apart
-    accuracy: np.ndarray | None  # [N] mean over seeds, latest
+    accuracy: np.ndarray | None  # [N] mean over the seeds that run, latest
     server_accuracy: float | None
 
 
@@ -88,7 +92,7 @@ def configure(**asked: Any) -> Config:
     >>> configure(dataset="digits", clients=5, algorithms=["cgsv"], beta=2.0).methods[0].beta
     2.0
     """
-    return config_lib.resolve(TABLES, jax.default_backend(), **asked)
+    return config_lib.resolve(TABLES, jax.default_backend(), jax.device_count(), **asked)
 
 
 def problems(config: Config) -> tuple[Problem, ...]:
@@ -103,10 +107,11 @@ def problems(config: Config) -> tuple[Problem, ...]:
         full = data_lib.load(config.dataset, config.data_dir, **options)
         by_owner = "by_owner" in config.partitions
         owner_ids = owners.load(config.owners, len(full.labels)) if by_owner else None
+        builder = models.MODELS[config.model]
         if config.model == "mlp":
-            builder = functools.partial(models.mlp, hidden=config.hidden)
-        else:
-            builder = models.MODELS[config.model]
+            builder = functools.partial(builder, hidden=config.hidden)
+        if config.model in config_lib.CONVOLUTIONAL:
+            builder = functools.partial(builder, conv=config.conv)
         model = builder(full.inputs.shape[1:], source.num_classes)
         dealt = [_deal(config, full, name, owner_ids) for name in config.partitions]
     except (ValueError, OSError) as error:
@@ -118,8 +123,18 @@ def problems(config: Config) -> tuple[Problem, ...]:
             f"--model {config.model} has {sum(tensors)} parameters, "
             f"it must have at most {config_lib.MAX_PARAMETERS}"
         )
+
+    def problem(name: str, data: Dataset, clients: Clients) -> Problem:
+        sizes, classes = partition.describe(clients, data.labels)
+        chosen = None
+        if config.eval_clients is not None and config.eval_clients < config.clients:
+            # Evenly from the fewest rows to the most, both ends included.
+            places = np.linspace(0, config.clients - 1, config.eval_clients).round().astype(int)
+            chosen = np.sort(np.argsort(sizes, kind="stable")[places])
+        return Problem(name, data, clients, sizes, classes, model, tensors, chosen)
+
     return tuple(
-        Problem(name, data, clients, *partition.describe(clients, data.labels), model, tensors)
+        problem(name, data, clients)
         for name, (data, clients) in zip(config.partitions, dealt, strict=True)
     )
 
@@ -128,7 +143,9 @@ def _deal(
     config: Config, full: Dataset, name: str, owner_ids: np.ndarray | None
 ) -> tuple[Dataset, Clients]:
     # One generator per purpose: the cap or the partition never shifts the other's draws.
-    split_rng, deal_rng = (np.random.default_rng([config.partition_seed, i]) for i in range(2))
+    split_rng, deal_rng, test_rng = (
+        np.random.default_rng([config.partition_seed, i]) for i in range(3)
+    )
     cap = config.rows_per_client and config.rows_per_client * config.clients
     cap = None if name == "by_owner" else cap  # a writer's rows are not thinned out
     pool, held_out = partition.split(split_rng, len(full.labels), config.validation_share, cap)
@@ -137,7 +154,18 @@ def _deal(
             f"--clients is {config.clients}, it must be at most {len(pool)}, "
             f"the training rows of {config.dataset}"
         )
+    test = slice(None)
+    if config.eval_rows is not None:
+        rows = len(full.test_labels)
+        if config.eval_rows > rows:
+            raise ConfigError(
+                f"--eval-rows is {config.eval_rows}, it must be at most {rows}, "
+                f"the test rows of {config.dataset}"
+            )
+        test = np.sort(test_rng.permutation(rows)[: config.eval_rows])
     data = full._replace(
+        test_inputs=full.test_inputs[test],
+        test_labels=full.test_labels[test],
         inputs=full.inputs[pool],
         labels=full.labels[pool],
         validation=(full.inputs[held_out], full.labels[held_out]),
@@ -164,26 +192,87 @@ def parts(
     return {
         "model": problem.model,
         "algorithm": ALGORITHMS[method.algorithm](hyper, method.options(problem.tensors)),
-        "trainer": local.trainer(problem.model, optimizer, schedule, batch_size=config.batch_size),
+        "trainer": local.trainer(
+            problem.model,
+            optimizer,
+            schedule,
+            batch_size=config.batch_size,
+            precision=config.precision,
+        ),
     }
 
 
-def settings(config: Config, rounds: int | None = None) -> Settings:
-    """The static settings of a run, or of a segment of `rounds`."""
+def steps(config: Config, problem: Problem) -> np.ndarray:
+    """Mini-batch steps of each client in a round, [N]."""
+    batch = min(config.batch_size, problem.clients.mask.shape[1])
+    return config.epochs * -(-problem.sizes // batch)
+
+
+def settings(config: Config, problem: Problem, rounds: int | None = None) -> Settings:
+    """The static settings of a run, or of a segment of `rounds`.
+
+    Raises:
+      ConfigError: more devices are asked for than there are.
+    """
+    available = jax.devices()
+    if config.devices > len(available):
+        raise ConfigError(
+            f"--devices is {config.devices}, it must be at most {len(available)}, what there is"
+        )
+    mesh = layout.mesh_of(available[: min(config.devices, config.clients)])
+    width = eval_width = None
+    if config.layout == "one":
+        width = eval_width = 1
+    elif config.layout.isdigit():
+        width = eval_width = int(config.layout)
+    elif config.layout == "balanced":
+        width = layout.balanced_width(steps(config, problem), most=_fitting(config, problem, True))
+    if eval_width is None:
+        eval_width = _fitting(config, problem, False)
     return Settings(
         rounds=rounds or config.rounds,
         epochs=config.epochs,
-        evaluate_every=config.evaluate_every,
-        evaluation_batch=config.evaluation_batch,
-        width=config.width,
+        eval_every=config.eval_every,
+        eval_batch=config.eval_batch,
+        width=width,
+        eval_width=eval_width,
+        mesh=mesh,
     )
 
 
-def segment_length(rounds: int, evaluate_every: int) -> int:
-    """Rounds between two looks: a multiple of `evaluate_every`, counted from round 0."""
-    evaluations = -(-rounds // evaluate_every)
+def _memory() -> int:
+    """Bytes of the device, or of the host where that is the device."""
+    return timing.memory_limit() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@functools.lru_cache(maxsize=64)
+def _scratch(apply: Any, init: Any, shape: tuple[int, ...], dtype: Any, training: bool) -> int:
+    """Bytes that one model needs beside its parameters to compute one batch, as compiled."""
+
+    def forward(params: Any, inputs: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.sum(apply(params, inputs, key if training else None))
+
+    params = jax.eval_shape(init, jax.random.key(0))
+    arguments = (params, jax.ShapeDtypeStruct(shape, dtype), jax.random.key(0))
+    function = jax.grad(forward) if training else forward
+    analysis = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+
+def _fitting(config: Config, problem: Problem, training: bool) -> int:
+    """Models that may be computed at once: half of the memory is theirs, the rest the matrices'."""
+    inputs = problem.data.inputs
+    rows = min(config.batch_size, problem.clients.mask.shape[1]) if training else config.eval_batch
+    shape = (min(rows, len(inputs)), *inputs.shape[1:])
+    each = _scratch(problem.model.apply, problem.model.init, shape, inputs.dtype, training)
+    return int(np.clip(_memory() // 2 // max(each, 1), 1, config.clients))
+
+
+def segment_length(rounds: int, eval_every: int) -> int:
+    """Rounds between two looks: a multiple of `eval_every`, counted from round 0."""
+    evaluations = -(-rounds // eval_every)
     per_segment = -(-evaluations // SEGMENTS)
-    return min(rounds, per_segment * evaluate_every)
+    return min(rounds, per_segment * eval_every)
 
 
 def run(
@@ -223,65 +312,98 @@ def run(
 def _run_method(
     config: Config, method: Method, problem: Problem, watch: Callable[[Progress], None]
 ) -> tuple[results.Cell, dict[str, float]]:
-    def note(done: int, evaluation: Any = None) -> None:
+    seconds = {"compile_seconds": 0.0, "run_seconds": 0.0}
+    done = 0  # rounds, over all seeds
+    total = config.rounds * len(config.seeds)
+
+    def note(evaluation: Any = None) -> None:
         accuracy = server = None
         if evaluation is not None:
             accuracy = np.asarray(evaluation.accuracy[:, 0, -1]).mean(0)
             server = float(np.asarray(evaluation.server_accuracy[:, 0, -1]).mean())
         pace = done / seconds["run_seconds"] if done else 0.0
-        place = (problem.partition, method.name, done, config.rounds)
-        watch(Progress(*place, not done, pace, accuracy, server))
+        watch(
+            Progress(problem.partition, method.name, done, total, not done, pace, accuracy, server)
+        )
 
-    seconds = {"compile_seconds": 0.0, "run_seconds": 0.0}
-    note(0)
-    # Seeds lie on the hardware as clients do.
-    width = layout.default_width()
-    keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
+    note()
+    static = settings(config, problem)
+    mesh = static.mesh
     hyper = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), method.hyper())
-    data = jax.device_put(problem.data._replace(validation=None))
-    clients = jax.device_put(problem.clients)
+    # Rows of the matrices in an order that gives every device its share of the work.
+    order = np.arange(config.clients)
+    if mesh is not None:
+        order = layout.dealt(steps(config, problem), mesh.size)
+    rows_of = np.argsort(order)
+    clients = jax.tree.map(lambda x: x[order], problem.clients)
+    clients = clients._replace(numbers=order.astype(np.int32))
+    chosen = None if problem.chosen is None else rows_of[problem.chosen].astype(np.int32)
+    shared = (hyper, problem.data._replace(validation=None), clients, chosen)
+    shared = jax.device_put(shared, None if mesh is None else layout.everywhere(mesh))
 
     def start(key: jax.Array, hyper: Hyper) -> State:
-        return simulation.init(key, config.clients, **parts(config, method, problem, hyper))
+        made = parts(config, method, problem, hyper)
+        return simulation.init(key, config.clients, mesh=mesh, **made)
 
-    def segment(
-        rounds: int, keys: jax.Array, hyper: Hyper, state: State, data: Dataset, clients: Clients
-    ) -> Any:
-        def one(key, hyper, state, data, clients):
-            return simulation.advance(
+    def segment(rounds: int, keys: jax.Array, state: State, shared: tuple) -> Any:
+        hyper, data, clients, chosen = shared
+
+        def one(key, hyper, state, data, clients, chosen):
+            state, *seen = simulation.advance(
                 key,
                 state,
                 data,
                 clients,
-                settings=settings(config, rounds),
+                settings=static._replace(rounds=rounds),
+                chosen=chosen,
                 **parts(config, method, problem, hyper),
             )
+            return state, *layout.keep_whole(seen, mesh)
 
-        return sweep.grid(one, keys, hyper, data, clients, carry=state, width=width)
+        return sweep.grid(one, keys, hyper, data, clients, chosen, carry=state)
 
-    compiled: dict[int, Any] = {}
-    state = jax.jit(lambda k, h: sweep.grid(start, k, h, width=width))(keys, hyper)
-    step = segment_length(config.rounds, config.evaluate_every)
-    records, evaluations = [], []
-    for done in range(0, config.rounds, step):
-        rounds = min(step, config.rounds - done)
+    compiled: dict[Any, Any] = {}
+
+    def call(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
+        """The function's result; compiled once per name, and the two timed apart."""
         clock = time.perf_counter()
-        if rounds not in compiled:
-            function = jax.jit(segment, static_argnums=0, donate_argnums=3)
-            lowered = function.lower(rounds, keys, hyper, state, data, clients)
-            compiled[rounds] = lowered.compile()
+        if name not in compiled:
+            compiled[name] = jax.jit(function, **options).lower(*args).compile()
             seconds["compile_seconds"] += time.perf_counter() - clock
             clock = time.perf_counter()
-        state, record, evaluation = compiled[rounds](keys, hyper, state, data, clients)
-        jax.block_until_ready(state)
+        result = jax.block_until_ready(compiled[name](*args))
         seconds["run_seconds"] += time.perf_counter() - clock
-        records.append(jax.device_get(record))
-        evaluations.append(jax.device_get(evaluation))
-        note(done + rounds, evaluations[-1])
+        return result
 
-    def joined(pieces: list) -> Any:  # leaves [S, 1, time, ...] -> [S, time, ...]
-        return jax.tree.map(lambda *xs: np.concatenate(xs, axis=2)[:, 0], *pieces)
-
+    step = segment_length(config.rounds, config.eval_every)
+    groups = []
+    for seeds in _together(config, problem, mesh):
+        keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+        if mesh is not None:
+            keys = jax.device_put(keys, layout.everywhere(mesh))
+        state = call(lambda k, h: sweep.grid(start, k, h), ("start", len(seeds)), keys, shared[0])
+        pieces = []
+        for first in range(0, config.rounds, step):
+            rounds = min(step, config.rounds - first)
+            state, *seen = call(
+                functools.partial(segment, rounds),
+                (rounds, len(seeds)),
+                keys,
+                state,
+                shared,
+                donate_argnums=1,
+            )
+            pieces.append(jax.device_get(seen))
+            done += rounds * len(seeds)
+            note(pieces[-1][1])
+        del state  # the next seeds' takes its place
+        # leaves [S, 1, time, ...] -> [S, time, ...]
+        groups.append(jax.tree.map(lambda *x: np.concatenate(x, axis=2)[:, 0], *pieces))
+    record, evaluation = jax.tree.map(lambda *x: np.concatenate(x), *groups)
+    record = jax.tree.map(lambda x: x[..., rows_of], record)
+    if chosen is None:
+        fields = {name: getattr(evaluation, name)[..., rows_of] for name in ("accuracy", "loss")}
+        evaluation = evaluation._replace(**fields)
     cell = results.Cell(
         partition=problem.partition,
         method=method.name,
@@ -289,10 +411,25 @@ def _run_method(
         sizes=problem.sizes,
         classes=problem.classes,
         num_parameters=sum(problem.tensors),
-        record=joined(records),
-        evaluation=joined(evaluations),
+        record=record,
+        evaluation=evaluation,
+        evaluated=problem.chosen,
     )
-    return cell, seconds | {"rounds_per_second": config.rounds / seconds["run_seconds"]}
+    return cell, seconds | {"rounds_per_second": total / seconds["run_seconds"]}
+
+
+def _together(config: Config, problem: Problem, mesh: Any) -> list[tuple[int, ...]]:
+    """The seeds in groups, each of which is one program.
+
+    On a CPU width does not pay, and over several devices the clients already fill them: there one
+    after another, so that one state is in memory at a time. Elsewhere all at once if their matrices
+    (the models, the updates, and what a sort or a chunk of the rest needs) take half of the memory.
+    """
+    matrices = 4 * 4 * config.clients * sum(problem.tensors)  # bytes
+    fits = 2 * matrices * len(config.seeds) <= _memory()
+    if jax.default_backend() == "cpu" or mesh is not None or not fits:
+        return [(seed,) for seed in config.seeds]
+    return [config.seeds]
 
 
 def save(directory: Any, result: Result) -> None:

@@ -16,6 +16,9 @@ Schedule = Callable[[Array, Array], Array]  # (round [], epoch []) -> learning r
 Optimizer = Callable[[Array], optax.GradientTransformation]  # learning rate [] -> optimizer
 Loss = Callable[[Array, Array], Array]  # logits [B, C], labels [B] -> losses [B]
 
+# How local training multiplies. "default" is the backend's own (TF32 on recent NVIDIA GPUs).
+PRECISIONS = ("default", "float32", "tensorfloat32", "bfloat16")
+
 negative_log_likelihood: Loss = optax.softmax_cross_entropy_with_integer_labels
 
 
@@ -69,6 +72,7 @@ def trainer(
     *,
     batch_size: int,
     loss: Loss = negative_log_likelihood,
+    precision: str = "default",
 ) -> Trainer:
     """E epochs of mini-batch descent; the last short batch of an epoch is kept.
 
@@ -83,15 +87,26 @@ def trainer(
       schedule: (round, epoch) -> learning rate.
       batch_size: B, rows per step.
       loss: per-row loss, averaged over the rows of a batch.
+      precision: one of `PRECISIONS`. "bfloat16" computes activations and gradients in it; weights,
+        loss and updates stay as they are, and so does everything the server does.
 
     Returns:
       A Trainer.
 
     Raises:
-      ValueError: batch_size < 1.
+      ValueError: batch_size < 1, or `precision` is another word.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, it must be one of {', '.join(PRECISIONS)}")
+    multiplying = None if precision == "default" else precision
+
+    def logits_of(params: ArrayTree, inputs: Array, key: PRNGKey) -> Array:
+        if precision != "bfloat16":
+            return model.apply(params, inputs, key)
+        logits = model.apply(*_half((params, inputs)), key)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def init(params: ArrayTree) -> ArrayTree:
         return optimizer(schedule(jnp.int32(0), jnp.int32(0))).init(params)
@@ -106,29 +121,32 @@ def trainer(
     ) -> tuple[ArrayTree, ArrayTree, Array]:
         order, examples = jax.tree.map(jnp.asarray, (order, examples))
         chex.assert_rank([order, examples.rows, examples.labels], [2, 1, 1])
+        # Nobody has more rows than slots: with many small clients most of a batch would be padding.
+        width = min(batch_size, order.shape[1])
         visits = jnp.sum(order >= 0, axis=1)  # [E]
-        last_step = jnp.cumsum(-(-visits // batch_size))  # [E], steps up to and with an epoch
+        last_step = jnp.cumsum(-(-visits // width))  # [E], steps up to and with an epoch
         first_step = jnp.concatenate([jnp.zeros(1, last_step.dtype), last_step[:-1]])
-        short = -order.shape[1] % batch_size
+        short = -order.shape[1] % width
         order = jnp.pad(order, ((0, 0), (0, short)), constant_values=-1)
 
         def step(i: Array, carry: tuple) -> tuple:
             params, opt_state, total = carry
             epoch = jnp.sum(i >= last_step)
-            start = (i - first_step[epoch]) * batch_size
-            slots = jax.lax.dynamic_slice(order, (epoch, start), (1, batch_size))[0]
+            start = (i - first_step[epoch]) * width
+            slots = jax.lax.dynamic_slice(order, (epoch, start), (1, width))[0]
             valid = slots >= 0
             count = jnp.sum(valid)
             inputs = examples.inputs[examples.rows[slots]]
             labels = examples.labels[slots]
 
             def mean_loss(params: ArrayTree) -> Array:
-                logits = model.apply(params, inputs, jax.random.fold_in(key, i))
+                logits = logits_of(params, inputs, jax.random.fold_in(key, i))
                 losses = jnp.where(valid, loss(logits, labels), 0.0)
                 # The count is 0 only in a step that a batched loop computes and throws away.
                 return jnp.sum(losses) / jnp.maximum(count, 1)
 
-            mean, gradient = jax.value_and_grad(mean_loss)(params)
+            with jax.default_matmul_precision(multiplying):
+                mean, gradient = jax.value_and_grad(mean_loss)(params)
             descent = optimizer(schedule(round_, epoch))
             updates, opt_state = descent.update(gradient, opt_state, params)
             return optax.apply_updates(params, updates), opt_state, total + mean * count
@@ -142,3 +160,10 @@ def trainer(
         return schedule(round_, jnp.int32(0))
 
     return Trainer(init, update, learning_rate)
+
+
+def _half(tree: ArrayTree) -> ArrayTree:
+    """Floats in bfloat16; what is not a float, such as the rows of an embedding, as it is."""
+    return jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )

@@ -61,7 +61,7 @@ CLIENT_COLUMNS = (
 SUMMARY_COLUMNS = (
     *KEYS,
     *("fairness", "fairness_undefined", "mean_accuracy", "max_accuracy", "server_accuracy"),
-    *("min_accuracy", "mean_gain", "gain_spread", "no_worse"),
+    *("min_accuracy", "mean_gain", "gain_spread", "no_worse", "clients", "evaluated"),
 )
 AVERAGED = ("fairness", "mean_accuracy", "max_accuracy", "mean_gain")  # in the fairness table
 
@@ -82,6 +82,7 @@ class Cell(NamedTuple):
     num_parameters: int  # D
     record: Record  # leaves [S, T, N]
     evaluation: Evaluation  # round [S, K], accuracy and loss [S, K, N], server_* [S, K]
+    evaluated: np.ndarray | None = None  # numbers of the clients in `evaluation`; None: all N
 
 
 class Run(NamedTuple):
@@ -103,7 +104,8 @@ def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     """A row per partition, method, seed, round and client, in this order.
 
     `round` counts the rounds completed, from 1. Accuracies (fractions) and test losses are null in
-    rounds without evaluation; `share` is quota / D; `loss` is the local training loss.
+    rounds without evaluation, and for clients that are not evaluated. `share` is quota / D, `loss`
+    the local training loss.
     """
     frames = [_rounds_of(cell) for cell in cells]
     return pl.concat(frames, rechunk=True) if frames else _empty(ROUND_COLUMNS)
@@ -143,12 +145,21 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
             "present": record.present.ravel(),
             "loss": _known(record.loss),
             "update_norm": _known(record.norm),
-            "accuracy": _known(at_rounds(evaluation.accuracy)),
-            "test_loss": _known(at_rounds(evaluation.loss)),
+            "accuracy": _known(at_rounds(_of_all(cell, evaluation.accuracy))),
+            "test_loss": _known(at_rounds(_of_all(cell, evaluation.loss))),
             "server_accuracy": _known(spread(at_rounds(evaluation.server_accuracy), 0, 1)),
             "server_test_loss": _known(spread(at_rounds(evaluation.server_loss), 0, 1)),
         }
     )
+
+
+def _of_all(cell: Cell, values: np.ndarray) -> np.ndarray:
+    """What was evaluated [..., K] as [..., N], NaN for the other clients."""
+    if cell.evaluated is None:
+        return np.asarray(values)
+    whole = np.full((*values.shape[:-1], len(cell.sizes)), np.nan, np.float32)
+    whole[..., cell.evaluated] = values
+    return whole
 
 
 def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
@@ -164,7 +175,7 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     for cell in cells:
         shares = np.asarray(cell.record.quota, np.float64).mean(axis=1) / cell.num_parameters
         for index, seed in enumerate(cell.seeds):
-            final = np.asarray(cell.evaluation.accuracy)[index, -1]
+            final = _of_all(cell, cell.evaluation.accuracy)[index, -1]
             nothing = np.full(final.shape, np.nan)
             frames.append(
                 pl.DataFrame(
@@ -175,7 +186,11 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
                         "client": np.arange(final.size, dtype=np.int32),
                         "rows": np.asarray(cell.sizes, np.int32),
                         "classes": np.asarray(cell.classes, np.int32),
-                        "standalone_accuracy": _known(alone.get((cell.partition, seed), nothing)),
+                        "standalone_accuracy": _known(
+                            _of_all(cell, alone[key])
+                            if (key := (cell.partition, seed)) in alone
+                            else nothing
+                        ),
                         "accuracy": _known(final),
                         "reputation": _known(np.asarray(cell.record.reputation)[index, -1]),
                         "share": _known(shares[index]),
@@ -208,12 +223,15 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
                 "max_accuracy": final.max(),
                 "min_accuracy": final.min(),
                 "server_accuracy": server,
+                "clients": len(cell.sizes),
+                "evaluated": final.size,
             }
             row |= _against_alone(cell.method, alone.get((cell.partition, seed)), final)
             rows.append({key: _plain(value) for key, value in row.items()})
     texts = {"partition", "method", "fairness_undefined"}
+    whole = {"seed", "clients", "evaluated"}
     schema = {
-        name: pl.String if name in texts else pl.Int64 if name == "seed" else pl.Float64
+        name: pl.String if name in texts else pl.Int64 if name in whole else pl.Float64
         for name in SUMMARY_COLUMNS
     }
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -426,6 +444,9 @@ def fairness_reports(summary: pl.DataFrame) -> list[Table]:
         lines = ["fairness = 100 x Pearson(standalone, final accuracy) over clients"]
         if seeds > 1:
             lines.append(f"mean ± standard deviation over {seeds} seeds")
+        number, evaluated = own.row(0, named=True)["clients"], own["evaluated"].min()
+        if evaluated < number:
+            lines.append(f"over the {evaluated:,} of {number:,} clients that were evaluated")
         lines += why_undefined(own) + close_accuracies(own)
         shown = shown_fairness(own).drop("partition", "seeds")
         reports.append(_table(shown, f"Fairness and accuracy on {partition}", lines))

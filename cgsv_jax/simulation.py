@@ -7,7 +7,7 @@ a `Model` and local training only as a `Trainer`.
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import local, vectors
+from cgsv_jax import layout, local, vectors
 from cgsv_jax.layout import over_clients
 from cgsv_jax.types import (
     Algorithm,
@@ -31,20 +31,28 @@ _START, _TRAINING, _ALGORITHM = 0, 1, 2
 
 
 def init(
-    key: PRNGKey, num_clients: int, *, model: Model, algorithm: Algorithm, trainer: Trainer
+    key: PRNGKey,
+    num_clients: int,
+    *,
+    model: Model,
+    algorithm: Algorithm,
+    trainer: Trainer,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> State:
     """The state before round 0: every client and the server hold the same random w_0."""
     params = model.init(jax.random.fold_in(key, _START))
     start = vectors.ravel(params)
+    rows = layout.rows_on(num_clients, mesh)
 
     def repeat(x: Array) -> Array:
         # A copy even where N = 1: a state whose leaves share a buffer could not be donated.
-        return jnp.array(jnp.tile(x, (num_clients,) + (1,) * x.ndim), copy=True)
+        return jnp.array(jnp.tile(x, (rows,) + (1,) * x.ndim), copy=True)
 
+    optimizer = jax.tree.map(lambda x: repeat(jnp.asarray(x)), trainer.init(params))
     return State(
         server=start,
-        clients=repeat(start),
-        optimizer=jax.tree.map(lambda x: repeat(jnp.asarray(x)), trainer.init(params)),
+        clients=layout.keep_sharded(repeat(start), mesh),
+        optimizer=layout.keep_sharded(optimizer, mesh),
         algorithm=algorithm.init(num_clients, start.size),
         round=jnp.int32(0),
     )
@@ -99,14 +107,21 @@ def train(
         return delta, jnp.where(present, norm, 0.0), present, loss, opt_state
 
     sizes = clients.sizes
-    lifted = over_clients(one_client, settings.width, work=sizes)
-    numbers = jnp.arange(sizes.size)
-    deltas, norms, present, loss, optimizer = lifted(
-        numbers, state.clients, state.optimizer, clients.rows, clients.mask, labels, orders
+    count, rows = sizes.size, state.clients.shape[0]
+    # Rows that only fill up a device hold nothing and take no step; the rules never see them.
+    numbers = jnp.arange(count) if clients.numbers is None else clients.numbers
+    numbers, slots, mask, labels_ = (
+        layout.pad_rows(x, rows) for x in (numbers, clients.rows, clients.mask, labels)
     )
+    orders = None if orders is None else layout.pad_rows(jnp.asarray(orders), rows, -1)
+    lifted = over_clients(
+        one_client, settings.width, work=layout.pad_rows(sizes, rows), mesh=settings.mesh
+    )
+    *sent, optimizer = lifted(numbers, state.clients, state.optimizer, slots, mask, labels_, orders)
+    deltas, norms, present, loss = (x[:count] for x in sent)
     upload = Upload(
         server=state.server,
-        clients=state.clients,
+        clients=state.clients[:count],
         deltas=deltas,
         norms=norms,
         scales=jnp.ones_like(norms),
@@ -139,13 +154,36 @@ def round_(
     """
     parts = {"model": model, "trainer": trainer, "settings": settings, "orders": orders}
     upload, optimizer = train(key, state, data, clients, **parts)  # dw_i
+    return serve(key, state, upload, optimizer, algorithm=algorithm, mesh=settings.mesh)
+
+
+def serve(
+    key: PRNGKey,
+    state: State,
+    upload: Upload,
+    optimizer: ArrayTree,
+    *,
+    algorithm: Algorithm,
+    mesh: jax.sharding.Mesh | None = None,
+) -> tuple[State, Record]:
+    """The server's half of a round: aggregation, contribution, reward, download.
+
+    Args:
+      key: of the run.
+      state: before the round.
+      upload: what `train` gave.
+      optimizer: the clients' optimizer states after training.
+      algorithm: the server's rules.
+      mesh: devices that share the clients.
+    """
     rules_key = jax.random.fold_in(jax.random.fold_in(key, _ALGORITHM), state.round)
     download, standing, rules = algorithm.update(rules_key, upload, state.algorithm)
     dtype = state.server.dtype  # the model's, whatever the rules compute in
+    rewards = layout.pad_rows(download.rewards.astype(dtype), state.clients.shape[0])
     state = State(
         server=state.server + download.aggregate.astype(dtype),  # w_N += u_N
-        clients=state.clients + download.rewards.astype(dtype),  # w_i += v_i, and nothing else
-        optimizer=optimizer,
+        clients=layout.keep_sharded(state.clients + rewards, mesh),  # w_i += v_i, nothing else
+        optimizer=layout.keep_sharded(optimizer, mesh),
         algorithm=rules,
         round=state.round + 1,
     )
@@ -162,21 +200,31 @@ def round_(
 
 
 def evaluate(
-    state: State, inputs: Array, labels: Array, *, model: Model, settings: Settings
+    state: State,
+    inputs: Array,
+    labels: Array,
+    *,
+    model: Model,
+    settings: Settings,
+    chosen: Array | None = None,
 ) -> Evaluation:
-    """Accuracy and mean negative log-likelihood of every client's model and the server's.
+    """Accuracy and mean negative log-likelihood of clients' models and the server's.
 
     Args:
       state: the models, clients [N, D] and server [D].
       inputs: [n, ...].
       labels: [n].
       model: the network; it is evaluated without a key.
-      settings: rows per forward pass and the layout's width.
+      settings: rows per forward pass and the layout.
+      chosen: [K] which clients; None: every row of `state.clients`.
+
+    Returns:
+      An Evaluation of one moment; clients' arrays [K] or [N].
     """
     unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
     inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
     rows = labels.size
-    batch = min(settings.evaluation_batch, rows)
+    batch = min(settings.eval_batch, rows)
     steps = -(-rows // batch)
 
     def one_model(weights: Array) -> tuple[Array, Array]:
@@ -196,7 +244,13 @@ def evaluate(
         right, losses = jax.lax.map(one_batch, jnp.arange(steps))
         return jnp.sum(right) / rows, jnp.sum(losses) / rows
 
-    accuracy, loss = over_clients(one_model, settings.width)(state.clients)
+    weights = state.clients
+    if chosen is not None:
+        weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
+    lifted = over_clients(one_model, settings.eval_width or settings.width, mesh=settings.mesh)
+    accuracy, loss = lifted(weights)
+    if chosen is not None:
+        accuracy, loss = accuracy[: chosen.size], loss[: chosen.size]
     server_accuracy, server_loss = one_model(state.server)
     return Evaluation(state.round, accuracy, loss, server_accuracy, server_loss)
 
@@ -212,6 +266,7 @@ def advance(
     trainer: Trainer,
     settings: Settings,
     orders: Array | None = None,
+    chosen: Array | None = None,
 ) -> tuple[State, Record, Evaluation]:
     """`settings.rounds` further rounds, evaluated after every k-th and after the last.
 
@@ -225,6 +280,7 @@ def advance(
       trainer: as in `train`.
       settings: T, E, k and the layout's width.
       orders: [T, N, E, M], or drawn.
+      chosen: [K] which clients to evaluate; None: all.
 
     Returns:
       The state, Record [T, N] and Evaluation [ceil(T / k), ...].
@@ -232,17 +288,21 @@ def advance(
     Raises:
       ValueError: T or k is below 1.
     """
-    if min(settings.rounds, settings.evaluate_every) < 1:
-        raise ValueError(f"rounds and evaluate_every must be at least 1, got {settings}")
+    if min(settings.rounds, settings.eval_every) < 1:
+        raise ValueError(f"rounds and eval_every must be at least 1, got {settings}")
     parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
-    every = min(settings.evaluate_every, settings.rounds)
+    every = min(settings.eval_every, settings.rounds)
+    count = clients.mask.shape[0]
 
     def one_round(state: State, orders: Array | None) -> tuple[State, Record]:
         return round_(key, state, data, clients, orders=orders, **parts)
 
     def block(state: State, orders: Array | None, length: int):
         state, record = jax.lax.scan(one_round, state, orders, length)
-        result = evaluate(state, data.test_inputs, data.test_labels, model=model, settings=settings)
+        options = {"model": model, "settings": settings, "chosen": chosen}
+        result = evaluate(state, data.test_inputs, data.test_labels, **options)
+        if chosen is None:  # without the rows that only fill up a device
+            result = result._replace(accuracy=result.accuracy[:count], loss=result.loss[:count])
         return state, (record, result)
 
     whole, rest = divmod(settings.rounds, every)
@@ -269,16 +329,18 @@ def run(
     trainer: Trainer,
     settings: Settings,
     orders: Array | None = None,
+    chosen: Array | None = None,
 ) -> tuple[State, Record, Evaluation]:
     """A whole run from w_0: `init`, then `advance`. Pure: jit it, vmap it over keys.
 
     Returns:
-      The final State, Record [T, N] and Evaluation [ceil(T / evaluate_every), ...].
+      The final State, Record [T, N] and Evaluation [ceil(T / eval_every), ...].
     """
     num_clients = clients.mask.shape[0]
-    state = init(key, num_clients, model=model, algorithm=algorithm, trainer=trainer)
-    parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
-    return advance(key, state, data, clients, orders=orders, **parts)
+    parts = {"model": model, "algorithm": algorithm, "trainer": trainer}
+    state = init(key, num_clients, mesh=settings.mesh, **parts)
+    parts |= {"settings": settings, "orders": orders, "chosen": chosen}
+    return advance(key, state, data, clients, **parts)
 
 
 def _distinct(labels: Array, mask: Array) -> Array:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import chex
+import jax
 
 Array = chex.Array
 ArrayTree = chex.ArrayTree
@@ -45,12 +46,14 @@ class Clients(NamedTuple):
     """A partition: which rows of the training set each client holds.
 
     `labels` is there only where a client's labels are not the true ones; otherwise the labels are
-    those of the rows.
+    those of the rows. `numbers` is there only where clients are listed in another order than by
+    number, for instance to share work evenly among devices: a client draws by its number.
     """
 
     rows: Array  # [N, M] int32, row numbers of Dataset.inputs; 0 where masked
     mask: Array  # [N, M] bool, False on padding slots
     labels: Array | None = None  # [N, M] int32
+    numbers: Array | None = None  # [N] int32, whose draws a row makes; None: its own number's
 
     @property
     def sizes(self) -> Array:
@@ -241,9 +244,11 @@ class Settings(NamedTuple):
 
     rounds: int  # T
     epochs: int = 3  # E
-    evaluate_every: int = 1  # rounds
-    evaluation_batch: int = 500  # test rows per forward pass
-    width: int | None = None  # clients computed at once; None: all (see layout.py)
+    eval_every: int = 1  # rounds
+    eval_batch: int = 500  # test rows per forward pass
+    width: int | None = None  # clients trained at once; None: all (see layout.py)
+    eval_width: int | None = None  # models evaluated at once; None: as `width`
+    mesh: jax.sharding.Mesh | None = None  # devices that share the clients; None: one
 
 
 # ---------------------------------------------------------------- a run: carry and outputs
@@ -253,8 +258,8 @@ class State(NamedTuple):
     """The carry of a run, all that a later round needs."""
 
     server: Array  # [D] w_N
-    clients: Array  # [N, D] w_i
-    optimizer: ArrayTree  # leaves [N, ...]
+    clients: Array  # [N, D] w_i; over several devices, rows that nobody reads may follow
+    optimizer: ArrayTree  # leaves [N, ...], likewise
     algorithm: ArrayTree
     round: Array  # [] int32, the next round
 
@@ -272,7 +277,10 @@ class Record(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Test accuracy and loss after every `evaluate_every`-th round."""
+    """Test accuracy and loss after every `eval_every`-th round.
+
+    Where only some clients are evaluated, N here is their number.
+    """
 
     round: Array  # [K] int32, rounds completed
     accuracy: Array  # [K, N]

@@ -32,7 +32,7 @@ def validation_accuracy(config: experiment.Config, hyper: Hyper) -> np.ndarray:
 
     def final(key, hyper, data, clients):
         parts = experiment.parts(config, method, problem, hyper)
-        settings = experiment.settings(config)._replace(evaluate_every=config.rounds)
+        settings = experiment.settings(config, problem)._replace(eval_every=config.rounds)
         return simulation.run(key, data, clients, settings=settings, **parts)[2].accuracy[-1]
 
     keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))

@@ -118,7 +118,7 @@ def parts(
     """The keyword arguments of simulation.run, built by way of the tables."""
     model, numbers = model or mlp(), hyper if hyper is not None else _hyper()
     options = (options or Options())._replace(tensors=sizes_of(model))
-    settings = Settings(**({"rounds": 3, "epochs": 2, "evaluation_batch": 3} | settings))
+    settings = Settings(**({"rounds": 3, "epochs": 2, "eval_batch": 3} | settings))
     schedule = local.decayed(numbers.learning_rate, numbers.decay, per=per, epochs=settings.epochs)
     return {
         "model": model,

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "vectors": {"types"},
     "rescale": {"types"},
     "metrics": {"types"},
+    "timing": set(),
     "config": {"types"},
     "contribution": RULES,
     "aggregation": RULES,

@@ -33,7 +33,7 @@ def test_compare_ends_with_table_directory_and_figures(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Fairness and accuracy" in printed
     assert "undefined" in printed
-    assert "round 3/3" in printed  # plain lines, since this is no terminal
+    assert "6/6 rounds of 2 seeds" in printed  # plain lines, since this is no terminal
     assert "cgsv:released" in printed
     names = {path.name for path in out.iterdir()}
     assert {"config.json", "environment.json", "rounds.parquet", "clients.parquet"} <= names

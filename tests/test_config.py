@@ -19,7 +19,8 @@ def test_defaults_are_complete():
     assert (config.dataset, config.clients, config.partitions) == ("digits", 10, ("power_law",))
     assert config.seeds == (0, 1, 2)
     assert [m.name for m in config.methods] == ["standalone", "fedavg", "cgsv"]
-    assert "auto" not in json.dumps(config_lib.to_dict(config))
+    assert config.layout in config_lib.LAYOUTS  # nothing that a later run could read otherwise
+    assert json.loads(json.dumps(config_lib.to_dict(config)))["conv"] == "auto"  # a form's name
 
 
 @pytest.mark.parametrize("dataset", TABLES.datasets)
@@ -151,6 +152,7 @@ def test_an_option_that_would_do_nothing_is_refused(asked):
 
 
 def test_layout_follows_the_backend():
-    assert config_lib.resolve(TABLES, "cpu").width == 1
-    assert config_lib.resolve(TABLES, "gpu").width is None
-    assert config_lib.resolve(TABLES, "gpu", layout="3").width == 3
+    assert config_lib.resolve(TABLES, "cpu").layout == "one"
+    assert config_lib.resolve(TABLES, "gpu").layout == "balanced"
+    assert config_lib.resolve(TABLES, "gpu", layout=3).layout == "3"
+    assert config_lib.resolve(TABLES, "gpu", 4).devices == 4

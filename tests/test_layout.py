@@ -91,7 +91,7 @@ def five(tiny):
 
 def program(five, width):
     data, clients, parts, _ = five
-    settings = Settings(1, 2, evaluation_batch=3, width=width)
+    settings = Settings(1, 2, eval_batch=3, width=width)
     common = {"model": parts["model"], "settings": settings}
 
     def function(key, state, orders):
@@ -135,7 +135,7 @@ def test_evaluation_is_the_direct_computation(finished, batch):
     data, state = finished.data, finished.state
     evaluate = functools.partial(
         simulation.evaluate, model=finished.parts["model"],
-        settings=Settings(1, evaluation_batch=batch),
+        settings=Settings(1, eval_batch=batch),
     )  # fmt: skip
     result = jax.jit(evaluate)(state, data.test_inputs, data.test_labels)
     x, y = np.float64(data.test_inputs), np.asarray(data.test_labels)

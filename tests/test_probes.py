@@ -83,7 +83,7 @@ def test_noise_labels_rank_last(tiny):
     clients = Clients(rows, np.ones(rows.shape, bool), labels)
     orders = np.stack([tiny.orders(w[1], 6, 2, seed=s) for s, w in enumerate(worlds)])
     parts = tiny.parts(
-        model=tiny.softmax(), hyper=tiny.hyper(alpha=0.9), rounds=6, batch=8, evaluate_every=6
+        model=tiny.softmax(), hyper=tiny.hyper(alpha=0.9), rounds=6, batch=8, eval_every=6
     )
     runs = jax.jit(jax.vmap(lambda k, d, c, o: simulation.run(k, d, c, orders=o, **parts)))
     keys = jax.random.split(jax.random.key(0), seeds)

@@ -27,7 +27,7 @@ def part(tree, rounds):
 
 
 def advance_of(finished, rounds, every=1):
-    settings = finished.parts["settings"]._replace(rounds=rounds, evaluate_every=every)
+    settings = finished.parts["settings"]._replace(rounds=rounds, eval_every=every)
     parts = finished.parts | {"settings": settings}
 
     def advance(state, orders):

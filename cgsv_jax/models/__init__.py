@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cgsv_jax import types
 from cgsv_jax.models.adapter import from_flax
-from cgsv_jax.models.cnn import cifar_cnn, mnist_cnn
+from cgsv_jax.models.cnn import FORMS, cifar_cnn, mnist_cnn, tutorial_cnn
 from cgsv_jax.models.from_torch import params_from_torch, params_to_torch
 from cgsv_jax.models.mlp import mlp
 
@@ -17,9 +17,11 @@ MODELS: dict[str, Callable[..., types.Model]] = {
     "mlp": mlp,
     "mnist_cnn": mnist_cnn,
     "cifar_cnn": cifar_cnn,
+    "tutorial_cnn": tutorial_cnn,
 }
 
 __all__ = [
+    "FORMS",
     "MODELS",
     "cifar_cnn",
     "from_flax",
@@ -27,4 +29,5 @@ __all__ = [
     "mnist_cnn",
     "params_from_torch",
     "params_to_torch",
+    "tutorial_cnn",
 ]

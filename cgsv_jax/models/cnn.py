@@ -145,3 +145,23 @@ def cifar_cnn(
     """
     convs = ((16, 5), (32, 5))
     return _cnn("cifar_cnn", input_shape, num_classes, convs, (120, 84), nn.relu, conv)
+
+
+def tutorial_cnn(
+    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, *, conv: str = "auto"
+) -> types.Model:
+    """Conv 6 k5, relu, pool; conv 16 k5, relu, pool; dense 120, relu; dense 84, relu; dense.
+
+    D = 62,006 for (32, 32, 3) and 10 classes. The small network of PyTorch's CIFAR-10 tutorial,
+    with which simulators of federated learning are often timed.
+
+    Args:
+        input_shape: (height, width, channels) of one row.
+        num_classes: logits.
+        conv: "block" or "lax" everywhere, or "auto": block with a key (training), lax without.
+
+    Raises:
+        ValueError: if the input is smaller than 16 x 16, or an argument is unknown.
+    """
+    convs = ((6, 5), (16, 5))
+    return _cnn("tutorial_cnn", input_shape, num_classes, convs, (120, 84), nn.relu, conv)

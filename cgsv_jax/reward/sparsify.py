@@ -82,17 +82,32 @@ def sparsify(
     ) -> tuple[Array, Array, ArrayTree]:
         del key
         ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
-        rewards, kept = [], []
-        start = 0
+        # An absent client has ratio 0, hence quota 0, hence nothing.
+        if scope == "vector" and ties == "position":
+            quota = quotas(ratio, aggregate.size, count=count)  # q_{i,t}, eq. (5)
+            mask = vectors.largest(aggregate, quota)
+        else:
+            mask, quota = _by_tensor(aggregate, ratio)
+        return jnp.where(mask, aggregate[None, :], 0.0), quota, state  # v_{i,t}, eq. (6)
+
+    def _by_tensor(aggregate: Array, ratio: Array) -> tuple[Array, Array]:
+        """Masks [N, D] and entries kept [N] where tensors, or tied entries, are kept together.
+
+        A client with a higher ratio gets at least as much of every tensor. So an entry goes to all
+        clients from some place on in the order of ratios, and one comparison of places makes all
+        masks, however many tensors there are.
+        """
+        clients = ratio.size
+        order = jnp.argsort(ratio)
+        place = jnp.zeros(clients, jnp.int32).at[order].set(jnp.arange(clients, dtype=jnp.int32))
+        first, start = [], 0  # the place from which on clients get an entry, [length] each
         for length in tensors if scope == "tensor" else (aggregate.size,):
-            part = aggregate[start : start + length]
-            rank = vectors.ranks(part, ties=ties)
-            quota = quotas(ratio, length, count=count)  # q_{i,t}, eq. (5)
-            # An absent client has ratio 0, hence quota 0, hence nothing.
-            mask = rank[None, :] < quota[:, None]  # [N, length]
-            rewards.append(jnp.where(mask, part[None, :], 0.0))  # v_{i,t}, eq. (6)
-            kept.append(quota if ties == "position" else jnp.sum(mask, axis=1, dtype=jnp.int32))
+            rank = vectors.ranks(aggregate[start : start + length], ties=ties)
+            quota = quotas(ratio[order], length, count=count)  # q_{i,t}, eq. (5), ascending
+            first.append(jnp.searchsorted(quota, rank, side="right").astype(jnp.int32))
             start += length
-        return jnp.concatenate(rewards, axis=1), sum(kept[1:], kept[0]), state
+        first = jnp.concatenate(first)
+        starting = jnp.zeros(clients + 1, jnp.int32).at[first].add(1)
+        return place[:, None] >= first[None, :], jnp.cumsum(starting)[place]
 
     return Reward(init, update)
