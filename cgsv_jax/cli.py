@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
+import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -166,6 +167,16 @@ RULES = {
     ),
     "reward": Flag(_NAME, f"reward rule: {', '.join(_T.rewards)}", "sparsify"),
 }
+CLUSTER = {
+    "coordinator": Flag(
+        _NAME,
+        "host:port of process 0 where several processes share the clients, each started with the "
+        "same flags; auto: as the cluster's scheduler says",
+        "one process",
+    ),
+    "processes": Flag(_INT, "how many processes there are, with --coordinator host:port", "none"),
+    "process": Flag(_INT, "which of them this is, from 0; only 0 prints and writes", "none"),
+}
 OUTPUT = {
     "config": Flag(
         _NAME, "a config.json to repeat; then only the flags of this group count", "none"
@@ -202,6 +213,7 @@ Run = _arguments(
     | TRAINING_FLAGS
     | HARDWARE
     | RULES
+    | CLUSTER
     | OUTPUT,
 )
 Compare = _arguments(
@@ -224,6 +236,7 @@ Compare = _arguments(
     | TRAINING_FLAGS
     | HARDWARE
     | RULES
+    | CLUSTER
     | OUTPUT,
 )
 
@@ -307,11 +320,31 @@ def _complain(sentence: str) -> None:
         console.print(f"cgsv: {line}", markup=False)
 
 
+def _connect(args: Any) -> None:
+    """Joins the other processes, if there are any; before JAX looks at its devices."""
+    given = {name: getattr(args, name) for name in CLUSTER if getattr(args, name) is not None}
+    if not given:
+        return
+    if args.coordinator == "auto" and len(given) == 1:
+        with _border():
+            jax.distributed.initialize()
+        return
+    numbers = (args.processes, args.process)
+    if "coordinator" not in given or not all(type(number) is int for number in numbers):
+        raise ConfigError(
+            "--coordinator host:port, --processes and --process belong together: an address and "
+            f"two whole numbers, got {', '.join(f'--{k} {v}' for k, v in given.items())}"
+        )
+    if not 0 <= args.process < args.processes:
+        raise ConfigError(f"--process is {args.process}, it must be in 0..{args.processes - 1}")
+    jax.distributed.initialize(args.coordinator, args.processes, args.process)
+
+
 def _configuration(args: Any) -> Config:
     asked = {
         name: value
         for name, value in dataclasses.asdict(args).items()
-        if name not in OUTPUT and value is not None and value is not False
+        if name not in OUTPUT | CLUSTER and value is not None and value is not False
     }
     if args.config is not None:
         if asked:
@@ -329,8 +362,12 @@ def _configuration(args: Any) -> Config:
 
 
 def _train(args: Any) -> None:
+    _connect(args)
     config = _configuration(args)
     dealt = experiment.problems(config)
+    if jax.process_index() > 0:
+        experiment.run(config, dealt=dealt)  # its share of the work; process 0 has all results
+        return
     with _border():
         directory = results.create(args.out or _fresh_name(args, config), args.overwrite)
     console = Console(quiet=args.quiet, highlight=False)

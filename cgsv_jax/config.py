@@ -196,13 +196,12 @@ class ConfigError(ValueError):
     """A value that cannot be: the message names the option, the value and what is allowed."""
 
 
-def resolve(tables: "Tables", backend: str = "cpu", devices: int = 1, **asked: Any) -> Config:
+def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     """A complete `Config` from what was asked for; everything else is the data set's default.
 
     Args:
       tables: the names that exist.
       backend: decides what the layout "auto" means.
-      devices: how many there are, to be used unless asked otherwise.
       **asked: fields of `Config` except `methods`, fields of `Method` except `name` (they hold for
         every method), `algorithms` (names, or "name:setting") and `setting`. None means default.
 
@@ -251,7 +250,6 @@ def resolve(tables: "Tables", backend: str = "cpu", devices: int = 1, **asked: A
         "rows_per_client": source.rows_per_client,
         "validation_share": source.validation_share,
         "layout": "auto",
-        "devices": devices,
     } | {key: value for key, value in asked.items() if key in common}
     fields["partitions"] = _strings(fields["partitions"])
     fields["seeds"] = _seeds(fields["seeds"])

@@ -92,7 +92,9 @@ def configure(**asked: Any) -> Config:
     >>> configure(dataset="digits", clients=5, algorithms=["cgsv"], beta=2.0).methods[0].beta
     2.0
     """
-    return config_lib.resolve(TABLES, jax.default_backend(), jax.device_count(), **asked)
+    if asked.get("devices") is None:
+        asked["devices"] = jax.device_count()
+    return config_lib.resolve(TABLES, jax.default_backend(), **asked)
 
 
 def problems(config: Config) -> tuple[Problem, ...]:
@@ -219,7 +221,13 @@ def settings(config: Config, problem: Problem, rounds: int | None = None) -> Set
         raise ConfigError(
             f"--devices is {config.devices}, it must be at most {len(available)}, what there is"
         )
-    mesh = layout.mesh_of(available[: min(config.devices, config.clients)])
+    if jax.process_count() > 1 and config.devices < len(available):
+        raise ConfigError(
+            f"--devices is {config.devices}, it must be {len(available)}: "
+            f"each of the {jax.process_count()} processes takes part with all it has"
+        )
+    wanted = config.devices if jax.process_count() > 1 else min(config.devices, config.clients)
+    mesh = layout.mesh_of(available[:wanted])
     width = eval_width = None
     if config.layout == "one":
         width = eval_width = 1
@@ -329,7 +337,7 @@ def _run_method(
     note()
     static = settings(config, problem)
     mesh = static.mesh
-    hyper = jax.tree.map(lambda x: jnp.full(1, x, jnp.float32), method.hyper())
+    hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), method.hyper())
     # Rows of the matrices in an order that gives every device its share of the work.
     order = np.arange(config.clients)
     if mesh is not None:
@@ -338,15 +346,19 @@ def _run_method(
     clients = jax.tree.map(lambda x: x[order], problem.clients)
     clients = clients._replace(numbers=order.astype(np.int32))
     chosen = None if problem.chosen is None else rows_of[problem.chosen].astype(np.int32)
-    shared = (hyper, problem.data._replace(validation=None), clients, chosen)
+    # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).
+    shared = (problem.data._replace(validation=None), clients, chosen)
     shared = jax.device_put(shared, None if mesh is None else layout.everywhere(mesh))
 
     def start(key: jax.Array, hyper: Hyper) -> State:
         made = parts(config, method, problem, hyper)
         return simulation.init(key, config.clients, mesh=mesh, **made)
 
-    def segment(rounds: int, keys: jax.Array, state: State, shared: tuple) -> Any:
-        hyper, data, clients, chosen = shared
+    def begin(seeds: jax.Array, hyper: Hyper) -> State:
+        return sweep.grid(start, jax.vmap(jax.random.key)(seeds), hyper)
+
+    def segment(rounds: int, seeds: jax.Array, hyper: Hyper, state: State, shared: tuple) -> Any:
+        data, clients, chosen = shared
 
         def one(key, hyper, state, data, clients, chosen):
             state, *seen = simulation.advance(
@@ -360,6 +372,7 @@ def _run_method(
             )
             return state, *layout.keep_whole(seen, mesh)
 
+        keys = jax.vmap(jax.random.key)(seeds)
         return sweep.grid(one, keys, hyper, data, clients, chosen, carry=state)
 
     compiled: dict[Any, Any] = {}
@@ -377,21 +390,20 @@ def _run_method(
 
     step = segment_length(config.rounds, config.eval_every)
     groups = []
-    for seeds in _together(config, problem, mesh):
-        keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
-        if mesh is not None:
-            keys = jax.device_put(keys, layout.everywhere(mesh))
-        state = call(lambda k, h: sweep.grid(start, k, h), ("start", len(seeds)), keys, shared[0])
+    for group in _together(config, problem, mesh):
+        seeds = np.asarray(group, np.uint32)
+        state = call(begin, ("begin", len(seeds)), seeds, hyper)
         pieces = []
         for first in range(0, config.rounds, step):
             rounds = min(step, config.rounds - first)
             state, *seen = call(
                 functools.partial(segment, rounds),
                 (rounds, len(seeds)),
-                keys,
+                seeds,
+                hyper,
                 state,
                 shared,
-                donate_argnums=1,
+                donate_argnums=2,
             )
             pieces.append(jax.device_get(seen))
             done += rounds * len(seeds)

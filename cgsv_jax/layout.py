@@ -3,6 +3,7 @@
 A layout changes speed and memory, never a result beyond float noise.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -170,17 +171,19 @@ def over_clients(
     width: int | None = None,
     work: Array | None = None,
     mesh: Mesh | None = None,
+    shared: tuple = (),
 ) -> Callable:
     """Lifts a function of one client to arguments stacked over N clients.
 
     Args:
-      function: arguments without the client axis -> pytree of arrays.
+      function: `shared`, then arguments without the client axis -> pytree of arrays.
       width: clients computed together: None for all (vmap), 1 for one by one, or a chunk, which
         need not divide N. With a mesh, on each device.
       work: [N] how long each client takes, if that differs: clients of like length then share a
         chunk, because a chunk takes as long as its longest client.
-      mesh: devices that share the clients; N must be a multiple of them (see `rows_on`). What
-        `function` closes over, every device holds whole.
+      mesh: devices that share the clients; N must be a multiple of them (see `rows_on`).
+      shared: arrays that all clients read; every device holds them whole. Over several devices
+        `function` may close over numbers of its own, but not over what lies on the mesh.
 
     Returns:
       A function of arguments [N, ...] with results [N, ...].
@@ -191,41 +194,43 @@ def over_clients(
     if width is not None and width < 1:
         raise ValueError(f"layout width is {width}, it must be at least 1")
 
-    def on_one_device(work: Array | None, args: tuple) -> Any:
+    def on_one_device(work: Array | None, shared: tuple, args: tuple) -> Any:
+        one = functools.partial(function, *shared)
         count = jax.tree.leaves(args)[0].shape[0]
         if count == 1:
             # Not vmap: XLA has slower code for a batch of one than for one.
-            alone = function(*jax.tree.map(lambda x: x[0], args))
+            alone = one(*jax.tree.map(lambda x: x[0], args))
             return jax.tree.map(lambda x: jnp.asarray(x)[None], alone)
         if width is None or width >= count:
-            return jax.vmap(function)(*args)
+            return jax.vmap(one)(*args)
         if width == 1:
-            return jax.lax.map(lambda one: function(*one), args)
+            return jax.lax.map(lambda each: one(*each), args)
         order = jnp.arange(count) if work is None else jnp.argsort(work)
         # The last chunk is filled up with its longest client, which adds no step to the chunk, and
         # whose further results are those it has already.
         order = jnp.concatenate([order, jnp.broadcast_to(order[-1], (-count % width,))])
 
-        def chunk(members: Array) -> Any:
-            return jax.vmap(function)(*jax.tree.map(lambda x: x[members], args))
-
         def place(results: Any, members: Array) -> tuple[Any, None]:
             # Into the carry, in place: stacked chunks would be copied once more to be put in order.
-            new = chunk(members)
+            new = jax.vmap(one)(*jax.tree.map(lambda x: x[members], args))
             return jax.tree.map(lambda x, y: x.at[members].set(y), results, new), None
 
-        shapes = jax.eval_shape(jax.vmap(function), *args)
+        shapes = jax.eval_shape(jax.vmap(one), *args)
         results = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.scan(place, results, order.reshape(-1, width))[0]
 
     def lifted(*args: Any) -> Any:
         if mesh is None:
-            return on_one_device(work, args)
+            return on_one_device(work, shared, args)
         spec = PartitionSpec(AXIS)
         # Replication is not checked: a client's results are its own by construction.
         spread = jax.shard_map(
-            on_one_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+            on_one_device,
+            mesh=mesh,
+            in_specs=(spec, PartitionSpec(), spec),
+            out_specs=spec,
+            check_vma=False,
         )
-        return spread(work, args)
+        return spread(work, shared, args)
 
     return lifted

@@ -91,13 +91,13 @@ def train(
     # Keys depend on the round and the client's number alone, not on N or the layout.
     key_of_round = jax.random.fold_in(jax.random.fold_in(key, _TRAINING), state.round)
 
-    def one_client(number, weights, opt_state, rows, mask, labels, order):
-        order_key, step_key = jax.random.split(jax.random.fold_in(key_of_round, number))
+    def one_client(key, round_, inputs, number, weights, opt_state, rows, mask, labels, order):
+        order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
         if order is None:
             order = local.draw_order(order_key, mask, settings.epochs)
-        examples = Examples(data.inputs, rows, labels)
+        examples = Examples(inputs, rows, labels)
         delta, new_opt_state, loss = trainer.update(
-            step_key, unravel(weights), opt_state, examples, order, state.round
+            step_key, unravel(weights), opt_state, examples, order, round_
         )
         delta = vectors.ravel(delta)
         norm = vectors.norm(delta)
@@ -115,7 +115,11 @@ def train(
     )
     orders = None if orders is None else layout.pad_rows(jnp.asarray(orders), rows, -1)
     lifted = over_clients(
-        one_client, settings.width, work=layout.pad_rows(sizes, rows), mesh=settings.mesh
+        one_client,
+        settings.width,
+        work=layout.pad_rows(sizes, rows),
+        mesh=settings.mesh,
+        shared=(key_of_round, state.round, data.inputs),
     )
     *sent, optimizer = lifted(numbers, state.clients, state.optimizer, slots, mask, labels_, orders)
     deltas, norms, present, loss = (x[:count] for x in sent)
@@ -227,7 +231,7 @@ def evaluate(
     batch = min(settings.eval_batch, rows)
     steps = -(-rows // batch)
 
-    def one_model(weights: Array) -> tuple[Array, Array]:
+    def one_model(inputs: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
         params = unravel(weights)
 
         def one_batch(step: Array) -> tuple[Array, Array]:
@@ -247,11 +251,12 @@ def evaluate(
     weights = state.clients
     if chosen is not None:
         weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
-    lifted = over_clients(one_model, settings.eval_width or settings.width, mesh=settings.mesh)
-    accuracy, loss = lifted(weights)
+    width = settings.eval_width or settings.width
+    test = inputs, labels
+    accuracy, loss = over_clients(one_model, width, mesh=settings.mesh, shared=test)(weights)
     if chosen is not None:
         accuracy, loss = accuracy[: chosen.size], loss[: chosen.size]
-    server_accuracy, server_loss = one_model(state.server)
+    server_accuracy, server_loss = one_model(*test, state.server)
     return Evaluation(state.round, accuracy, loss, server_accuracy, server_loss)
 
 

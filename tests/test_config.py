@@ -155,4 +155,4 @@ def test_layout_follows_the_backend():
     assert config_lib.resolve(TABLES, "cpu").layout == "one"
     assert config_lib.resolve(TABLES, "gpu").layout == "balanced"
     assert config_lib.resolve(TABLES, "gpu", layout=3).layout == "3"
-    assert config_lib.resolve(TABLES, "gpu", 4).devices == 4
+    assert config_lib.resolve(TABLES, "gpu", devices=4).devices == 4
