@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax import experiment, plots, results
+from cgsv_jax import experiment, plots, profiling, results
 from cgsv_jax.config import SETTINGS, TRAINING, Config, ConfigError
 
 _BAD_INPUT = 2  # exit code
@@ -183,6 +183,7 @@ OUTPUT = {
     ),
     "out": Flag(_NAME, "run directory to write", "runs/<command>-<data set>-<number>"),
     "overwrite": Flag(bool, "replace the run that the directory holds"),
+    "profile": Flag(bool, "then time the phases of a round, beside what the device could do"),
     "quiet": Flag(bool, "print nothing but errors"),
 }
 
@@ -374,10 +375,19 @@ def _train(args: Any) -> None:
     _announce(console, config, dealt)
     with _Watcher(console, config) as watch:
         result = experiment.run(config, watch, dealt)
+    profiles = [
+        profiling.profile(config, method, problem)
+        for problem in (dealt if args.profile else ())
+        for method in config.methods
+    ]
+    if profiles:
+        result.timing["profiles"] = [profiling.plain(profile) for profile in profiles]
     experiment.save(directory, result)
     figures = plots.draw([directory])
     for table in results.tables(result.cells, console.width):
         console.print(table)
+    for profile in profiles:
+        console.print("\n".join(["", *profiling.lines(profile), ""]), markup=False)
     total = result.timing["total_seconds"]
     compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
     console.print(f"{total:.1f} s in all, {compiling:.1f} s of them compiling")

@@ -135,10 +135,17 @@ def problems(config: Config) -> tuple[Problem, ...]:
             chosen = np.sort(np.argsort(sizes, kind="stable")[places])
         return Problem(name, data, clients, sizes, classes, model, tensors, chosen)
 
-    return tuple(
+    made = tuple(
         problem(name, data, clients)
         for name, (data, clients) in zip(config.partitions, dealt, strict=True)
     )
+    for method in config.methods:
+        algorithm = parts(config, method, made[0], method.hyper())["algorithm"]
+        try:  # what a rule says of N or D, it says before anything is compiled
+            jax.eval_shape(lambda a=algorithm: a.init(config.clients, sum(tensors)))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return made
 
 
 def _deal(

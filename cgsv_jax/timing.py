@@ -139,9 +139,10 @@ def memory_limit(device: jax.Device | None = None) -> int | None:
 
 
 def cost(function: Callable, *args: Any) -> tuple[float, float]:
-    """(FLOPs, bytes) of one call by XLA's own count, before optimisation; nothing is compiled.
+    """(FLOPs, bytes) of one call as it is written, by XLA's count; nothing is compiled.
 
-    A loop counts as one turn of it: ask for the body and multiply by what is known of its length.
+    Every operation's operands and results count as moved, which fusion makes fewer. A loop counts
+    as one turn: ask for the body, and multiply by what is known of its length.
     """
     analysis = jax.jit(function).lower(*args).cost_analysis() or {}
     return float(analysis.get("flops", 0.0)), float(analysis.get("bytes accessed", 0.0))

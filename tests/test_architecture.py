@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "results": {"types", "config", "metrics"},
     "plots": {"types", "metrics", "results"},
     "experiment": None,
+    "profiling": {"types", "config", "timing", "layout", "local", "simulation", "experiment"},
     "cli": None,
 }
 # Outside libraries, and the units that may import them at the top of a module.

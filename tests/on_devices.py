@@ -1,0 +1,83 @@
+"""What tests/test_devices.py runs in a process of its own, where there are eight CPU devices.
+
+    python tests/on_devices.py equal|traffic
+
+Prints one JSON object.
+"""
+
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cgsv_jax import experiment, layout, simulation
+
+METHODS = (*experiment.TABLES.algorithms, "cgsv:released")
+
+
+def equal():
+    """Largest difference of every quantity between one device and eight, by method."""
+    # 13 ragged clients on 8 devices: two rows each, and rows that only fill up.
+    asked = {"clients": 13, "rounds": 2, "seeds": 1}
+    one = experiment.run(experiment.configure(**asked, algorithms=METHODS, devices=1)).cells
+    many = experiment.run(experiment.configure(**asked, algorithms=METHODS, layout="2")).cells
+    (few,) = experiment.run(experiment.configure(**asked, algorithms="cgsv", eval_clients=5)).cells
+    seen = {}
+    for a, b in zip(one, many, strict=True):
+        pairs = [*zip(a.record._fields, a.record, b.record, strict=True)]
+        pairs += zip(a.evaluation._fields, a.evaluation, b.evaluation, strict=True)
+        if a.method == few.method:
+            chosen = a.evaluation.accuracy[..., few.evaluated]
+            pairs += [("few_accuracy", chosen, few.evaluation.accuracy)]
+            pairs += [("few_reputation", a.record.reputation, few.record.reputation)]
+        seen[a.method] = {
+            name: float(np.abs(np.float64(x) - np.float64(y)).max()) for name, x, y in pairs
+        }
+        seen[a.method]["least_norm"] = float(a.record.norm.min())
+    return {"devices": jax.device_count(), "methods": seen}
+
+
+def traffic():
+    """Elements of each method's largest all-gather, all-to-all and permute, and D."""
+    config = experiment.configure(clients=13, algorithms=METHODS, seeds=1, eval_clients=5)
+    (problem,) = experiment.problems(config)
+    settings = experiment.settings(config, problem)._replace(rounds=2)
+    sharded, whole = layout.over_rows(settings.mesh), layout.everywhere(settings.mesh)
+    seen = {}
+    for method in config.methods:
+        parts = experiment.parts(config, method, problem, method.hyper())
+
+        def program(state, data, clients, chosen, parts=parts):
+            return simulation.advance(
+                jax.random.key(0), state, data, clients, settings=settings, chosen=chosen, **parts
+            )
+
+        start = jax.jit(
+            lambda parts=parts: simulation.init(
+                jax.random.key(0), config.clients, mesh=settings.mesh, **parts
+            )
+        )
+        state = start()
+        assert state.clients.sharding.is_equivalent_to(sharded, 2)
+        data = jax.device_put(problem.data._replace(validation=None), whole)
+        rest = jax.device_put((problem.clients, jnp.asarray(problem.chosen)), whole)
+        compiled = jax.jit(program, donate_argnums=0).lower(state, data, *rest).compile()
+        moved = re.findall(
+            r"= (\(?[a-z0-9]+\[[^=]*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(",
+            compiled.as_text(),
+        )
+        largest = {"all-gather": 0, "all-to-all": 0, "collective-permute": 0}
+        for shapes, kind in moved:
+            for shape in re.findall(r"\[([\d,]*)\]", shapes):
+                elements = int(np.prod([int(n) for n in shape.split(",") if n], initial=1))
+                largest[kind] = max(largest[kind], elements)
+        reduced = "all-reduce" in compiled.as_text()
+        seen[method.name] = {"largest": largest, "reduces": reduced}
+    return {"D": sum(problem.tensors), "methods": seen}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"equal": equal, "traffic": traffic}[sys.argv[1]]()))
