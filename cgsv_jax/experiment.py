@@ -324,6 +324,62 @@ def run(
     return Result(config, dealt, tuple(cells), timing)
 
 
+class Programs(NamedTuple):
+    """What is compiled for one method on one partition, and the arguments that do not change."""
+
+    begin: Callable  # (seeds [S] uint32, hyper) -> State [S, 1, ...]
+    segment: Callable  # (rounds, seeds, hyper, State, shared) -> (State, Record, Evaluation)
+    hyper: Hyper  # every field [1]
+    shared: tuple  # the rows, the partition, and which of its rows are evaluated
+    places: np.ndarray  # [N] the row of each client in the matrices
+
+
+def programs(config: Config, method: Method, problem: Problem) -> Programs:
+    """The pure functions behind a run; `run` jits them.
+
+    Raises:
+      ConfigError: more devices are asked for than there are.
+    """
+    static = settings(config, problem)
+    mesh = static.mesh
+    # Rows of the matrices in an order that gives every device its share of the work.
+    order = np.arange(config.clients)
+    if mesh is not None:
+        order = layout.dealt(steps(config, problem), mesh.size)
+    places = np.argsort(order)
+    clients = jax.tree.map(lambda x: x[order], problem.clients)
+    clients = clients._replace(numbers=order.astype(np.int32))
+    chosen = None if problem.chosen is None else places[problem.chosen].astype(np.int32)
+    shared = (problem.data._replace(validation=None), clients, chosen)
+    shared = jax.device_put(shared, None if mesh is None else layout.everywhere(mesh))
+
+    def start(key: jax.Array, hyper: Hyper) -> State:
+        made = parts(config, method, problem, hyper)
+        return simulation.init(key, config.clients, mesh=mesh, **made)
+
+    def begin(seeds: jax.Array, hyper: Hyper) -> State:
+        return sweep.grid(start, jax.vmap(jax.random.key)(seeds), hyper)
+
+    def segment(rounds: int, seeds: jax.Array, hyper: Hyper, state: State, shared: tuple) -> Any:
+        def one(key, hyper, state, data, clients, chosen):
+            state, *seen = simulation.advance(
+                key,
+                state,
+                data,
+                clients,
+                settings=static._replace(rounds=rounds),
+                chosen=chosen,
+                **parts(config, method, problem, hyper),
+            )
+            return state, *layout.keep_whole(seen, mesh)
+
+        return sweep.grid(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)
+
+    # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).
+    hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), method.hyper())
+    return Programs(begin, segment, hyper, shared, places)
+
+
 def _run_method(
     config: Config, method: Method, problem: Problem, watch: Callable[[Progress], None]
 ) -> tuple[results.Cell, dict[str, float]]:
@@ -342,46 +398,7 @@ def _run_method(
         )
 
     note()
-    static = settings(config, problem)
-    mesh = static.mesh
-    hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), method.hyper())
-    # Rows of the matrices in an order that gives every device its share of the work.
-    order = np.arange(config.clients)
-    if mesh is not None:
-        order = layout.dealt(steps(config, problem), mesh.size)
-    rows_of = np.argsort(order)
-    clients = jax.tree.map(lambda x: x[order], problem.clients)
-    clients = clients._replace(numbers=order.astype(np.int32))
-    chosen = None if problem.chosen is None else rows_of[problem.chosen].astype(np.int32)
-    # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).
-    shared = (problem.data._replace(validation=None), clients, chosen)
-    shared = jax.device_put(shared, None if mesh is None else layout.everywhere(mesh))
-
-    def start(key: jax.Array, hyper: Hyper) -> State:
-        made = parts(config, method, problem, hyper)
-        return simulation.init(key, config.clients, mesh=mesh, **made)
-
-    def begin(seeds: jax.Array, hyper: Hyper) -> State:
-        return sweep.grid(start, jax.vmap(jax.random.key)(seeds), hyper)
-
-    def segment(rounds: int, seeds: jax.Array, hyper: Hyper, state: State, shared: tuple) -> Any:
-        data, clients, chosen = shared
-
-        def one(key, hyper, state, data, clients, chosen):
-            state, *seen = simulation.advance(
-                key,
-                state,
-                data,
-                clients,
-                settings=static._replace(rounds=rounds),
-                chosen=chosen,
-                **parts(config, method, problem, hyper),
-            )
-            return state, *layout.keep_whole(seen, mesh)
-
-        keys = jax.vmap(jax.random.key)(seeds)
-        return sweep.grid(one, keys, hyper, data, clients, chosen, carry=state)
-
+    made = programs(config, method, problem)
     compiled: dict[Any, Any] = {}
 
     def call(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
@@ -397,31 +414,26 @@ def _run_method(
 
     step = segment_length(config.rounds, config.eval_every)
     groups = []
-    for group in _together(config, problem, mesh):
+    for group in _together(config, problem):
         seeds = np.asarray(group, np.uint32)
-        state = call(begin, ("begin", len(seeds)), seeds, hyper)
+        state = call(made.begin, ("begin", len(seeds)), seeds, made.hyper)
         pieces = []
         for first in range(0, config.rounds, step):
             rounds = min(step, config.rounds - first)
-            state, *seen = call(
-                functools.partial(segment, rounds),
-                (rounds, len(seeds)),
-                seeds,
-                hyper,
-                state,
-                shared,
-                donate_argnums=2,
-            )
+            function = functools.partial(made.segment, rounds)
+            arguments = (seeds, made.hyper, state, made.shared)
+            state, *seen = call(function, (rounds, len(seeds)), *arguments, donate_argnums=2)
             pieces.append(jax.device_get(seen))
             done += rounds * len(seeds)
             note(pieces[-1][1])
-        del state  # the next seeds' takes its place
+        del state, arguments  # the next seeds' matrices take their place
         # leaves [S, 1, time, ...] -> [S, time, ...]
         groups.append(jax.tree.map(lambda *x: np.concatenate(x, axis=2)[:, 0], *pieces))
     record, evaluation = jax.tree.map(lambda *x: np.concatenate(x), *groups)
-    record = jax.tree.map(lambda x: x[..., rows_of], record)
-    if chosen is None:
-        fields = {name: getattr(evaluation, name)[..., rows_of] for name in ("accuracy", "loss")}
+    record = jax.tree.map(lambda x: x[..., made.places], record)
+    if problem.chosen is None:
+        names = ("accuracy", "loss")
+        fields = {name: getattr(evaluation, name)[..., made.places] for name in names}
         evaluation = evaluation._replace(**fields)
     cell = results.Cell(
         partition=problem.partition,
@@ -437,7 +449,7 @@ def _run_method(
     return cell, seconds | {"rounds_per_second": total / seconds["run_seconds"]}
 
 
-def _together(config: Config, problem: Problem, mesh: Any) -> list[tuple[int, ...]]:
+def _together(config: Config, problem: Problem) -> list[tuple[int, ...]]:
     """The seeds in groups, each of which is one program.
 
     On a CPU width does not pay, and over several devices the clients already fill them: there one
@@ -446,7 +458,7 @@ def _together(config: Config, problem: Problem, mesh: Any) -> list[tuple[int, ..
     """
     matrices = 4 * 4 * config.clients * sum(problem.tensors)  # bytes
     fits = 2 * matrices * len(config.seeds) <= _memory()
-    if jax.default_backend() == "cpu" or mesh is not None or not fits:
+    if jax.default_backend() == "cpu" or config.devices > 1 or not fits:
         return [(seed,) for seed in config.seeds]
     return [config.seeds]
 

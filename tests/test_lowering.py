@@ -1,0 +1,70 @@
+"""Every program of the package lowers for a TPU, which a CPU can find out.
+
+Lowering is where an operation without a rule for the platform shows; that the numbers are right
+there needs the hardware.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgsv_jax import experiment, metrics, models, vectors
+from cgsv_jax.contribution import MEASURES
+from cgsv_jax.reward import REWARDS
+
+# Every method, measure, reward, layout, precision and model once, on rows without a data set.
+BASE = {"dataset": "synthetic", "synthetic_rows": 200, "clients": 4, "rounds": 2, "seeds": 1}
+RUNS = {
+    **{f"method {name}": {"algorithms": name} for name in experiment.TABLES.algorithms},
+    "setting released": {"algorithms": "cgsv:released"},
+    **{f"measure {name}": {"contribution": name} for name in MEASURES},
+    **{f"reward {name}": {"reward": name} for name in REWARDS},
+    **{f"layout {name}": {"layout": name} for name in ("all", "one", "balanced", "3")},
+    **{f"precision {name}": {"precision": name} for name in experiment.TABLES.precisions},
+    **{f"optimizer {name}": {"optimizer": name} for name in experiment.TABLES.optimizers},
+    "two seeds and few evaluated": {"seeds": 2, "eval_clients": 2},
+}
+
+
+def lowers(function, *arguments):
+    """The TPU module of a function of these arguments; abstract ones will do."""
+    exported = jax.export.export(jax.jit(function), platforms=["tpu"])(*arguments)
+    assert exported.platforms == ("tpu",)
+    return exported.mlir_module()
+
+
+@pytest.mark.parametrize("asked", RUNS.values(), ids=RUNS)
+def test_runs_lower_for_tpu(asked):
+    config = experiment.configure(**({"algorithms": "cgsv"} | BASE | asked))
+    (problem,), (method,) = experiment.problems(config), config.methods
+    made = experiment.programs(config, method, problem)
+    seeds = np.asarray(config.seeds, np.uint32)
+    lowers(made.begin, seeds, made.hyper)
+    state = jax.eval_shape(made.begin, seeds, made.hyper)
+    module = lowers(functools.partial(made.segment, 2), seeds, made.hyper, state, made.shared)
+    assert "stablehlo.while" in module
+
+
+@pytest.mark.parametrize("name", sorted(set(models.MODELS) - {"mlp"}))
+@pytest.mark.parametrize("training", [True, False])
+def test_models_lower_for_tpu(name, training):
+    model = models.MODELS[name]()
+    images = jax.ShapeDtypeStruct((8, 32, 32, 1 if name == "mnist_cnn" else 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+
+    def loss(params, images):
+        return jnp.sum(model.apply(params, images, jax.random.key(0) if training else None))
+
+    lowers(jax.grad(loss) if training else loss, params, images)
+
+
+def test_metrics_and_masks_lower_for_tpu():
+    row = jax.ShapeDtypeStruct((7,), jnp.float32)
+    lowers(metrics.fairness, row, row)
+    # Long enough to be selected digit by digit on a CPU: elsewhere it is sorted.
+    vector = jax.ShapeDtypeStruct((5000,), jnp.float32)
+    module = lowers(vectors.largest, vector, jax.ShapeDtypeStruct((7,), jnp.int32))
+    assert "stablehlo.sort" in module
