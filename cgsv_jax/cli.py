@@ -122,7 +122,7 @@ HARDWARE = {
         _NAME,
         "clients computed at once: all, one, a number, or balanced (the widest chunks that fit the "
         "memory and whose padding costs at most a tenth)",
-        "one on a CPU, else balanced",
+        "balanced; on a CPU one for convolutional models, else 4",
     ),
     "devices": Flag(_INT, "devices that share the clients", "all there are"),
     "precision": Flag(

@@ -255,7 +255,9 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     fields["seeds"] = _seeds(fields["seeds"])
     fields["hidden"] = _sequence(fields.get("hidden", (64,)))
     if fields["layout"] == "auto":
-        fields["layout"] = "one" if backend == "cpu" else "balanced"
+        # As `layout.default_width` says, except that accelerators look at the sizes of clients.
+        on_cpu = "one" if fields["model"] in CONVOLUTIONAL else "4"
+        fields["layout"] = on_cpu if backend == "cpu" else "balanced"
     if isinstance(fields["layout"], int):
         fields["layout"] = str(fields["layout"])
     if "eval_every" not in fields:  # about twenty points on a curve

@@ -21,13 +21,20 @@ AXIS = "clients"  # the only axis of a mesh here
 WASTE = 1.1
 
 
-def default_width(backend: str | None = None) -> int | None:
-    """Clients computed at once: one by one on a CPU, where width does not pay; else all.
+def default_width(backend: str | None = None, convolutional: bool = True) -> int | None:
+    """Clients computed at once where nobody says otherwise; benchmarks/variants.py has the times.
 
     Args:
       backend: "cpu", "gpu" or "tpu"; default: the one JAX uses.
+      convolutional: whether the model is. On a CPU its steps fill the caches one by one; of models
+        of a few dense layers, four at once spread the cost of starting each operation.
+
+    Returns:
+      A chunk on a CPU, None (all) elsewhere.
     """
-    return 1 if (backend or jax.default_backend()) == "cpu" else None
+    if (backend or jax.default_backend()) != "cpu":
+        return None
+    return 1 if convolutional else 4
 
 
 # ---------------------------------------------------------------- padding: what width costs

@@ -16,6 +16,7 @@ from cgsv_jax.types import Array, ArrayTree
 
 # Scores decide rewards, so they are never computed in TF32 or bfloat16, whatever training does.
 _EXACT = jax.lax.Precision.HIGHEST
+_LAST = 2**31 - 1  # the largest key of a magnitude, that of zero
 
 
 class Tensor(NamedTuple):
@@ -48,15 +49,32 @@ def unraveler(shapes: ArrayTree) -> Callable[[Array], ArrayTree]:
 
 
 def norm(vector: Array) -> Array:
-    """Euclidean norm of a vector [D]; not finite exactly when an entry or the length is not.
+    """Euclidean norm of a vector [D]; not finite exactly when an entry or the length is not."""
+    return norms(vector[None, :])[0]
 
-    The power of two next to the largest magnitude is divided out before squaring: that changes no
-    significand, and neither 1e-30 nor 1e30 leaves the range of float32.
+
+def norms(vectors: Array) -> Array:
+    """Euclidean norms of the rows of [N, D], [N]; neither 1e-30 nor 1e30 leaves float32's range.
+
+    One pass over the matrix squares and adds. Where that leaves the range of its numbers, or comes
+    so near its lower end that squares lost there could be seen, three more passes divide each row
+    by the power of two next to its largest magnitude first, which changes no significand.
     """
-    _, exponent = jnp.frexp(jnp.max(jnp.abs(vector), initial=0.0))
-    # XLA may multiply by the unit's reciprocal, so that must be a normal number too.
-    unit = jnp.ldexp(jnp.ones((), vector.dtype), jnp.clip(exponent, -126, 126))
-    return unit * jnp.sqrt(jnp.sum(jnp.square(vector / unit)))
+    chex.assert_rank(vectors, 2)
+    limits = jnp.finfo(vectors.dtype)
+    squares = jnp.sum(jnp.square(vectors), axis=1)
+    # Squares below the least normal number may be lost: in all less than D of these.
+    seen = squares >= vectors.shape[1] * (limits.tiny / limits.eps)
+    plain = jnp.all(seen & jnp.isfinite(squares))
+
+    def scaled() -> Array:
+        _, exponent = jnp.frexp(jnp.max(jnp.abs(vectors), axis=1, initial=0.0))
+        # XLA may multiply by the unit's reciprocal, so that must be a normal number too.
+        one = jnp.ones(vectors.shape[:1], vectors.dtype)
+        unit = jnp.ldexp(one, jnp.clip(exponent, -126, 126))
+        return unit * jnp.sqrt(jnp.sum(jnp.square(vectors / unit[:, None]), axis=1))
+
+    return jax.lax.cond(plain, lambda: jnp.sqrt(squares), scaled)
 
 
 def weighted_sum(weights: Array, vectors: Array) -> Array:
@@ -114,17 +132,29 @@ def gram(vectors: Array) -> Array:
 def descending(magnitudes: Array) -> Array:
     """Positions of non-negative numbers [D], largest first, ties by position: [D] int32.
 
-    A stable argsort. In float32 the (complemented bit pattern, position) pair is one 64-bit
-    integer, and XLA sorts one integer array several times faster than it sorts pairs.
+    A stable argsort. In float32 the (key, position) pair is one 64-bit integer, and XLA sorts one
+    integer array several times faster than it sorts pairs.
     """
     chex.assert_rank(magnitudes, 1)
     if magnitudes.dtype != jnp.float32:
         return jnp.argsort(-magnitudes, stable=True).astype(jnp.int32)
+    return _ascending(magnitude_keys(magnitudes))
+
+
+def magnitude_keys(vector: Array) -> Array:
+    """Small where the magnitude is large: [D] float32 -> [D] int32, non-negative.
+
+    Non-negative floats are ordered like their bits. Signed, because that is what vector units
+    compare.
+    """
+    return _LAST - jax.lax.bitcast_convert_type(jnp.abs(vector), jnp.int32)
+
+
+def _ascending(keys: Array) -> Array:
+    """Positions of non-negative keys [D], smallest first, ties by position."""
     with jax.enable_x64(True):
-        # Non-negative floats are ordered like their bits.
-        high = ~jax.lax.bitcast_convert_type(magnitudes, jnp.uint32)
-        keys = (high.astype(jnp.uint64) << 32) | jnp.arange(magnitudes.size, dtype=jnp.uint64)
-        positions = jnp.sort(keys) & jnp.uint64(0xFFFFFFFF)
+        pairs = (keys.astype(jnp.uint64) << 32) | jnp.arange(keys.size, dtype=jnp.uint64)
+        positions = jnp.sort(pairs) & jnp.uint64(0xFFFFFFFF)
         return positions.astype(jnp.int32)
 
 
@@ -154,6 +184,7 @@ def ranks(vector: Array, *, ties: str = "position") -> Array:
 # Bits of a magnitude and of a position by which entries are told apart, most significant first. The
 # first digit has a table of its own size, every further one a row of 256 per client.
 _FIRST, _NEXT = 15, 8
+_LONG = 1 << 15  # entries from which on a CPU selects faster than it sorts
 
 
 def largest(vector: Array, quota: Array) -> Array:
@@ -162,53 +193,64 @@ def largest(vector: Array, quota: Array) -> Array:
     Equal magnitudes in order of position, so that exactly quota_i survive: `ranks(vector) < quota`.
     The sets are nested, so a client's set is all that comes before one entry of the vector, and
     finding that entry needs no sorting of the others. On a CPU it is selected digit by digit from
-    histograms, which takes a third of the time of the sort (benchmarks/variants.py); elsewhere, and
-    where clients outnumber what histograms are good for, the vector is sorted once.
+    histograms, faster than the sort (benchmarks/variants.py has the times); elsewhere the vector is
+    sorted once, and so it is where the clients' histograms would be larger than the vector.
 
     Args:
       vector: [D].
       quota: [N] int32, in 0..D.
     """
     chex.assert_rank([vector, quota], [1, 1])
-    if vector.dtype != jnp.float32 or quota.size << _NEXT > 4 * vector.size:
+    if vector.dtype != jnp.float32:
         return ranks(vector)[None, :] < quota[:, None]
-    # A large magnitude is a small key; ordered like their bits, as in `descending`.
-    bits = jax.lax.bitcast_convert_type(jnp.abs(vector), jnp.uint32)
-    keys = jnp.uint32(0x7FFFFFFF) - bits
-    key, position = jax.lax.platform_dependent(
-        keys, quota, cpu=_select, default=lambda keys, quota: _sorted(vector, keys, quota)
-    )
+    keys = magnitude_keys(vector)
+    if vector.size < _LONG or quota.size << _NEXT > 4 * vector.size:
+        key, position = by_sorting(keys, quota)
+    else:
+        key, position = jax.lax.platform_dependent(
+            keys, quota, cpu=by_selecting, default=by_sorting
+        )
     places = jnp.arange(vector.size, dtype=jnp.int32)
     tied = (keys[None, :] == key[:, None]) & (places[None, :] < position[:, None])
     return (keys[None, :] < key[:, None]) | tied
 
 
-def _sorted(vector: Array, keys: Array, quota: Array) -> tuple[Array, Array]:
-    """Key and position of the first entry that each client does not get, after one sort."""
-    order = descending(jnp.abs(vector))
-    next_ = order[jnp.minimum(quota, vector.size - 1)]
-    everything = quota >= vector.size
-    return jnp.where(everything, jnp.uint32(0xFFFFFFFF), keys[next_]), next_
+def by_sorting(keys: Array, quota: Array) -> tuple[Array, Array]:
+    """The first entry that each client does not get, as (key [N], position [N]), after one sort.
+
+    Args:
+      keys: [D] int32, non-negative, small where the magnitude is large.
+      quota: [N] int32, in 0..D.
+    """
+    order = _ascending(keys)
+    first = order[jnp.minimum(quota, keys.size - 1)]
+    return _or_everything(keys[first], first, quota, keys.size)
 
 
-def _select(keys: Array, quota: Array) -> tuple[Array, Array]:
-    """The same by a radix select for all clients at once; keys [D] below 2^31.
+def _or_everything(key: Array, position: Array, quota: Array, entries: int) -> tuple[Array, Array]:
+    """The thresholds, or one that lies behind every entry where the quota is all of them."""
+    everything = quota >= entries
+    return jnp.where(everything, _LAST, key), jnp.where(everything, entries, position)
+
+
+def by_selecting(keys: Array, quota: Array) -> tuple[Array, Array]:
+    """The same as `by_sorting`, by a radix select for all clients at once.
 
     Entries that share all digits so far with a client's threshold are told apart by the next digit.
     Clients whose thresholds share them all have one row of the histogram together.
     """
     clients, entries = quota.size, keys.size
-    places = jnp.arange(entries, dtype=jnp.uint32)
+    places = jnp.arange(entries, dtype=jnp.int32)
     row = jnp.zeros(clients, jnp.int32)  # of the histogram, for every client
     cell, rows = jnp.zeros(entries, jnp.int32), 1  # for every entry its row; past the end: nobody's
     rest = quota  # entries of its row that a client still gets
     thresholds = []
     for values, bits, first in ((keys, 31, _FIRST), (places, (entries - 1).bit_length(), _NEXT)):
-        threshold, left = jnp.zeros(clients, jnp.uint32), bits
+        threshold, left = jnp.zeros(clients, jnp.int32), bits
         while left:
             size = min(first if left == bits else _NEXT, left)
             radix, left = 1 << size, left - size
-            digit = ((values >> left) & (radix - 1)).astype(jnp.int32)
+            digit = (values >> left) & (radix - 1)
             cell = cell * radix + digit
             counts = jnp.zeros(rows * radix, jnp.int32).at[cell].add(1, mode="drop")
             ends = jnp.cumsum(counts.reshape(rows, radix), axis=1)
@@ -217,12 +259,11 @@ def _select(keys: Array, quota: Array) -> tuple[Array, Array]:
             else:
                 whole = jnp.sum(ends[row] <= rest[:, None], axis=1, dtype=jnp.int32)
             # `whole` digits are got whole, and the threshold lies in the next one.
-            threshold = (threshold << size) + whole.astype(jnp.uint32)
+            threshold = (threshold << size) + whole
             rest = rest - jnp.where(whole > 0, ends[row, jnp.maximum(whole - 1, 0)], 0)
             mine = row * radix + jnp.minimum(whole, radix - 1)
             owner = jnp.full(rows * radix, clients, jnp.int32).at[mine].set(jnp.arange(clients))
             cell = owner.at[cell].get(mode="fill", fill_value=clients)
             row, rows = owner[mine], clients
         thresholds.append(threshold)
-    key, place = thresholds
-    return jnp.where(quota >= entries, jnp.uint32(0xFFFFFFFF), key), place.astype(jnp.int32)
+    return _or_everything(*thresholds, quota, entries)

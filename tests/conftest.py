@@ -158,7 +158,7 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
     rng = np.random.default_rng(seed)
     server = rng.normal(size=dimension) if server is None else server
     clients = rng.normal(size=(count, dimension)) if clients is None else clients
-    norms = jax.vmap(vectors.norm)(deltas)
+    norms = vectors.norms(deltas)
     return Upload(
         server=jnp.asarray(server, deltas.dtype),
         clients=jnp.asarray(clients, deltas.dtype),

@@ -65,6 +65,6 @@ def test_metrics_and_masks_lower_for_tpu():
     row = jax.ShapeDtypeStruct((7,), jnp.float32)
     lowers(metrics.fairness, row, row)
     # Long enough to be selected digit by digit on a CPU: elsewhere it is sorted.
-    vector = jax.ShapeDtypeStruct((5000,), jnp.float32)
+    vector = jax.ShapeDtypeStruct((40_000,), jnp.float32)
     module = lowers(vectors.largest, vector, jax.ShapeDtypeStruct((7,), jnp.int32))
     assert "stablehlo.sort" in module

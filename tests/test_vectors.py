@@ -90,7 +90,7 @@ def test_norm_is_not_finite_with_an_entry_that_is_not(bad, other):
 
 def cosines_of(rows, vector, scales=None, epsilon=0.0):
     rows = jnp.asarray(rows)
-    norms = jax.vmap(vectors.norm)(rows)
+    norms = vectors.norms(rows)
     scales = jnp.ones_like(norms) if scales is None else jnp.asarray(scales, rows.dtype)
     return vectors.cosines(rows, norms, scales, jnp.asarray(vector), epsilon)
 

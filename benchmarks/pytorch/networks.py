@@ -1,4 +1,6 @@
-"""The two CNNs of the comparison as PyTorch modules, written from their description."""
+"""The networks of the comparison as PyTorch modules, written from their description."""
+
+import itertools
 
 import torch
 from torch import nn
@@ -51,4 +53,26 @@ class CifarCNN(nn.Module):
         return F.log_softmax(self.logits(images), dim=1)
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"mnist_cnn": MnistCNN, "cifar_cnn": CifarCNN}
+class MLP(nn.Module):
+    """Rows [B, ...] -> log-probabilities [B, C]: flatten, dense layers fc1, fc2, ... with relu."""
+
+    def __init__(self, features: int = 64, hidden: tuple[int, ...] = (64,), classes: int = 10):
+        super().__init__()
+        widths = (features, *hidden, classes)
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths), start=1):
+            setattr(self, f"fc{i}", nn.Linear(fan_in, fan_out))
+        self.depth = len(hidden) + 1
+
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C]."""
+        x = inputs.flatten(1)
+        for i in range(1, self.depth):
+            x = F.relu(getattr(self, f"fc{i}")(x))
+        return getattr(self, f"fc{self.depth}")(x)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [B, C]."""
+        return F.log_softmax(self.logits(inputs), dim=1)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"mnist_cnn": MnistCNN, "cifar_cnn": CifarCNN, "mlp": MLP}

@@ -1,0 +1,253 @@
+"""The yardstick computes what this package computes, and every benchmark runs at smoke scale."""
+
+import importlib
+import importlib.util
+import json
+import math
+import multiprocessing
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import agreement, common, gpu_rounds, table
+from benchmarks.pytorch.work import Work, shortened, shuffled
+from benchmarks.pytorch.worker import WorkerError, worker
+from cgsv_jax import timing
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="the yardstick needs PyTorch (extra [bench])"
+)
+TRACE = Path(__file__).parent / "data" / "mnist_cnn_compact.npz"
+
+
+@pytest.fixture(scope="module")
+def ask():
+    with worker(threads=1) as ask:
+        yield ask
+
+
+def mlp_work(**changes):
+    work = common.random_work(
+        "mlp", [9, 20, 13, 4], batch_size=8, learning_rate=0.1, epochs=2, alpha=0.6
+    )
+    return work._replace(**changes)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def row(ratio=None, **changes):
+    return table.Row("work", "yardstick", None, None, ratio, 2.0)._replace(**changes)
+
+
+def test_a_target_is_a_least_or_a_most():
+    three = timing.summary([3.0, 3.0])
+    assert row(three).reached is True
+    assert row(three, at_most=True).reached is False
+    assert row(None).reached is None
+    assert row(three, target=None).reached is None
+
+
+def test_a_row_survives_markdown_and_json():
+    seconds = timing.summary([0.25, 0.5, 0.75])
+    full = row(timing.summary([1.0, 1.5, 1.75]), ours=seconds, theirs=seconds, floor=0.125)
+    line = table.markdown(full)
+    assert line.count("|") == table.HEADER.splitlines()[0].count("|")
+    assert ">= 2" in line
+    assert "**no**" in line
+    assert "**1.50**" in line
+    assert "4.0" in line  # ours / floor
+    assert "not measured" in table.markdown(row())
+    read = json.loads(json.dumps(table.json_of(full)))
+    assert read["reached"] is False
+    assert timing.Timing(**read["ours"])._replace(seconds=seconds.seconds) == seconds
+    assert read["ours"]["seconds"] == [0.25, 0.5, 0.75]
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+def test_a_shortened_work_visits_the_same_rows():
+    work = mlp_work()
+    short = shortened(work, clients=3, steps=1)
+    for t in range(2):
+        for i in range(3):
+            visits = work.orders[t, i, 0]
+            rows = work.rows[i, visits[visits >= 0][: work.batch_size]]
+            slots = short.orders[t, i, 0]
+            slots = slots[slots >= 0]
+            assert len(slots) == len(rows) > 0
+            assert slots.max() < short.sizes[i]
+            np.testing.assert_array_equal(short.inputs[short.rows[i, slots]], work.inputs[rows])
+
+
+def test_pytorchs_order_is_a_permutation_that_keeps_tensors_whole():
+    work = mlp_work()
+    side = common.ours(work)
+    flat = np.concatenate([x.ravel() for x in work.start.values()])
+    state = common.start(work, side)
+    assert sorted(side.positions) == list(range(flat.size))
+    np.testing.assert_array_equal(np.asarray(state.server)[side.positions], flat)
+
+
+@needs_torch
+@pytest.mark.parametrize("setting", ["paper", "released"])
+def test_sides_agree(ask, setting):
+    assert "agree" in common.agree(ask, mlp_work(setting=setting), ("sequential", "stacked"))
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"learning_rate": 0.11}, "local training"),
+        ({"gamma": 0.51}, "aggregate"),
+        ({"alpha": 0.5}, "reputations"),  # cancels in round 0, so a second round is compared
+        ({"beta": 30.0}, "ratios"),
+        ({"setting": "released"}, "entries are received"),
+    ],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else x.split()[0],
+)
+@pytest.mark.parametrize("kind", ["sequential", "stacked"])
+def test_disagreement_stops_a_benchmark(ask, changes, what, kind):
+    def tampered(question, *args, **kwargs):
+        if question == "start":
+            args = (args[0], args[1]._replace(**changes))
+        return ask(question, *args, **kwargs)
+
+    with pytest.raises(RuntimeError, match=what):
+        common.agree(tampered, mlp_work(), (kind,), precisions=("float32",))
+
+
+@needs_torch
+def test_a_compiled_step_is_the_same_step(ask):
+    # One client, one chunk: every shape is compiled anew.
+    work = common.random_work("mlp", [9], batch_size=8, learning_rate=0.1)
+    common.agree(ask, work, ("stacked",), precisions=("float32",), compile=True)
+
+
+@needs_torch
+def test_sequential_is_the_released_code(ask):
+    """Round by round; only the order in which threads and kernels sum may differ."""
+    with np.load(TRACE, allow_pickle=False) as archive:
+        trace = dict(archive)
+    settings = dict(pair.split("=") for pair in trace["settings"])
+    sizes, (mean, std) = trace["sizes"], trace["input_mean_std"]
+    images = np.concatenate([trace[f"images/{i}"] for i in range(len(sizes))])
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
+    images = ((images.astype(np.float32) / 255 - mean) / std).astype(np.float32)[..., None]
+    labels = np.concatenate([trace[f"labels/{i}"] for i in range(len(sizes))]).astype(np.int32)
+    starts = np.cumsum([0, *sizes[:-1]])
+    slots = np.arange(sizes.max())
+    mask = slots < sizes[:, None]
+    work = Work(
+        network="mnist_cnn",
+        start={str(n): trace[f"init/{n}"] for n in trace["param_names"]},
+        inputs=images,
+        labels=labels,
+        rows=np.where(mask, starts[:, None] + slots, 0).astype(np.int32),
+        sizes=sizes,
+        orders=trace["batch_order"].astype(np.int32),
+        test_inputs=images[:1],
+        test_labels=labels[:1],
+        batch_size=int(settings["batch"]),
+        learning_rate=float(settings["lr"]),
+        decay=float(settings["decay"]),
+        epochs=int(settings["epochs"]),
+        gamma=float(settings["gamma"]),
+        alpha=float(settings["alpha"]),
+        beta=float(settings["beta"]),
+        setting="released",
+    )
+    ask("start", "sequential", work)
+    edges = np.cumsum([x.size for x in work.start.values()])[:-1]
+    for t in range(len(work.orders)):
+        ask("train", round=t)
+        ask("serve")
+        seen = ask("look", "score", "reputation", "ratio", "rewards", "server", "clients")
+        for mine, recorded in (("score", "cosine"), ("reputation",) * 2, ("ratio",) * 2):
+            np.testing.assert_allclose(seen[mine], trace[recorded][t], rtol=0, atol=1e-5)
+        received = np.stack(
+            [np.count_nonzero(v, axis=1) for v in np.split(seen["rewards"], edges, axis=1)], axis=1
+        )
+        np.testing.assert_allclose(received, trace["reward_nonzero"][t], atol=1)
+        sampled = seen["server"][trace["coordinates"]]
+        np.testing.assert_allclose(sampled, trace["server_sample"][t], rtol=0, atol=1e-5)
+
+
+# ---------------------------------------------------------------- the process
+
+
+@needs_torch
+def test_an_error_in_the_worker_is_an_error_here(ask):
+    with pytest.raises(WorkerError, match="float32 or default"):
+        ask("start", "sequential", mlp_work(), precision="half")
+    with pytest.raises(WorkerError, match="cgsv and given orders"):
+        ask("start", "stacked", mlp_work(method="fedavg"))
+    ask("start", "sequential", mlp_work())  # and it goes on answering
+    assert ask("look", "server")["server"].shape == (4810,)
+
+
+@needs_torch
+def test_a_dead_worker_does_not_hang():
+    before = set(multiprocessing.active_children())
+    with worker(threads=1) as ask:
+        (process,) = set(multiprocessing.active_children()) - before
+        process.kill()
+        with pytest.raises(WorkerError, match="ended"):
+            ask("start", "sequential", mlp_work())
+
+
+# ---------------------------------------------------------------- the benchmarks
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("local_training", 1),
+        ("evaluation", 2),
+        ("server_step", 3),
+        ("whole_round", 1),
+        ("gpu_rounds", 2),
+    ],
+)
+def test_a_benchmark_runs(name, count):
+    rows = importlib.import_module(f"benchmarks.{name}").rows("smoke")
+    assert len(rows) == count
+    for measured in rows:
+        assert measured.ours.median > 0
+        assert math.isfinite(measured.ratio.median)
+        assert measured.floor is None or measured.floor > 0
+        json.dumps(table.json_of(measured))
+    assert len(table.show(rows).splitlines()) == count + 2
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU here")
+def test_without_a_gpu_its_rows_say_so():
+    rows = gpu_rounds.rows("full")
+    assert {r.ratio for r in rows} == {None}
+    assert all("no GPU" in r.note for r in rows)
+    targets = {r.work + r.against: r.target for r in rows}
+    assert sorted(filter(None, targets.values())) == [1.5, 1.5, 1.5, 1.5, 10, 10, 50]
+
+
+@needs_torch
+def test_the_methods_agree_over_seeds(capsys):
+    agreement.main(["--scale", "smoke"])
+    lines = capsys.readouterr().out.splitlines()
+    cells = {line.split("|")[2].strip(): line.split("|") for line in lines[2:5]}
+    assert set(cells) == set(agreement.METHODS)
+    assert [c.strip() for c in cells["fedavg"][3:5]] == ["undefined"] * 2
+
+
+def test_differences_of_means_are_noticed():
+    near, far = np.array([90.0, 90.1, 90.2]), np.array([80.0, 80.1, 80.2])
+    undefined = np.full(3, np.nan)
+    assert agreement.alike(near, near + 0.05)
+    assert not agreement.alike(near, far)
+    assert agreement.alike(undefined, undefined)
+    assert not agreement.alike(undefined, near)
+    assert shuffled(np.random.default_rng(0), np.array([2, 1]), 1, 1).shape == (1, 2, 1, 2)
