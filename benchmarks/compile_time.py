@@ -33,9 +33,9 @@ def seconds(clients: int, rounds: int) -> float:
     """Of lowering and compiling; nothing runs."""
     work = common.random_work("mnist_cnn", [64] * clients, batch_size=32, learning_rate=0.15)
     side = common.ours(work)
-    state = jax.eval_shape(lambda: common.start(work, side))
     settings = side.settings._replace(rounds=rounds)
     parts = {"model": side.model, "algorithm": side.algorithm, "trainer": side.trainer}
+    state = jax.eval_shape(lambda: simulation.init(common.KEY, clients, **parts))
 
     def run(state, data, clients):
         return simulation.advance(common.KEY, state, data, clients, settings=settings, **parts)

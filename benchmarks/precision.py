@@ -17,18 +17,20 @@ import numpy as np
 
 from cgsv_jax import experiment, local, metrics
 
-SCALES = {"smoke": (2, 1), "full": (60, 5)}  # rounds, seeds
+# Rounds, seeds, precisions; the first is what the others are compared with.
+EVERY = ("float32", *(name for name in local.PRECISIONS if name != "float32"))
+SCALES = {"smoke": (2, 1, ("float32", "bfloat16")), "full": (60, 5, EVERY)}
 
 
 def table_of(scale: str = "full") -> str:
     """A Markdown table, a row per precision."""
-    rounds, seeds = SCALES[scale]
+    rounds, seeds, precisions = SCALES[scale]
     lines = [
         "| precision | fairness | mean accuracy, % | psi, round 1 | seconds, compiled |",
         "|---|---|---|---|---|",
     ]
     exact = None
-    for precision in ("float32", *[p for p in local.PRECISIONS if p != "float32"]):
+    for precision in precisions:
         config = experiment.configure(
             partitions="class_imbalance",
             algorithms=("standalone", "cgsv"),
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", choices=list(SCALES), default="full")
     options = parser.parse_args(argv)
-    rounds, seeds = SCALES[options.scale]
+    rounds, seeds, _ = SCALES[options.scale]
     print(
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {rounds} rounds, {seeds} seeds\n"
     )

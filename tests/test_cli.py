@@ -159,3 +159,27 @@ def test_help_explains_symbols_and_defaults():
     ):
         assert words in run.stdout
     assert not run.stderr
+
+
+def test_profile_prints_and_is_kept(tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = ["run", *SMALL, "--seeds", "1", "--rounds", "1", "--profile", "--out", str(out)]
+    assert cli.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "steps computed / needed" in printed
+    (profile,) = json.loads((out / "timing.json").read_text())["profiles"]
+    assert [phase["name"] for phase in profile["phases"]] == ["training", "server", "evaluation"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--coordinator", "localhost:1"],
+        ["--processes", "2"],
+        ["--coordinator", "localhost:1", "--processes", "2", "--process", "2"],
+        ["--coordinator", "localhost:1", "--processes", "two", "--process", "0"],
+    ],
+)
+def test_half_a_cluster_is_refused(flags, capsys):
+    assert cli.main(["run", *SMALL, *flags]) == 2
+    assert "--process" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cgsv_jax import config as config_lib
-from cgsv_jax import experiment, local, results, simulation, sweep
+from cgsv_jax import experiment, local, profiling, results, simulation, sweep
+from cgsv_jax import layout as layout_lib
 from cgsv_jax.algorithms import ALGORITHMS
 from cgsv_jax.config import ConfigError
 from cgsv_jax.types import Examples, Upload
@@ -272,3 +273,108 @@ def test_validation_rows_are_nobodys():
 )
 def test_segment_length(rounds, every, length):
     assert experiment.segment_length(rounds, every) == length
+
+
+# ---------------------------------------------------------------- a budget for evaluation
+
+
+def test_a_budget_changes_what_is_seen_and_nothing_else(compared):
+    """The same training; accuracies of the chosen clients, which are the extremes and one between.
+
+    On fewer rows an accuracy is a multiple of one over their number.
+    """
+    _, whole, _ = compared
+    asked = {**SMALL, "algorithms": ("standalone", "cgsv"), "eval_every": 2}
+    result = experiment.run(experiment.configure(**asked, eval_clients=3, eval_rows=50))
+    for method in ("standalone", "cgsv"):
+        cell, full = _cell(result, method), _cell(whole, method)
+        for a, b in zip(cell.record, full.record, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert cell.evaluation.accuracy.shape == (2, 3, 3)
+        order = np.argsort(cell.sizes)
+        assert cell.evaluated.tolist() == sorted([order[0], order[2], order[3]])
+        counts = 50 * cell.evaluation.accuracy
+        np.testing.assert_allclose(counts, counts.round(), atol=1e-4)
+    summary = results.summary_frame(result.cells)
+    assert summary["clients"].to_list() == [4] * 4
+    assert summary["evaluated"].to_list() == [3] * 4
+    assert summary.filter(method="cgsv")["fairness"].null_count() == 0
+    clients = results.clients_frame(result.cells)
+    (left_out,) = set(range(4)) - set(_cell(result, "cgsv").evaluated.tolist())
+    gone = clients.filter(client=left_out)
+    assert gone["accuracy"].null_count() == gone["standalone_accuracy"].null_count() == 4
+    assert clients["accuracy"].null_count() == 4
+    assert clients["reputation"].null_count() == 0
+    (report, *_) = results.fairness_reports(summary)
+    assert "over the 3 of 4 clients that were evaluated" in report.caption
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"eval_clients": 5}, "--eval-clients is 5, it must be at most --clients, 4"),
+        ({"eval_rows": 10_000}, "--eval-rows is 10000, it must be at most 355"),
+        ({"devices": 3}, "--devices is 3, it must be at most 1"),
+        ({"precision": "half"}, "--precision is 'half'"),
+        ({"conv": "lax"}, "--conv does nothing here"),
+        ({"layout": "wide"}, "--layout is 'wide'"),
+    ],
+)
+def test_what_the_hardware_cannot_do_is_said(asked, message):
+    with pytest.raises(ConfigError, match=message):
+        experiment.run(experiment.configure(**{**SMALL, **asked}))
+
+
+@pytest.mark.parametrize("layout", ["balanced", "all", "3"])
+def test_every_layout_has_a_width_that_fits(layout):
+    """Chunks that waste at most a tenth, and models under evaluation that fit the memory."""
+    config = experiment.configure(**{**SMALL, "clients": 40}, layout=layout)
+    (problem,) = experiment.problems(config)
+    settings = experiment.settings(config, problem)
+    steps = experiment.steps(config, problem)
+    assert steps.tolist() == [-(-size // 16) for size in problem.sizes]
+    if layout == "balanced":
+        assert layout_lib.waste(steps, settings.width) <= layout_lib.WASTE
+        assert layout_lib.waste(steps, None) > layout_lib.WASTE
+    assert 1 <= settings.eval_width <= 40
+
+
+def test_seeds_do_not_share_memory_on_a_cpu(compared):
+    """One after another: the matrices of one seed at a time, in programs of one seed."""
+    config, _, _ = compared
+    (problem, _) = experiment.problems(config)
+    assert experiment._together(config, problem) == [(0,), (1,)]
+    made = experiment.programs(config, config.methods[2], problem)
+    state = jax.eval_shape(made.begin, np.zeros(1, np.uint32), made.hyper)
+    assert state.clients.shape == (1, 1, 4, sum(problem.tensors))
+
+
+# ---------------------------------------------------------------- where the time goes
+
+
+def test_a_profile_times_the_phases_of_a_round():
+    config = experiment.configure(**SMALL, algorithms="cgsv", eval_clients=2, eval_every=3)
+    (problem,), (method,) = experiment.problems(config), config.methods
+    profile = profiling.profile(config, method, problem, repeats=1)
+    training, server, evaluation = profile.phases
+    assert [phase.name for phase in profile.phases] == ["training", "server", "evaluation"]
+    # 64-8-10 on rows: a product is 2 rows in out; backwards twice that, but for the first layer's
+    # inputs. XLA counts the rest too (bias, relu, softmax), which is less than half as much here.
+    steps, rows = experiment.steps(config, problem).sum(), 16
+    forward = 2 * (64 * 8 + 8 * 10)
+    backward = 2 * (64 * 8 + 2 * 8 * 10)
+    needed = steps * rows * (forward + backward)
+    assert needed < training.flops < 1.5 * needed
+    tested = 3 * len(problem.data.test_labels) * forward
+    assert tested < evaluation.flops < 1.5 * tested
+    assert server.bytes == 4 * 4 * 4 * sum(problem.tensors)  # four matrices of four clients
+    assert evaluation.per_run == 1 / 3
+    assert profile.waste >= 1
+    for phase in profile.phases:
+        assert phase.seconds.median > 0
+        assert phase.floor > 0
+        assert phase.compile_seconds > 0
+    text = "\n".join(profiling.lines(profile))
+    for word in ("GFLOP/s", "of floor", "steps computed / needed", "peak memory"):
+        assert word in text
+    assert json.loads(json.dumps(profiling.plain(profile)))["phases"][0]["name"] == "training"

@@ -175,3 +175,28 @@ def test_a_client_draws_the_same_whoever_else_is_there(tiny):
     np.testing.assert_array_equal(start_.server, start.server)
     for a, b in zip(few, many, strict=True):
         np.testing.assert_array_equal(b[:4], a)
+
+
+# ---------------------------------------------------------------- what width costs
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 20, None])
+def test_waste_is_what_chunks_compute(width):
+    """Counted the slow way: every chunk, filled up, runs as long as its longest client."""
+    steps = np.random.default_rng(0).integers(1, 30, 20)
+    size, total = width or 20, 0
+    waiting = sorted(steps)
+    while waiting:
+        chunk, waiting = waiting[:size], waiting[size:]
+        total += size * max(chunk)
+    assert layout.waste(steps, width) == pytest.approx(total / steps.sum())
+
+
+def test_the_balanced_width_is_the_widest_within_the_limit():
+    steps = np.random.default_rng(0).integers(1, 30, 50)
+    width = layout.balanced_width(steps)
+    assert layout.waste(steps, width) <= layout.WASTE
+    fewer_chunks = [w for w in range(width + 1, 51) if -(-50 // w) < -(-50 // width)]
+    assert all(layout.waste(steps, w) > layout.WASTE for w in fewer_chunks)
+    assert layout.balanced_width(steps, most=3) <= 3
+    assert layout.balanced_width(np.full(50, 7)) == 50  # equal clients: all at once

@@ -353,3 +353,63 @@ def test_every_step_has_a_key_of_its_own(tiny):
         draws += [np.asarray(s)[:c] for s, c in zip(seen, counts, strict=True)]
     draws = np.concatenate(draws)
     assert len(draws) == len(np.unique(draws))
+
+
+# ---------------------------------------------------------------- speed that changes no number
+
+
+def test_a_batch_is_never_wider_than_the_slots(tiny):
+    """Nobody has eight rows of a batch of 512: the program computes eight, and the same numbers."""
+    data, clients = tiny.world()
+    orders = tiny.orders(clients, 1, 2)[0]
+
+    def one_round(batch):
+        parts = tiny.parts(batch=batch)
+        state = simulation.init(
+            jax.random.key(0), 4, **{k: parts[k] for k in ("model", "algorithm", "trainer")}
+        )
+        del parts["algorithm"]
+        function = functools.partial(simulation.train, orders=orders, **parts)
+        text = jax.jit(function).lower(jax.random.key(0), state, data, clients).as_text()
+        return function(jax.random.key(0), state, data, clients)[0], text
+
+    (wide, text), (narrow, _) = one_round(512), one_round(8)
+    assert "512x" not in text
+    np.testing.assert_array_equal(wide.deltas, narrow.deltas)
+
+
+@pytest.mark.parametrize("precision", local.PRECISIONS)
+def test_precisions_train_the_same_client(tiny, precision):
+    """bfloat16 keeps 8 bits: a few steps end within a few of its roundings, and not exactly.
+
+    The others are float32 on a CPU, whatever an accelerator makes of them.
+    """
+    data, clients = tiny.world()
+    orders = tiny.orders(clients, 1, 1)[0]
+    model = tiny.mlp()
+
+    def deltas(precision):
+        parts = tiny.parts(model=model, epochs=1)
+        schedule = local.decayed(0.3, 1.0)
+        trainer = local.trainer(model, optax.sgd, schedule, batch_size=4, precision=precision)
+        state = simulation.init(
+            jax.random.key(0), 4, model=model, algorithm=parts["algorithm"], trainer=trainer
+        )
+        upload, _ = simulation.train(
+            jax.random.key(0), state, data, clients, model=model, trainer=trainer,
+            settings=parts["settings"], orders=orders,
+        )  # fmt: skip
+        assert upload.deltas.dtype == jnp.float32
+        return np.asarray(upload.deltas)
+
+    exact, got = deltas("float32"), deltas(precision)
+    gap = np.linalg.norm(got - exact) / np.linalg.norm(exact)
+    if precision == "bfloat16":
+        assert 1e-5 < gap < 4 * 2.0**-8
+    else:
+        assert gap == 0
+
+
+def test_an_unknown_precision_is_refused(tiny):
+    with pytest.raises(ValueError, match="precision is 'half'"):
+        local.trainer(tiny.mlp(), optax.sgd, local.decayed(1, 1), batch_size=1, precision="half")

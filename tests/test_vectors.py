@@ -225,3 +225,60 @@ def test_masks_are_nested(entries, small, large):
 def test_ranks_of_one_entry():
     for ties in ("position", "all"):
         assert vectors.ranks(jnp.array([-2.0]), ties=ties).tolist() == [0]
+
+
+# ---------------------------------------------------------------- the largest entries
+
+
+def _vectors(entries, seed=0):
+    """Vectors with no ties, many ties, nothing but ties, zeros, and all magnitudes there are."""
+    rng = np.random.default_rng(seed)
+    plain = rng.normal(size=entries).astype(np.float32)
+    tied = np.round(3 * plain) / 3
+    sparse = np.where(rng.random(entries) < 0.5, 0, plain)
+    wide = (10 ** rng.uniform(-44, 38, entries)).astype(np.float32)
+    return {"plain": plain, "tied": tied, "equal": np.full_like(plain, -2), "sparse": sparse,
+            "zero": np.zeros_like(plain), "wide": wide}  # fmt: skip
+
+
+@pytest.mark.parametrize("entries", [1, 2, 300, 40_000])
+def test_largest_is_ranks_below_quotas(entries):
+    """By either way of finding the thresholds, and as chosen; exactly the quota survives."""
+    rng = np.random.default_rng(1)
+    quota = rng.integers(0, entries + 1, 9).astype(np.int32)
+    quota[:4] = [0, entries, entries - 1, min(1, entries)]
+    quota[4] = quota[5]  # two clients alike
+    largest = jax.jit(vectors.largest)
+    ways = [jax.jit(vectors.by_sorting), jax.jit(vectors.by_selecting)]
+    for name, vector in _vectors(entries).items():
+        want = np.asarray(vectors.ranks(jnp.asarray(vector)))[None] < quota[:, None]
+        assert want.sum(axis=1).tolist() == quota.tolist()
+        np.testing.assert_array_equal(largest(vector, quota), want, err_msg=name)
+        keys = np.asarray(vectors.magnitude_keys(jnp.asarray(vector)))
+        for way in ways:
+            key, position = (np.asarray(x)[:, None] for x in way(keys, quota))
+            kept = (keys < key) | ((keys == key) & (np.arange(entries) < position))
+            np.testing.assert_array_equal(kept, want, err_msg=name)
+
+
+def test_largest_under_vmap():
+    """Over vectors and over quotas, as in a sweep."""
+    rng = np.random.default_rng(2)
+    matrix = rng.normal(size=(3, 40_000)).astype(np.float32)
+    quota = rng.integers(0, 40_001, (3, 5)).astype(np.int32)
+    got = jax.jit(jax.vmap(vectors.largest))(matrix, quota)
+    for row, own, mask in zip(matrix, quota, got, strict=True):
+        np.testing.assert_array_equal(mask, vectors.largest(jnp.asarray(row), jnp.asarray(own)))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_norms_of_a_matrix_are_those_of_its_rows(scale):
+    """In one pass where that is safe, scaled where not: one tiny row makes all rows careful."""
+    rng = np.random.default_rng(3)
+    matrix = (scale * rng.normal(size=(4, 50))).astype(np.float32)
+    matrix[1] = 0
+    want = np.linalg.norm(np.float64(matrix), axis=1)
+    # Fifty squares summed in any order, a root and a product.
+    np.testing.assert_allclose(jax.jit(vectors.norms)(matrix), want, rtol=60 * EPS)
+    careless = matrix[[0, 2, 3]]
+    np.testing.assert_allclose(jax.jit(vectors.norms)(careless), want[[0, 2, 3]], rtol=60 * EPS)
