@@ -1,6 +1,6 @@
 """Do fairness and accuracy come out the same in PyTorch and here? Over seeds, method by method.
 
-    python -m benchmarks.agreement [--scale smoke|full]
+    python -m benchmarks.agreement [--scale smoke|digits|full]
 
 Two comparisons of standalone, fedavg and cgsv on the same partition:
 
@@ -58,6 +58,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "smoke": Scale((Setting("digits", "mlp", 3, 60, 2, 100),), 2, 1),
+    "digits": Scale((Setting("digits", "mlp", 5, None, 20, 355),), 3, 3),
     "full": Scale(
         (
             Setting("digits", "mlp", 5, None, 20, 355),

@@ -1,6 +1,7 @@
 """One description of an experiment: complete, exact, and judged in one place."""
 
 import dataclasses
+import inspect
 import json
 import math
 
@@ -160,3 +161,9 @@ def test_layout_follows_the_backend():
     assert config_lib.resolve(TABLES, "gpu").layout == "balanced"
     assert config_lib.resolve(TABLES, "gpu", layout=3).layout == "3"
     assert config_lib.resolve(TABLES, "gpu", devices=4).devices == 4
+
+
+def test_the_models_whose_convolution_has_forms():
+    """The configuration knows them by name, since it imports no model."""
+    takes = {n for n, b in TABLES.models.items() if "conv" in inspect.signature(b).parameters}
+    assert set(config_lib.CONVOLUTIONAL) == takes
