@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from cgsv_jax import simulation, vectors
+from cgsv_jax import algorithms, simulation, vectors
 from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.types import Settings, Trainer
+from cgsv_jax.types import Settings, State, Trainer
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -250,3 +250,39 @@ def test_x64_does_not_forbid_a_model_in_float32(tiny, name):
         run = lambda key: simulation.run(key, data, clients, **parts)  # noqa: E731
         state, _, _ = jax.eval_shape(run, jax.random.key(0))
         assert state.clients.dtype == state.server.dtype == jnp.float32
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("name", ["cgsv", "cgsv_released", "fedavg"])
+def test_rewards_are_never_stored(tiny, name):
+    """The compiled server step adds masks to the models in place.
+
+    It needs less than a quarter of a matrix [N, D] beside its arguments, so that neither uploads
+    at their norm nor rewards exist, and its output is the donated state.
+    """
+    count, dimension = 64, 40_000
+    algorithm = {
+        "cgsv": algorithms.cgsv,
+        "cgsv_released": lambda: algorithms.cgsv_released((10_000, 30_000)),
+        "fedavg": algorithms.fedavg,
+    }[name]()
+
+    def state():
+        rules = algorithm.init(count, dimension)
+        models = jnp.zeros((count, dimension))
+        return State(jnp.zeros(dimension), models, (), rules, jnp.int32(0))
+
+    def serve(state, deltas, norms):
+        upload = tiny.upload(jnp.zeros((count, 1)), np.full(count, 5))._replace(
+            server=state.server, clients=state.clients, deltas=deltas, norms=norms, validation=None
+        )
+        return simulation.serve(jax.random.key(0), state, upload, (), algorithm=algorithm)[0]
+
+    deltas = jax.ShapeDtypeStruct((count, dimension), jnp.float32)
+    norms = jax.ShapeDtypeStruct((count,), jnp.float32)
+    lowered = jax.jit(serve, donate_argnums=0).lower(jax.eval_shape(state), deltas, norms)
+    memory, matrix = lowered.compile().memory_analysis(), 4 * count * dimension
+    assert memory.temp_size_in_bytes < matrix / 4
+    assert memory.alias_size_in_bytes >= matrix
