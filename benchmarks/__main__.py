@@ -8,6 +8,7 @@ comes from TFDS_DATA_DIR where it is there; FedJAX from an environment of its ow
 
 import argparse
 import importlib
+import importlib.util
 import json
 import pathlib
 import platform
@@ -49,7 +50,7 @@ def environment() -> dict[str, object]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "torch": version("torch"),
+        "torch": version("torch") if importlib.util.find_spec("torch") else None,
         "matrix_rate": timing.matrix_rate(),
         "copy_rate": timing.copy_rate(),
     }

@@ -217,8 +217,8 @@ def steps(config: Config, problem: Problem) -> np.ndarray:
     return config.epochs * -(-problem.sizes // batch)
 
 
-def settings(config: Config, problem: Problem, rounds: int | None = None) -> Settings:
-    """The static settings of a run, or of a segment of `rounds`.
+def settings(config: Config, problem: Problem) -> Settings:
+    """The static settings of a run.
 
     Raises:
       ConfigError: more devices are asked for than there are.
@@ -245,7 +245,7 @@ def settings(config: Config, problem: Problem, rounds: int | None = None) -> Set
     if eval_width is None:
         eval_width = _fitting(config, problem, False)
     return Settings(
-        rounds=rounds or config.rounds,
+        rounds=config.rounds,
         epochs=config.epochs,
         eval_every=config.eval_every,
         eval_batch=config.eval_batch,
