@@ -8,18 +8,16 @@ comes from TFDS_DATA_DIR where it is there; FedJAX from an environment of its ow
 
 import argparse
 import importlib
-import importlib.util
 import json
 import pathlib
 import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 import jax
 
-from benchmarks import table
+from benchmarks import common, table
 from cgsv_jax import timing
 
 QUESTIONS = (
@@ -50,7 +48,7 @@ def environment() -> dict[str, object]:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "torch": version("torch") if importlib.util.find_spec("torch") else None,
+        "torch": common.torch_version(),
         "matrix_rate": timing.matrix_rate(),
         "copy_rate": timing.copy_rate(),
     }

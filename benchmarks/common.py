@@ -16,6 +16,7 @@ the precision that is timed, where two things beside rounding may differ:
 
 import argparse
 import contextlib
+import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -536,10 +537,15 @@ def faster(calls: Mapping[Any, Callable[[], Any]]) -> Any:
     return min(times, key=lambda name: min(times[name].seconds))
 
 
+def torch_version() -> str:
+    """Of the yardstick; rows that need it refuse to run without it, others only name it."""
+    return version("torch") if importlib.util.find_spec("torch") else "(not installed)"
+
+
 def against(kind: str, threads: int | None = None) -> str:
     """How a yardstick is called in the table."""
     where = f", {threads} threads" if threads else ""
-    return f"PyTorch {version('torch')} {kind}{where}"
+    return f"PyTorch {torch_version()} {kind}{where}"
 
 
 # ---------------------------------------------------------------- the command
