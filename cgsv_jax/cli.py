@@ -137,7 +137,9 @@ HARDWARE = {
 RULES = {
     "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}", "paper"),
     "gamma": Flag(_FLOAT, "Gamma, the norm of every upload, above 0", _per_dataset("gamma")),
-    "alpha": Flag(_FLOAT, "alpha, weight of the old reputation, in [0, 1]", "0.95"),
+    "alpha": Flag(
+        _FLOAT, "alpha, weight of the old reputation, in [0, 1]", "0.95, cffl 0.5, shapfed_wa 0.9"
+    ),
     "beta": Flag(_FLOAT, "beta, altruism degree, from 0 to inf", _per_setting("beta")),
     "beta_on": Flag(_NAME, "beta acts on r summing to 1 (sum) or on r / max r (max)", "sum"),
     "floor": Flag(_FLOAT, "smallest reputation before normalising", _per_setting("floor")),
@@ -166,6 +168,31 @@ RULES = {
         _NAME, f"weights of the aggregate: {', '.join(_T.aggregations)}", "reputation"
     ),
     "reward": Flag(_NAME, f"reward rule: {', '.join(_T.rewards)}", "sparsify"),
+    "game": Flag(
+        _NAME, f"what a coalition is worth to a measure of a game: {', '.join(_T.games)}", "cosine"
+    ),
+    "permutations": Flag(_INT, "permutations drawn per round by a sampled value", "100"),
+    "tolerance": Flag(_FLOAT, "gain below which a truncated sampling stops", "0.01"),
+    "removal": Flag(
+        _FLOAT,
+        "share of the mean reputation below which a client is removed for good, in [0, 1)",
+        "0 (nobody), rffl and cffl 1/3",
+    ),
+    "q": Flag(_FLOAT, "exponent of q_ffl, at least 0", "1"),
+    "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]", "0.5"),
+    "recovery": Flag(_FLOAT, "iafl: probability of being sent the reference model", "0.1"),
+    "finetune_rounds": Flag(_INT, "rounds alone at the end of fedavg_finetuned", "1"),
+}
+# The numbers of a method that are printed before it runs, and what they are called.
+NUMBERS = {
+    "gamma": "Gamma",
+    "alpha": "alpha",
+    "beta": "beta",
+    "q": "q",
+    "kappa": "kappa",
+    "recovery": "recovery",
+    "removal": "removal",
+    "finetune_rounds": "rounds alone",
 }
 CLUSTER = {
     "coordinator": Flag(
@@ -228,7 +255,7 @@ Compare = _arguments(
         ),
         "algorithms": Flag(
             _NAMES,
-            f"methods, comma-separated: {', '.join(_T.algorithms)}; cgsv:released runs the "
+            f"methods, comma-separated, or all: {', '.join(_T.algorithms)}; cgsv:released runs the "
             "released code's setting beside the paper's",
             "standalone,fedavg,cgsv",
             "--algorithm",
@@ -416,10 +443,9 @@ def _announce(console: Console, config: Config, dealt: Sequence[experiment.Probl
         console.print(f"{name:>10}  {text}", markup=False)
     for method in config.methods:
         numbers = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
-        if method.algorithm in experiment.TABLES.ruled:
-            numbers += (
-                f", Gamma = {method.gamma:g}, alpha = {method.alpha:g}, beta = {method.beta:g}"
-            )
+        read = experiment.TABLES.reads[method.algorithm]
+        for name, letter in NUMBERS.items():
+            numbers += f", {letter} = {getattr(method, name):.3g}" if name in read else ""
         console.print(f"{method.name:>10}  {numbers}", markup=False)
     for problem in dealt:
         console.print(results.holdings_table(problem.sizes, problem.classes, problem.partition))
@@ -432,8 +458,8 @@ class _Watcher:
 
     def __init__(self, console: Console, config: Config):
         self.console = console
-        cells = len(config.methods) * len(config.partitions)
-        self.rounds = config.rounds * len(config.seeds) * cells
+        rounds = sum(experiment.rounds_of(config, method) for method in config.methods)
+        self.rounds = rounds * len(config.seeds) * len(config.partitions)
         self.unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
         self.finished = 0  # rounds of the methods before this one
         self.next_line = 0.0

@@ -86,6 +86,16 @@ RELEASED_TRAINING: dict[str, dict[str, Any]] = {"mnist": {"learning_rate": 1e-3,
 # Fields of a method that every method reads; the others are the server's rules.
 TRAINING_FIELDS = {"learning_rate", "decay", "decay_per", "optimizer"}
 
+# What a method's own text says where it differs from the settings.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cffl": {"alpha": 0.5, "removal": 1 / 3},
+    "rffl": {"removal": 1 / 3, "mask_scope": "tensor", "mask_count": "ceil"},
+    "shapfed_wa": {"alpha": 0.9},
+}
+# Scores of every measure but the cosine sum to about 1, or have the scale of an accuracy: brought
+# to the scale of reputations, they are neither swallowed by an absolute floor nor drowned.
+SUMMED_SCORES = {"normalise_scores": True, "relative_floor": True}
+
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
 
 # Options that mean something only beside certain values of another one.
@@ -98,6 +108,11 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "conv": ("model", CONVOLUTIONAL),
 }
 
+# Contribution measures of a game; those that draw permutations; those that stop early.
+OF_GAMES = ("shapley",)
+SAMPLED: tuple[str, ...] = ()
+TRUNCATED: tuple[str, ...] = ()
+
 # The same inside a method: rules' options that only some rules read.
 READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "beta": ("reward", ("sparsify", "scale")),
@@ -107,6 +122,9 @@ READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "mask_ties": ("reward", ("sparsify",)),
     "cosine_epsilon": ("contribution", ("cosine",)),
     "first_weights": ("aggregation", ("reputation",)),
+    "game": ("contribution", OF_GAMES),
+    "permutations": ("contribution", SAMPLED),
+    "tolerance": ("contribution", TRUNCATED),
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -146,15 +164,24 @@ class Method:
     beta_on: str = "sum"
     normalise_scores: bool = False
     relative_floor: bool = False
+    q: float = 1.0
+    kappa: float = 0.5
+    recovery: float = 0.1
+    removal: float = 0.0
+    tolerance: float = 0.01
+    game: str = "cosine"
+    permutations: int = 100
+    finetune_rounds: int = 1
 
     def hyper(self) -> Hyper:
         """The numbers that may be traced."""
         return Hyper(*(getattr(self, name) for name in Hyper._fields))
 
-    def options(self, tensors: tuple[int, ...]) -> Options:
-        """The choices of rule."""
-        names = [name for name in Options._fields if name != "tensors"]
-        return Options(**{name: getattr(self, name) for name in names}, tensors=tensors)
+    def options(self, **made: Any) -> Options:
+        """The choices of rule, and what only the experiment can say: tensors, rounds, network."""
+        names = [name for name in Options._fields if hasattr(self, name)]
+        chosen = {name: getattr(self, name) for name in names}
+        return Options(**chosen, removes=self.removal > 0, **made)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +239,8 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     dataset = asked.pop("dataset", "digits")
     setting = asked.pop("setting", "paper")
     algorithms = _strings(asked.pop("algorithms", ("standalone", "fedavg", "cgsv")))
+    if algorithms == ("all",):
+        algorithms = tuple(tables.algorithms)
     common = {f.name for f in dataclasses.fields(Config)} - {"methods", "dataset"}
     own = {f.name for f in dataclasses.fields(Method)} - {"name", "algorithm"}
     unknown = [key for key in asked if key not in common | own]
@@ -235,8 +264,14 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         if variant == "released":
             training |= RELEASED_TRAINING.get(dataset, {})
         fields = {key: value for key, value in training.items() if key in own}
+        fields |= METHOD_DEFAULTS.get(algorithm, {})
+        if asked.get("contribution", "cosine") != "cosine" and "contribution" in reads(algorithm):
+            fields |= SUMMED_SCORES
         given = {key: value for key, value in asked.items() if key in own}
         return Method(name=name, algorithm=algorithm, **(fields | given))
+
+    def reads(algorithm: str) -> Any:
+        return tables.reads[algorithm]
 
     source = tables.datasets[dataset]
     fields = {
@@ -271,18 +306,23 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
 
 def _refuse_idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") -> None:
     """An option that would do nothing is a misunderstanding, so it is refused."""
-    ruled = [m for m in config.methods if m.algorithm in tables.ruled]
+    rules = {f.name for f in dataclasses.fields(Method)} - TRAINING_FIELDS
     problems = []
     for name in asked:
         if name in ONLY_WITH:
             other, allowed = ONLY_WITH[name]
             used = set(_strings(getattr(config, other)))
-        elif name in READ_BY and ruled:
-            other, allowed = READ_BY[name]
-            used = {getattr(m, other) for m in ruled}
-        elif name in {f.name for f in dataclasses.fields(Method)} - TRAINING_FIELDS:
-            other, allowed = "algorithms", tuple(tables.ruled)
-            used = {m.algorithm for m in config.methods}
+        elif name in rules:
+            readers = [m for m in config.methods if name in tables.reads[m.algorithm]]
+            other, allowed = "algorithms", [a for a, read in tables.reads.items() if name in read]
+            used = {m.algorithm for m in readers}
+            if name in READ_BY:
+                switch, values = READ_BY[name]
+                # A method without the switch reads the option whatever the switch says.
+                free = any(switch not in tables.reads[m.algorithm] for m in readers)
+                if readers and not free:
+                    other, allowed = switch, values
+                    used = {getattr(m, switch) for m in readers}
         else:
             continue
         if not used & set(allowed):
@@ -306,7 +346,8 @@ class Tables:
     optimizers: Mapping[str, Any]
     precisions: Sequence[str]
     convs: Sequence[str]
-    ruled: Sequence[str]  # the algorithms that read the rules' options
+    games: Mapping[str, Any]
+    reads: Mapping[str, Any]  # algorithm -> the rules' options that it reads
 
 
 def validate(config: Config, tables: Tables) -> None:
@@ -385,6 +426,14 @@ def _method_problems(m: Method, tables: Tables) -> list[str]:
         *_number("floor", m.floor, 0, 1),
         *_number("norm_epsilon", m.norm_epsilon, 0, math.inf, open_high=True),
         *_number("cosine_epsilon", m.cosine_epsilon, 0, math.inf, open_high=True),
+        *_number("q", m.q, 0, math.inf, open_high=True),
+        *_number("kappa", m.kappa, 0, 1),
+        *_number("recovery", m.recovery, 0, 1),
+        *_number("removal", m.removal, 0, 1, open_high=True),
+        *_number("tolerance", m.tolerance, 0, math.inf, open_high=True),
+        *_known("game", m.game, tables.games),
+        *_at_least("permutations", m.permutations, 1),
+        *_at_least("finetune_rounds", m.finetune_rounds, 1),
     ]
     for name, allowed in CHOICES.items():
         problems += _known(name, getattr(m, name), allowed)

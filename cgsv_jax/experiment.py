@@ -17,13 +17,25 @@ import optax
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
 from cgsv_jax import layout, local, models, results, simulation, sweep, timing, vectors
+from cgsv_jax import network as network_lib
 from cgsv_jax.aggregation import AGGREGATIONS
-from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.algorithms import ALGORITHMS, READS, needs_validation
 from cgsv_jax.config import Config, ConfigError, Method
-from cgsv_jax.contribution import MEASURES
+from cgsv_jax.contribution import GAMES, MEASURES
 from cgsv_jax.data import owners, partition
 from cgsv_jax.reward import REWARDS
-from cgsv_jax.types import Algorithm, Clients, Dataset, Hyper, Model, Settings, State, Trainer
+from cgsv_jax.types import (
+    Algorithm,
+    Clients,
+    Dataset,
+    Hyper,
+    Model,
+    Network,
+    Options,
+    Settings,
+    State,
+    Trainer,
+)
 
 # name -> learning rate -> optax transformation
 OPTIMIZERS = {
@@ -43,12 +55,15 @@ TABLES = config_lib.Tables(
     optimizers=OPTIMIZERS,
     precisions=local.PRECISIONS,
     convs=models.FORMS,
-    ruled=("cgsv",),
+    games=GAMES,
+    reads=READS,
 )
 
 # Rounds between two looks of the host are chosen so that a run has about this many segments: each
 # costs one dispatch, and a person wants to see the bar move.
 SEGMENTS = 20
+
+FINETUNED = "fedavg_finetuned"  # the algorithm with a second stage
 
 
 class Problem(NamedTuple):
@@ -61,6 +76,7 @@ class Problem(NamedTuple):
     classes: np.ndarray  # [N] distinct labels held
     model: Model
     tensors: tuple[int, ...]
+    network: Network  # the model, as rules see it
     chosen: np.ndarray | None  # [K] the clients that are evaluated; None: all
 
 
@@ -126,6 +142,13 @@ def problems(config: Config) -> tuple[Problem, ...]:
             f"it must have at most {config_lib.MAX_PARAMETERS}"
         )
 
+    width = {"one": 1}.get(config.layout) or (
+        int(config.layout) if config.layout.isdigit() else None
+    )
+    network = network_lib.network(
+        model, full.inputs.shape[1:], batch=config.eval_batch, width=width
+    )
+
     def problem(name: str, data: Dataset, clients: Clients) -> Problem:
         sizes, classes = partition.describe(clients, data.labels)
         chosen = None
@@ -133,15 +156,21 @@ def problems(config: Config) -> tuple[Problem, ...]:
             # Evenly from the fewest rows to the most, both ends included.
             places = np.linspace(0, config.clients - 1, config.eval_clients).round().astype(int)
             chosen = np.sort(np.argsort(sizes, kind="stable")[places])
-        return Problem(name, data, clients, sizes, classes, model, tensors, chosen)
+        return Problem(name, data, clients, sizes, classes, model, tensors, network, chosen)
 
     made = tuple(
         problem(name, data, clients)
         for name, (data, clients) in zip(config.partitions, dealt, strict=True)
     )
     for method in config.methods:
-        algorithm = parts(config, method, made[0], method.hyper())["algorithm"]
-        try:  # what a rule says of N or D, it says before anything is compiled
+        judges = needs_validation(method.algorithm, options_of(config, method, made[0]))
+        if judges and not len(made[0].data.validation[1]):
+            raise ConfigError(
+                f"{method.name} judges models on the server's validation rows, "
+                f"but --validation-share {config.validation_share:g} leaves none"
+            )
+        try:  # what a rule says of N, D or the model, it says before anything is compiled
+            algorithm = parts(config, method, made[0], method.hyper())["algorithm"]
             jax.eval_shape(lambda a=algorithm: a.init(config.clients, sum(tensors)))
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -190,6 +219,16 @@ def _deal(
     return data, clients
 
 
+def options_of(config: Config, method: Method, problem: Problem) -> Options:
+    """The choices of rule of a method on a problem."""
+    return method.options(tensors=problem.tensors, rounds=config.rounds, network=problem.network)
+
+
+def rounds_of(config: Config, method: Method) -> int:
+    """Rounds of a method: T, and those of its second stage where it has one."""
+    return config.rounds + (method.finetune_rounds if method.algorithm == FINETUNED else 0)
+
+
 def parts(
     config: Config, method: Method, problem: Problem, hyper: Hyper
 ) -> dict[str, Model | Algorithm | Trainer]:
@@ -200,7 +239,7 @@ def parts(
     optimizer = OPTIMIZERS[method.optimizer]
     return {
         "model": problem.model,
-        "algorithm": ALGORITHMS[method.algorithm](hyper, method.options(problem.tensors)),
+        "algorithm": ALGORITHMS[method.algorithm](hyper, options_of(config, method, problem)),
         "trainer": local.trainer(
             problem.model,
             optimizer,
@@ -341,6 +380,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
       ConfigError: more devices are asked for than there are.
     """
     static = settings(config, problem)
+    static = static._replace(start_loss=method.algorithm == "q_ffl")
     mesh = static.mesh
     # Rows of the matrices in an order that gives every device its share of the work.
     order = np.arange(config.clients)
@@ -350,7 +390,10 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     clients = jax.tree.map(lambda x: x[order], problem.clients)
     clients = clients._replace(numbers=order.astype(np.int32))
     chosen = None if problem.chosen is None else places[problem.chosen].astype(np.int32)
-    shared = (problem.data._replace(validation=None), clients, chosen)
+    data = problem.data
+    if not needs_validation(method.algorithm, options_of(config, method, problem)):
+        data = data._replace(validation=None)
+    shared = (data, clients, chosen)
     shared = jax.device_put(shared, None if mesh is None else layout.everywhere(mesh))
 
     def start(key: jax.Array, hyper: Hyper) -> State:
@@ -385,7 +428,8 @@ def _run_method(
 ) -> tuple[results.Cell, dict[str, float]]:
     seconds = {"compile_seconds": 0.0, "run_seconds": 0.0}
     done = 0  # rounds, over all seeds
-    total = config.rounds * len(config.seeds)
+    length = rounds_of(config, method)
+    total = length * len(config.seeds)
 
     def note(evaluation: Any = None) -> None:
         accuracy = server = None
@@ -412,14 +456,14 @@ def _run_method(
         seconds["run_seconds"] += time.perf_counter() - clock
         return result
 
-    step = segment_length(config.rounds, config.eval_every)
+    step = segment_length(length, config.eval_every)
     groups = []
     for group in _together(config, problem):
         seeds = np.asarray(group, np.uint32)
         state = call(made.begin, ("begin", len(seeds)), seeds, made.hyper)
         pieces = []
-        for first in range(0, config.rounds, step):
-            rounds = min(step, config.rounds - first)
+        for first in range(0, length, step):
+            rounds = min(step, length - first)
             function = functools.partial(made.segment, rounds)
             arguments = (seeds, made.hyper, state, made.shared)
             state, *seen = call(function, (rounds, len(seeds)), *arguments, donate_argnums=2)

@@ -22,3 +22,12 @@ def to_norm(gamma: chex.Numeric, epsilon: chex.Numeric = 0.0) -> Rescale:
         return jnp.where(norms > 0, gamma / jnp.where(norms > 0, norms + epsilon, 1.0), 0.0)
 
     return rescale
+
+
+def at_most(gamma: chex.Numeric) -> Rescale:
+    """u_i = dw_i min(1, Gamma / ‖dw_i‖): shortened where it is longer than Gamma."""
+
+    def rescale(norms: Array) -> Array:
+        return jnp.where(norms > gamma, gamma / jnp.where(norms > 0, norms, 1.0), 1.0)
+
+    return rescale

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import layout, local, vectors
+from cgsv_jax import network as network_lib
 from cgsv_jax.layout import over_clients
 from cgsv_jax.types import (
     Algorithm,
@@ -91,7 +92,10 @@ def train(
     # Keys depend on the round and the client's number alone, not on N or the layout.
     key_of_round = jax.random.fold_in(jax.random.fold_in(key, _TRAINING), state.round)
 
+    losses = network_lib.mean_loss(model, settings.eval_batch)
+
     def one_client(key, round_, inputs, number, weights, opt_state, rows, mask, labels, order):
+        start = losses(inputs, rows, mask, labels, weights) if settings.start_loss else None
         order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
         if order is None:
             order = local.draw_order(order_key, mask, settings.epochs)
@@ -104,7 +108,7 @@ def train(
         present = jnp.isfinite(norm)
         delta = jnp.where(present, delta, 0.0)
         opt_state = jax.tree.map(lambda n, o: jnp.where(present, n, o), new_opt_state, opt_state)
-        return delta, jnp.where(present, norm, 0.0), present, loss, opt_state
+        return delta, jnp.where(present, norm, 0.0), present, loss, start, opt_state
 
     sizes = clients.sizes
     count, rows = sizes.size, state.clients.shape[0]
@@ -122,7 +126,7 @@ def train(
         shared=(key_of_round, state.round, data.inputs),
     )
     *sent, optimizer = lifted(numbers, state.clients, state.optimizer, slots, mask, labels_, orders)
-    deltas, norms, present, loss = (x[:count] for x in sent)
+    deltas, norms, present, loss, start = jax.tree.map(lambda x: x[:count], sent)
     upload = Upload(
         server=state.server,
         clients=state.clients[:count],
@@ -136,6 +140,7 @@ def train(
         learning_rate=jnp.asarray(trainer.learning_rate(state.round)),
         validation=data.validation,
         round=state.round,
+        start_loss=start,
     )
     return upload, optimizer
 

@@ -86,6 +86,18 @@ class Model(NamedTuple):
     apply: Apply
 
 
+class Network(NamedTuple):
+    """What a rule may know of the model: parameters are vectors to it, never a tree.
+
+    `evaluate(weights [K, D], inputs [n, ...], labels [n]) -> (accuracy [K], loss [K])`, the loss a
+    mean negative log-likelihood. `output` [C, F] are the places in the vector of the last layer's
+    weights and bias, a row per class; None where no such layer can be told.
+    """
+
+    evaluate: Callable[[Array, Array, Array], tuple[Array, Array]]
+    output: Array | None = None
+
+
 class Trainer(NamedTuple):
     """Local training of ONE client; the simulation lifts it over clients.
 
@@ -123,6 +135,7 @@ class Upload(NamedTuple):
     learning_rate: Array  # [] of the round's first local epoch
     validation: tuple[Array, Array] | None  # the server's own held-out rows
     round: Array  # [] int32, counted from 0
+    start_loss: Array | None = None  # [N] F_i(w_i) on its own rows before training, where asked for
 
 
 class Standing(NamedTuple):
@@ -217,6 +230,11 @@ class Hyper(NamedTuple):
     floor: Array  # [] smallest reputation before normalising
     norm_epsilon: Array  # [] added to ‖dw‖
     cosine_epsilon: Array  # [] smallest norm in the cosine's denominator
+    q: Array = 1.0  # [] exponent of q-FFL, 0 is the plain mean
+    kappa: Array = 0.5  # [] IAFL's equality, 1 gives everybody everything
+    recovery: Array = 0.1  # [] IAFL's probability of being sent the reference model
+    removal: Array = 0.0  # [] below this share of the mean reputation a client is removed
+    tolerance: Array = 0.01  # [] gain below which a truncated sampling stops
 
 
 class Options(NamedTuple):
@@ -237,6 +255,11 @@ class Options(NamedTuple):
     normalise_scores: bool = False  # scores brought to the scale of r before the moving average
     relative_floor: bool = False  # floor / N instead of floor
     tensors: tuple[int, ...] = ()  # sizes of the model's tensors in raveled order
+    game: str = "cosine"  # key of contribution.GAMES: what a coalition is worth
+    permutations: int = 100  # drawn by a sampled value, per round
+    removes: bool = False  # whether `Hyper.removal` counts
+    rounds: int = 0  # T, where a method changes its ways after the last round
+    network: Network | None = None  # needed by rules that judge models on the server's rows
 
 
 class Settings(NamedTuple):
@@ -249,6 +272,7 @@ class Settings(NamedTuple):
     width: int | None = None  # clients trained at once; None: all (see layout.py)
     eval_width: int | None = None  # models evaluated at once; None: as `width`
     mesh: jax.sharding.Mesh | None = None  # devices that share the clients; None: one
+    start_loss: bool = False  # whether uploads carry the loss before training (q-FFL reads it)
 
 
 # ---------------------------------------------------------------- a run: carry and outputs

@@ -12,8 +12,19 @@ import optax
 import pytest
 
 from cgsv_jax import local, simulation, vectors
+from cgsv_jax import network as network_lib
 from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.types import Clients, Dataset, Hyper, Model, Options, Settings, Trainer, Upload
+from cgsv_jax.types import (
+    Clients,
+    Dataset,
+    Hyper,
+    Model,
+    Network,
+    Options,
+    Settings,
+    Trainer,
+    Upload,
+)
 
 # A [N] that meets an [N, D] must say so; at import, so that wider fixtures obey as well.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -75,7 +86,7 @@ def world(sizes=SIZES, seed=0, test=7, pad=0, noise=0.3):
     mask = np.arange(width) < np.array(sizes)[:, None]
     rows = np.zeros(mask.shape, np.int32)
     rows[mask] = rng.permutation(n)
-    return Dataset(x, y, test_x, test_y), Clients(rows, mask)
+    return Dataset(x, y, test_x, test_y, draw(test)), Clients(rows, mask)
 
 
 def orders(clients, rounds, epochs, seed=0):
@@ -101,6 +112,7 @@ def hyper(**changes):
         "norm_epsilon": 0.0,
         "cosine_epsilon": 0.0,
     }
+    base = Hyper._field_defaults | base
     return Hyper(**{k: jnp.asarray(v, float) for k, v in (base | changes).items()})
 
 
@@ -118,6 +130,8 @@ def parts(
     """The keyword arguments of simulation.run, built by way of the tables."""
     model, numbers = model or mlp(), hyper if hyper is not None else _hyper()
     options = (options or Options())._replace(tensors=sizes_of(model))
+    options = options._replace(network=network_lib.network(model, (FEATURES,)))
+    settings["start_loss"] = settings.get("start_loss", name == "q_ffl")
     settings = Settings(**({"rounds": 3, "epochs": 2, "eval_batch": 3} | settings))
     schedule = local.decayed(numbers.learning_rate, numbers.decay, per=per, epochs=settings.epochs)
     return {
@@ -153,12 +167,13 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
     """What the simulation sends for these raw updates [N, D], absent rows zeroed as it does."""
     deltas = jnp.asarray(deltas)
     count, dimension = deltas.shape
-    present = jnp.ones(count, bool) if present is None else jnp.asarray(present)
+    present = jnp.ones(count, bool) if present is None else jnp.asarray(present, bool)
     deltas = jnp.where(present[:, None], deltas, 0)
     rng = np.random.default_rng(seed)
     server = rng.normal(size=dimension) if server is None else server
     clients = rng.normal(size=(count, dimension)) if clients is None else clients
     norms = vectors.norms(deltas)
+    losses = 5 / (2 + jnp.asarray(sizes, deltas.dtype))  # a client's own, wherever it is listed
     return Upload(
         server=jnp.asarray(server, deltas.dtype),
         clients=jnp.asarray(clients, deltas.dtype),
@@ -168,11 +183,36 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
         present=present,
         num_examples=jnp.asarray(sizes, jnp.int32),
         num_classes=jnp.minimum(jnp.asarray(sizes, jnp.int32), CLASSES),
-        loss=jnp.where(present, jnp.linspace(0.5, 1.0, count, dtype=deltas.dtype), jnp.nan),
+        loss=jnp.where(present, losses, jnp.nan),
+        start_loss=jnp.where(present, 2 * losses, jnp.nan),
         learning_rate=jnp.asarray(0.1, deltas.dtype),
-        validation=(jnp.zeros((2, FEATURES), deltas.dtype), jnp.zeros(2, jnp.int32)),
+        validation=(
+            jnp.asarray(rng.normal(size=(8, FEATURES)), deltas.dtype),
+            jnp.asarray(rng.integers(CLASSES, size=8), jnp.int32),
+        ),
         round=jnp.int32(0),
     )
+
+
+def network():
+    """A linear classifier in the first F C + C entries of a vector of any length, for rules.
+
+    Its accuracy is the mean probability of the true class: hard ones of a few rows tie, and what a
+    tie decides at the edge of a quota is a rounding.
+    """
+    size = FEATURES * CLASSES
+
+    def evaluate(weights, inputs, labels):
+        kernel = weights[:, :size].reshape(-1, FEATURES, CLASSES)
+        bias = weights[:, None, size : size + CLASSES]
+        logits = jnp.einsum("bf,kfc->kbc", inputs, kernel, precision="highest") + bias
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits, jnp.broadcast_to(labels, logits.shape[:2])
+        )
+        return jnp.mean(jnp.exp(-losses), axis=1), jnp.mean(losses, axis=1)
+
+    places = np.arange(size).reshape(FEATURES, CLASSES).T
+    return Network(evaluate, np.c_[places, size + np.arange(CLASSES)].astype(np.int32))
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +226,7 @@ def tiny():
     """The helpers of this file."""
     return SimpleNamespace(
         softmax=softmax, mlp=mlp, world=world, orders=orders, hyper=hyper, parts=parts,
-        upload=upload, spy=spy, sizes_of=sizes_of, sizes=SIZES,
+        upload=upload, network=network, spy=spy, sizes_of=sizes_of, sizes=SIZES,
         features=FEATURES, hidden=HIDDEN, classes=CLASSES,
     )  # fmt: skip
 

@@ -69,7 +69,8 @@ def test_a_given_value_wins_over_the_setting():
 def test_every_number_and_choice_is_a_field_of_a_method():
     names = {f.name for f in dataclasses.fields(config_lib.Method)}
     assert set(Hyper._fields) <= names
-    assert set(Options._fields) - {"tensors"} <= names
+    made = {"tensors", "network", "rounds", "removes"}  # by the experiment, from what it knows
+    assert set(Options._fields) - made <= names
 
 
 def test_written_and_read_back():

@@ -16,7 +16,7 @@ import pytest
 from cgsv_jax import local
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.contribution import MEASURES
+from cgsv_jax.contribution import GAMES, MEASURES
 from cgsv_jax.reward import REWARDS
 from cgsv_jax.types import Examples, Hyper, Options
 
@@ -30,26 +30,29 @@ ENTRIES = {
     **{f"measure {name}": ("cgsv", Options(contribution=name)) for name in MEASURES},
     **{f"aggregation {name}": ("cgsv", Options(aggregation=name)) for name in AGGREGATIONS},
     **{f"reward {name}": ("cgsv", Options(reward=name)) for name in REWARDS},
+    **{f"game {name}": ("cgsv", Options(contribution="shapley", game=name)) for name in GAMES},
     "setting released": ("cgsv", RELEASED),
+    "removal": ("cgsv", Options(removes=True)),
 }
 # The defaults of the tables together are the algorithm cgsv, which is tested once.
 ENTRIES = {k: v for k, v in ENTRIES.items() if v != ("cgsv", Options()) or k == "algorithm cgsv"}
 # Another value for every number, no two of them 0 or alike.
-OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6)
+OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6, 1.7, 0.2, 0.8, 0.45, 0.003)
 # Sums of N or D terms, a norm and a quotient: fewer than 2 (N + D) roundings, at sizes of up to 10.
 CLOSE = {"rtol": 0, "atol": 10 * 2 * (N + D) * EPS}
 
 
 def updates(seed=0, count=N):
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 100)
     drawn = rng.normal(size=D) + rng.normal(size=(count, D))
     return np.float32(drawn * rng.uniform(0.5, 2, (count, 1)))
 
 
 @pytest.fixture(scope="module", params=ENTRIES.values(), ids=ENTRIES)
-def rule(request):
+def rule(request, tiny):
     """An entry: `update(key, hyper, upload, state)` as it is and compiled, and `init`."""
     name, options = request.param
+    options = options._replace(network=tiny.network(), rounds=ROUNDS - 1)
 
     def update(key, hyper, upload, state):
         return ALGORITHMS[name](hyper, options).update(key, upload, state)
@@ -66,7 +69,9 @@ def play(rule, tiny, key, numbers, present, order=None):
     order = np.arange(N) if order is None else order
     state, seen = rule.init(numbers), []
     for t, here in enumerate(present):
-        sent = tiny.upload(updates(t)[order], SIZES[order], np.array(here, bool)[order])
+        sent = tiny.upload(
+            updates(t)[order], SIZES[order], np.array(here, bool)[order], updates(-1 - t)[order]
+        )
         download, standing, state = rule.compiled(key, numbers, sent, state)
         seen.append((download, standing))
     return seen
@@ -165,7 +170,9 @@ def test_an_absent_client_gets_nothing_and_harms_nobody(rule, tiny, beta):
 def test_a_client_by_itself(rule, tiny):
     dw = updates(count=1)
     numbers = tiny.hyper()
-    arguments = jax.random.key(0), numbers, tiny.upload(dw, [5]), rule.init(numbers, 1)
+    start = np.zeros(D)  # common to client and server, as in a first round
+    sent = tiny.upload(dw, [5], clients=start[None], server=start)
+    arguments = jax.random.key(0), numbers, sent, rule.init(numbers, 1)
     download, standing, _ = jax.jit(rule.update)(*arguments)
     assert download.weights.tolist() == standing.reputation.tolist() == [1]
     direction = np.float64(download.aggregate) / np.linalg.norm(download.aggregate)

@@ -167,7 +167,7 @@ def _server_outcome(**asked):
     config = experiment.configure(**(SMALL | asked), algorithms="cgsv")
     (method,) = config.methods
     tensors = (7, 12, 1)
-    algorithm = ALGORITHMS["cgsv"](method.hyper(), method.options(tensors))
+    algorithm = ALGORITHMS["cgsv"](method.hyper(), method.options(tensors=tensors))
     rng, num_parameters = np.random.default_rng(0), sum(tensors)
     state, outcome = algorithm.init(4, num_parameters), []
     for t in range(2):

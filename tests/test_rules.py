@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgsv_jax import contribution, local, reward, simulation
-from cgsv_jax.algorithms import ALGORITHMS, cgsv_released
+from cgsv_jax.algorithms import ALGORITHMS, READS, cgsv_released
 from cgsv_jax.types import Hyper, Options, Standing
 
 EPS = float(np.finfo(np.float32).eps)
+NUMBERS = {f: Hyper._field_defaults.get(f) for f in Hyper._fields}
 TENSORS = (1, 5, 12, 2)  # a tensor of one element, and one longer than the rest together
 D = sum(TENSORS)
 SIZES = (5, 3, 8, 6)
@@ -181,7 +182,9 @@ def test_three_whole_rounds(tiny, name):
     data, clients = tiny.world(pad=2)
     orders = tiny.orders(clients, ROUNDS, epochs=2)
     with jax.enable_x64(True):
-        numbers = Hyper(*(np.float64(getattr(setting, f)) for f in Hyper._fields))
+        numbers = Hyper(
+            **{f: np.float64(getattr(setting, f, default)) for f, default in NUMBERS.items()}
+        )
         options = Options(
             **{f: getattr(setting, f, default) for f, default in Options()._asdict().items()}
         )
@@ -260,8 +263,12 @@ PREDICTED_BY_HAND = ("contribution", "aggregation", "reward")
 
 
 def test_every_field_has_a_test():
-    assert set(HYPER_CHANGES) == set(Hyper._fields)
-    assert set(OPTION_CHANGES) == set(Options._fields)
+    """But for those of other methods and of measures of games, which test_methods and test_games
+    have."""
+    mine = READS["cgsv"] - {"removal", "tolerance"} | {"learning_rate", "decay"}
+    assert set(HYPER_CHANGES) == mine & set(Hyper._fields)
+    others = {"game", "permutations", "removes", "rounds", "network"}
+    assert set(OPTION_CHANGES) == set(Options._fields) - others
 
 
 def server_outcome(tiny, numbers, options, updates):

@@ -93,9 +93,10 @@ def test_every_pair_is_in_its_place(width, carry):
 
 
 def test_every_number_reaches_the_run(tiny):
-    """All are traced, and a program that ignored one would not mention its variable."""
+    """All of cgsv are traced, and a program that ignored one would not mention its variable."""
     jaxpr = jax.make_jaxpr(run_of(tiny))(jax.random.key(0), tiny.hyper()).jaxpr
     fields = jaxpr.invars[1:]
     mentioned = {str(v) for equation in jaxpr.eqns for v in equation.invars}
-    ignored = [f for f, v in zip(Hyper._fields, fields, strict=True) if str(v) not in mentioned]
-    assert ignored == []
+    ignored = {f for f, v in zip(Hyper._fields, fields, strict=True) if str(v) not in mentioned}
+    # Other methods' numbers, and those of options that are off.
+    assert ignored == {"q", "kappa", "recovery", "removal", "tolerance"}

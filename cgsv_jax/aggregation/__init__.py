@@ -1,5 +1,6 @@
 """How uploads become u_N. A new rule is one file and one line of `AGGREGATIONS`."""
 
+from cgsv_jax.aggregation.q_fair import q_fair
 from cgsv_jax.aggregation.weighted import by_reputation, by_size, uniform
 
 # name -> (hyper, options) -> Aggregation
@@ -9,4 +10,4 @@ AGGREGATIONS = {
     "uniform": lambda hyper, options: uniform(),
 }
 
-__all__ = ["AGGREGATIONS", "by_reputation", "by_size", "uniform"]
+__all__ = ["AGGREGATIONS", "by_reputation", "by_size", "q_fair", "uniform"]

@@ -1,17 +1,29 @@
-"""Named methods. A new method is one file and one line of `ALGORITHMS`."""
+"""Named methods. A new method is one file, one line of `ALGORITHMS` and one of `READS`."""
 
 from cgsv_jax.aggregation import AGGREGATIONS
+from cgsv_jax.algorithms.cffl import cffl
 from cgsv_jax.algorithms.cgsv import cgsv, cgsv_released
 from cgsv_jax.algorithms.compose import ComposedState, compose
+from cgsv_jax.algorithms.eci import eci
 from cgsv_jax.algorithms.fedavg import fedavg
+from cgsv_jax.algorithms.fedavg_finetuned import fedavg_finetuned
+from cgsv_jax.algorithms.iafl import iafl
+from cgsv_jax.algorithms.q_ffl import q_ffl
+from cgsv_jax.algorithms.random_reward import random_reward
+from cgsv_jax.algorithms.rank import rank
+from cgsv_jax.algorithms.removal import with_removal
+from cgsv_jax.algorithms.rffl import rffl
+from cgsv_jax.algorithms.shapfed_wa import shapfed_wa
+from cgsv_jax.algorithms.size_weighted import size_weighted
 from cgsv_jax.algorithms.standalone import standalone
-from cgsv_jax.contribution import MEASURES
+from cgsv_jax.algorithms.then import then
+from cgsv_jax.contribution import MEASURES, OF_GAMES, ON_VALIDATION, validation_shapley
 from cgsv_jax.reward import REWARDS
 from cgsv_jax.types import Algorithm, Hyper, Options
 
 
 def _cgsv(hyper: Hyper, options: Options) -> Algorithm:
-    return cgsv(
+    algorithm = cgsv(
         hyper.gamma,
         hyper.alpha,
         hyper.beta,
@@ -23,21 +35,102 @@ def _cgsv(hyper: Hyper, options: Options) -> Algorithm:
         aggregation=AGGREGATIONS[options.aggregation](hyper, options),
         reward=REWARDS[options.reward](hyper, options),
     )
+    return with_removal(algorithm, hyper.removal) if options.removes else algorithm
+
+
+def _with_rules(build, *first):
+    """A method that shares aggregation and reward with cgsv."""
+
+    def builder(hyper: Hyper, options: Options) -> Algorithm:
+        return build(
+            *(argument(hyper, options) for argument in first),
+            hyper.gamma,
+            norm_epsilon=hyper.norm_epsilon,
+            aggregation=AGGREGATIONS[options.aggregation](hyper, options),
+            reward=REWARDS[options.reward](hyper, options),
+        )
+
+    return builder
 
 
 # name -> (hyper, options) -> Algorithm
 ALGORITHMS = {
     "standalone": lambda hyper, options: standalone(),
     "fedavg": lambda hyper, options: fedavg(),
+    "fedavg_finetuned": lambda hyper, options: fedavg_finetuned(options.rounds),
+    "q_ffl": lambda hyper, options: q_ffl(hyper.q),
+    "size_weighted": lambda hyper, options: size_weighted(
+        hyper.gamma,
+        norm_epsilon=hyper.norm_epsilon,
+        reward=REWARDS[options.reward](hyper, options),
+    ),
+    "random_reward": _with_rules(random_reward),
+    "cffl": lambda hyper, options: cffl(options.network, hyper.gamma, hyper.alpha, hyper.removal),
+    "rffl": lambda hyper, options: rffl(
+        hyper.gamma,
+        hyper.alpha,
+        hyper.removal,
+        reward=REWARDS["sparsify"](hyper._replace(beta=0.0), options),
+    ),
+    "eci": _with_rules(eci, lambda hyper, options: validation_shapley(options.network)),
+    "iafl": lambda hyper, options: iafl(hyper.kappa, hyper.recovery),
+    "rank": lambda hyper, options: rank(options.network),
+    "shapfed_wa": lambda hyper, options: shapfed_wa(options.network, hyper.alpha),
     "cgsv": _cgsv,
 }
 
+_MASK = {"mask_scope", "mask_count", "mask_ties"}
+_REWARD = {"reward", "beta", "beta_on", *_MASK}
+_RULES = {"gamma", "norm_epsilon", "aggregation", "first_weights", *_REWARD}
+# name -> the options beside those of training that it reads
+READS: dict[str, set[str]] = {
+    "standalone": set(),
+    "fedavg": set(),
+    "fedavg_finetuned": {"finetune_rounds"},
+    "q_ffl": {"q"},
+    "size_weighted": _REWARD | {"gamma", "norm_epsilon"},
+    "random_reward": _RULES,
+    "cffl": {"gamma", "alpha", "removal"},
+    "rffl": {"gamma", "alpha", "removal", *_MASK},
+    "eci": _RULES,
+    "iafl": {"kappa", "recovery"},
+    "rank": set(),
+    "shapfed_wa": {"alpha"},
+    "cgsv": _RULES
+    | {"alpha", "floor", "relative_floor", "normalise_scores", "removal", "cosine_epsilon"}
+    | {"contribution", "game", "permutations", "tolerance"},
+}
+# Methods that judge models on the server's validation rows.
+JUDGES = {"cffl", "eci", "rank"}
+
+
+def needs_validation(name: str, options: Options) -> bool:
+    """Whether a method, with these options, reads the server's validation rows."""
+    of_game = name == "cgsv" and options.contribution in OF_GAMES
+    return name in JUDGES or (of_game and options.game in ON_VALIDATION)
+
+
 __all__ = [
     "ALGORITHMS",
+    "JUDGES",
+    "READS",
     "ComposedState",
+    "cffl",
     "cgsv",
     "cgsv_released",
     "compose",
+    "eci",
     "fedavg",
+    "fedavg_finetuned",
+    "iafl",
+    "needs_validation",
+    "q_ffl",
+    "random_reward",
+    "rank",
+    "rffl",
+    "shapfed_wa",
+    "size_weighted",
     "standalone",
+    "then",
+    "with_removal",
 ]

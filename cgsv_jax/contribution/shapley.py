@@ -1,4 +1,4 @@
-"""The Shapley value that the cosine approximates, exactly, without a vector per coalition."""
+"""The exact Shapley value, from the values of all coalitions."""
 
 import math
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax import vectors
+from cgsv_jax.contribution import games
 from cgsv_jax.types import Array, ArrayTree, Measure, Upload
 
 # Coalitions are values in memory, 2^N of them, and quickly more than any machine holds.
@@ -15,12 +15,60 @@ MOST = 24
 _TOGETHER = 15
 
 
+def _at_most(most: int, players: int) -> None:
+    if players > most:
+        raise ValueError(
+            f"an exact value of {players} clients looks at 2^{players} coalitions: it is for at "
+            f"most {most} clients, sampled values are for more"
+        )
+
+
+def all_values(value: games.Value, players: int) -> Array:
+    """nu of every coalition, [2^N]: player i is in coalition S where bit i of its number is set.
+
+    Raises:
+      ValueError: more than 24 players.
+    """
+    _at_most(MOST, players)
+    together = min(players, _TOGETHER)
+    inside = (np.arange(1 << together)[:, None] >> np.arange(together)) & 1
+    inside = jnp.asarray(inside, jnp.float32)
+
+    def block(number: Array) -> Array:
+        """nu of the coalitions with these further members: [2^together]."""
+        bits = (number >> jnp.arange(players - together)) & 1
+        rest = jnp.broadcast_to(bits.astype(inside.dtype), (inside.shape[0], players - together))
+        return value(jnp.concatenate([inside, rest], axis=1))
+
+    return jax.lax.map(block, jnp.arange(1 << (players - together))).reshape(-1)
+
+
+def from_values(values: Array) -> Array:
+    """phi_i = sum_S (nu(S with i) - nu(S)) |S|! (N-1-|S|)! / N!: [2^N] -> [N].
+
+    The values sum to nu(everybody) - nu(nobody). O(2^N N).
+    """
+    players = values.size.bit_length() - 1
+    # phi_i = sum_S nu(S) c_i(S), with c = |S|-1 ! N-|S| ! / N! where i is in S, and minus
+    # |S| ! N-1-|S| ! / N! where it is not.
+    sizes = np.arange(players + 1)
+    choose = np.array([math.comb(players, k) for k in sizes], float)
+    gain = jnp.asarray(1 / (np.maximum(sizes, 1) * choose), values.dtype)  # 1 / (|S| C(N, |S|))
+    loss = jnp.asarray(1 / (np.maximum(players - sizes, 1) * choose), values.dtype)
+    size = jax.lax.population_count(jnp.arange(1 << players, dtype=jnp.uint32)).astype(jnp.int32)
+
+    def of_player(i: Array) -> Array:
+        joined = (jnp.arange(1 << players, dtype=jnp.uint32) >> i) & 1
+        return jnp.sum(jnp.where(joined == 1, gain[size], -loss[size]) * values)
+
+    return jax.lax.map(of_player, jnp.arange(players, dtype=jnp.uint32))
+
+
 def exact(gram: Array) -> Array:
     """phi_i of the game nu(S) = cos(u_S, u_N), u_S = sum_{i in S} u_i, from inner products alone.
 
-    With G = U U^T, 1_S^T G 1 = <u_S, u_N> and 1_S^T G 1_S = ‖u_S‖^2, so nu(S) needs no vector and
-    D enters once, in G. nu(S) = 0 where u_S or u_N is zero. The values sum to nu(N), which is 1
-    unless u_N is zero. O(2^N N) after G; N <= 24.
+    D enters once, in G = U U^T. The values sum to nu(N), which is 1 unless u_N is zero.
+    O(2^N N) after G; N <= 24.
 
     Args:
       gram: [N, N] inner products of the players' (weighted) vectors.
@@ -34,77 +82,39 @@ def exact(gram: Array) -> Array:
     >>> [round(float(phi), 6) for phi in exact(jnp.eye(4))]  # four alike
     [0.25, 0.25, 0.25, 0.25]
     """
-    players = gram.shape[0]
-    if players > MOST:
-        raise ValueError(
-            f"the exact Shapley value of {players} players has 2^{players} coalitions, "
-            f"it is computed for at most {MOST}"
-        )
-    together = min(players, _TOGETHER)
-    # 1_S of coalitions by their number: player i is in S where bit i is set.
-    inside = (np.arange(1 << together)[:, None] >> np.arange(together)) & 1
-    inside = jnp.asarray(inside, gram.dtype)
-    towards = jnp.sum(gram, axis=1)  # <u_i, u_N>
-    length = jnp.sum(towards)  # ‖u_N‖^2
-    # Where vectors cancel, rounding leaves of ‖u_S‖^2 up to this much of the sum of their squares,
-    # since |<u_i, u_j>| <= (‖u_i‖^2 + ‖u_j‖^2) / 2: such a u_S is zero.
-    squares = players * jnp.finfo(gram.dtype).eps * jnp.diagonal(gram)
-    long_enough = length > jnp.sum(squares)
-
-    def block(number: Array) -> Array:
-        """nu of the coalitions with these further members: [2^together]."""
-        bits = (number >> jnp.arange(players - together)) & 1
-        rest = jnp.broadcast_to(bits.astype(gram.dtype), (inside.shape[0], players - together))
-        member = jnp.concatenate([inside, rest], axis=1)
-        dots = jnp.sum(member * towards[None, :], axis=1)
-        products = jnp.matmul(member, gram, precision=jax.lax.Precision.HIGHEST)
-        norms = jnp.sum(products * member, axis=1)
-        defined = (norms > jnp.sum(member * squares[None, :], axis=1)) & long_enough
-        cosine = dots / jnp.sqrt(jnp.where(defined, norms * length, 1.0))
-        return jnp.where(defined, jnp.clip(cosine, -1.0, 1.0), 0.0)
-
-    value = jax.lax.map(block, jnp.arange(1 << (players - together))).reshape(-1)
-    # phi_i = sum_S nu(S) c_i(S), with c = |S|-1 ! N-|S| ! / N! where i is in S, and minus
-    # |S| ! N-1-|S| ! / N! where it is not.
-    sizes = np.arange(players + 1)
-    choose = np.array([math.comb(players, k) for k in sizes], float)
-    gain = jnp.asarray(1 / (np.maximum(sizes, 1) * choose), gram.dtype)  # 1 / (|S| C(N, |S|))
-    loss = jnp.asarray(1 / (np.maximum(players - sizes, 1) * choose), gram.dtype)
-    size = jax.lax.population_count(jnp.arange(1 << players, dtype=jnp.uint32)).astype(jnp.int32)
-
-    def of_player(i: Array) -> Array:
-        joined = (jnp.arange(1 << players, dtype=jnp.uint32) >> i) & 1
-        return jnp.sum(jnp.where(joined == 1, gain[size], -loss[size]) * value)
-
-    return jax.lax.map(of_player, jnp.arange(players, dtype=jnp.uint32))
+    _at_most(MOST, gram.shape[0])
+    return from_values(all_values(games.cosine_value(gram), gram.shape[0]))
 
 
-def shapley() -> Measure:
-    """phi_i, the exact Shapley value of nu(S) = cos(u_S, u_N), u_S = sum_{i in S} w_i u_i.
+def shapley(game: games.Game | None = None, most: int = MOST) -> Measure:
+    """phi_i, the exact Shapley value of a game; by default nu(S) = cos(u_S, u_N).
 
-    The weights w are those of the aggregation, so that u_N is the round's aggregate. The values sum
-    to 1 where cosines do not, so the absolute floor would swallow them in large populations: use it
-    with `normalise_scores` and `relative_floor`. O(N^2 D + 2^N N) a round, for at most 24 clients.
-    No validation data. It needs every pair of uploads, so over several devices it gathers them.
+    The weights in u_S = sum_{i in S} w_i u_i are those of the aggregation, so that u_N is the
+    round's aggregate. The values of the cosine game sum to 1 where cosines do not, so the absolute
+    floor would swallow them in large populations: use it with `normalise_scores` and
+    `relative_floor`. O(N^2 D + 2^N N) a round with the cosine game, which needs no validation data;
+    2^N evaluations with a game on validation rows. It needs every pair of uploads, so over several
+    devices it gathers them.
+
+    Args:
+      game: another game than `games.cosine_game()`.
+      most: clients it is computed for, at most.
 
     Reference:
       The value that Xu et al., NeurIPS 2021, approximate by the cosine (their eq. 3).
     """
+    game = game or games.cosine_game()
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_parameters
-        if num_clients > MOST:
-            raise ValueError(f"contribution shapley is for at most {MOST} clients: {num_clients}")
+        _at_most(most, num_clients)
         return ()
 
     def update(
         key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
     ) -> tuple[Array, ArrayTree]:
-        del key, aggregate
-        # Lengths go in after the product: those of raw updates may differ by powers of ten.
-        directions = upload.deltas / jnp.where(upload.norms == 0, 1.0, upload.norms)[:, None]
-        lengths = weights * upload.scales * upload.norms
-        lengths = lengths / jnp.maximum(jnp.max(lengths), jnp.finfo(lengths.dtype).tiny)
-        return exact(vectors.gram(directions) * lengths[:, None] * lengths[None, :]), state
+        del key
+        values = all_values(game(upload, aggregate, weights), upload.present.size)
+        return from_values(values), state
 
     return Measure(init, update)

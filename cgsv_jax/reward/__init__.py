@@ -1,9 +1,13 @@
 """What each client gets back. A new rule is one file and one line of `REWARDS`."""
 
+from cgsv_jax.reward.mix import mix
+from cgsv_jax.reward.others import of_others
+from cgsv_jax.reward.ranked import no_better
 from cgsv_jax.reward.ratio import ratios
 from cgsv_jax.reward.scale import scale
 from cgsv_jax.reward.share import own_update, share_all
 from cgsv_jax.reward.sparsify import quotas, sparsify
+from cgsv_jax.reward.with_own import with_own
 
 # name -> (hyper, options) -> Reward
 REWARDS = {
@@ -19,4 +23,16 @@ REWARDS = {
     "share": lambda hyper, options: share_all(),
 }
 
-__all__ = ["REWARDS", "own_update", "quotas", "ratios", "scale", "share_all", "sparsify"]
+__all__ = [
+    "REWARDS",
+    "mix",
+    "no_better",
+    "of_others",
+    "own_update",
+    "quotas",
+    "ratios",
+    "scale",
+    "share_all",
+    "sparsify",
+    "with_own",
+]

@@ -1,0 +1,51 @@
+"""One algorithm after another: a second stage that starts from the first one's models."""
+
+import jax
+
+from cgsv_jax.types import Algorithm, ArrayTree, Download, Standing, Upload
+
+
+def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
+    """`first` in rounds 0 .. after - 1, `second` from round `after` on.
+
+    Clients, server and optimizers go on as they are; the second algorithm's own state starts fresh.
+
+    Args:
+      first: the algorithm of the first stage.
+      second: the algorithm of the second.
+      after: rounds of the first stage.
+
+    Returns:
+      An Algorithm whose state is both states.
+
+    Raises:
+      ValueError: `after` is negative.
+    """
+    if after < 0:
+        raise ValueError(f"after is {after}, it must be at least 0")
+
+    def init(num_clients: int, num_parameters: int) -> tuple[ArrayTree, ArrayTree]:
+        return first.init(num_clients, num_parameters), second.init(num_clients, num_parameters)
+
+    def update(
+        key: jax.Array, upload: Upload, state: tuple[ArrayTree, ArrayTree]
+    ) -> tuple[Download, Standing, tuple[ArrayTree, ArrayTree]]:
+        early, late = state
+
+        def one(_: None) -> tuple:
+            download, standing, new = first.update(key, upload, early)
+            return download, standing, (new, late)
+
+        def other(_: None) -> tuple:
+            download, standing, new = second.update(key, upload, late)
+            return download, standing, (early, new)
+
+        # Both branches in the first one's types: a reward has the precision of what it is made of.
+        shapes = jax.eval_shape(one, None)
+
+        def alike(_: None) -> tuple:
+            return jax.tree.map(lambda x, like: x.astype(like.dtype), other(None), shapes)
+
+        return jax.lax.cond(upload.round < after, one, alike, None)
+
+    return Algorithm(init, update)

@@ -1,0 +1,50 @@
+"""Reputation as the sum of all scores so far: the memory of a contribution index."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
+
+
+def accumulated(measure: Measure, *, floor: chex.Numeric = 1e-3) -> Contribution:
+    """r_i = max(sum_t phi_{i,t} / sum_j |sum_t phi_{j,t}|, floor / N), normalised to sum 1.
+
+    A value that is zero-sum over time, or negative, earns the floor; nothing is ever forgotten.
+    Absent clients add nothing and keep their reputation.
+
+    Args:
+      measure: what phi is.
+      floor: smallest share before normalising, of 1 / N.
+
+    Returns:
+      A Contribution; its state is the measure's and the sums [N].
+    """
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        return measure.init(num_clients, num_parameters), jnp.zeros(num_clients)
+
+    def update(
+        key: jax.Array,
+        upload: Upload,
+        aggregate: Array,
+        weights: Array,
+        standing: Standing,
+        state: ArrayTree,
+    ) -> tuple[Standing, ArrayTree]:
+        inner, total = state
+        score, inner = measure.update(key, upload, aggregate, weights, inner)
+        present, old = upload.present, standing.reputation
+        chex.assert_equal_shape([score, present, old])
+        score = jnp.where(present, score, 0.0)
+        total = total + score.astype(total.dtype)
+        size = jnp.sum(jnp.abs(total))
+        share = total / jnp.where(size > 0, size, 1.0)
+        r = jnp.where(present, jnp.maximum(share, floor / present.size), 0.0)
+        mass = jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
+        count = jnp.maximum(jnp.sum(present), 1)
+        sum_r = jnp.sum(r)
+        r = jnp.where(sum_r > 0, r / jnp.where(sum_r > 0, sum_r, 1.0), 1.0 / count)
+        return Standing(score, jnp.where(present, mass * r, old)), (inner, total)
+
+    return Contribution(init, update)

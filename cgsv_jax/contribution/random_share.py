@@ -1,0 +1,35 @@
+"""A reputation that says nothing: drawn anew in every round."""
+
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax.types import Array, ArrayTree, Contribution, Standing, Upload
+
+
+def random_share() -> Contribution:
+    """r_i = x_i / sum_j x_j with x uniform on (0, 1); the score is x_i. Shapes [N].
+
+    Absent clients keep theirs, and the present ones share the mass that these leave.
+    """
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        del num_clients, num_parameters
+        return ()
+
+    def update(
+        key: jax.Array,
+        upload: Upload,
+        aggregate: Array,
+        weights: Array,
+        standing: Standing,
+        state: ArrayTree,
+    ) -> tuple[Standing, ArrayTree]:
+        del aggregate, weights
+        present, old = upload.present, standing.reputation
+        drawn = jax.random.uniform(key, present.shape, old.dtype, minval=1e-6)
+        score = jnp.where(present, drawn, 0.0)
+        mass = jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
+        share = mass * score / jnp.maximum(jnp.sum(score), 1e-6)
+        return Standing(score, jnp.where(present, share, old)), state
+
+    return Contribution(init, update)

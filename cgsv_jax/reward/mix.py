@@ -1,0 +1,58 @@
+"""Rewards made of other clients' whole updates, as many as one has earned."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
+
+
+def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
+    """v_i = (u_i + the updates of k_i others, drawn without replacement) / (1 + k_i).
+
+    k_i = ceil(gamma_i (|R| - 1)), gamma_i = (r_i / max r)^(1 - kappa), |R| the present clients.
+    With probability `recovery` client i is sent the reference model, that of the client with the
+    highest reputation after this round, in place of its own. One N x N matrix of who gets whose:
+    O(N^2 D). The quota is D where something of another client arrives, else 0.
+
+    Args:
+      kappa: in [0, 1]; 1 gives everybody everything.
+      recovery: probability in [0, 1].
+    """
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        del num_clients, num_parameters
+        return ()
+
+    def update(
+        key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
+    ) -> tuple[Array, Array, ArrayTree]:
+        draw_key, recovery_key = jax.random.split(key)
+        present, dtype = upload.present, upload.deltas.dtype
+        count = present.size
+        r = jnp.where(present, standing.reputation, 0.0)
+        top = jnp.max(r)
+        ratio = jnp.where(top > 0, r / jnp.where(top > 0, top, 1.0), 1.0)
+        share = jnp.where(ratio > 0, jnp.power(jnp.maximum(ratio, 1e-30), 1 - kappa), 0.0)
+        others = jnp.maximum(jnp.sum(present) - 1, 0)
+        # Less a rounding: 0.2 of 10 clients are 2, whatever float32 says of 0.2 * 10.
+        drawn = jnp.ceil(share * others - 1e-4).astype(jnp.int32)  # k_i
+        lots = jax.random.uniform(draw_key, (count, count))
+        barred = jnp.eye(count, dtype=bool) | ~present[None, :]
+        place = jnp.argsort(jnp.argsort(jnp.where(barred, 2.0, lots), axis=1), axis=1)
+        gets = (place < drawn[:, None]) & ~barred
+        members = (gets | jnp.eye(count, dtype=bool)).astype(dtype)  # [N, N] whose updates
+        members = members / jnp.sum(members, axis=1, keepdims=True)
+        # The mean over members, in the order of the product: no copy of scaled updates.
+        rewards = jnp.matmul(
+            members * upload.scales[None, :], upload.deltas, precision=jax.lax.Precision.HIGHEST
+        )
+        best = jnp.argmax(r)
+        reference = upload.clients[best] + rewards[best]
+        recovers = jax.random.bernoulli(recovery_key, recovery, (count,))
+        rewards = jnp.where(recovers[:, None], reference[None, :] - upload.clients, rewards)
+        received = present & ((drawn > 0) | recovers)
+        quota = jnp.where(received, aggregate.size, 0).astype(jnp.int32)
+        return jnp.where(present[:, None], rewards, 0.0), quota, state
+
+    return Reward(init, update)

@@ -1,0 +1,22 @@
+"""Rewards on top of what a client has learnt by itself."""
+
+import jax
+
+from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
+
+
+def with_own(reward: Reward) -> Reward:
+    """v_i = u_i + the reward: the client keeps its update instead of rolling it back.
+
+    Args:
+      reward: what comes on top; its quota is the quota.
+    """
+
+    def update(
+        key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
+    ) -> tuple[Array, Array, ArrayTree]:
+        rewards, quota, state = reward.update(key, upload, aggregate, standing, state)
+        # An absent client's row of deltas is 0.
+        return rewards + upload.scales[:, None] * upload.deltas, quota, state
+
+    return Reward(reward.init, update)

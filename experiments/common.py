@@ -1,0 +1,236 @@
+"""What the scripts of this folder share: scales, runs, files.
+
+Every script is one question, `main(argv)`, run as `python -m experiments.<item> --scale small`. It
+prints its table as Markdown and writes `<item>-<scale>.parquet`, `.md` and `.png` to `--out`.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cgsv_jax import config as config_lib
+from cgsv_jax import experiment, metrics, plots, results
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+SCALES = ("smoke", "small", "full")
+
+
+class Asked(NamedTuple):
+    """The command line of a script."""
+
+    item: str
+    scale: str
+    out: pathlib.Path
+    data_dir: str | None
+    again: bool
+
+
+def asked(item: str, doc: str, argv: Sequence[str] | None = None) -> Asked:
+    """Reads the flags that all scripts have."""
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{item}", description=doc)
+    parser.add_argument(
+        "--scale",
+        choices=SCALES,
+        default="small",
+        help="smoke: seconds; small: two CPU cores, at most 15 minutes; full: the paper's, for a "
+        "GPU (default: small)",
+    )
+    parser.add_argument("--out", default=str(RESULTS), help="folder (default: %(default)s)")
+    parser.add_argument("--data-dir", default=None, help="folder of the TFDS sets")
+    parser.add_argument("--again", action="store_true", help="ignore runs that are there already")
+    values = parser.parse_args(argv)
+    out = pathlib.Path(values.out)
+    out.mkdir(parents=True, exist_ok=True)
+    return Asked(item, values.scale, out, values.data_dir, values.again)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def run(
+    configs: Sequence[Mapping[str, Any]], columns: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, pl.DataFrame]:
+    """Runs every configuration, one line of progress each, and stacks its tidy tables.
+
+    Args:
+      configs: what `experiment.configure` is asked for.
+      columns: constant columns of each configuration's rows, to tell them apart.
+
+    Returns:
+      "summary", "clients" and "rounds", with the columns in front.
+    """
+    frames: dict[str, list[pl.DataFrame]] = {"summary": [], "clients": [], "rounds": []}
+    for place, wanted in enumerate(configs):
+        extra = dict(columns[place]) if columns else {}
+        started = time.perf_counter()
+        try:
+            result = experiment.run(experiment.configure(**wanted))
+        except config_lib.ConfigError as error:
+            raise SystemExit(f"{extra or dict(wanted)}: {error}") from error
+        label = ", ".join(f"{name} {value}" for name, value in extra.items()) or "run"
+        seconds = time.perf_counter() - started
+        note = f"{label}: {place + 1} of {len(configs)} done, {seconds:.0f} s"
+        print(note, file=sys.stderr, flush=True)
+        made = {
+            "summary": results.summary_frame(result.cells),
+            "clients": results.clients_frame(result.cells),
+            "rounds": results.rounds_frame(result.cells),
+        }
+        for name, frame in made.items():
+            fixed = [pl.lit(value).alias(key) for key, value in extra.items()]
+            frames[name].append(frame.select(*fixed, pl.all()))
+    return {name: pl.concat(parts, how="vertical_relaxed") for name, parts in frames.items()}
+
+
+def remembered(
+    what: Asked, name: str, configs: Sequence[Mapping], columns: Sequence[Mapping]
+) -> pl.DataFrame:
+    """The summary of `run`, or the one that is there, if it is of the same configurations."""
+    text = json.dumps([list(map(dict, configs)), list(map(dict, columns))], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    file = what.out / f"{name}-{what.scale}.parquet"
+    if file.exists() and not what.again:
+        frame = pl.read_parquet(file)
+        if frame["configuration"][0] == key:
+            return frame.drop("configuration")
+    frame = run(configs, columns)["summary"]
+    frame.with_columns(pl.lit(key).alias("configuration")).write_parquet(file, compression="zstd")
+    return frame
+
+
+# ---------------------------------------------------------------- tables
+
+
+def over_seeds(
+    frame: pl.DataFrame, keys: Sequence[str], values: Mapping[str, tuple[str, float, int]]
+) -> pl.DataFrame:
+    """Mean ± sample deviation over seeds as text; undefined values leave the mean and are counted.
+
+    Args:
+      frame: a row per seed.
+      keys: columns that tell the cells apart, in order of appearance.
+      values: column -> (header, factor, digits).
+    """
+    rows = []
+    for key, own in frame.group_by(*keys, maintain_order=True):
+        row = dict(zip(keys, map(str, key), strict=True))
+        for column, (header, factor, digits) in values.items():
+            row[header] = spread(own[column].to_list(), factor, digits)
+        rows.append(row)
+    return pl.DataFrame(rows)
+
+
+def spread(values: Sequence[float | None], factor: float = 1.0, digits: int = 1) -> str:
+    """`mean ± sd`, with the count of defined values where some are not; an en dash for none."""
+    known = [factor * v for v in values if v is not None and np.isfinite(v)]
+    if not known:
+        return "–"
+    text = f"{np.mean(known) + 0.0:.{digits}f}"
+    if len(known) > 1:
+        text += f" ± {np.std(known, ddof=1):.{digits}f}"
+    if len(known) < len(values):
+        text += f" ({len(known)} of {len(values)})"
+    return text
+
+
+def interval(values: Sequence[float | None], digits: int = 0) -> str:
+    """`mean [low, high]`: the 95 % bootstrap interval of the mean over seeds."""
+    known = [v for v in values if v is not None and np.isfinite(v)]
+    if not known:
+        return "–"
+    text = f"{np.mean(known) + 0.0:.{digits}f}"
+    if len(known) > 1:
+        low, high = metrics.interval(np.asarray(known))
+        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
+    if len(known) < len(values):
+        text += f" ({len(known)} of {len(values)})"
+    return text
+
+
+def provenance(seeds: Sequence[int] | int | None = None) -> str:
+    """Device, versions and seeds in one line."""
+    found = results.environment()
+    versions = found["versions"]
+    device = f"{found['device']['count']} x {found['device']['kind']}"
+    line = f"{device}, Python {versions['python']}, jax {versions['jax']}"
+    line += f", flax {versions['flax']}, optax {versions['optax']}"
+    if seeds is not None:
+        numbers = range(seeds) if isinstance(seeds, int) else seeds
+        line += f"; seeds {', '.join(map(str, numbers))}"
+    return line
+
+
+# ---------------------------------------------------------------- files
+
+
+def report(
+    what: Asked,
+    title: str,
+    sections: Sequence[tuple[str, pl.DataFrame | str]],
+    data: pl.DataFrame,
+    figure: Figure,
+    note: str,
+) -> None:
+    """Prints the tables and writes the three files.
+
+    Args:
+      what: the command line.
+      title: one sentence, the heading.
+      sections: (heading, frame of texts and numbers, or a paragraph).
+      data: tidy numbers behind it.
+      figure: the picture.
+      note: device, versions and seeds, see `provenance`.
+    """
+    lines = [f"# {title}", "", f"`python -m experiments.{what.item} --scale {what.scale}`", ""]
+    for heading, body in sections:
+        lines += [f"## {heading}", ""] if heading else []
+        lines += [body if isinstance(body, str) else results.markdown(body), ""]
+    lines += [note, ""]
+    text = "\n".join(lines)
+    print(text)
+    stem = what.out / f"{what.item}-{what.scale}"
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    data.write_parquet(stem.with_suffix(".parquet"), compression="zstd")
+    with matplotlib.rc_context({"svg.hashsalt": "cgsv"}):
+        figure.savefig(stem.with_suffix(".png"), dpi=130, metadata=plots.METADATA["png"])
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple[Figure, Any]:
+    """A figure without global state and its axes [rows, columns], spines at left and bottom."""
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        plain(axes)
+    return figure, grid
+
+
+def plain(axes: Axes) -> None:
+    """No box, small ticks, a light grid behind."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def style(place: int) -> dict[str, Any]:
+    """Colour and marker of the place-th line."""
+    return {
+        "color": plots.CYCLE[place % len(plots.CYCLE)],
+        "marker": plots.MARKERS[(place + place // len(plots.CYCLE)) % len(plots.MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.3,
+    }

@@ -1,0 +1,502 @@
+"""The rivals of cgsv: one server step of each against NumPy loops, and their known verdicts."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgsv_jax import algorithms, experiment, models, network, simulation
+from cgsv_jax.aggregation import by_reputation
+from cgsv_jax.algorithms import ALGORITHMS, READS, needs_validation, then, with_removal
+from cgsv_jax.config import ConfigError, Method
+from cgsv_jax.contribution import cosine, moving_average
+from cgsv_jax.reward import mix
+from cgsv_jax.types import Hyper, Options, Standing
+
+N, D = 5, 40
+SIZES = np.array([4, 9, 2, 7, 8])
+# Sums of N and D terms, a norm, a quotient and a sinh: fewer than 4 (N + D) roundings of numbers
+# that are at most 4.
+CLOSE = {"rtol": 0, "atol": 4 * 4 * (N + D) * np.finfo(np.float32).eps}
+
+
+@pytest.fixture(scope="module")
+def sent(tiny):
+    """An upload of a later round: clients have models of their own."""
+    rng = np.random.default_rng(3)
+    deltas = np.float32(
+        (rng.normal(size=D) + rng.normal(size=(N, D))) * rng.uniform(0.02, 0.3, (N, 1))
+    )
+    clients = np.float32(rng.normal(size=(N, D)))
+    return tiny.upload(deltas, SIZES, clients=clients)
+
+
+def exactly(upload):
+    """Server, clients, deltas, losses and rate in float64."""
+    names = ("server", "clients", "deltas", "start_loss", "learning_rate")
+    return (np.asarray(getattr(upload, name), np.float64) for name in names)
+
+
+def step(name, upload, tiny, options=None, state=None, key=0, **numbers):
+    options = (options or Options())._replace(network=tiny.network())
+    algorithm = ALGORITHMS[name](tiny.hyper(**numbers), options)
+    state = algorithm.init(N, D) if state is None else state
+    return jax.jit(algorithm.update)(jax.random.key(key), upload, state)
+
+
+def accuracies(tiny, upload, weights):
+    inputs, labels = upload.validation
+    return np.asarray(tiny.network().evaluate(jnp.asarray(weights, jnp.float32), inputs, labels)[0])
+
+
+def top(vector, count):
+    """The `count` largest entries by magnitude, ties by position, the rest 0."""
+    kept = np.argsort(-np.abs(vector), kind="stable")[:count]
+    masked = np.zeros_like(vector)
+    masked[kept] = vector[kept]
+    return masked
+
+
+@pytest.mark.parametrize("q", [0.0, 1.0, 2.5])
+def test_q_ffl_is_q_fedavg(sent, tiny, q):
+    _, _, deltas, loss, eta = exactly(sent)
+    over, under = np.zeros(D), 0.0
+    for delta, f in zip(deltas, loss, strict=True):
+        gradient = -delta / eta  # (w - w_k) / eta
+        over = over + f**q * gradient
+        under = under + q * f ** (q - 1) * gradient @ gradient + f**q / eta
+    download, *_ = step("q_ffl", sent, tiny, q=q)
+    np.testing.assert_allclose(download.aggregate, -over / under, **CLOSE)
+    np.testing.assert_allclose(download.rewards, np.tile(-over / under, (N, 1)), **CLOSE)
+    np.testing.assert_allclose(download.weights, loss**q / np.sum(loss**q), **CLOSE)
+
+
+def test_q_ffl_zero_is_the_mean_and_losses_of_any_size_are_safe(sent, tiny):
+    mean = np.asarray(sent.deltas, np.float64).mean(axis=0)
+    download, *_ = step("q_ffl", sent, tiny, q=0.0)
+    np.testing.assert_allclose(download.aggregate, mean, **CLOSE)
+    for factor in (1e-12, 1e12):
+        extreme = sent._replace(start_loss=sent.start_loss * factor)
+        download, *_ = step("q_ffl", extreme, tiny, q=20.0)
+        assert np.isfinite(download.aggregate).all()
+        np.testing.assert_allclose(download.weights.sum(), 1, rtol=1e-6)
+
+
+def clipped(deltas, gamma):
+    return np.stack([d * min(1.0, gamma / np.linalg.norm(d)) for d in deltas])
+
+
+@pytest.mark.parametrize("gamma", [0.3, 50.0])
+def test_cffl_by_hand(sent, tiny, gamma):
+    _, clients, deltas, *_ = exactly(sent)
+    sent_updates = clipped(deltas, gamma)
+    accuracy = accuracies(tiny, sent, clients + sent_updates)
+    credit = 0.5 * 0 + 0.5 * accuracy / accuracy.sum()
+    credit = credit / credit.sum()
+    credit = np.sinh(5 * credit) / np.sinh(5 * credit).sum()
+    share = SIZES / SIZES.sum()
+    aggregate = share @ sent_updates
+    download, standing, _ = step("cffl", sent, tiny, gamma=gamma, alpha=0.5, removal=1 / 3)
+    np.testing.assert_allclose(standing.reputation, credit, **CLOSE)
+    np.testing.assert_allclose(download.aggregate, aggregate, **CLOSE)
+    ratio = np.float32(standing.reputation) / np.float32(standing.reputation).max()
+    quota = np.floor(np.float32(D) * (ratio * np.float32(SIZES / SIZES.max()))).astype(int)
+    np.testing.assert_array_equal(download.quota, quota)
+    for i in range(N):
+        want = sent_updates[i] + top(aggregate - share[i] * sent_updates[i], quota[i])
+        np.testing.assert_allclose(download.rewards[i], want, **CLOSE)
+
+
+def test_rffl_by_hand(sent, tiny):
+    """Two rounds: size shares, then reputations, which have no floor."""
+    _, _, deltas, *_ = exactly(sent)
+    deltas[2] *= -1  # somebody who is against it
+    upload = tiny.upload(np.float32(deltas), SIZES)
+    updates, r, state = clipped(deltas, 0.5), np.zeros(N), None
+    for t in range(2):
+        weights = SIZES / SIZES.sum() if t == 0 else r
+        aggregate = weights @ updates
+        norms = np.linalg.norm(updates, axis=1) * np.linalg.norm(aggregate)
+        r = np.maximum(0.8 * r + 0.2 * (updates @ aggregate / norms), 0)
+        r = r / r.sum()
+        now = upload._replace(round=jnp.int32(t))
+        download, standing, state = step("rffl", now, tiny, state=state, gamma=0.5, removal=1 / 3)
+        np.testing.assert_allclose(standing.reputation, r, **CLOSE)
+        np.testing.assert_allclose(download.aggregate, aggregate, **CLOSE)
+        np.testing.assert_allclose(download.weights, weights, **CLOSE)
+        ratio = np.float32(standing.reputation) / np.float32(standing.reputation).max()
+        quota = np.floor(np.float32(D) * ratio).astype(int)
+        np.testing.assert_array_equal(download.quota, quota)
+        for i in range(N):
+            want = updates[i] + top(aggregate, quota[i])
+            np.testing.assert_allclose(download.rewards[i], want, **CLOSE)
+    assert standing.reputation[2] == 0
+
+
+def test_who_is_removed_stays_removed(tiny):
+    """Client 2 opposes in rounds 0 to 2 and agrees afterwards, which comes too late."""
+    rng = np.random.default_rng(0)
+    algorithm = with_removal(algorithms.cgsv(0.5, 0.5, floor=0.0), jnp.float32(1 / 3), first=2)
+    state, update = algorithm.init(N, D), jax.jit(algorithm.update)
+    for t in range(6):
+        deltas = np.float32(rng.normal(size=D) + 0.3 * rng.normal(size=(N, D)))
+        deltas[2] *= -1 if t < 3 else 1
+        upload = tiny.upload(deltas, SIZES)._replace(round=jnp.int32(t))
+        download, standing, state = update(jax.random.key(t), upload, state)
+        assert bool(state[1][2]) == (t >= 2)
+        assert state[1].sum() == (t >= 2)
+        np.testing.assert_allclose(standing.reputation.sum(), 1, rtol=1e-6)
+        if t >= 3:
+            assert download.weights[2] == standing.reputation[2] == download.quota[2] == 0
+            assert not np.any(download.rewards[2])
+        else:
+            assert download.weights[2] > 0 or t > 0
+    assert download.quota.max() == D
+
+
+def test_removing_nobody_is_the_method_itself(sent, tiny):
+    plain, removing = (
+        step("cgsv", sent, tiny, Options(removes=removes), removal=0.0) for removes in (False, True)
+    )
+    for a, b in zip(jax.tree.leaves(plain[:2]), jax.tree.leaves(removing[:2]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_somebody_always_stays(tiny):
+    """A threshold of all but the mean removes the others at once, and never the best."""
+    algorithm = with_removal(moving_cgsv(), 0.999)
+    upload = tiny.upload(np.float32(np.eye(3, D)), [1, 1, 1])
+    state = algorithm.init(3, D)
+    for t in range(4):
+        download, standing, state = algorithm.update(jax.random.key(t), upload, state)
+    assert not state[1].all()
+    assert np.isfinite(download.rewards).all()
+    np.testing.assert_allclose(standing.reputation.sum(), 1, rtol=1e-6)
+
+
+def moving_cgsv():
+    return algorithms.compose(moving_average(cosine(), 0.5), by_reputation(), mix(0.5, 0.0))
+
+
+def test_rank_by_hand(sent, tiny):
+    _, clients, deltas, *_ = exactly(sent)
+    accuracy = accuracies(tiny, sent, clients + deltas)
+    download, standing, _ = step("rank", sent, tiny)
+    np.testing.assert_allclose(standing.score, accuracy, **CLOSE)
+    np.testing.assert_allclose(standing.reputation, accuracy / accuracy.sum(), **CLOSE)
+    np.testing.assert_allclose(download.aggregate, deltas.mean(axis=0), **CLOSE)
+    for i in range(N):
+        want = deltas[accuracy <= accuracy[i]].mean(axis=0)
+        np.testing.assert_allclose(download.rewards[i], want, **CLOSE)
+    worst, best = accuracy.argmin(), accuracy.argmax()
+    np.testing.assert_allclose(download.rewards[worst], deltas[worst], **CLOSE)
+    np.testing.assert_allclose(download.rewards[best], deltas.mean(axis=0), **CLOSE)
+    assert download.quota[worst] == 0
+
+
+def test_iafl_gives_the_mean_of_as_many_as_earned(sent, tiny):
+    """Which updates were mixed is read off the reward: the subset of others whose mean it is."""
+    _, _, deltas, *_ = exactly(sent)
+    download, standing, _ = step("iafl", sent, tiny, kappa=0.4, recovery=0.0)
+    np.testing.assert_allclose(standing.reputation, SIZES / SIZES.sum(), **CLOSE)
+    for i in range(N):
+        count = math.ceil((SIZES[i] / SIZES.max()) ** 0.6 * (N - 1) - 1e-4)
+        others = [j for j in range(N) if j != i]
+        means = [
+            deltas[[i, *chosen]].mean(axis=0) for chosen in itertools.combinations(others, count)
+        ]
+        errors = [np.abs(download.rewards[i] - mean).max() for mean in means]
+        assert min(errors) < CLOSE["atol"]
+
+
+def test_iafl_draws_everybody_equally_often(sent, tiny):
+    """5,000 rounds at once: each of the four others in k of 4, within five standard errors."""
+    reward = mix(0.0, 0.0)
+    eye = tiny.upload(np.eye(N, D, dtype=np.float32), SIZES)
+    standing = Standing(jnp.zeros(N), jnp.asarray(SIZES / SIZES.sum()))
+
+    def drawn(key):
+        return reward.update(key, eye, jnp.zeros(D), standing, ())[0][:, :N] > 0
+
+    rounds = 5_000
+    often = np.asarray(jax.vmap(drawn)(jax.random.split(jax.random.key(0), rounds))).mean(axis=0)
+    share = np.ceil(SIZES / SIZES.max() * (N - 1) - 1e-4) / (N - 1)
+    want = np.where(np.eye(N, dtype=bool), 1, share[:, None])
+    assert (np.abs(often - want) <= 5 * np.sqrt(want * (1 - want) / rounds) + 1e-12).all()
+
+
+def test_iafl_recovery_sends_the_reference_model(sent, tiny):
+    download, *_ = step("iafl", sent, tiny, kappa=0.5, recovery=1.0)
+    after = sent.clients + download.rewards
+    best = SIZES.argmax()
+    np.testing.assert_allclose(after, np.tile(after[best], (N, 1)), **CLOSE)
+    equal, *_ = step("iafl", sent, tiny, kappa=1.0, recovery=0.0)  # kappa 1: everybody everything
+    mean = np.asarray(sent.deltas, np.float64).mean(axis=0)
+    np.testing.assert_allclose(equal.rewards, np.tile(mean, (N, 1)), **CLOSE)
+
+
+def test_shapfed_by_hand(sent, tiny):
+    """Two rounds: uniform weights, then those of the first; the average starts at its value."""
+    server, clients, deltas, *_ = exactly(sent)
+    places, weights, gamma, state = tiny.network().output, np.full(N, 1 / N), None, None
+    for t in range(2):
+        score = np.zeros(N)
+        for row in places:
+            whole = weights @ deltas[:, row]
+            for i in range(N):
+                own = deltas[i, row]
+                score[i] += own @ whole / np.linalg.norm(own) / np.linalg.norm(whole) / len(places)
+        gamma = score if t == 0 else 0.9 * gamma + 0.1 * score
+        gamma = np.clip(gamma, 0, 1)
+        weights = gamma / gamma.sum()
+        moved = weights @ (clients + deltas)
+        download, standing, state = step("shapfed_wa", sent, tiny, state=state, alpha=0.9)
+        np.testing.assert_allclose(standing.score, score, **CLOSE)
+        np.testing.assert_allclose(standing.reputation, weights, **CLOSE)
+        np.testing.assert_allclose(download.aggregate, moved - server, **CLOSE)
+        for i in range(N):
+            want = gamma[i] * moved + (1 - gamma[i]) * (clients[i] + deltas[i]) - clients[i]
+            np.testing.assert_allclose(download.rewards[i], want, **CLOSE)
+
+
+def test_size_weighted_is_cgsv_with_the_sizes_for_reputations(sent, tiny):
+    _, _, deltas, *_ = exactly(sent)
+    r = SIZES / SIZES.sum()
+    aggregate = r @ np.stack([0.5 * d / np.linalg.norm(d) for d in deltas])
+    download, standing, _ = step("size_weighted", sent, tiny, gamma=0.5, beta=3.0)
+    np.testing.assert_allclose(standing.reputation, r, **CLOSE)
+    np.testing.assert_allclose(download.aggregate, aggregate, **CLOSE)
+    ratio = np.tanh(3 * r) / np.tanh(3 * r).max()
+    assert (np.abs(download.quota - D * ratio) <= 1 + 1e-4).all()
+    for i in range(N):
+        want = top(np.asarray(download.aggregate), download.quota[i])
+        np.testing.assert_allclose(download.rewards[i], want, **CLOSE)
+
+
+def test_random_reward_is_blind_to_the_updates(sent, tiny):
+    reputations = {}
+    for key in (0, 1):
+        _, one, _ = step("random_reward", sent, tiny, key=key)
+        _, other, _ = step("random_reward", sent._replace(deltas=-sent.deltas), tiny, key=key)
+        np.testing.assert_array_equal(one.reputation, other.reputation)
+        reputations[key] = np.asarray(one.reputation)
+    assert not np.allclose(reputations[0], reputations[1])
+    # Over many draws nobody is preferred: means of x / sum x within five standard errors of 1 / N.
+    algorithm = ALGORITHMS["random_reward"](tiny.hyper(), Options())
+    state = algorithm.init(N, D)
+    keys = jax.random.split(jax.random.key(2), 4_000)
+    drawn = jax.vmap(lambda key: algorithm.update(key, sent, state)[1].reputation)(keys)
+    error = np.asarray(drawn).std(axis=0) / math.sqrt(len(keys))
+    assert (np.abs(np.asarray(drawn).mean(axis=0) - 1 / N) < 5 * error).all()
+
+
+def test_eci_is_the_accumulated_shapley_value_of_rebuilt_models(sent, tiny):
+    """Every coalition's model rebuilt in a loop, every permutation walked."""
+    server, _, deltas, *_ = exactly(sent)
+    updates = np.stack([0.5 * d / np.linalg.norm(d) for d in deltas])
+    total, r, state = np.zeros(N), None, None
+    for t in range(2):
+        weights = SIZES / SIZES.sum() if t == 0 else r
+        value = {}
+        for members in itertools.product([0, 1], repeat=N):
+            share = np.array(members) * weights
+            model = server + (share / share.sum() @ updates if share.sum() else 0)
+            value[members] = accuracies(tiny, sent, model[None])[0]
+        phi = np.zeros(N)
+        for order in itertools.permutations(range(N)):
+            members = [0] * N
+            for i in order:
+                before = value[tuple(members)]
+                members[i] = 1
+                phi[i] += (value[tuple(members)] - before) / math.factorial(N)
+        total += phi
+        r = np.maximum(total / np.abs(total).sum(), 1e-3 / N)
+        r = r / r.sum()
+        _, standing, state = step("eci", sent, tiny, state=state)
+        np.testing.assert_allclose(standing.score, phi, **CLOSE)
+        np.testing.assert_allclose(standing.reputation, r, rtol=0, atol=1e-3 * np.abs(r).max())
+
+
+def test_second_stage_goes_on_from_the_first_ones_models(tiny):
+    """T rounds of fedavg and one alone, against the two run one after the other."""
+    data, clients = tiny.world()
+    drawn = tiny.orders(clients, 3, 2)
+    key = jax.random.key(0)
+    whole = tiny.parts("fedavg_finetuned", options=Options(rounds=2), rounds=3)
+    state, record, _ = jax.jit(lambda: simulation.run(key, data, clients, orders=drawn, **whole))()
+    first, last = tiny.parts("fedavg", rounds=2), tiny.parts("standalone", rounds=1)
+
+    def in_turn():
+        middle, *_ = simulation.run(key, data, clients, orders=drawn[:2], **first)
+        return simulation.advance(
+            key, middle._replace(algorithm=last["algorithm"].init(4, middle.server.size)),
+            data, clients, orders=drawn[2:], **last,
+        )[0]  # fmt: skip
+
+    other = jax.jit(in_turn)()
+    np.testing.assert_allclose(state.clients, other.clients, rtol=0, atol=1e-6)
+    assert record.quota[1].min() > 0
+    assert record.quota[2].max() == 0
+    assert np.ptp(np.asarray(state.clients), axis=0).max() > 1e-3  # nobody holds another's model
+    with pytest.raises(ValueError, match="after is -1"):
+        then(ALGORITHMS["fedavg"](None, None), ALGORITHMS["standalone"](None, None), -1)
+
+
+def test_loss_before_training_is_each_clients_own(tiny):
+    """F_i(w_i) over a ragged client's rows, in batches that do not divide them."""
+    data, clients = tiny.world()
+    parts = tiny.parts("q_ffl", start_loss=True, eval_batch=3)
+    algorithm = parts.pop("algorithm")
+    model, settings = parts["model"], parts["settings"]
+    key = jax.random.key(1)
+    state = simulation.init(key, 4, model=model, algorithm=algorithm, trainer=parts["trainer"])
+    upload, _ = simulation.train(key, state, data, clients, **parts)
+    params = model.init(jax.random.fold_in(key, 0))
+    for i, mask in enumerate(clients.mask):
+        rows = clients.rows[i][mask]
+        logits = np.float64(model.apply(params, data.inputs[rows]))
+        losses = (
+            np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(rows)), data.labels[rows]]
+        )
+        np.testing.assert_allclose(upload.start_loss[i], losses.mean(), rtol=1e-5)
+    settings = settings._replace(start_loss=False)
+    assert (
+        simulation.train(key, state, data, clients, **parts | {"settings": settings})[0].start_loss
+        is None
+    )
+
+
+@pytest.mark.parametrize("hidden", [(), (10,), (7, 10)])
+def test_last_layer_is_found_by_what_it_does(hidden):
+    """Moving class c's places moves logit c alone, whatever other tensors have C entries."""
+    model = models.mlp((4,), 10, hidden=hidden)
+    places = network.output_places(model, (4,))
+    params = model.init(jax.random.key(0))
+    vector, unravel = jax.flatten_util.ravel_pytree(params)
+    inputs = jax.random.normal(jax.random.key(1), (3, 4))
+    before = model.apply(params, inputs)
+    assert places.shape == (10, (hidden[-1] if hidden else 4) + 1)
+    for c in (0, 9):
+        after = model.apply(unravel(vector.at[places[c]].add(0.1)), inputs)
+        moved = np.abs(np.asarray(after - before)).max(axis=0) > 0
+        assert moved.tolist() == [k == c for k in range(10)]
+
+
+def test_a_network_without_such_a_layer_is_refused(tiny):
+    with pytest.raises(ValueError, match="last layer"):
+        ALGORITHMS["shapfed_wa"](
+            tiny.hyper(), Options(network=tiny.network()._replace(output=None))
+        )
+
+
+@pytest.mark.parametrize("name", sorted(algorithms.JUDGES))
+def test_validation_rows_are_needed_and_asked_for(sent, tiny, name):
+    assert needs_validation(name, Options())
+    with pytest.raises(ValueError, match="server to hold some"):
+        step(name, sent._replace(validation=None), tiny)
+    config = experiment.configure(algorithms=name, validation_share=0.0)
+    with pytest.raises(ConfigError, match="leaves none"):
+        experiment.problems(config)
+
+
+def test_who_needs_no_validation_rows_does_not_get_them():
+    """The others' programs are given no such argument: a rule could not read what is not there."""
+    config = experiment.configure(algorithms="all", rounds=1, seeds=1)
+    (problem,) = experiment.problems(config)
+    for method in config.methods:
+        data = experiment.programs(config, method, problem).shared[0]
+        options = experiment.options_of(config, method, problem)
+        assert (data.validation is not None) == needs_validation(method.algorithm, options)
+
+
+def test_every_method_says_what_it_needs_and_costs():
+    """The docstring of every entry: validation data, cost in N or D, and where it is from."""
+    assert set(READS) == set(ALGORITHMS)
+    own = {name: getattr(algorithms, name) for name in ALGORITHMS}
+    for name, build in own.items():
+        text = " ".join(build.__doc__.split()).lower()
+        assert "o(n" in text or "evaluations a round" in text, name
+        if name != "standalone":
+            assert "reference:" in text, name
+            assert "validation data" in text, name
+            assert ("needs validation data" in text) == (name in algorithms.JUDGES), name
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_option_that_a_method_reads_matters(name, sent, tiny):
+    """Every number in READS changes what the method computes, and no other number does."""
+    base = {"gamma": 0.1, "alpha": 0.8, "beta": 40.0, "removal": 0.5, "floor": 1e-3}
+    base |= {"norm_epsilon": 0.0, "cosine_epsilon": 0.0, "kappa": 0.5, "recovery": 0.3, "q": 1.0}
+    other = {"gamma": 0.2, "alpha": 0.3, "beta": 1.0, "removal": 0.97, "floor": 0.3}
+    other |= {"norm_epsilon": 0.3, "cosine_epsilon": 0.9, "kappa": 0.9, "recovery": 0.9, "q": 3.0}
+    other["tolerance"] = 0.5
+    options = Options(removes=True, rounds=1, contribution="cosine")
+
+    def play(numbers):
+        algorithm = ALGORITHMS[name](
+            tiny.hyper(**numbers), options._replace(network=tiny.network())
+        )
+        state, seen = algorithm.init(N, D), []
+        for t in range(13):
+            upload = sent._replace(
+                deltas=sent.deltas
+                * (1 + 0.1 * t)
+                * jnp.where(jnp.arange(N) == t % N, -1, 1)[:, None],
+                round=jnp.int32(t),
+            )
+            download, standing, state = algorithm.update(jax.random.key(t), upload, state)
+            seen.append((download, standing))
+        return seen
+
+    rows = [base] + [base | {field: value} for field, value in other.items()]
+    stacked = {
+        k: jnp.asarray([r.get(k, Hyper._field_defaults.get(k)) for r in rows]) for k in other
+    }
+    seen = jax.jit(jax.vmap(play))(stacked)
+    for place, field in enumerate(other, start=1):
+        changed = any(
+            not np.array_equal(x[0], x[place], equal_nan=True) for x in jax.tree.leaves(seen)
+        )
+        # What the measure or reward in use does not read is READ_BY's business.
+        if field in READS[name] and field != "tolerance":
+            assert changed, f"{name} reads {field}, which does nothing"
+        if field not in READS[name]:
+            assert not changed, f"{name} does not say that it reads {field}"
+
+
+def test_method_defaults_are_those_of_its_text():
+    config = experiment.configure(algorithms="all")
+    methods = {m.name: m for m in config.methods}
+    assert list(methods) == list(ALGORITHMS)
+    assert methods["cffl"].alpha == 0.5
+    assert methods["shapfed_wa"].alpha == 0.9
+    assert methods["cgsv"].alpha == methods["rffl"].alpha == 0.95
+    assert methods["rffl"].removal == methods["cffl"].removal == 1 / 3
+    assert methods["cgsv"].removal == 0
+    assert (methods["rffl"].mask_scope, methods["cgsv"].mask_scope) == ("tensor", "vector")
+    given = experiment.configure(algorithms=("rffl", "cgsv"), removal=0.2, mask_scope="vector")
+    assert [(m.removal, m.mask_scope) for m in given.methods] == [(0.2, "vector")] * 2
+    assert isinstance(given.methods[0], Method)
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (
+            {"algorithms": "fedavg", "kappa": 0.1},
+            "--kappa does nothing here: it needs --algorithms",
+        ),
+        ({"algorithms": "cgsv", "game": "accuracy"}, "--game does nothing here"),
+        ({"algorithms": "iafl", "kappa": 1.5}, "--kappa is 1.5"),
+        ({"algorithms": "q_ffl", "q": -1.0}, "--q is -1.0"),
+        ({"algorithms": "cgsv", "removal": 1.0}, "--removal is 1.0"),
+        ({"algorithms": "fedavg_finetuned", "finetune_rounds": 0}, "--finetune-rounds is 0"),
+        ({"algorithms": ("all", "cgsv")}, "'all', it must be one of"),
+    ],
+)
+def test_options_of_methods_are_judged(asked, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        experiment.configure(**asked)
