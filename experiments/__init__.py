@@ -1,1 +1,14 @@
 """Tables and figures by command; see README.md in this folder."""
+
+# Every item, each a module with `main(argv)`.
+__all__ = [
+    "accuracy",
+    "beta",
+    "fairness",
+    "overhead",
+    "populations",
+    "psi_error",
+    "released",
+    "schedule",
+    "weights",
+]

@@ -1,0 +1,107 @@
+"""The cells of the paper's two tables: method x partition x data set x number of clients.
+
+`fairness` and `accuracy` show the same runs; whichever is started first makes them, and
+`cells-<scale>.parquet` keeps them for the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from cgsv_jax import data as data_lib
+from cgsv_jax import experiment
+from experiments import common
+
+PARTITIONS = ("uniform", "power_law", "class_imbalance")
+EVERY = tuple(experiment.TABLES.algorithms)
+# Where a run costs minutes: the yardstick, the baselines that need no coalitions, both settings.
+SOME = (
+    *("standalone", "fedavg_finetuned", "size_weighted", "random_reward", "rffl"),
+    *("cgsv", "cgsv:released"),
+)
+FEW = ("standalone", "fedavg_finetuned", "random_reward", "cgsv")
+
+# (data set, N, partitions, methods, what differs from the data set's defaults)
+Cell = tuple[str, int, Sequence[str], Sequence[str], dict[str, Any]]
+CELLS: dict[str, list[Cell]] = {
+    "smoke": [
+        ("digits", 3, ("class_imbalance",), ("standalone", "cgsv"), {"rounds": 3, "seeds": 2}),
+    ],
+    "small": [
+        *(("digits", n, PARTITIONS, EVERY, {"seeds": 3}) for n in (5, 10, 20)),
+        (
+            *("mnist", 5, PARTITIONS, SOME),
+            {"seeds": 3, "rounds": 10, "epochs": 1, "rows_per_client": 200, "eval_rows": 1000},
+        ),
+        (
+            *("cifar10", 5, PARTITIONS, SOME),
+            {"seeds": 3, "rounds": 10, "epochs": 1, "rows_per_client": 400, "eval_rows": 1000},
+        ),
+        *(
+            (
+                *(name, 5, ("power_law",), FEW),
+                {"seeds": 3, "rounds": 6, "epochs": 1, "rows_per_client": 200, "batch_size": 32},
+            )
+            for name in ("sst", "mr")
+        ),
+    ],
+    "full": [
+        *(("digits", n, PARTITIONS, EVERY, {"seeds": 5}) for n in (5, 10, 20)),
+        *(("mnist", n, PARTITIONS, (*EVERY, "cgsv:released"), {"seeds": 5}) for n in (5, 10, 20)),
+        *(("cifar10", n, PARTITIONS, (*EVERY, "cgsv:released"), {"seeds": 5}) for n in (5, 10, 20)),
+        *((n, 5, ("power_law",), (*EVERY, "cgsv:released"), {"seeds": 5}) for n in ("sst", "mr")),
+    ],
+}
+
+
+def summary(what: common.Asked) -> tuple[pl.DataFrame, list[str]]:
+    """The runs' summary with the columns dataset and clients, and the data sets that are missing.
+
+    ECI evaluates 2^N models a round, so it is left out where N is more than ten and rows are many.
+    """
+    here = {line.name: line.present for line in data_lib.available(what.data_dir)}
+    configs, columns, missing = [], [], []
+    for dataset, clients, partitions, methods, changes in CELLS[what.scale]:
+        if not here.get(dataset, False):
+            missing.append(dataset)
+            continue
+        configs.append(
+            {
+                "dataset": dataset,
+                "data_dir": what.data_dir,
+                "clients": clients,
+                "partitions": list(partitions),
+                "algorithms": list(methods),
+                "eval_every": changes.get("rounds", 10**6),
+                **changes,
+            }
+        )
+        columns.append({"dataset": dataset})
+    frame = common.remembered(what, "cells", configs, columns)
+    return frame, sorted(set(missing))
+
+
+def labels(frame: pl.DataFrame) -> pl.DataFrame:
+    """A column `cell`, the data set, N and the partition in one word."""
+    short = {"uniform": "UNI", "power_law": "POW", "class_imbalance": "CLA"}
+    return frame.with_columns(
+        pl.format("{} {}-{}", "dataset", pl.col("partition").replace(short), "clients").alias(
+            "cell"
+        )
+    )
+
+
+def table(frame: pl.DataFrame, value: Mapping[str, Any]) -> pl.DataFrame:
+    """Methods down, cells across, as text; a method that was not run in a cell has an en dash."""
+    frame = labels(frame)
+    names = frame["cell"].unique(maintain_order=True).to_list()
+    rows = []
+    for method in frame["method"].unique(maintain_order=True):
+        own = frame.filter(method=method)
+        row = {"method": method}
+        for name in names:
+            here = own.filter(cell=name)
+            row[name] = value["text"](here) if len(here) else "–"
+        rows.append(row)
+    return pl.DataFrame(rows)

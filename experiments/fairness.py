@@ -1,0 +1,92 @@
+"""Fairness of every method: 100 x Pearson(standalone, final accuracy), mean over seeds.
+
+The paper's first table. An interval is the 95 % bootstrap of the mean over seeds; what is undefined
+leaves the mean, and its reason stands below.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from cgsv_jax import results
+from experiments import cells, common
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the cells, or reads them, and shows their fairness."""
+    what = common.asked("fairness", __doc__, argv)
+    frame, missing = cells.summary(what)
+    judged = frame.filter(pl.col("method") != results.YARDSTICK)
+    sections = [("", shown(judged.filter(dataset=name))) for name in datasets(judged)]
+    sections.append(("Undefined", undefined(judged)))
+    if missing:
+        sections.append(("Not run", f"not on this machine: {', '.join(missing)}"))
+    seeds = sorted(frame["seed"].unique().to_list())
+    common.report(
+        *(what, "Fairness, 100 x Pearson(standalone, final accuracy)", sections),
+        *(cells.labels(judged), figure(judged), common.provenance(seeds)),
+    )
+
+
+def datasets(frame: pl.DataFrame) -> list[str]:
+    """In order of appearance."""
+    return frame["dataset"].unique(maintain_order=True).to_list()
+
+
+def shown(frame: pl.DataFrame) -> pl.DataFrame:
+    """Methods x cells: mean [interval] (seeds in which it is defined)."""
+
+    def text(own: pl.DataFrame) -> str:
+        values = own["fairness"].to_list()
+        return common.interval(values) if any(v is not None for v in values) else "undefined"
+
+    return cells.table(frame, {"text": text})
+
+
+def undefined(frame: pl.DataFrame) -> str:
+    """A line per reason: which methods, in how many of the cells' seeds."""
+    lines = []
+    known = frame.filter(pl.col("fairness_undefined").is_not_null())
+    for (reason,), own in known.group_by("fairness_undefined", maintain_order=True):
+        counts = own.group_by("method", maintain_order=True).len()
+        of = {m: len(frame.filter(method=m)) for m in counts["method"]}
+        named = [f"{m} ({n} of {of[m]} runs)" for m, n in counts.iter_rows()]
+        lines.append(f"* {reason}: {', '.join(named)}")
+    return "\n".join(lines) or "nowhere"
+
+
+def figure(frame: pl.DataFrame) -> Figure:
+    """A panel per cell, a row per method: the seeds as dots, their mean as a bar."""
+    frame = cells.labels(frame)
+    names = frame["cell"].unique(maintain_order=True).to_list()
+    methods = frame["method"].unique(maintain_order=True).to_list()[::-1]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    size = (3.2 * columns + 1.3, (0.24 * len(methods) + 0.6) * rows + 0.5)
+    drawn, grid = common.panels(rows, columns, size, "Fairness of every seed, and the mean")
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+    for axes, name in zip(grid.flat, names, strict=False):
+        for place, method in enumerate(methods):
+            own = frame.filter(cell=name, method=method)
+            values = [v for v in own["fairness"].to_list() if v is not None]
+            colour = common.plots.VERMILION if method.startswith("cgsv") else common.plots.BLUE
+            axes.scatter(values, [place] * len(values), s=9, color=colour, alpha=0.6, linewidths=0)
+            if values:
+                mean = np.mean(values)
+                axes.plot([mean, mean], [place - 0.32, place + 0.32], color=colour, linewidth=2)
+            elif len(own):
+                axes.text(0, place, "undefined", fontsize=6, ha="center", va="center", color="grey")
+        axes.axvline(0, color="#999999", linewidth=0.8)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlim(-108, 108)
+        axes.set_yticks(range(len(methods)), methods, fontsize=7)
+        if not axes.get_subplotspec().is_first_col():
+            axes.tick_params(labelleft=False)
+    return drawn
+
+
+if __name__ == "__main__":
+    main()
