@@ -415,6 +415,7 @@ def _train(args: Any) -> None:
         console.print(table)
     for profile in profiles:
         console.print("\n".join(["", *profiling.lines(profile), ""]), markup=False)
+    console.print(results.seconds_table(result.timing))
     total = result.timing["total_seconds"]
     compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
     console.print(f"{total:.1f} s in all, {compiling:.1f} s of them compiling")

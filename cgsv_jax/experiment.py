@@ -476,8 +476,9 @@ def _run_method(
     record, evaluation = jax.tree.map(lambda *x: np.concatenate(x), *groups)
     record = jax.tree.map(lambda x: x[..., made.places], record)
     if problem.chosen is None:
-        names = ("accuracy", "loss")
-        fields = {name: getattr(evaluation, name)[..., made.places] for name in names}
+        fields = {
+            name: getattr(evaluation, name)[..., made.places] for name in simulation.PER_CLIENT
+        }
         evaluation = evaluation._replace(**fields)
     cell = results.Cell(
         partition=problem.partition,

@@ -426,7 +426,8 @@ def _fairness_text(row: dict) -> str:
     if row["fairness"] is None:
         return textwrap.fill(f"fairness undefined: {row['fairness_undefined']}", 38)
     text = f"fairness {row['fairness']:.1f}"
-    text += "" if row["fairness_sd"] is None else f" ± {row['fairness_sd']:.1f}"
+    if row["fairness_low"] is not None:
+        text += f" [{row['fairness_low']:.1f}, {row['fairness_high']:.1f}]"
     if row["fairness_seeds"] < row["seeds"]:
         text += f" ({row['fairness_seeds']} of {row['seeds']} seeds)"
     return text

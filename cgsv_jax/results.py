@@ -52,22 +52,34 @@ KEYS = ("partition", "method", "seed")
 ROUND_COLUMNS = (
     *KEYS,
     *("round", "client", "score", "reputation", "weight", "quota", "share", "present"),
-    *("loss", "update_norm", "accuracy", "test_loss", "server_accuracy", "server_test_loss"),
+    *("loss", "update_norm", "energy", "accuracy", "test_loss", "distance"),
+    *("server_accuracy", "server_test_loss"),
 )
 CLIENT_COLUMNS = (
     *KEYS,
     *("client", "rows", "classes", "standalone_accuracy", "accuracy", "reputation", "share"),
+    *("energy", "distance", "upload_bytes", "download_bytes"),
 )
 SUMMARY_COLUMNS = (
     *KEYS,
     *("fairness", "fairness_undefined", "mean_accuracy", "max_accuracy", "server_accuracy"),
-    *("min_accuracy", "mean_gain", "gain_spread", "no_worse", "clients", "evaluated"),
+    *("min_accuracy", "mean_gain", "gain_spread", "no_worse", "distance", "energy", "share"),
+    *("upload_bytes", "download_bytes", "clients", "evaluated"),
 )
-AVERAGED = ("fairness", "mean_accuracy", "max_accuracy", "mean_gain")  # in the fairness table
+AVERAGED = (  # over seeds, in the fairness table
+    *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
+    *("distance", "energy", "share", "upload_bytes", "download_bytes"),
+)
 
-_fairness = jax.jit(metrics.fairness)  # one program for all methods and seeds
+
+@jax.jit  # one program for all methods and seeds
+def _judge(alone: jax.Array, final: jax.Array) -> dict[str, jax.Array]:
+    names = ("fairness", "mean_gain", "gain_spread", "no_worse")
+    return {name: getattr(metrics, name)(alone, final) for name in names}
+
 
 CLOSE = 0.01  # accuracies nearer to each other than this leave fairness to a few test rows
+NAME = 12  # characters of a name that are never broken
 MANY = 20  # clients; more are shown by a selection
 
 
@@ -81,7 +93,7 @@ class Cell(NamedTuple):
     classes: np.ndarray  # [N] distinct labels held
     num_parameters: int  # D
     record: Record  # leaves [S, T, N]
-    evaluation: Evaluation  # round [S, K], accuracy and loss [S, K, N], server_* [S, K]
+    evaluation: Evaluation  # round, server_* [S, K], the others [S, K, N]
     evaluated: np.ndarray | None = None  # numbers of the clients in `evaluation`; None: all N
 
 
@@ -103,9 +115,9 @@ class Run(NamedTuple):
 def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     """A row per partition, method, seed, round and client, in this order.
 
-    `round` counts the rounds completed, from 1. Accuracies (fractions) and test losses are null in
-    rounds without evaluation, and for clients that are not evaluated. `share` is quota / D, `loss`
-    the local training loss.
+    `round` counts the rounds completed, from 1. Accuracies (fractions), test losses and distances
+    ‖w_N - w_i‖ are null in rounds without evaluation, and for clients that are not evaluated.
+    `share` is quota / D, `energy` ‖v_i‖² / ‖u_N‖², `loss` the local training loss.
     """
     frames = [_rounds_of(cell) for cell in cells]
     return pl.concat(frames, rechunk=True) if frames else _empty(ROUND_COLUMNS)
@@ -145,8 +157,10 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
             "present": record.present.ravel(),
             "loss": _known(record.loss),
             "update_norm": _known(record.norm),
+            "energy": _known(record.energy),
             "accuracy": _known(at_rounds(_of_all(cell, evaluation.accuracy))),
             "test_loss": _known(at_rounds(_of_all(cell, evaluation.loss))),
+            "distance": _known(at_rounds(_of_all(cell, evaluation.distance))),
             "server_accuracy": _known(spread(at_rounds(evaluation.server_accuracy), 0, 1)),
             "server_test_loss": _known(spread(at_rounds(evaluation.server_loss), 0, 1)),
         }
@@ -165,17 +179,20 @@ def _of_all(cell: Cell, values: np.ndarray) -> np.ndarray:
 def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     """A row per partition, method, seed and client.
 
-    `accuracy` and `reputation` are those after the last round, `share` is the mean over rounds of
-    the share of entries received, quota / D. `standalone_accuracy` is null where the partition was
-    not run with the method `standalone`.
+    `accuracy`, `reputation` and `distance` ‖w_N - w_i‖ are those after the last round; `share` and
+    `energy` are means over rounds of the share of entries received, quota / D, and of the energy in
+    them, ‖v_i‖² / ‖u_N‖²; `upload_bytes` and `download_bytes` are sums over rounds (see
+    `metrics.volumes`). `standalone_accuracy` is null where the partition was not run with the
+    method `standalone`.
     """
     cells = list(cells)
     alone = _standalone(cells)
     frames = []
     for cell in cells:
-        shares = np.asarray(cell.record.quota, np.float64).mean(axis=1) / cell.num_parameters
+        traffic = _traffic(cell)
         for index, seed in enumerate(cell.seeds):
             final = _of_all(cell, cell.evaluation.accuracy)[index, -1]
+            distance = _of_all(cell, cell.evaluation.distance)[index, -1]
             nothing = np.full(final.shape, np.nan)
             frames.append(
                 pl.DataFrame(
@@ -193,11 +210,29 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
                         ),
                         "accuracy": _known(final),
                         "reputation": _known(np.asarray(cell.record.reputation)[index, -1]),
-                        "share": _known(shares[index]),
+                        "share": _known(traffic["share"][index]),
+                        "energy": _known(traffic["energy"][index]),
+                        "distance": _known(distance),
+                        "upload_bytes": traffic["upload_bytes"][index],
+                        "download_bytes": traffic["download_bytes"][index],
                     }
                 )
             )
     return pl.concat(frames, rechunk=True) if frames else _empty(CLIENT_COLUMNS)
+
+
+def _traffic(cell: Cell) -> dict[str, np.ndarray]:
+    """What every client sent and received in a run, [S, N]."""
+    record = cell.record
+    # Alone means that nothing is sent, although the simulation looks at the updates.
+    sent = np.asarray(record.present) & (cell.method != YARDSTICK)
+    volumes = metrics.volumes(sent, record.quota, cell.num_parameters)
+    return {
+        "share": np.asarray(record.quota, np.float64).mean(axis=1) / cell.num_parameters,
+        "energy": np.asarray(record.energy, np.float64).mean(axis=1),
+        "upload_bytes": volumes.upload.sum(axis=1),
+        "download_bytes": volumes.download.sum(axis=1),
+    }
 
 
 def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
@@ -206,12 +241,14 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     `fairness` is null where it is undefined, and `fairness_undefined` says why. Accuracies are
     fractions. The gains over standalone, which fairness does not see, are summarised by their mean,
     their standard deviation (`gain_spread`) and the share of clients that end no worse than alone
-    (`no_worse`).
+    (`no_worse`). `distance`, `energy`, `share` and the bytes are means over clients of the columns
+    of `clients_frame`.
     """
     cells = list(cells)
     alone = _standalone(cells)
     rows = []
     for cell in cells:
+        traffic = _traffic(cell)
         for index, seed in enumerate(cell.seeds):
             final = np.asarray(cell.evaluation.accuracy)[index, -1]
             server = np.asarray(cell.evaluation.server_accuracy)[index, -1]
@@ -223,11 +260,13 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
                 "max_accuracy": final.max(),
                 "min_accuracy": final.min(),
                 "server_accuracy": server,
+                "distance": np.asarray(cell.evaluation.distance)[index, -1].mean(dtype=np.float64),
+                **{name: values[index].mean() for name, values in traffic.items()},
                 "clients": len(cell.sizes),
                 "evaluated": final.size,
             }
             row |= _against_alone(cell.method, alone.get((cell.partition, seed)), final)
-            rows.append({key: _plain(value) for key, value in row.items()})
+            rows.append({key: _defined(value) for key, value in row.items()})
     texts = {"partition", "method", "fairness_undefined"}
     whole = {"seed", "clients", "evaluated"}
     schema = {
@@ -243,14 +282,7 @@ def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> 
     if alone is None:
         return {"fairness_undefined": f"no {YARDSTICK} run to compare with"}
     reason = metrics.why_undefined(alone, final)
-    gains = np.asarray(metrics.gains(alone, final)).astype(np.float64)
-    return {
-        "fairness": None if reason else _fairness(alone, final),
-        "fairness_undefined": reason,
-        "mean_gain": gains.mean(),
-        "gain_spread": gains.std(),
-        "no_worse": None if np.isnan(gains).any() else (gains >= 0).mean(),
-    }
+    return jax.device_get(_judge(alone, final)) | {"fairness_undefined": reason}
 
 
 def _standalone(cells: Iterable[Cell]) -> dict[tuple[str, int], np.ndarray]:
@@ -266,22 +298,32 @@ def _standalone(cells: Iterable[Cell]) -> dict[tuple[str, int], np.ndarray]:
 def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
     """Mean and sample standard deviation over seeds, a row per partition and method.
 
-    Fairness is averaged over the seeds in which it is defined, `fairness_seeds` of `seeds`; the
-    reasons of the others stand in `fairness_undefined`. A deviation over one seed is null.
+    Every value is averaged over the seeds in which it is defined, `<name>_seeds` of `seeds`; the
+    reasons why fairness is not stand in `fairness_undefined`. A deviation over one seed is null,
+    and so is the 95 % bootstrap interval of fairness, `fairness_low` to `fairness_high`.
     """
-    names = [name for column in AVERAGED for name in (column, f"{column}_sd")]
+    names = [column + end for column in AVERAGED for end in ("", "_sd", "_seeds")]
+    names[2:2] = ["fairness_low", "fairness_high"]
     reasons = pl.col("fairness_undefined").drop_nulls().unique().sort()
-    return (
-        summary.group_by("partition", "method", maintain_order=True)
-        .agg(
-            *(pl.col(name).mean() for name in AVERAGED),
-            *(pl.col(name).std(ddof=1).alias(f"{name}_sd") for name in AVERAGED),
-            pl.col("fairness").count().cast(pl.Int64).alias("fairness_seeds"),
-            pl.len().cast(pl.Int64).alias("seeds"),
-            reasons.str.join("; ").replace("", None).alias("fairness_undefined"),
-        )
-        .select("partition", "method", *names, "fairness_seeds", "seeds", "fairness_undefined")
+    table = summary.group_by("partition", "method", maintain_order=True).agg(
+        *(pl.col(name).mean() for name in AVERAGED),
+        *(pl.col(name).std(ddof=1).alias(f"{name}_sd") for name in AVERAGED),
+        *(pl.col(name).count().cast(pl.Int64).alias(f"{name}_seeds") for name in AVERAGED),
+        pl.col("fairness").drop_nulls().alias("defined"),
+        pl.len().cast(pl.Int64).alias("seeds"),
+        reasons.str.join("; ").replace("", None).alias("fairness_undefined"),
     )
+    bounds = np.array([metrics.interval(v.to_numpy()) for v in table["defined"]]).reshape(-1, 2)
+    return table.with_columns(
+        pl.Series(f"fairness_{end}", column, pl.Float64).fill_nan(None)
+        for end, column in zip(("low", "high"), bounds.T, strict=True)
+    ).select("partition", "method", *names, "seeds", "fairness_undefined")
+
+
+def _defined(value: Any) -> Any:
+    """A number, text or None as Python's own; None for what is not finite."""
+    value = value.item() if isinstance(value, np.generic | np.ndarray) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _known(values: np.ndarray) -> pl.Series:
@@ -298,25 +340,93 @@ def _empty(columns: Sequence[str]) -> pl.DataFrame:
 
 
 def shown_fairness(summary: pl.DataFrame) -> pl.DataFrame:
-    """The fairness table as text, units in the headers."""
+    """The fairness table as text, units in the headers; for a terminal or for `markdown`.
+
+    Means over seeds: fairness with its interval, the accuracy of the mean client ± its deviation
+    and (of the best), the gain. A mean over fewer seeds than there are says over how many.
+    """
     rows = []
     for row in fairness_table(summary).iter_rows(named=True):
-        fairness = _deviating(row["fairness"], row["fairness_sd"])
+        fairness = _number(row["fairness"])
         if row["fairness"] is None:
             fairness = "yardstick" if row["method"] == YARDSTICK else "undefined"
-        elif row["fairness_seeds"] < row["seeds"]:
-            fairness += f" ({row['fairness_seeds']} of {row['seeds']} seeds)"
+        elif row["fairness_low"] is not None:
+            low, high = (_number(row[f"fairness_{end}"]) for end in ("low", "high"))
+            fairness += f" [{low}, {high}]"
+        accuracy = _deviating(row["mean_accuracy"], row["mean_accuracy_sd"], 100)
+        best = "" if row["max_accuracy"] is None else f" ({_number(row['max_accuracy'], 100)})"
+        gain = _deviating(row["mean_gain"], row["mean_gain_sd"], 100)
         rows.append(
             {
                 "partition": row["partition"],
                 "method": row["method"],
-                "fairness": fairness,
-                "mean accuracy, %": _deviating(row["mean_accuracy"], row["mean_accuracy_sd"], 100),
-                "max accuracy, %": _deviating(row["max_accuracy"], row["max_accuracy_sd"], 100),
-                "mean gain, points": _deviating(row["mean_gain"], row["mean_gain_sd"], 100),
+                "fairness": fairness + _seeds_left(row, "fairness"),
+                "accuracy: mean (max), %": accuracy + best + _seeds_left(row, "mean_accuracy"),
+                "mean gain, points": gain + _seeds_left(row, "mean_gain"),
                 "seeds": str(row["seeds"]),
             }
         )
+    return pl.DataFrame(rows)
+
+
+def shown_traffic(summary: pl.DataFrame) -> pl.DataFrame:
+    """Gains, distance and traffic as text, means over clients and seeds, as `shown_fairness`.
+
+    CGS is the standard deviation of the gains over clients, IPR the share of clients no worse than
+    alone; the distance is that to the server's model; energy and entries are those received of
+    u_N, means over rounds; megabytes (10^6) are of one client in the whole run.
+    """
+    columns = {
+        "CGS (points)": ("gain_spread", lambda value: _number(value, 100)),
+        "IPR (%)": ("no_worse", lambda value: _number(value, 100)),
+        "distance": ("distance", _significant),
+        "energy (%)": ("energy", lambda value: _number(value, 100)),
+        "entries (%)": ("share", lambda value: _number(value, 100)),
+        "upload (MB)": ("upload_bytes", lambda value: _significant(value, 1e-6)),
+        "download (MB)": ("download_bytes", lambda value: _significant(value, 1e-6)),
+    }
+    return pl.DataFrame(
+        {
+            "partition": row["partition"],
+            "method": row["method"],
+            **{
+                header: shown(row[name]) + _seeds_left(row, name)
+                for header, (name, shown) in columns.items()
+            },
+            "seeds": str(row["seeds"]),
+        }
+        for row in fairness_table(summary).iter_rows(named=True)
+    )
+
+
+def _seeds_left(row: dict[str, Any], name: str) -> str:
+    """Over how many seeds a mean is, where it is not over all of them."""
+    count = row[f"{name}_seeds"]
+    return f" ({count} of {row['seeds']})" if 0 < count < row["seeds"] else ""
+
+
+def shown_seconds(timing: Mapping[str, Any]) -> pl.DataFrame:
+    """What timing.json says of every method as text; the phases only where they were profiled.
+
+    A compiled program is one piece: training, server and evaluation are of one round of one seed,
+    each measured apart by `--profile`.
+    """
+    phases = {
+        (profile["partition"], profile["method"]): profile["phases"]
+        for profile in timing.get("profiles", ())
+    }
+    rows = []
+    for own in timing["methods"]:
+        row = {
+            "partition": own["partition"],
+            "method": own["method"],
+            "compile, s": _number(own["compile_seconds"]),
+            "run, s": _number(own["run_seconds"]),
+            "rounds per s": _significant(own["rounds_per_second"]),
+        }
+        for phase in phases.get((own["partition"], own["method"]), ()):
+            row[f"{phase['name']}, ms"] = _significant(phase["seconds"]["median"], 1e3)
+        rows.append(row)
     return pl.DataFrame(rows)
 
 
@@ -427,11 +537,14 @@ def tables(cells: Iterable[Cell], console_width: int = 80) -> list[Table]:
     """What a terminal shows after a run; nothing is printed here.
 
     Returns:
-      Per partition, the fairness table, then the clients in as many tables as the width asks for.
+      Per partition, the fairness table and that of gains, distance and traffic; then the clients
+      in as many tables as the width asks for.
     """
     cells = list(cells)
+    summary = summary_frame(cells)
+    reports = zip(fairness_reports(summary), traffic_reports(summary), strict=True)
     return [
-        *fairness_reports(summary_frame(cells)),
+        *(table for pair in reports for table in pair),
         *clients_reports(clients_frame(cells), console_width),
     ]
 
@@ -443,7 +556,10 @@ def fairness_reports(summary: pl.DataFrame) -> list[Table]:
         seeds = own["seed"].n_unique()
         lines = ["fairness = 100 x Pearson(standalone, final accuracy) over clients"]
         if seeds > 1:
-            lines.append(f"mean ± standard deviation over {seeds} seeds")
+            lines += [
+                f"mean over {seeds} seeds, [95 % bootstrap interval], ± standard deviation",
+                "(k of n): in n - k seeds the value is undefined, and they are left out",
+            ][: 1 + _incomplete(own)]
         number, evaluated = own.row(0, named=True)["clients"], own["evaluated"].min()
         if evaluated < number:
             lines.append(f"over the {evaluated:,} of {number:,} clients that were evaluated")
@@ -451,6 +567,41 @@ def fairness_reports(summary: pl.DataFrame) -> list[Table]:
         shown = shown_fairness(own).drop("partition", "seeds")
         reports.append(_table(shown, f"Fairness and accuracy on {partition}", lines))
     return reports
+
+
+def _incomplete(summary: pl.DataFrame) -> bool:
+    """Whether some value is there in some seeds of a method and not in others."""
+    table = fairness_table(summary)
+    counts = [pl.col(f"{name}_seeds") for name in AVERAGED]
+    return table.select(pl.any_horizontal((n > 0) & (n < pl.col("seeds")) for n in counts).any())[
+        0, 0
+    ]
+
+
+def traffic_reports(summary: pl.DataFrame) -> list[Table]:
+    """A table of gains, distance and traffic per partition."""
+    reports = []
+    for (partition,), own in summary.group_by("partition", maintain_order=True):
+        lines = [
+            "CGS: standard deviation of the gains; IPR: clients no worse than alone",
+            "distance to the server's model after the last round, ‖w_N - w_i‖",
+            "energy and entries received, of ‖u_N‖² and of its entries, mean over rounds",
+            "MB of one client in the whole run, values and indices",
+        ]
+        shown = shown_traffic(own).drop("partition", "seeds")
+        reports.append(_table(shown, f"Gains, distance and traffic on {partition}", lines))
+    return reports
+
+
+def seconds_table(timing: Mapping[str, Any]) -> Table:
+    """Seconds per method, and per phase where these were profiled, for a terminal."""
+    shown = shown_seconds(timing)
+    if shown["partition"].n_unique() == 1:
+        shown = shown.drop("partition")
+    lines = ["rounds per second: of all seeds together, evaluation included"]
+    if timing.get("profiles"):
+        lines.append("ms: of one round of one seed, each phase on its own")
+    return _table(shown, "Seconds", lines)
 
 
 def clients_reports(clients: pl.DataFrame, console_width: int = 80) -> list[Table]:
@@ -503,9 +654,19 @@ def _table(frame: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> T
         header = name.replace(", ", ",\N{NO-BREAK SPACE}").replace(":", ": ")
         header = textwrap.fill(header, max(map(len, header.split(" "))))
         justify = "right" if _is_numeric(frame[name]) else "left"
-        table.add_column(header, justify=justify, no_wrap=True, vertical="bottom")
+        # Where the width does not do, long names break before numbers would be cut.
+        longest = max(map(len, header.split("\n")))
+        longest = max(longest, *(len(text or "–") for text in frame[name]), 0)
+        table.add_column(
+            header,
+            justify=justify,
+            no_wrap=justify == "right",
+            overflow="ellipsis" if justify == "right" else "fold",
+            min_width=None if justify == "right" else min(longest, NAME),
+            vertical="bottom",
+        )
     for row in frame.iter_rows():
-        table.add_row(*row)
+        table.add_row(*("–" if value is None else value for value in row))
     return table
 
 
@@ -542,6 +703,16 @@ def _texts(
 def _number(value: float | None, factor: float = 1, digits: int = 1) -> str:
     # Adding 0 after rounding turns -0.0 into 0.0.
     return "–" if value is None else f"{round(value * factor, digits) + 0.0:.{digits}f}"
+
+
+def _significant(value: float | None, factor: float = 1) -> str:
+    """Three digits, wherever the point is."""
+    if value is None:
+        return "–"
+    value = float(f"{value * factor:.2e}")  # rounded first: 9.999 has one digit after the point
+    if value == 0 or not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.3g}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def _deviating(mean: float | None, sd: float | None, factor: float = 1) -> str:

@@ -16,6 +16,7 @@ from cgsv_jax.types import (
     ArrayTree,
     Clients,
     Dataset,
+    Download,
     Evaluation,
     Examples,
     Model,
@@ -26,6 +27,8 @@ from cgsv_jax.types import (
     Trainer,
     Upload,
 )
+
+PER_CLIENT = ("accuracy", "loss", "distance")  # fields of an Evaluation with an axis of clients
 
 # One name per use of the run's key, so that a new use never shifts another's draws.
 _START, _TRAINING, _ALGORITHM = 0, 1, 2
@@ -204,8 +207,17 @@ def serve(
         present=upload.present,
         loss=upload.loss,
         norm=upload.norms,
+        energy=_received(download),
     )
     return state, record
+
+
+def _received(download: Download) -> Array:
+    """‖v_i‖² / ‖u_N‖² [N]; 0 where no entry of u_N comes: then v_i is the client's own."""
+    energy = download.energy
+    if energy is None:
+        energy = vectors.energies(download.rewards, download.aggregate)
+    return jnp.where(download.quota > 0, energy, 0.0)
 
 
 def evaluate(
@@ -217,7 +229,7 @@ def evaluate(
     settings: Settings,
     chosen: Array | None = None,
 ) -> Evaluation:
-    """Accuracy and mean negative log-likelihood of clients' models and the server's.
+    """Accuracy and mean negative log-likelihood of all models, and how far from the server's.
 
     Args:
       state: the models, clients [N, D] and server [D].
@@ -253,16 +265,22 @@ def evaluate(
         right, losses = jax.lax.map(one_batch, jnp.arange(steps))
         return jnp.sum(right) / rows, jnp.sum(losses) / rows
 
+    def one_client(
+        inputs: Array, labels: Array, server: Array, weights: Array
+    ) -> tuple[Array, Array, Array]:
+        # Here, where one client's model is at hand: no [N, D] of differences exists.
+        distance = vectors.distances(weights[None, :], server)[0]
+        return *one_model(inputs, labels, weights), distance
+
     weights = state.clients
     if chosen is not None:
         weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
     width = settings.eval_width or settings.width
-    test = inputs, labels
-    accuracy, loss = over_clients(one_model, width, mesh=settings.mesh, shared=test)(weights)
+    shared = inputs, labels, state.server
+    seen = over_clients(one_client, width, mesh=settings.mesh, shared=shared)(weights)
     if chosen is not None:
-        accuracy, loss = accuracy[: chosen.size], loss[: chosen.size]
-    server_accuracy, server_loss = one_model(*test, state.server)
-    return Evaluation(state.round, accuracy, loss, server_accuracy, server_loss)
+        seen = tuple(x[: chosen.size] for x in seen)
+    return Evaluation(state.round, *seen, *one_model(inputs, labels, state.server))
 
 
 def advance(
@@ -312,7 +330,8 @@ def advance(
         options = {"model": model, "settings": settings, "chosen": chosen}
         result = evaluate(state, data.test_inputs, data.test_labels, **options)
         if chosen is None:  # without the rows that only fill up a device
-            result = result._replace(accuracy=result.accuracy[:count], loss=result.loss[:count])
+            fields = {name: getattr(result, name)[:count] for name in PER_CLIENT}
+            result = result._replace(**fields)
         return state, (record, result)
 
     whole, rest = divmod(settings.rounds, every)

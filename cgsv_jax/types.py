@@ -155,6 +155,7 @@ class Download(NamedTuple):
     weights: Array  # [N] the weights that made it
     rewards: Array  # [N, D] v_i
     quota: Array  # [N] int32, entries of u_N received
+    energy: Array | None = None  # [N] ‖v_i‖² / ‖u_N‖²; None: measured from the rewards
 
 
 # ---------------------------------------------------------------- (init, update) pairs
@@ -199,10 +200,14 @@ class Reward(NamedTuple):
 
     `update(key, upload, aggregate [D], standing of this round, state) -> (rewards [N, D],
     quota [N], state)`.
+
+    `energy(upload, aggregate [D], standing of this round, quota [N]) -> ‖v_i‖² / ‖u_N‖² [N]` is for
+    a rule that can tell without adding up its rewards, for which a CPU stores them all.
     """
 
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, Array, Standing, ArrayTree], tuple[Array, Array, ArrayTree]]
+    energy: Callable[[Upload, Array, Standing, Array], Array] | None = None
 
 
 class Algorithm(NamedTuple):
@@ -298,10 +303,11 @@ class Record(NamedTuple):
     present: Array  # [T, N] bool
     loss: Array  # [T, N] local training loss
     norm: Array  # [T, N] ‖dw_i‖
+    energy: Array  # [T, N] ‖v_i‖² / ‖u_N‖², of what was received; 0 where nothing was
 
 
 class Evaluation(NamedTuple):
-    """Test accuracy and loss after every `eval_every`-th round.
+    """Test accuracy and loss, and distance to the server, after every `eval_every`-th round.
 
     Where only some clients are evaluated, N here is their number.
     """
@@ -309,5 +315,6 @@ class Evaluation(NamedTuple):
     round: Array  # [K] int32, rounds completed
     accuracy: Array  # [K, N]
     loss: Array  # [K, N] mean negative log-likelihood
+    distance: Array  # [K, N] ‖w_N - w_i‖
     server_accuracy: Array  # [K]
     server_loss: Array  # [K]

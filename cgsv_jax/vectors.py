@@ -66,15 +66,65 @@ def norms(vectors: Array) -> Array:
     # Squares below the least normal number may be lost: in all less than D of these.
     seen = squares >= vectors.shape[1] * (limits.tiny / limits.eps)
     plain = jnp.all(seen & jnp.isfinite(squares))
+    return jax.lax.cond(plain, lambda: jnp.sqrt(squares), lambda: _scaled_norms(vectors, vectors))
 
-    def scaled() -> Array:
-        _, exponent = jnp.frexp(jnp.max(jnp.abs(vectors), axis=1, initial=0.0))
-        # XLA may multiply by the unit's reciprocal, so that must be a normal number too.
-        one = jnp.ones(vectors.shape[:1], vectors.dtype)
-        unit = jnp.ldexp(one, jnp.clip(exponent, -126, 126))
-        return unit * jnp.sqrt(jnp.sum(jnp.square(vectors / unit[:, None]), axis=1))
 
-    return jax.lax.cond(plain, lambda: jnp.sqrt(squares), scaled)
+def _scaled_norms(vectors: Array, again: Array) -> Array:
+    """The norms, from squares of at most 4; `again` are the same rows for the second reading."""
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(vectors), axis=1, initial=0.0))
+    # XLA may multiply by the unit's reciprocal, so that must be a normal number too.
+    one = jnp.ones(vectors.shape[:1], vectors.dtype)
+    unit = jnp.ldexp(one, jnp.clip(exponent, -126, 126))
+    return unit * jnp.sqrt(jnp.sum(jnp.square(again / unit[:, None]), axis=1))
+
+
+def distances(vectors: Array, vector: Array) -> Array:
+    """‖vectors_i - vector‖ for every row: [N, D], [D] -> [N]; as careful with the range as `norms`.
+
+    The differences of all rows would be a matrix that nobody needs, so each of the two passes makes
+    its own: the barrier keeps XLA from sharing them. And there is no choice between two ways, whose
+    operands `vmap` would store.
+    """
+    chex.assert_rank([vectors, vector], [2, 1])
+    chex.assert_equal_shape_suffix([vectors, vector], 1)
+    again = jax.lax.optimization_barrier(vector)
+    return _scaled_norms(vectors - vector[None, :], vectors - again[None, :])
+
+
+def energies(vectors: Array, vector: Array) -> Array:
+    """‖vectors_i‖² / ‖vector‖² for every row, 0 where `vector` is zero: [N, D], [D] -> [N].
+
+    Squares of 1e-30 or 1e30 leave the range of float32 where the quotient does not: the unit is the
+    power of two next to the largest magnitude of `vector`.
+    """
+    chex.assert_rank([vectors, vector], [2, 1])
+    chex.assert_equal_shape_suffix([vectors, vector], 1)
+    unit = _unit(vector)
+    whole = jnp.sum(jnp.square(vector * unit))
+    parts = jnp.sum(jnp.square(vectors * unit.astype(vectors.dtype)), axis=1)
+    return _share(parts, whole)
+
+
+def share_of_squares(vector: Array, parts: Callable[[Array], Array]) -> Array:
+    """`parts` of the squares of `vector`, divided by their sum, in [0, 1]; 0 where that is.
+
+    Args:
+      vector: [D].
+      parts: sums over some of the entries, [D] -> [N].
+    """
+    squares = jnp.square(vector * _unit(vector))
+    return jnp.minimum(_share(parts(squares), jnp.sum(squares)), 1.0)
+
+
+def _unit(vector: Array) -> Array:
+    """A power of two whose product with the largest magnitude of [D] is near 1."""
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(vector), initial=0.0))
+    return jnp.ldexp(jnp.ones((), vector.dtype), jnp.clip(-exponent, -126, 126))
+
+
+def _share(parts: Array, whole: Array) -> Array:
+    """parts / whole, 0 where the whole is."""
+    return jnp.where(whole == 0, 0.0, parts / jnp.where(whole == 0, 1.0, whole))
 
 
 def weighted_sum(weights: Array, vectors: Array) -> Array:
@@ -204,27 +254,68 @@ def largest(vector: Array, quota: Array) -> Array:
     if vector.dtype != jnp.float32:
         return ranks(vector)[None, :] < quota[:, None]
     keys = magnitude_keys(vector)
-    if vector.size < _LONG or quota.size << _NEXT > 4 * vector.size:
-        key, position = by_sorting(keys, quota)
-    else:
-        key, position = jax.lax.platform_dependent(
-            keys, quota, cpu=by_selecting, default=by_sorting
-        )
+    key, position = _cut(vector, quota)
     places = jnp.arange(vector.size, dtype=jnp.int32)
     tied = (keys[None, :] == key[:, None]) & (places[None, :] < position[:, None])
     return (keys[None, :] < key[:, None]) | tied
 
 
-def by_sorting(keys: Array, quota: Array) -> tuple[Array, Array]:
+def energy_of_largest(vector: Array, quota: Array) -> Array:
+    """The share of ‖vector‖² that lies in the quota_i largest entries: [D], [N] -> [N].
+
+    `energies` of the rewards that `largest` masks, without these rewards. On a CPU, XLA would store
+    the whole matrix [N, D] to add up its squares, three times the work of a server's step; next to
+    `largest` of the same arguments, whose histograms it shares, this adds one of weights.
+
+    Args:
+      vector: [D].
+      quota: [N] int32, in 0..D.
+
+    Returns:
+      [N] in [0, 1]; 1 for all entries, 0 where `vector` is zero.
+
+    >>> energy_of_largest(jnp.array([3.0, 0.0, -4.0]), jnp.array([0, 1, 2, 3])).round(2).tolist()
+    [0.0, 0.6399999856948853, 1.0, 1.0]
+    """
+    chex.assert_rank([vector, quota], [1, 1])
+
+    def parts(squares: Array) -> Array:
+        if vector.dtype == jnp.float32:
+            return _cut(vector, quota, squares)[-1]
+        order = descending(jnp.abs(vector))
+        return _before(jnp.cumsum(squares[order]), quota)
+
+    share = share_of_squares(vector, parts)
+    everything = (quota >= vector.size) & jnp.any(vector != 0)
+    return jnp.where(everything, 1.0, share)  # not a rounding more or less
+
+
+def _before(ends: Array, count: Array) -> Array:
+    """Sums of the first `count` items, from the sums up to and with each: [..., M], [N] -> [N]."""
+    return jnp.where(count > 0, ends[jnp.maximum(count - 1, 0)], jnp.zeros((), ends.dtype))
+
+
+def _cut(vector: Array, quota: Array, weights: Array | None = None) -> tuple[Array, ...]:
+    """`by_sorting` or `by_selecting`, whichever is faster here."""
+    keys = magnitude_keys(vector)
+    if vector.size < _LONG or quota.size << _NEXT > 4 * vector.size:
+        return by_sorting(keys, quota, weights)
+    return jax.lax.platform_dependent(keys, quota, weights, cpu=by_selecting, default=by_sorting)
+
+
+def by_sorting(keys: Array, quota: Array, weights: Array | None = None) -> tuple[Array, ...]:
     """The first entry that each client does not get, as (key [N], position [N]), after one sort.
 
     Args:
       keys: [D] int32, non-negative, small where the magnitude is large.
       quota: [N] int32, in 0..D.
+      weights: [D], equal where keys are; with them, a third result [N] is the sum of the weights
+        of the entries that each client gets.
     """
     order = _ascending(keys)
     first = order[jnp.minimum(quota, keys.size - 1)]
-    return _or_everything(keys[first], first, quota, keys.size)
+    found = _or_everything(keys[first], first, quota, keys.size)
+    return found if weights is None else (*found, _before(jnp.cumsum(weights[order]), quota))
 
 
 def _or_everything(key: Array, position: Array, quota: Array, entries: int) -> tuple[Array, Array]:
@@ -233,7 +324,7 @@ def _or_everything(key: Array, position: Array, quota: Array, entries: int) -> t
     return jnp.where(everything, _LAST, key), jnp.where(everything, entries, position)
 
 
-def by_selecting(keys: Array, quota: Array) -> tuple[Array, Array]:
+def by_selecting(keys: Array, quota: Array, weights: Array | None = None) -> tuple[Array, ...]:
     """The same as `by_sorting`, by a radix select for all clients at once.
 
     Entries that share all digits so far with a client's threshold are told apart by the next digit.
@@ -244,6 +335,7 @@ def by_selecting(keys: Array, quota: Array) -> tuple[Array, Array]:
     row = jnp.zeros(clients, jnp.int32)  # of the histogram, for every client
     cell, rows = jnp.zeros(entries, jnp.int32), 1  # for every entry its row; past the end: nobody's
     rest = quota  # entries of its row that a client still gets
+    total = None if weights is None else jnp.zeros(clients, weights.dtype)
     thresholds = []
     for values, bits, first in ((keys, 31, _FIRST), (places, (entries - 1).bit_length(), _NEXT)):
         threshold, left = jnp.zeros(clients, jnp.int32), bits
@@ -260,10 +352,16 @@ def by_selecting(keys: Array, quota: Array) -> tuple[Array, Array]:
                 whole = jnp.sum(ends[row] <= rest[:, None], axis=1, dtype=jnp.int32)
             # `whole` digits are got whole, and the threshold lies in the next one.
             threshold = (threshold << size) + whole
-            rest = rest - jnp.where(whole > 0, ends[row, jnp.maximum(whole - 1, 0)], 0)
+            last = row, jnp.maximum(whole - 1, 0)
+            if weights is not None:
+                sums = jnp.zeros(rows * radix, weights.dtype).at[cell].add(weights, mode="drop")
+                sums = jnp.cumsum(sums.reshape(rows, radix), axis=1)
+                total = total + jnp.where(whole > 0, sums[last], 0)
+            rest = rest - jnp.where(whole > 0, ends[last], 0)
             mine = row * radix + jnp.minimum(whole, radix - 1)
             owner = jnp.full(rows * radix, clients, jnp.int32).at[mine].set(jnp.arange(clients))
             cell = owner.at[cell].get(mode="fill", fill_value=clients)
             row, rows = owner[mine], clients
         thresholds.append(threshold)
-    return _or_everything(*thresholds, quota, entries)
+    found = _or_everything(*thresholds, quota, entries)
+    return found if weights is None else (*found, total)

@@ -264,6 +264,12 @@ def reward(vector: Array, keep: Array) -> Array:
     return np.where(keep, vector, 0)  # v_i = mask(u_N, q_i)
 
 
+def energy(reward: Array, vector: Array) -> float:
+    """‖v_i‖² / ‖u_N‖², 0 where u_N is zero."""
+    whole = sum(x * x for x in vector)
+    return float(sum(x * x for x in reward) / whole) if whole > 0 else 0.0
+
+
 # ---------------------------------------------------------------- one round of the server
 
 

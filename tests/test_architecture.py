@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "types": set(),
     "vectors": {"types"},
     "rescale": {"types"},
-    "metrics": {"types"},
+    "metrics": {"types", "vectors"},
     "timing": set(),
     "config": {"types"},
     "contribution": RULES,

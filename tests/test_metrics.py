@@ -1,4 +1,4 @@
-"""Fairness against SciPy, where it is undefined, gains and distances."""
+"""Fairness against SciPy, where it is undefined, its interval, gains, distances, volumes."""
 
 import jax
 import jax.numpy as jnp
@@ -144,9 +144,96 @@ def test_gains_are_positive_where_taking_part_helped():
 
 
 def test_distances():
-    clients = np.float32([[3, 4], [0, 0], [3e30, 4e30], [3e-30, 4e-30]])
+    beyond = 2.0**126
+    clients = np.float32([[3, 4], [0, 0], [3e30, 4e30], [3e-30, 4e-30], [1.2 * beyond, beyond]])
     found = distances(clients, np.zeros(2, np.float32))
-    np.testing.assert_allclose(found, [5, 0, 5e30, 5e-30], rtol=1e-6)
+    want = [5, 0, 5e30, 5e-30, np.sqrt(2.44) * beyond]
+    np.testing.assert_allclose(found, want, rtol=1e-6)
     moved = distances(clients[:2], np.float32([3, 4]))
     np.testing.assert_allclose(moved, [0, 5], rtol=1e-6)
     assert np.isnan(distances(np.float32([[np.nan, 1]]), np.zeros(2, np.float32)))[0]
+
+
+# ---------------------------------------------------------------- gains in one number
+
+
+def test_gains_by_hand():
+    alone, final = np.float32([0.5, 0.6, 0.7, 0.8]), np.float32([0.7, 0.6, 0.9, 0.4])
+    each = [0.2, 0, 0.2, -0.4]
+    np.testing.assert_allclose(metrics.mean_gain(alone, final), 0, atol=1e-7)
+    np.testing.assert_allclose(metrics.gain_spread(alone, final), np.std(each), rtol=1e-6)
+    assert metrics.no_worse(alone, final) == 0.75  # the client without any gain is no worse
+
+
+def test_a_rounding_is_no_loss():
+    alone = np.float32([0.9, 0.9, 0.9])
+    final = np.array([0.9, np.nextafter(alone[0], np.float32(0)), 0.9 - 1e-6], np.float32)
+    np.testing.assert_allclose(jax.jit(metrics.no_worse)(alone, final), 2 / 3, rtol=1e-6)
+
+
+def test_a_gain_that_is_not_known_leaves_none_of_them():
+    alone, final = np.float32([0.5, 0.6]), np.float32([0.7, np.nan])
+    for quantity in (metrics.mean_gain, metrics.gain_spread, metrics.no_worse):
+        assert np.isnan(jax.jit(quantity)(alone, final)), quantity.__name__
+
+
+# ---------------------------------------------------------------- the interval
+
+
+def test_interval_of_two_values_by_hand():
+    """A quarter of the resamples is low twice and a quarter high twice: beyond 2.5 % each."""
+    assert metrics.interval(np.array([1.0, 3.0])) == (1.0, 3.0)
+    assert metrics.interval(np.array([1.0, 3.0]), confidence=0.4) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("seeds", [5, 20, 200])
+def test_interval_contains_the_mean_and_is_about_the_normal_one(seeds):
+    values = np.random.default_rng(seeds).normal(50, 10, seeds)
+    low, high = metrics.interval(values)
+    assert values.min() <= low < values.mean() < high <= values.max()
+    # The bootstrap's deviation of the mean is std / sqrt(S); 9,999 resamples err by a few percent.
+    width = 2 * 1.96 * values.std() / np.sqrt(seeds)
+    assert high - low == pytest.approx(width, rel=0.1)
+    wider = metrics.interval(values, 0.99)
+    assert wider[0] < low < high < wider[1]
+
+
+def test_interval_shrinks_with_seeds_and_is_the_same_every_time():
+    values = np.random.default_rng(0).normal(50, 10, 160)
+    widths = [np.diff(metrics.interval(values[:seeds]))[0] for seeds in (10, 40, 160)]
+    assert widths[0] > 1.5 * widths[1] > 1.5**2 * widths[2]
+    assert metrics.interval(values) == metrics.interval(values[::-1].copy())
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [np.nan, 1.0], [np.nan, np.inf]])
+def test_interval_of_too_few_is_undefined(values):
+    assert np.isnan(metrics.interval(np.array(values))).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [[0.1] * 3, [0.0, 0.0, 0.0, 1e-12], [5.0, 5.0, -np.inf]])
+def test_interval_of_degenerate_values_is_quiet(values):
+    low, high = metrics.interval(np.array(values))
+    finite = [v for v in values if np.isfinite(v)]
+    assert min(finite) <= low <= high <= max(finite)
+
+
+# ---------------------------------------------------------------- volumes
+
+
+def test_volumes_by_hand():
+    """D = 1,000: indices are cheaper below 32 entries, a bitmap of 125 bytes from there on."""
+    quota = np.array([[0, 1, 31, 32], [999, 1000, 500, 0]])
+    present = np.array([[True, True, True, True], [True, True, True, False]])
+    found = metrics.volumes(present, quota, 1000)
+    assert found.upload.tolist() == [[4000] * 4, [4000, 4000, 4000, 0]]
+    assert found.values.tolist() == [[0, 4, 124, 128], [3996, 4000, 2000, 0]]
+    assert found.indices.tolist() == [[0, 4, 124, 125], [125, 0, 125, 0]]
+    assert found.download.tolist() == [[0, 8, 248, 253], [4121, 4000, 2125, 0]]
+
+
+def test_volumes_do_not_overflow():
+    """10,000 rounds of a million parameters are 40 GB, beyond 32 bits."""
+    quota = np.full(10_000, 1_000_000, np.int32)
+    found = metrics.volumes(quota > 0, quota, 1_000_000)
+    assert found.upload.sum() == found.download.sum() == 40_000_000_000

@@ -20,11 +20,12 @@ def cell(method, partition="power_law", clients=5, seeds=2, rounds=6, every=2, s
     ones = np.ones(shape, np.float32)
     quota = np.broadcast_to(np.linspace(40, 100, clients).astype(np.int32), shape)
     reputation = (rng.uniform(0.5, 1, shape) / clients).astype(np.float32)
-    record = Record(ones, reputation, ones, quota, ones > 0, ones, ones)
+    record = Record(ones, reputation, ones, quota, ones > 0, ones, ones, ones)
     evaluation = Evaluation(
         round=np.tile(index + 1, (seeds, 1)).astype(np.int32),
         accuracy=accuracy[:, index],
         loss=1 - accuracy[:, index],
+        distance=1 - accuracy[:, index],
         server_accuracy=accuracy[:, index, -1],
         server_loss=accuracy[:, index, 0],
     )
@@ -145,7 +146,7 @@ def test_share_is_in_percent_of_all_entries(run):
 
 def test_fairness_is_in_the_title(run):
     fedavg, cgsv = panels(plots.fairness(run, "power_law"))
-    assert cgsv.get_title() == "cgsv\nfairness 100.0 ± 0.0"
+    assert cgsv.get_title() == "cgsv\nfairness 100.0 [100.0, 100.0]"
     title = " ".join(fedavg.get_title().split())
     assert title == "fedavg fairness undefined: all clients end with the same accuracy"
     points = cgsv.collections[-1].get_offsets()

@@ -35,6 +35,7 @@ def cell(method="cgsv", partition="power_law", final=None, rounds=(2, 4, 5), sha
         present=client != 1,
         loss=code + 0.5,
         norm=code + 0.75,
+        energy=np.where(client > 0, 1 / 2 ** (round_ + 1), 0).astype(np.float32),
     )
     index = np.asarray(rounds) - 1
     accuracy = np.broadcast_to(np.linspace(0.5, 0.8, clients, dtype=np.float32), shape).copy()
@@ -45,6 +46,7 @@ def cell(method="cgsv", partition="power_law", final=None, rounds=(2, 4, 5), sha
         round=np.tile(np.asarray(rounds, np.int32), (seeds, 1)),
         accuracy=accuracy[:, index],
         loss=code[:, index],
+        distance=code[:, index] + 0.125,
         server_accuracy=accuracy[:, index, -1],
         server_loss=code[:, index, 0],
     )
@@ -93,13 +95,17 @@ def test_every_number_stands_in_its_own_row(cells):
     np.testing.assert_array_equal(frame["quota"], frame["client"])
     np.testing.assert_allclose(frame["share"], frame["client"] / PARAMETERS)
     np.testing.assert_array_equal(frame["present"], frame["client"] != 1)
+    energy = np.where(frame["client"] > 0, 0.5 ** frame["round"].to_numpy(), 0)
+    np.testing.assert_allclose(frame["energy"], energy)
     evaluated = frame["round"].is_in([2, 4, 5])
     np.testing.assert_array_equal(frame["test_loss"].is_not_null(), evaluated)
     np.testing.assert_array_equal(frame["test_loss"].filter(evaluated), code.filter(evaluated))
+    distance = (code + 0.125).cast(pl.Float32)
+    np.testing.assert_array_equal(frame["distance"].filter(evaluated), distance.filter(evaluated))
     np.testing.assert_array_equal(
         frame["server_test_loss"].filter(evaluated), (code - frame["client"]).filter(evaluated)
     )
-    for column in ("accuracy", "server_accuracy", "server_test_loss"):
+    for column in ("accuracy", "distance", "server_accuracy", "server_test_loss"):
         np.testing.assert_array_equal(frame[column].is_not_null(), evaluated)
 
 
@@ -136,6 +142,13 @@ def test_clients(cells):
     np.testing.assert_allclose(own["standalone_accuracy"], [0.3, 0.5, 0.4, 0.6], rtol=1e-6)
     np.testing.assert_allclose(own["accuracy"], [0.75, 0.65, 0.7, 0.6], rtol=1e-6)
     np.testing.assert_allclose(own["share"], np.arange(4) / PARAMETERS)
+    # 1/2 + 1/4 + ... + 1/32 of all energy over five rounds, after the last of which code is 1050x.
+    np.testing.assert_allclose(own["energy"], np.array([0, 1, 1, 1]) * 31 / 32 / 5, rtol=1e-6)
+    np.testing.assert_array_equal(own["distance"], np.float32([10500, 10501, 10502, 10503]) + 0.125)
+    # Five rounds, D = 8: dense updates of all but the absent client; a number and a byte of bitmap.
+    assert own["upload_bytes"].to_list() == [5 * 32, 0, 5 * 32, 5 * 32]
+    assert own["download_bytes"].to_list() == [0, 5 * 5, 5 * 9, 5 * 13]
+    assert frame["upload_bytes"].dtype == frame["download_bytes"].dtype == pl.Int64
     assert frame.filter(partition="uniform")["standalone_accuracy"].null_count() == 8
 
 
@@ -168,6 +181,11 @@ def test_summary(cells):
     assert cgsv["mean_gain"] == pytest.approx(0.225)
     assert cgsv["gain_spread"] == pytest.approx(np.std([0.3, 0.2, 0.25, 0.15]))
     assert cgsv["no_worse"] == 1.0
+    assert cgsv["distance"] == pytest.approx(501.625)  # of seed 7: 500 + mean client + 1/8
+    assert cgsv["energy"] == pytest.approx(0.75 * 31 / 32 / 5)
+    assert cgsv["share"] == pytest.approx(1.5 / PARAMETERS)
+    assert cgsv["upload_bytes"] == 120
+    assert cgsv["download_bytes"] == 135 / 4
 
 
 def test_standalone_is_matched_by_seed():
@@ -190,7 +208,14 @@ def test_fairness_table(cells):
     assert row["fairness"] == pytest.approx(values.mean())
     assert row["fairness_sd"] == pytest.approx(values.std(ddof=1))
     assert (row["fairness_seeds"], row["seeds"]) == (2, 2)
+    assert (row["fairness_low"], row["fairness_high"]) == pytest.approx((-100, 100), abs=1e-3)
+    assert row["no_worse"] == 1
+    assert row["gain_spread_seeds"] == 2
     assert frame.row(1, named=True)["fairness"] is None
+    assert frame.row(1, named=True)["fairness_low"] is None
+    yardstick = frame.row(0, named=True)
+    assert yardstick["upload_bytes"] == 0  # alone, nothing is sent
+    assert (yardstick["no_worse"], yardstick["no_worse_seeds"]) == (None, 0)
     assert frame.row(1, named=True)["fairness_seeds"] == 0
 
 
@@ -199,7 +224,7 @@ def test_fairness_defined_in_some_seeds(cells):
     table = results.fairness_table(results.summary_frame([cells[0], cell(final=final)]))
     row = table.row(1, named=True)
     assert row["fairness"] == pytest.approx(100)
-    assert row["fairness_sd"] is None  # of one seed
+    assert row["fairness_sd"] is row["fairness_low"] is None  # of one seed
     assert row["mean_accuracy_sd"] is not None
     assert (row["fairness_seeds"], row["seeds"]) == (1, 2)
     summary = results.summary_frame([cells[0], cell(final=final)])
@@ -251,20 +276,74 @@ def test_tables_fit_and_say_what_is_undefined(cells):
     assert not any("…" in text for text in texts)
     assert max(len(line) for text in texts for line in text.splitlines()) <= 80
     assert "undefined for fedavg: all clients end with the same accuracy" in texts[0]
-    assert re.search(r"standalone +yardstick +45.0 ± 0.0", texts[0])
-    assert re.search(
-        r"method +fairness +accuracy, % +accuracy, % +gain, points", unbroken(texts[0])
-    )
+    assert re.search(r"standalone +yardstick +45.0 ± 0.0 \(60.0\) +–", texts[0])
+    assert re.search(r"cgsv +0.0 \[-100.0, 100.0\] +67.5 ± 0.0 \(75.0\) +22.5 ± 0.0", texts[0])
+    assert re.search(r"method +fairness +\(max\), % +gain, points", unbroken(texts[0]))
+    assert "95 % bootstrap interval" in texts[0]
+    assert "Gains, distance and traffic on power_law" in texts[1]
+    assert re.search(r"standalone +– +– +5500 +14.5 +18.8 +0 ", texts[1])
+    assert re.search(r"cgsv +11.2 +100.0 +5500 +14.5 +18.8 +0.00012", texts[1])
     wide = results.tables(cells, 200)
-    assert len(wide) == 4 < len(tables)
+    assert len(wide) == 6 < len(tables)
     assert re.search(
-        r" 3 +40 +4 +60.0 +90.0 +0.2500 +37.5 +67.5 +0.2500 +37.5 ", printed(wide[2], 200)
+        r" 3 +40 +4 +60.0 +90.0 +0.2500 +37.5 +67.5 +0.2500 +37.5 ", printed(wide[4], 200)
     )
+
+
+def test_means_over_some_seeds_say_over_how_many(cells):
+    """A client that diverged in one seed: its seed leaves the means of accuracy and distance."""
+    final = np.array([[0.6, 0.7, 0.65, 0.75], [np.nan] * 4])
+    broken = cell(final=final)
+    distance = broken.evaluation.distance.copy()
+    distance[1, -1, 0] = np.inf
+    broken = broken._replace(evaluation=broken.evaluation._replace(distance=distance))
+    summary = results.summary_frame([cells[0], broken])
+    row = results.fairness_table(summary).row(1, named=True)
+    assert row["mean_accuracy"] == pytest.approx(0.675)
+    assert row["distance"] == pytest.approx(501.625)
+    counted = ("mean_accuracy", "fairness", "no_worse", "distance", "energy")
+    assert [row[f"{name}_seeds"] for name in counted] == [1, 1, 1, 1, 2]
+    text = printed(results.fairness_reports(summary)[0])
+    assert re.search(r"cgsv +100.0 \(1 of 2\) +67.5 \(75.0\) \(1 of 2\) ", text)
+    assert "(k of n)" in text
+    assert re.search(r"502 \(1 of 2\) +14.5 ", printed(results.traffic_reports(summary)[0]))
+    assert "(k of n)" not in printed(results.fairness_reports(results.summary_frame(cells))[0])
+
+
+def test_seconds():
+    own = {"partition": "uniform", "compile_seconds": 1.25, "run_seconds": 0.5}
+    timing = {"methods": [own | {"method": m, "rounds_per_second": 120.4} for m in ("a", "b")]}
+    shown = results.shown_seconds(timing)
+    assert shown.row(0) == ("uniform", "a", "1.2", "0.5", "120")
+    phases = [
+        {"name": name, "seconds": {"median": median}}
+        for name, median in (("training", 0.0321), ("server", 4e-4), ("evaluation", 2.0))
+    ]
+    timing["profiles"] = [{"partition": "uniform", "method": "b", "phases": phases}]
+    text = printed(results.seconds_table(timing))
+    assert re.search(r"a +1.2 +0.5 +120 +– +– +–", text)
+    assert re.search(r"b +1.2 +0.5 +120 +32.1 +0.400 +2000", text)
+    assert "Seconds" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (None, "–"), (12.345, "12.3"), (0.012345, "0.0123"), (1234.5, "1230"),
+     (9.999, "10.0"), (1e-7, "1e-07"), (2.5e9, "2.5e+09")],
+)  # fmt: skip
+def test_three_digits(value, text):
+    assert results._significant(value) == text
 
 
 def test_long_method_names_fit_too(cells):
-    named = [cells[0], cells[2]._replace(method="cgsv:released")]
-    assert not any("…" in printed(table) for table in results.tables(named, 80))
+    """And those too long for any width break, so that no number is cut."""
+    for name in ("cgsv:released", "size_weighted:released", "a_method_of_thirty_letters:xyz"):
+        named = [cells[0], cells[2]._replace(method=name)]
+        texts = [printed(table) for table in results.tables(named, 80)[:2]]
+        assert not any("…" in text for text in texts), name
+        assert "0.0 [-100.0, 100.0]" in texts[0]
+    tables = results.tables([cells[0], cells[2]._replace(method="cgsv:released")], 80)
+    assert not any("…" in printed(table) for table in tables)
 
 
 def test_many_clients_are_a_selection_that_says_so():

@@ -59,7 +59,8 @@ def test_shapes_and_bookkeeping(finished):
     for name, leaf in record._asdict().items():
         assert leaf.shape == (4, 4), name
     assert evaluation.round.tolist() == [1, 2, 3, 4]
-    assert evaluation.accuracy.shape == evaluation.loss.shape == (4, 4)
+    for name in simulation.PER_CLIENT:
+        assert getattr(evaluation, name).shape == (4, 4), name
     assert evaluation.server_accuracy.shape == evaluation.server_loss.shape == (4,)
     assert record.quota.dtype == evaluation.round.dtype == jnp.int32
     assert bool(record.present.all())
@@ -85,6 +86,59 @@ def test_learning_happens(finished, tiny):
     loss = finished.evaluation.server_loss
     assert loss[-1] < loss[0]
     assert loss[-1] < np.log(tiny.classes)
+
+
+# ---------------------------------------------------------------- energy and distance
+
+
+def test_distance_is_that_of_the_models(finished):
+    """Against NumPy after the last round, and 0 for whoever got the whole of every u_N."""
+    want = np.linalg.norm(np.float64(finished.state.clients - finished.state.server[None]), axis=1)
+    np.testing.assert_allclose(finished.evaluation.distance[-1], want, rtol=40 * EPS, atol=1e-6)
+    assert want.max() > 0.01
+    always = (finished.record.quota == finished.state.server.size).all(0)
+    assert always.any()
+    np.testing.assert_allclose(finished.evaluation.distance[:, always], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [None, 1, 3])
+def test_distance_needs_no_second_matrix(tiny, width):
+    """However clients lie, differences exist only inside a sum."""
+    count, features, classes = 48, 2_000, 3
+    model = tiny.softmax(features, classes)
+    dimension = features * classes + classes
+    settings = Settings(1, eval_batch=1, eval_width=width)
+
+    def look(clients, server, inputs, labels):
+        state = State(server, clients, (), (), jnp.int32(0))
+        return simulation.evaluate(state, inputs, labels, model=model, settings=settings)
+
+    shapes = [(count, dimension), (dimension,), (1, features)]
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    lowered = jax.jit(look).lower(*arguments, jax.ShapeDtypeStruct((1,), jnp.int32))
+    memory, matrix = lowered.compile().memory_analysis(), 4 * count * dimension
+    plain = jax.jit(lambda *a: look(*a)._replace(distance=())).lower(
+        *arguments, jax.ShapeDtypeStruct((1,), jnp.int32)
+    )
+    without = plain.compile().memory_analysis()
+    assert memory.temp_size_in_bytes - without.temp_size_in_bytes < matrix / 4
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_energy_is_that_of_the_rewards(tiny, name):
+    """Every method's own account against its rewards, an absent client among them."""
+    algorithm = tiny.parts(name)["algorithm"]
+    rng = np.random.default_rng(0)
+    updates = rng.normal(size=(4, 31)).astype(np.float32)
+    upload = tiny.upload(updates, [5, 3, 8, 6], present=[True, True, False, True])
+    download, _, _ = algorithm.update(jax.random.key(0), upload, algorithm.init(4, 31))
+    state = State(upload.server, upload.clients, (), algorithm.init(4, 31), jnp.int32(0))
+    _, record = simulation.serve(jax.random.key(0), state, upload, (), algorithm=algorithm)
+    whole = np.square(np.float64(download.aggregate)).sum()
+    want = np.square(np.float64(download.rewards)).sum(1) / whole
+    want = np.where(np.asarray(download.quota) > 0, want, 0)
+    np.testing.assert_allclose(record.energy, want, rtol=1e-5, atol=1e-7)
+    assert record.energy[2] == 0
 
 
 # ---------------------------------------------------------------- pure, resumable, a legal carry
@@ -260,7 +314,8 @@ def test_rewards_are_never_stored(tiny, name):
     """The compiled server step adds masks to the models in place.
 
     It needs less than a quarter of a matrix [N, D] beside its arguments, so that neither uploads
-    at their norm nor rewards exist, and its output is the donated state.
+    at their norm nor rewards exist, their energy in the record included, and its output is the
+    donated state.
     """
     count, dimension = 64, 40_000
     algorithm = {
@@ -278,7 +333,7 @@ def test_rewards_are_never_stored(tiny, name):
         upload = tiny.upload(jnp.zeros((count, 1)), np.full(count, 5))._replace(
             server=state.server, clients=state.clients, deltas=deltas, norms=norms, validation=None
         )
-        return simulation.serve(jax.random.key(0), state, upload, (), algorithm=algorithm)[0]
+        return simulation.serve(jax.random.key(0), state, upload, (), algorithm=algorithm)
 
     deltas = jax.ShapeDtypeStruct((count, dimension), jnp.float32)
     norms = jax.ShapeDtypeStruct((count,), jnp.float32)

@@ -282,3 +282,58 @@ def test_norms_of_a_matrix_are_those_of_its_rows(scale):
     np.testing.assert_allclose(jax.jit(vectors.norms)(matrix), want, rtol=60 * EPS)
     careless = matrix[[0, 2, 3]]
     np.testing.assert_allclose(jax.jit(vectors.norms)(careless), want[[0, 2, 3]], rtol=60 * EPS)
+
+
+# ---------------------------------------------------------------- energy
+
+
+def test_energies_by_hand():
+    rows = jnp.array([[3.0, 0, 0], [3, 0, -4], [0, 0, 0], [6, 0, -8]])
+    vector = jnp.array([3.0, 0, -4])
+    np.testing.assert_allclose(vectors.energies(rows, vector), [9 / 25, 1, 0, 4], rtol=4 * EPS)
+    assert vectors.energies(rows, jnp.zeros(3)).tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("scale", [2e-38, 1e-30, 1e30, 4e37])
+def test_energies_at_the_ends_of_the_range(scale):
+    """Squares leave float32 in both directions, and 4e37 times 8 lies beyond 2^126."""
+    vector = np.float32(scale) * np.array([3, 0, -8, 1], np.float32)
+    rows = np.where([[1, 0, 1, 1], [1, 0, 0, 1], [0, 0, 1, 0]], vector, 0)
+    want = [1, 10 / 74, 64 / 74]
+    np.testing.assert_allclose(jax.jit(vectors.energies)(rows, vector), want, rtol=8 * EPS)
+    quota = np.array([4, 1, 0], np.int32)
+    got = jax.jit(vectors.energy_of_largest)(vector, quota)
+    np.testing.assert_allclose(got, [1, 64 / 74, 0], rtol=8 * EPS)
+
+
+@pytest.mark.parametrize("entries", [1, 2, 300, 40_000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_energy_of_largest_is_the_oracles(entries, dtype):
+    """By either way of finding the thresholds, and as chosen, ties and zeros included."""
+    rng = np.random.default_rng(1)
+    quota = rng.integers(0, entries + 1, 9).astype(np.int32)
+    quota[:4] = [0, entries, entries - 1, min(1, entries)]
+    energy = jax.jit(vectors.energy_of_largest)
+    ways = [jax.jit(vectors.by_sorting), jax.jit(vectors.by_selecting)]
+    for name, vector in _vectors(entries).items():
+        vector = vector.astype(dtype)
+        if name == "wide" and np.abs(vector).max() < 1e-37:
+            continue  # XLA takes subnormal numbers for zero
+        rank = oracle.ranks(vector)
+        rewards = np.where(rank[None] < quota[:, None], np.float64(vector), 0)
+        want = [oracle.energy(reward, np.float64(vector)) for reward in rewards]
+        with jax.enable_x64(dtype == np.float64):
+            got = np.asarray(energy(vector, quota))
+            assert got.dtype == dtype
+        # Sums of up to 40,000 positive terms in any order.
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-12, err_msg=name)
+        assert got[1] == float(np.any(vector))  # all entries, and not a rounding less
+        if dtype == np.float32 and name != "wide":
+            keys = vectors.magnitude_keys(jnp.asarray(vector))
+            squares = np.square(vector)
+            for way in ways:
+                *_, sums = way(keys, quota, squares)
+                rest = quota < entries
+                total = np.square(np.float64(vector)).sum()
+                wanted = np.array(want) * total
+                np.testing.assert_allclose(sums[rest], wanted[rest], rtol=2e-5, atol=1e-7)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import vectors
 from cgsv_jax.rescale import Rescale, unchanged
 from cgsv_jax.types import (
     Aggregation,
@@ -72,7 +73,11 @@ def compose(
         rewards, quota, reward_state = reward.update(
             reward_key, upload, aggregate, standing, state.reward
         )
-        download = Download(aggregate, weights, rewards, quota)
+        if reward.energy is None:
+            energy = vectors.energies(rewards, aggregate)
+        else:
+            energy = reward.energy(upload, aggregate, standing, quota)
+        download = Download(aggregate, weights, rewards, quota, energy)
         new = ComposedState(standing, contribution_state, aggregation_state, reward_state)
         return download, standing, _same_types(new, state)
 

@@ -28,4 +28,9 @@ def scale(beta: chex.Numeric, *, beta_on: str = "sum") -> Reward:
         quota = jnp.where(upload.present, aggregate.size, 0).astype(jnp.int32)
         return ratio[:, None] * aggregate[None, :], quota, state
 
-    return Reward(init, update)
+    def energy(upload: Upload, aggregate: Array, standing: Standing, quota: Array) -> Array:
+        del quota
+        ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
+        return jnp.where(jnp.any(aggregate != 0), jnp.square(ratio), 0.0)
+
+    return Reward(init, update, energy)

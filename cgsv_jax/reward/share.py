@@ -21,7 +21,12 @@ def share_all() -> Reward:
         quota = jnp.where(upload.present, aggregate.size, 0).astype(jnp.int32)
         return rewards, quota, state
 
-    return Reward(init, update)
+    def energy(upload: Upload, aggregate: Array, standing: Standing, quota: Array) -> Array:
+        del standing, quota
+        whole = upload.present & jnp.any(aggregate != 0)
+        return whole.astype(upload.norms.dtype)
+
+    return Reward(init, update, energy)
 
 
 def own_update() -> Reward:
@@ -39,4 +44,8 @@ def own_update() -> Reward:
         quota = jnp.zeros(upload.present.shape, jnp.int32)
         return upload.scales[:, None] * upload.deltas, quota, state
 
-    return Reward(init, update)
+    def energy(upload: Upload, aggregate: Array, standing: Standing, quota: Array) -> Array:
+        del aggregate, standing, quota
+        return jnp.zeros_like(upload.norms)  # of u_N, nothing
+
+    return Reward(init, update, energy)

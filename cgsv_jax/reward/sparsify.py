@@ -87,11 +87,26 @@ def sparsify(
             quota = quotas(ratio, aggregate.size, count=count)  # q_{i,t}, eq. (5)
             mask = vectors.largest(aggregate, quota)
         else:
-            mask, quota = _by_tensor(aggregate, ratio)
+            place, first = _by_tensor(aggregate, ratio)
+            mask = place[:, None] >= first[None, :]
+            quota = _sums(place, first, jnp.ones(aggregate.size, jnp.int32))
         return jnp.where(mask, aggregate[None, :], 0.0), quota, state  # v_{i,t}, eq. (6)
 
+    def energy(upload: Upload, aggregate: Array, standing: Standing, quota: Array) -> Array:
+        # What is computed again here, XLA computes once: it is the same program.
+        if scope == "vector" and ties == "position":
+            return vectors.energy_of_largest(aggregate, quota)
+        ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
+        place, first = _by_tensor(aggregate, ratio)
+        return vectors.share_of_squares(aggregate, lambda squares: _sums(place, first, squares))
+
+    def _sums(place: Array, first: Array, weights: Array) -> Array:
+        """Sums [N] of weights [D] over the entries that each client gets."""
+        starting = jnp.zeros(place.size + 1, weights.dtype).at[first].add(weights)
+        return jnp.cumsum(starting)[place]
+
     def _by_tensor(aggregate: Array, ratio: Array) -> tuple[Array, Array]:
-        """Masks [N, D] and entries kept [N] where tensors, or tied entries, are kept together.
+        """The order where tensors, or tied entries, are kept together: places [N], firsts [D].
 
         A client with a higher ratio gets at least as much of every tensor. So an entry goes to all
         clients from some place on in the order of ratios, and one comparison of places makes all
@@ -106,8 +121,6 @@ def sparsify(
             quota = quotas(ratio[order], length, count=count)  # q_{i,t}, eq. (5), ascending
             first.append(jnp.searchsorted(quota, rank, side="right").astype(jnp.int32))
             start += length
-        first = jnp.concatenate(first)
-        starting = jnp.zeros(clients + 1, jnp.int32).at[first].add(1)
-        return place[:, None] >= first[None, :], jnp.cumsum(starting)[place]
+        return place, jnp.concatenate(first)
 
-    return Reward(init, update)
+    return Reward(init, update, energy)
