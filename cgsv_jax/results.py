@@ -81,6 +81,7 @@ def _judge(alone: jax.Array, final: jax.Array) -> dict[str, jax.Array]:
 CLOSE = 0.01  # accuracies nearer to each other than this leave fairness to a few test rows
 NAME = 12  # characters of a name that are never broken
 MANY = 20  # clients; more are shown by a selection
+FEW = 6  # methods; of more, the clients are in the files alone
 
 
 class Cell(NamedTuple):
@@ -538,15 +539,43 @@ def tables(cells: Iterable[Cell], console_width: int = 80) -> list[Table]:
 
     Returns:
       Per partition, the fairness table and that of gains, distance and traffic; then the clients
-      in as many tables as the width asks for.
+      in as many tables as the width asks for, unless the methods are many; for several partitions
+      one table of all at the end.
     """
     cells = list(cells)
     summary = summary_frame(cells)
     reports = zip(fairness_reports(summary), traffic_reports(summary), strict=True)
+    several = summary["partition"].n_unique() > 1
+    few = summary["method"].n_unique() <= FEW
     return [
         *(table for pair in reports for table in pair),
-        *clients_reports(clients_frame(cells), console_width),
+        *(clients_reports(clients_frame(cells), console_width) if few else ()),
+        *([overview(summary)] if several else ()),
     ]
+
+
+def shown_overview(summary: pl.DataFrame) -> pl.DataFrame:
+    """Methods down, partitions across: fairness and average (maximum) accuracy as text."""
+    table = fairness_table(summary)
+    rows = []
+    for method in table["method"].unique(maintain_order=True):
+        cells = {"method": method}
+        for row in table.filter(method=method).iter_rows(named=True):
+            fairness = "yardstick" if method == YARDSTICK else "undefined"
+            if row["fairness"] is not None:
+                fairness = f"{row['fairness'] + 0.0:.0f}{_seeds_left(row, 'fairness')}"
+            accuracy = f"{_number(row['mean_accuracy'], 100)} ({_number(row['max_accuracy'], 100)})"
+            cells[f"{row['partition']} fairness"] = fairness
+            cells[f"{row['partition']} accuracy, %"] = accuracy
+        rows.append(cells)
+    return pl.DataFrame(rows)
+
+
+def overview(summary: pl.DataFrame) -> Table:
+    """All methods on all partitions in one table, for a terminal."""
+    lines = ["fairness: 100 x Pearson(standalone, final accuracy), mean over seeds"]
+    lines += ["accuracy: average (maximum) over clients", *why_undefined(summary)]
+    return _table(shown_overview(summary), "All partitions", lines)
 
 
 def fairness_reports(summary: pl.DataFrame) -> list[Table]:

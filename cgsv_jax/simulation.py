@@ -242,28 +242,8 @@ def evaluate(
     Returns:
       An Evaluation of one moment; clients' arrays [K] or [N].
     """
-    unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
     inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
-    rows = labels.size
-    batch = min(settings.eval_batch, rows)
-    steps = -(-rows // batch)
-
-    def one_model(inputs: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
-        params = unravel(weights)
-
-        def one_batch(step: Array) -> tuple[Array, Array]:
-            # The last batch starts early enough to be whole; rows seen before do not count again.
-            start = jnp.minimum(step * batch, rows - batch)
-            x = jax.lax.dynamic_slice_in_dim(inputs, start, batch)
-            y = jax.lax.dynamic_slice_in_dim(labels, start, batch)
-            fresh = start + jnp.arange(batch) >= step * batch
-            logits = model.apply(params, x)
-            right = jnp.where(fresh, jnp.argmax(logits, axis=-1) == y, False)
-            losses = jnp.where(fresh, local.negative_log_likelihood(logits, y), 0.0)
-            return jnp.sum(right), jnp.sum(losses)
-
-        right, losses = jax.lax.map(one_batch, jnp.arange(steps))
-        return jnp.sum(right) / rows, jnp.sum(losses) / rows
+    one_model = network_lib.scorer(model, settings.eval_batch)
 
     def one_client(
         inputs: Array, labels: Array, server: Array, weights: Array
