@@ -142,9 +142,7 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cgsv_jax"
 
 
-def prepare(
-    name: str, data_dir: Path | None = None, archive: Path | None = None
-) -> pathlib.Path:
+def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None) -> pathlib.Path:
     """Download a data set and write it as array_record files; TFDS's own sets need TensorFlow.
 
     Args:

@@ -95,9 +95,7 @@ def vocabulary(sentences: Iterable[Sequence[str]]) -> dict[str, int]:
     return {word: number for number, word in enumerate(ordered, start=FIRST)}
 
 
-def encode(
-    sentences: Sequence[Sequence[str]], number: dict[str, int], length: int
-) -> np.ndarray:
+def encode(sentences: Sequence[Sequence[str]], number: dict[str, int], length: int) -> np.ndarray:
     """Numbers [n, length] int32 of the first `length` words of every sentence.
 
     >>> encode([["a", "x"], ["a", "a", "b", "b"]], {"a": 2, "b": 3}, 3)
@@ -116,9 +114,7 @@ def scattered(texts: Sequence[bytes]) -> list[int]:
     return sorted(range(len(texts)), key=lambda row: hashlib.sha256(texts[row]).digest())
 
 
-def _texts(
-    name: str, splits: Sequence[str], data_dir: store.Path | None
-) -> dict[str, np.ndarray]:
+def _texts(name: str, splits: Sequence[str], data_dir: store.Path | None) -> dict[str, np.ndarray]:
     """`<split>_texts` bytes [n] and `<split>_labels` int32 [n]."""
     prepared = store.find(name, data_dir)
 
