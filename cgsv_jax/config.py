@@ -118,7 +118,7 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "conv": ("model", CONVOLUTIONAL),
 }
 
-# The same inside a method: rules' options that only some rules read.
+# The same inside a method: options that only some rules or optimizers read.
 READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "beta": ("reward", ("sparsify", "scale")),
     "beta_on": ("reward", ("sparsify", "scale")),
@@ -127,6 +127,7 @@ READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "mask_ties": ("reward", ("sparsify",)),
     "cosine_epsilon": ("contribution", ("cosine",)),
     "first_weights": ("aggregation", ("reputation",)),
+    "optimizer_state": ("optimizer", ("momentum", "adam")),
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -299,9 +300,10 @@ def _refuse_idle_options(config: Config, asked: Mapping[str, Any], tables: "Tabl
         if name in ONLY_WITH:
             other, allowed = ONLY_WITH[name]
             used = set(_strings(getattr(config, other)))
-        elif name in READ_BY and ruled:
+        elif name in READ_BY and (ruled or name in TRAINING_FIELDS):
             other, allowed = READ_BY[name]
-            used = {getattr(m, other) for m in ruled}
+            readers = config.methods if name in TRAINING_FIELDS else ruled
+            used = {getattr(m, other) for m in readers}
         elif name in {f.name for f in dataclasses.fields(Method)} - TRAINING_FIELDS:
             other, allowed = "algorithms", tuple(tables.ruled)
             used = {m.algorithm for m in config.methods}
