@@ -86,7 +86,9 @@ PROBLEM = {
         "mnist 600, cifar10 2000",
     ),
     "validation_share": Flag(
-        _FLOAT, "share of the training rows that no client gets", "0.1, cifar10 0.2"
+        _FLOAT,
+        "share of the training rows that no client gets",
+        "0.1, cifar10 0.2, sst and mr 0 (they have such rows)",
     ),
     "partition_seed": Flag(_INT, "seed of the partition, the same for all seeds", "0"),
     "concentration": Flag(_FLOAT, "of the dirichlet partition, above 0", "0.5"),
@@ -104,7 +106,12 @@ TRAINING_FLAGS = {
     "learning_rate": Flag(_FLOAT, "learning rate eta of round 0", _per_dataset("learning_rate")),
     "decay": Flag(_FLOAT, "factor on the learning rate, in (0, 1]", _per_dataset("decay")),
     "decay_per": Flag(_NAME, "decay per round or per local epoch", _per_setting("decay_per")),
-    "optimizer": Flag(_NAME, f"local optimizer: {', '.join(_T.optimizers)}", "sgd"),
+    "optimizer": Flag(
+        _NAME, f"local optimizer: {', '.join(_T.optimizers)}", "sgd; sst and mr adam"
+    ),
+    "optimizer_state": Flag(
+        _NAME, "of the local optimizer between rounds: persist or restart", "persist"
+    ),
     "eval_every": Flag(
         _INT,
         "rounds between two evaluations on the test set",
@@ -122,7 +129,7 @@ HARDWARE = {
         _NAME,
         "clients computed at once: all, one, a number, or balanced (the widest chunks that fit the "
         "memory and whose padding costs at most a tenth)",
-        "balanced; on a CPU one for convolutional models, else 4",
+        "balanced; on a CPU one for models with convolutions, else 4",
     ),
     "devices": Flag(_INT, "devices that share the clients", "all there are"),
     "precision": Flag(
@@ -289,12 +296,14 @@ class List:
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Downloads a data set and writes it for reading; needs TensorFlow and a network."""
+    """Downloads a data set and writes it for reading; mnist and cifar10 need TensorFlow for it."""
 
     name: tyro.conf.Positional[str]
-    """Data set: mnist or cifar10."""
+    """Data set: mnist, cifar10, sst or mr."""
     data_dir: str | None = None
     """Folder to write to; default: TFDS_DATA_DIR, or TFDS's own."""
+    archive: str | None = None
+    """A local copy of the archive of sst or mr, in place of downloading it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -531,5 +540,5 @@ def _list(args: List) -> None:
 
 def _prepare(args: Prepare) -> None:
     with _border():
-        folder = data_lib.prepare(args.name, args.data_dir)
+        folder = data_lib.prepare(args.name, args.data_dir, args.archive)
     Console(highlight=False).print(str(folder), markup=False)

@@ -130,6 +130,8 @@ def problems(config: Config) -> tuple[Problem, ...]:
             builder = functools.partial(builder, hidden=config.hidden)
         if config.model in config_lib.CONVOLUTIONAL:
             builder = functools.partial(builder, conv=config.conv)
+        if config.model in config_lib.OF_TOKENS:  # tokens are numbered without gaps
+            builder = functools.partial(builder, vocabulary=int(full.inputs.max()) + 1)
         model = builder(full.inputs.shape[1:], source.num_classes)
         dealt = [_deal(config, full, name, owner_ids) for name in config.partitions]
     except (ValueError, OSError) as error:
@@ -187,6 +189,7 @@ def _deal(
     cap = config.rows_per_client and config.rows_per_client * config.clients
     cap = None if name == "by_owner" else cap  # a writer's rows are not thinned out
     pool, held_out = partition.split(split_rng, len(full.labels), config.validation_share, cap)
+    validation = full.validation or (full.inputs[held_out], full.labels[held_out])
     if config.clients > len(pool):
         raise ConfigError(
             f"--clients is {config.clients}, it must be at most {len(pool)}, "
@@ -206,7 +209,7 @@ def _deal(
         test_labels=full.test_labels[test],
         inputs=full.inputs[pool],
         labels=full.labels[pool],
-        validation=(full.inputs[held_out], full.labels[held_out]),
+        validation=validation,
     )
     options: dict[str, Any] = {}
     if name == "class_imbalance":
@@ -246,6 +249,7 @@ def parts(
             schedule,
             batch_size=config.batch_size,
             precision=config.precision,
+            restart=method.optimizer_state == "restart",
         ),
     }
 

@@ -73,6 +73,7 @@ def trainer(
     batch_size: int,
     loss: Loss = negative_log_likelihood,
     precision: str = "default",
+    restart: bool = False,
 ) -> Trainer:
     """E epochs of mini-batch descent; the last short batch of an epoch is kept.
 
@@ -89,6 +90,9 @@ def trainer(
       loss: per-row loss, averaged over the rows of a batch.
       precision: one of `PRECISIONS`. "bfloat16" computes activations and gradients in it; weights,
         loss and updates stay as they are, and so does everything the server does.
+      restart: whether the optimizer starts afresh in every round. Otherwise its state is carried
+        from round to round, as in the released code, although the weights that it has followed
+        are taken back.
 
     Returns:
       A Trainer.
@@ -108,8 +112,11 @@ def trainer(
         logits = model.apply(*_half((params, inputs)), key)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
-    def init(params: ArrayTree) -> ArrayTree:
+    def fresh(params: ArrayTree) -> ArrayTree:
         return optimizer(schedule(jnp.int32(0), jnp.int32(0))).init(params)
+
+    def init(params: ArrayTree) -> ArrayTree:
+        return () if restart else fresh(params)
 
     def update(
         key: PRNGKey,
@@ -151,8 +158,10 @@ def trainer(
             updates, opt_state = descent.update(gradient, opt_state, params)
             return optax.apply_updates(params, updates), opt_state, total + mean * count
 
-        carry = (params, opt_state, jnp.zeros((), jax.tree.leaves(params)[0].dtype))
-        trained, opt_state, total = jax.lax.fori_loop(0, last_step[-1], step, carry)
+        first = fresh(params) if restart else opt_state
+        carry = (params, first, jnp.zeros((), jax.tree.leaves(params)[0].dtype))
+        trained, last, total = jax.lax.fori_loop(0, last_step[-1], step, carry)
+        opt_state = () if restart else last
         delta = jax.tree.map(jnp.subtract, trained, params)  # dw_i
         return delta, opt_state, total / jnp.maximum(jnp.sum(visits), 1)
 

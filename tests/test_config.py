@@ -5,6 +5,8 @@ import inspect
 import json
 import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from cgsv_jax import config as config_lib
@@ -121,6 +123,9 @@ BAD = [
     ({"layout": "0"}, r"--layout is '0'"),
     ({"hidden": (0,)}, r"--hidden is 0"),
     ({"nonsense": 1}, r"'nonsense' is no option"),
+    ({"optimizer_state": "keep"}, r"--optimizer-state is 'keep', it must be one of persist, rest"),
+    ({"dataset": "sst", "model": "mlp"}, r"--dataset sst is words, it needs --model text_cnn"),
+    ({"model": "text_cnn"}, r"--model text_cnn reads words, it needs --dataset sst or mr"),
     ({"validation_share": 1.0}, r"--validation-share is 1.0, .* below 1"),
 ]
 
@@ -148,6 +153,7 @@ def test_all_problems_come_together():
         {"reward": "share", "mask_ties": "all"},
         {"aggregation": "size", "first_weights": "uniform"},
         {"contribution": "projection", "cosine_epsilon": 1e-3},
+        {"algorithms": "fedavg", "optimizer_state": "restart"},
     ],
     ids=str,
 )
@@ -159,9 +165,33 @@ def test_an_option_that_would_do_nothing_is_refused(asked):
 def test_layout_follows_the_backend():
     assert config_lib.resolve(TABLES, "cpu").layout == "4"
     assert config_lib.resolve(TABLES, "cpu", dataset="mnist").layout == "one"
+    assert config_lib.resolve(TABLES, "cpu", dataset="sst").layout == "one"
     assert config_lib.resolve(TABLES, "gpu").layout == "balanced"
     assert config_lib.resolve(TABLES, "gpu", layout=3).layout == "3"
     assert config_lib.resolve(TABLES, "gpu", devices=4).devices == 4
+
+
+def test_the_text_sets_train_with_adam():
+    """The released code's numbers; what is given wins."""
+    numbers = {"sst": (256, 1e-4), "mr": (128, 5e-5)}
+    for name, (batch, rate) in numbers.items():
+        config = experiment.configure(dataset=name)
+        assert (config.model, config.rounds, config.epochs) == ("text_cnn", 200, 3)
+        assert config.batch_size == batch
+        for m in config.methods:
+            assert (m.optimizer, m.optimizer_state) == ("adam", "persist")
+            assert (m.learning_rate, m.decay, m.gamma, m.alpha) == (rate, 0.977, 1, 0.95)
+    sgd = experiment.configure(dataset="mr", optimizer="sgd").methods[0]
+    assert sgd.optimizer == "sgd"
+    with pytest.raises(ConfigError, match="--optimizer-state does nothing here"):
+        experiment.configure(dataset="mr", optimizer="sgd", optimizer_state="restart")
+
+
+def test_the_optimizers_whose_state_matters():
+    """The configuration knows them by name, since it builds no optimizer."""
+    params = {"w": jnp.zeros(2)}
+    with_numbers = {n for n, o in TABLES.optimizers.items() if jax.tree.leaves(o(0.1).init(params))}
+    assert set(config_lib.READ_BY["optimizer_state"][1]) == with_numbers
 
 
 def test_the_models_whose_convolution_has_forms():

@@ -232,6 +232,7 @@ def test_every_rule_option_reaches_the_server(change, plain_outcome):
         {"decay_per": "epoch"},
         {"optimizer": "adam"},
         {"optimizer": "momentum"},
+        {"optimizer": "adam", "optimizer_state": "restart"},
         {"batch_size": 8},
         {"epochs": 1},
     ],

@@ -166,6 +166,35 @@ def test_quadratic_in_closed_form(size):
     np.testing.assert_allclose(delta["w"], (3.0 - c) * (factor - 1), atol=4 * 6 * 4.5 * EPS)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_an_optimizer_persists_or_restarts(name, tiny):
+    """From one start, the second round repeats the first exactly if nothing is carried over.
+
+    Plain descent has nothing to carry. A restarting client holds no state between rounds, and its
+    first round is that of a persisting one.
+    """
+    data, clients = tiny.world()
+    model = tiny.softmax()
+    params = model.init(jax.random.key(0))
+    orders = tiny.orders(clients, 1, EPOCHS)[0, 0]
+    deltas = {}
+    for restart in (False, True):
+        trainer = local.trainer(
+            model, OPTIMIZERS[name], local.decayed(0.3, 1.0), batch_size=BATCH, restart=restart
+        )
+        update = jax.jit(trainer.update)
+        state = trainer.init(params)
+        assert bool(jax.tree.leaves(state)) == (name == "adam" and not restart)
+        for t in range(2):
+            mine = Examples(data.inputs, clients.rows[0], data.labels[clients.rows[0]])
+            delta, state, _ = update(jax.random.key(1), params, state, mine, orders, jnp.int32(t))
+            deltas[restart, t] = delta
+    same = jax.tree.map(np.array_equal, deltas[False, 0], deltas[False, 1])
+    assert all(jax.tree.leaves(same)) == (name == "sgd")
+    for other in (deltas[False, 0], deltas[True, 1]):
+        jax.tree.map(np.testing.assert_array_equal, deltas[True, 0], other)
+
+
 def test_a_client_without_rows_stays_where_it_is(tiny):
     model = tiny.softmax()
     trainer = local.trainer(model, optax.adam, local.decayed(0.1, 1.0), batch_size=BATCH)

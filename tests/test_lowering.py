@@ -13,6 +13,7 @@ import pytest
 
 from cgsv_jax import experiment, metrics, models, vectors
 from cgsv_jax.contribution import MEASURES
+from cgsv_jax.models import words
 from cgsv_jax.reward import REWARDS
 
 # Every method, measure, reward, layout, precision and model once, on rows without a data set.
@@ -52,13 +53,27 @@ def test_runs_lower_for_tpu(asked):
 @pytest.mark.parametrize("training", [True, False])
 def test_models_lower_for_tpu(name, training):
     model = models.MODELS[name]()
-    images = jax.ShapeDtypeStruct((8, 32, 32, 1 if name == "mnist_cnn" else 3), jnp.float32)
+    inputs = jax.ShapeDtypeStruct((8, 32, 32, 1 if name == "mnist_cnn" else 3), jnp.float32)
+    if name == "text_cnn":
+        inputs = jax.ShapeDtypeStruct((8, 56), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0))
 
-    def loss(params, images):
-        return jnp.sum(model.apply(params, images, jax.random.key(0) if training else None))
+    def loss(params, inputs):
+        return jnp.sum(model.apply(params, inputs, jax.random.key(0) if training else None))
 
-    lowers(jax.grad(loss) if training else loss, params, images)
+    lowers(jax.grad(loss) if training else loss, params, inputs)
+
+
+@pytest.mark.parametrize("form", [words.plain_max, words.blocked_max])
+def test_both_forms_over_words_lower_for_tpu(form):
+    """A TPU takes the plain one; the model that is lowered here takes the CPU's."""
+    tokens = jax.ShapeDtypeStruct((8, 56), jnp.int32)
+    table, kernel = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((50, 6), (3, 6, 5)))
+
+    def loss(table, kernel, tokens):
+        return jnp.sum(form(tokens, table, kernel))
+
+    lowers(jax.grad(loss, argnums=(0, 1)), table, kernel, tokens)
 
 
 def test_metrics_and_masks_lower_for_tpu():

@@ -1,4 +1,7 @@
-"""The networks: sizes, both convolution forms against each other and PyTorch, and the contract."""
+"""The networks of images: sizes, both forms against each other and PyTorch, and the contract.
+
+Those of text are in test_text_cnn.py.
+"""
 
 import functools
 import re
@@ -79,7 +82,11 @@ def distance(a, b):
 # ---------------------------------------------------------------- sizes and shapes
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_is_tested():
+    assert set(models.MODELS) == {*SHAPES, "text_cnn"}
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_number_of_parameters(name):
     params = jax.eval_shape(models.MODELS[name](SHAPES[name], 10).init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == SIZES[name]
@@ -275,7 +282,7 @@ def test_forms_can_be_chosen_by_hand(name):
     }
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_rows_without_cotangent_contribute_nothing(name):
     """Padding rows: whatever they hold, each bit of the gradient is as if they held zeros."""
     shape = SMALL.get(name, SHAPES[name])
@@ -312,7 +319,7 @@ def two_steps(model, params, inputs, labels):
     return lax.fori_loop(0, jnp.int32(1), lambda _, p: lax.scan(step, p, length=2)[0], params)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_clients_by_vmap_map_and_loop_agree(name):
     """Sums in another order per layout: equal in float64 up to its rounding."""
     shape = SMALL.get(name, SHAPES[name])
@@ -338,7 +345,7 @@ def test_clients_by_vmap_map_and_loop_agree(name):
             assert distance(other, looped) < 1e-12 * way
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_contract(name):
     """Shapes without running, jit = no jit, and a program for TPUs."""
     shape, key = SMALL.get(name, SHAPES[name]), jax.random.key(0)

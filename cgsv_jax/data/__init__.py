@@ -1,7 +1,7 @@
 """Data sets by name, on the host: `load("digits")`, `available()`, `prepare("mnist")`.
 
 A data set is one loader and one line in `DATASETS`. TFDS is imported only where a set is read
-from disk, TensorFlow only where one is prepared.
+from disk, TensorFlow only where one of TFDS's own is prepared.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cgsv_jax import types
-from cgsv_jax.data import digits, images, store, synthetic
+from cgsv_jax.data import builders, digits, images, store, synthetic, text
 
 
 class Source(NamedTuple):
@@ -21,10 +21,11 @@ class Source(NamedTuple):
     num_classes: int
     model: str  # the default model
     rows_per_client: int | None  # the training pool is capped at N times this; None: no cap
-    validation_share: float  # of the training rows, held out of every client's reach
+    validation_share: float  # of the training rows, held out where the set has no such rows
     description: str
     num_rows: tuple[int, int]  # training and test rows
     stored: bool = False  # read from a data folder, as opposed to built in
+    tokens: bool = False  # the inputs are numbers of words
 
 
 class Availability(NamedTuple):
@@ -72,6 +73,30 @@ DATASETS: dict[str, Source] = {
         num_rows=(50_000, 10_000),
         stored=True,
     ),
+    "sst": Source(
+        text.sst,
+        input_shape=(text.SST_LENGTH,),
+        num_classes=5,
+        model="text_cnn",
+        rows_per_client=None,
+        validation_share=0.0,
+        description="sentences of film reviews, very negative to very positive",
+        num_rows=(8544, 2210),
+        stored=True,
+        tokens=True,
+    ),
+    "mr": Source(
+        text.mr,
+        input_shape=(text.MR_LENGTH,),
+        num_classes=2,
+        model="text_cnn",
+        rows_per_client=None,
+        validation_share=0.0,
+        description="snippets of film reviews, negative or positive",
+        num_rows=(8530, 1066),
+        stored=True,
+        tokens=True,
+    ),
     "synthetic": Source(
         synthetic.load,
         input_shape=(32,),
@@ -86,7 +111,9 @@ DATASETS: dict[str, Source] = {
 
 
 def load(name: str, data_dir: store.Path | None = None, **options: Any) -> types.Dataset:
-    """A data set as arrays, without a validation set (`partition.split` chooses its rows).
+    """A data set as arrays.
+
+    Only SST and MR have a validation set; of the others `partition.split` chooses its rows.
 
     Args:
       name: a key of `DATASETS`.
@@ -123,19 +150,29 @@ def available(data_dir: store.Path | None = None) -> list[Availability]:
     return lines
 
 
-def prepare(name: str, data_dir: store.Path | None = None) -> pathlib.Path:
-    """Download and write a stored data set; needs TensorFlow and a network.
+def prepare(
+    name: str, data_dir: store.Path | None = None, archive: store.Path | None = None
+) -> pathlib.Path:
+    """Download and write a stored data set.
+
+    Args:
+      name: a key of `DATASETS`.
+      data_dir: where to write, as in `load`.
+      archive: a local copy of what would be downloaded, for the sets of `builders.ARCHIVES`.
 
     Returns:
       The folder of the prepared set.
 
     Raises:
-      ValueError: if the name is unknown, the set is built in, TensorFlow is not installed or the
-        download fails.
+      ValueError: if the name is unknown, the set is built in or takes no archive, the archive is
+        another one, the download fails, or TensorFlow is needed and not installed.
     """
     if not _source(name).stored:
         raise ValueError(f"data set {name} is built in: there is nothing to prepare")
-    return store.prepare(name, data_dir)
+    if archive is not None and name not in builders.ARCHIVES:
+        names = " and ".join(builders.ARCHIVES)
+        raise ValueError(f"{name} is downloaded by TFDS: only {names} are made of an archive")
+    return store.prepare(name, data_dir, archive)
 
 
 def _source(name: str) -> Source:

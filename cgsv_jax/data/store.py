@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cgsv_jax.data import builders
+
 CACHE_FORMAT = 1  # raise when what the cached arrays mean changes
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 Path = str | os.PathLike[str]
@@ -52,9 +54,8 @@ def find(name: str, data_dir: Path | None = None) -> Prepared:
     ]
     if not versions:
         raise ValueError(
-            f"{name} is not in {root}: run `{_command(name, root)}` (needs TensorFlow, "
-            "`pip install cgsv_jax[prepare]`, and a network), or name the folder that holds it "
-            "with --data-dir or TFDS_DATA_DIR"
+            f"{name} is not in {root}: run `{_command(name, root)}` (needs {_needs(name)}), or "
+            "name the folder that holds it with --data-dir or TFDS_DATA_DIR"
         )
     version = max(versions, key=lambda version: [int(part) for part in version.split(".")])
     folder = root / name / version
@@ -141,22 +142,32 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cgsv_jax"
 
 
-def prepare(name: str, data_dir: Path | None = None) -> pathlib.Path:
-    """Download a data set and write it as array_record files, which needs TensorFlow.
+def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None) -> pathlib.Path:
+    """Download a data set and write it as array_record files; TFDS's own sets need TensorFlow.
+
+    Args:
+      name: of the set.
+      data_dir: where to write.
+      archive: a local copy of what would be downloaded, for the sets of `builders.ARCHIVES`.
 
     Returns:
       The folder of the prepared version.
 
     Raises:
-      ValueError: if TensorFlow is not installed, or the download fails.
+      ValueError: if the download fails, the archive is another one, or TensorFlow is needed and
+        not installed.
     """
     root = data_folder(data_dir)
+    given = None if archive is None else builders.examples(name, pathlib.Path(archive))
     try:
-        import tensorflow  # noqa: F401  (asked for before anything is downloaded)
-        import tensorflow_datasets as tfds
-
         with _quiet():
-            builder = tfds.builder(name, data_dir=root, file_format="array_record")
+            if name in builders.ARCHIVES:
+                builder = builders.builder(name, root, given)
+            else:
+                import tensorflow  # noqa: F401  (asked for before anything is downloaded)
+                import tensorflow_datasets as tfds
+
+                builder = tfds.builder(name, data_dir=root, file_format="array_record")
             builder.download_and_prepare()
     except ImportError as error:
         raise ValueError(
@@ -166,8 +177,9 @@ def prepare(name: str, data_dir: Path | None = None) -> pathlib.Path:
         ) from error
     except Exception as error:  # of the network, of the disk, or of TFDS's own checks
         reason = (str(error).splitlines() or [""])[0]
+        need = "a writable folder" if archive else "a network and a writable folder"
         raise ValueError(
-            f"{name} could not be prepared in {root} (needs a network and a writable folder): "
+            f"{name} could not be prepared in {root} (needs {need}): "
             f"{type(error).__name__}: {reason}"
         ) from error
     return find(name, root).folder
@@ -185,6 +197,12 @@ def _damaged(name: str, folder: pathlib.Path, reason: str) -> str:
         f"{name} in {folder} is incomplete or damaged ({reason}): delete that folder and run "
         f"`{_command(name, folder.parents[1])}`"
     )
+
+
+def _needs(name: str) -> str:
+    if name in builders.ARCHIVES:
+        return f"a network, or --archive with a copy of {builders.ARCHIVES[name].url}"
+    return "TensorFlow, `pip install cgsv_jax[prepare]`, and a network"
 
 
 def _command(name: str, root: pathlib.Path) -> str:

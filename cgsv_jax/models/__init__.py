@@ -12,12 +12,14 @@ from cgsv_jax.models.adapter import from_flax
 from cgsv_jax.models.cnn import FORMS, cifar_cnn, mnist_cnn, tutorial_cnn
 from cgsv_jax.models.from_torch import params_from_torch, params_to_torch
 from cgsv_jax.models.mlp import mlp
+from cgsv_jax.models.text_cnn import text_cnn
 
 MODELS: dict[str, Callable[..., types.Model]] = {
     "mlp": mlp,
     "mnist_cnn": mnist_cnn,
     "cifar_cnn": cifar_cnn,
     "tutorial_cnn": tutorial_cnn,
+    "text_cnn": text_cnn,
 }
 
 __all__ = [
@@ -29,5 +31,6 @@ __all__ = [
     "mnist_cnn",
     "params_from_torch",
     "params_to_torch",
+    "text_cnn",
     "tutorial_cnn",
 ]
