@@ -135,6 +135,7 @@ class Upload(NamedTuple):
     learning_rate: Array  # [] of the round's first local epoch
     validation: tuple[Array, Array] | None  # the server's own held-out rows
     round: Array  # [] int32, counted from 0
+    numbers: Array | None = None  # [N] int32, the client of each row; None: in order
     start_loss: Array | None = None  # [N] F_i(w_i) on its own rows before training, where asked for
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from cgsv_jax.types import Array, ArrayTree
+from cgsv_jax.types import Array, ArrayTree, PRNGKey
 
 # Scores decide rewards, so they are never computed in TF32 or bfloat16, whatever training does.
 _EXACT = jax.lax.Precision.HIGHEST
@@ -125,6 +125,18 @@ def _unit(vector: Array) -> Array:
 def _share(parts: Array, whole: Array) -> Array:
     """parts / whole, 0 where the whole is."""
     return jnp.where(whole == 0, 0.0, parts / jnp.where(whole == 0, 1.0, whole))
+
+
+def draws(key: PRNGKey, numbers: Array | None, count: int) -> Array:
+    """A key for every client [N], that of its number wherever its row is.
+
+    Args:
+      key: of the rule and the round.
+      numbers: [N] the client of each row; None: in order.
+      count: N.
+    """
+    numbers = jnp.arange(count) if numbers is None else numbers
+    return jax.vmap(lambda number: jax.random.fold_in(key, number))(numbers)
 
 
 def weighted_sum(weights: Array, vectors: Array) -> Array:

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import vectors
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
 
@@ -37,7 +38,11 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
         others = jnp.maximum(jnp.sum(present) - 1, 0)
         # Less a rounding: 0.2 of 10 clients are 2, whatever float32 says of 0.2 * 10.
         drawn = jnp.ceil(share * others - 1e-4).astype(jnp.int32)  # k_i
-        lots = jax.random.uniform(draw_key, (count, count))
+        # A lot for every pair: who draws whom does not depend on the order of the rows.
+        columns = jnp.arange(count) if upload.numbers is None else upload.numbers
+        lots = jax.vmap(lambda k: jax.random.uniform(k, (count,))[columns])(
+            vectors.draws(draw_key, upload.numbers, count)
+        )
         barred = jnp.eye(count, dtype=bool) | ~present[None, :]
         place = jnp.argsort(jnp.argsort(jnp.where(barred, 2.0, lots), axis=1), axis=1)
         gets = (place < drawn[:, None]) & ~barred
@@ -49,7 +54,9 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
         )
         best = jnp.argmax(r)
         reference = upload.clients[best] + rewards[best]
-        recovers = jax.random.bernoulli(recovery_key, recovery, (count,))
+        recovers = jax.vmap(lambda k: jax.random.bernoulli(k, recovery))(
+            vectors.draws(recovery_key, upload.numbers, count)
+        )
         rewards = jnp.where(recovers[:, None], reference[None, :] - upload.clients, rewards)
         received = present & ((drawn > 0) | recovers)
         quota = jnp.where(received, aggregate.size, 0).astype(jnp.int32)

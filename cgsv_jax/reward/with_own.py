@@ -2,6 +2,7 @@
 
 import jax
 
+from cgsv_jax import vectors
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
 
@@ -9,7 +10,7 @@ def with_own(reward: Reward) -> Reward:
     """v_i = u_i + the reward: the client keeps its update instead of rolling it back.
 
     Args:
-      reward: what comes on top; its quota is the quota.
+      reward: what comes on top, without state or draws; its quota and energy count.
     """
 
     def update(
@@ -19,4 +20,11 @@ def with_own(reward: Reward) -> Reward:
         # An absent client's row of deltas is 0.
         return rewards + upload.scales[:, None] * upload.deltas, quota, state
 
-    return Reward(reward.init, update)
+    def energy(upload: Upload, aggregate: Array, standing: Standing, quota: Array) -> Array:
+        """Of what is received: the client's own is not."""
+        if reward.energy is not None:
+            return reward.energy(upload, aggregate, standing, quota)
+        rewards, _, _ = reward.update(jax.random.key(0), upload, aggregate, standing, ())
+        return vectors.energies(rewards, aggregate)
+
+    return Reward(reward.init, update, energy)
