@@ -129,9 +129,12 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 # Contribution measures of a game; those that draw permutations; those that stop early.
-OF_GAMES = ("shapley",)
-SAMPLED: tuple[str, ...] = ()
-TRUNCATED: tuple[str, ...] = ()
+OF_GAMES = (
+    *("shapley", "sampled_shapley", "leave_one_out", "banzhaf", "least_core"),
+    *("gtg_shapley", "tmc_shapley"),
+)
+SAMPLED = ("sampled_shapley", "banzhaf", "gtg_shapley", "tmc_shapley")
+TRUNCATED = ("gtg_shapley", "tmc_shapley")
 
 # The same inside a method: options that only some rules or optimizers read.
 READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -143,7 +143,7 @@ def train(
         learning_rate=jnp.asarray(trainer.learning_rate(state.round)),
         validation=data.validation,
         round=state.round,
-        numbers=jnp.arange(count) if clients.numbers is None else jnp.asarray(clients.numbers),
+        numbers=clients.numbers,
         start_loss=start,
     )
     return upload, optimizer

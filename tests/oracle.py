@@ -9,6 +9,7 @@ batch, C classes. The dtype follows the inputs: float64 arrays give a float64 ru
 float32 run.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -615,3 +616,63 @@ def fairness(standalone_accuracy: Array, final_accuracy: Array) -> float | None:
         return None
     x, y = x - np.mean(x), y - np.mean(y)
     return float(100 * np.sum(x * y) / (norm(x) * norm(y)))
+
+
+# ---------------------------------------------------------------- games of N players
+# nu is a vector [2^N]: player i is in coalition S where bit i of its number is set.
+
+
+def walk(values: Array, order: Sequence[int], tolerance: float = 0.0) -> Array:
+    """Every player's gain where they arrive in this order, [N].
+
+    Once nu(everybody) is nearer than the tolerance, those who follow gain nothing.
+    """
+    gains, inside, worth = np.zeros(len(order)), 0, values[0]
+    for player in order:
+        if abs(values[-1] - worth) < tolerance:
+            break
+        inside |= 1 << player
+        gains[player] = values[inside] - worth
+        worth = values[inside]
+    return gains
+
+
+def shapley(values: Array) -> Array:
+    """The mean gain over all N! orders, [N]."""
+    orders = itertools.permutations(range(len(values).bit_length() - 1))
+    return np.mean([walk(values, order) for order in orders], axis=0)
+
+
+def banzhaf(values: Array) -> Array:
+    """The mean gain over all coalitions that lack the player, [N]."""
+    number = len(values).bit_length() - 1
+    return np.array(
+        [
+            np.mean([values[s | 1 << i] - values[s] for s in range(len(values)) if not s >> i & 1])
+            for i in range(number)
+        ]
+    )
+
+
+def leave_one_out(values: Array) -> Array:
+    """What everybody else lacks without the player, [N]."""
+    number = len(values).bit_length() - 1
+    return np.array([values[-1] - values[len(values) - 1 - (1 << i)] for i in range(number)])
+
+
+def deficits(values: Array, shares: Array) -> Array:
+    """nu(S) - nu(nobody) - x(S) of all coalitions but nobody and everybody, [2^N - 2]."""
+    number = len(shares)
+    received = [sum(shares[i] for i in range(number) if s >> i & 1) for s in range(len(values))]
+    return (values - values[0] - received)[1:-1]
+
+
+def cosine_values(vectors: Array) -> Array:
+    """nu(S) = cos(u_S, u_N), 0 where either is zero, of the rows u_i [N, D]: [2^N]."""
+    number, whole = len(vectors), vectors.sum(axis=0)
+    values = np.zeros(2**number)
+    for s in range(1, len(values)):
+        u = vectors[[i for i in range(number) if s >> i & 1]].sum(axis=0)
+        lengths = norm(u) * norm(whole)
+        values[s] = u @ whole / lengths if lengths > 1e-12 else 0.0
+    return values

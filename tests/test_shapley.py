@@ -83,6 +83,20 @@ def test_blocks_of_coalitions_are_one_game():
     np.testing.assert_allclose(np.delete(phi, 5), rest, rtol=0, atol=noise)
 
 
+def test_the_most_players_are_within_reach():
+    """2^24 coalitions in chunks: as without a null player, whose game has half as many."""
+    vectors = np.random.default_rng(0).normal(size=(MOST, 60)) + 0.2
+    vectors[1] = vectors[22]
+    vectors[5] = 0
+    phi = of(vectors)
+    noise = 2 * (MOST**2 + MOST) * EPS
+    assert abs(phi.sum() - 1) < noise
+    assert abs(phi[1] - phi[22]) < noise
+    assert abs(phi[5]) < noise
+    rest = of(np.delete(vectors, 5, axis=0))
+    np.testing.assert_allclose(np.delete(phi, 5), rest, rtol=0, atol=noise)
+
+
 def test_only_directions_count():
     """nu does not see a common factor."""
     vectors = np.random.default_rng(0).normal(size=(6, 30))

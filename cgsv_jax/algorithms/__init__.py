@@ -19,7 +19,7 @@ from cgsv_jax.algorithms.standalone import standalone
 from cgsv_jax.algorithms.then import then
 from cgsv_jax.contribution import MEASURES, OF_GAMES, ON_VALIDATION, validation_shapley
 from cgsv_jax.reward import REWARDS
-from cgsv_jax.types import Algorithm, Hyper, Options
+from cgsv_jax.types import Algorithm, Hyper, Measure, Options
 
 
 def _cgsv(hyper: Hyper, options: Options) -> Algorithm:
@@ -53,6 +53,12 @@ def _with_rules(build, *first):
     return builder
 
 
+def _index(hyper: Hyper, options: Options) -> Measure:
+    return validation_shapley(
+        options.network, permutations=options.permutations, tolerance=hyper.tolerance
+    )
+
+
 # name -> (hyper, options) -> Algorithm
 ALGORITHMS = {
     "standalone": lambda hyper, options: standalone(),
@@ -72,7 +78,7 @@ ALGORITHMS = {
         hyper.removal,
         reward=REWARDS["sparsify"](hyper._replace(beta=0.0), options),
     ),
-    "eci": _with_rules(eci, lambda hyper, options: validation_shapley(options.network)),
+    "eci": _with_rules(eci, _index),
     "iafl": lambda hyper, options: iafl(hyper.kappa, hyper.recovery),
     "rank": lambda hyper, options: rank(options.network),
     "shapfed_wa": lambda hyper, options: shapfed_wa(options.network, hyper.alpha),
@@ -92,7 +98,7 @@ READS: dict[str, set[str]] = {
     "random_reward": _RULES,
     "cffl": {"gamma", "alpha", "removal"},
     "rffl": {"gamma", "alpha", "removal", *_MASK},
-    "eci": _RULES,
+    "eci": _RULES | {"permutations", "tolerance"},
     "iafl": {"kappa", "recovery"},
     "rank": set(),
     "shapfed_wa": {"alpha"},

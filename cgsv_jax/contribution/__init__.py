@@ -1,40 +1,78 @@
 """How a client's worth is measured. A new measure is one file and one line of `MEASURES`."""
 
 from cgsv_jax.contribution.accumulated import accumulated
+from cgsv_jax.contribution.banzhaf import banzhaf
 from cgsv_jax.contribution.cosine import cosine
 from cgsv_jax.contribution.games import GAMES, ON_VALIDATION, cosine_game, validation_game
+from cgsv_jax.contribution.gtg_shapley import gtg_shapley
+from cgsv_jax.contribution.least_core import least_core
+from cgsv_jax.contribution.leave_one_out import leave_one_out
 from cgsv_jax.contribution.moving_average import moving_average
 from cgsv_jax.contribution.projection import projection
 from cgsv_jax.contribution.random_share import random_share
+from cgsv_jax.contribution.sampled_shapley import sampled_shapley
 from cgsv_jax.contribution.shapley import shapley
 from cgsv_jax.contribution.sharpened import sharpened
 from cgsv_jax.contribution.size_share import size_share
+from cgsv_jax.contribution.tmc_shapley import tmc_shapley
 from cgsv_jax.contribution.validation_accuracy import validation_accuracy
 from cgsv_jax.contribution.validation_shapley import validation_shapley
+
+# Measures of a game, whose `options.game` says what a coalition is worth.
+# name -> (game, hyper, options) -> Measure
+SOLUTIONS = {
+    "shapley": lambda game, hyper, options: shapley(game),
+    "sampled_shapley": lambda game, hyper, options: sampled_shapley(game, options.permutations),
+    "leave_one_out": lambda game, hyper, options: leave_one_out(game),
+    "banzhaf": lambda game, hyper, options: banzhaf(game, options.permutations),
+    "least_core": lambda game, hyper, options: least_core(game),
+    "gtg_shapley": lambda game, hyper, options: gtg_shapley(
+        game, options.permutations, hyper.tolerance
+    ),
+    "tmc_shapley": lambda game, hyper, options: tmc_shapley(
+        game, options.permutations, hyper.tolerance
+    ),
+}
+OF_GAMES = tuple(SOLUTIONS)
+SAMPLED = ("sampled_shapley", "banzhaf", "gtg_shapley", "tmc_shapley")  # read permutations
+TRUNCATED = ("gtg_shapley", "tmc_shapley")  # read tolerance
+
+
+def _of_game(solution):
+    """A measure of the game that the options name."""
+    return lambda hyper, options: solution(GAMES[options.game](hyper, options), hyper, options)
+
 
 # name -> (hyper, options) -> Measure
 MEASURES = {
     "cosine": lambda hyper, options: cosine(hyper.cosine_epsilon),
     "projection": lambda hyper, options: projection(),
-    "shapley": lambda hyper, options: shapley(GAMES[options.game](hyper, options)),
+    **{name: _of_game(solution) for name, solution in SOLUTIONS.items()},
 }
-# Measures of a game, whose `options.game` says what a coalition is worth.
-OF_GAMES = ("shapley",)
 
 __all__ = [
     "GAMES",
     "MEASURES",
     "OF_GAMES",
     "ON_VALIDATION",
+    "SAMPLED",
+    "SOLUTIONS",
+    "TRUNCATED",
     "accumulated",
+    "banzhaf",
     "cosine",
     "cosine_game",
+    "gtg_shapley",
+    "least_core",
+    "leave_one_out",
     "moving_average",
     "projection",
     "random_share",
+    "sampled_shapley",
     "shapley",
     "sharpened",
     "size_share",
+    "tmc_shapley",
     "validation_accuracy",
     "validation_game",
     "validation_shapley",

@@ -11,12 +11,81 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
-from cgsv_jax.types import Array, Network, Upload
+from cgsv_jax.types import Array, ArrayTree, Measure, Network, PRNGKey, Upload
 
 Value = Callable[[Array], Array]  # membership [K, N] -> nu [K]
 Game = Callable[[Upload, Array, Array], Value]
+Solution = Callable[[PRNGKey, Value, int], Array]  # key, value, N -> phi [N]
 
 _BLOCK = 64  # models rebuilt at once: a matrix [64, D]
+# Entries of a membership matrix: 2^22 floats are 16 MiB, whatever the number of coalitions.
+_ENTRIES = 1 << 22
+
+
+def measure_of(
+    game: Game | None,
+    solution: Solution,
+    check: Callable[[int], None] | None = None,
+    *,
+    draws: bool = False,
+) -> Measure:
+    """A solution concept as a measure of one round. It has no state.
+
+    An absent client adds nothing to a coalition, so that its value is 0 in every game but for
+    rounding and sampling: it is set to 0.
+
+    Args:
+      game: what a coalition is worth; None: `cosine_game()`.
+      solution: phi [N] from a function of coalitions.
+      check: raises where N is not for this solution.
+      draws: whether the solution uses its key; then it sees clients in the order of their numbers,
+        so that results do not depend on how rows are dealt to devices.
+    """
+    game = game or cosine_game()
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        del num_parameters
+        if check is not None:
+            check(num_clients)
+        return ()
+
+    def update(
+        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
+    ) -> tuple[Array, ArrayTree]:
+        value, numbers = game(upload, aggregate, weights), upload.numbers
+        if not draws or numbers is None:
+            phi = solution(key, value, upload.present.size)
+        else:
+            phi = solution(key, lambda member: value(member[:, numbers]), upload.present.size)
+            phi = phi[numbers]
+        return jnp.where(upload.present, phi, 0.0), state
+
+    return Measure(init, update)
+
+
+def in_blocks(value: Value, members: Callable[[Array], Array], count: int, players: int) -> Array:
+    """nu of coalitions 0, 1, ..., [count], so many at once as keep their membership small.
+
+    Args:
+      value: nu.
+      members: numbers [K] -> membership [K, N]; it is asked for `count` - 1 at most.
+      count: of coalitions, at least 1.
+      players: N.
+    """
+    steps = -(-count // max(_ENTRIES // players, 1))
+    size = -(-count // steps)
+
+    def block(step: Array) -> Array:
+        numbers = jnp.minimum(step * size + jnp.arange(size), count - 1)
+        return value(members(numbers))
+
+    return jax.lax.map(block, jnp.arange(steps)).reshape(-1)[:count]
+
+
+def nobody_and_everybody(value: Value, players: int) -> tuple[Array, Array]:
+    """nu of the empty coalition and of the grand one, [] each."""
+    ends = value(jnp.broadcast_to(jnp.array([[False], [True]]), (2, players)))
+    return ends[0], ends[1]
 
 
 def cosine_gram(upload: Upload, weights: Array) -> Array:

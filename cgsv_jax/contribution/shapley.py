@@ -1,5 +1,6 @@
 """The exact Shapley value, from the values of all coalitions."""
 
+import functools
 import math
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.contribution import games
-from cgsv_jax.types import Array, ArrayTree, Measure, Upload
+from cgsv_jax.types import Array, Measure
 
 # Coalitions are values in memory, 2^N of them, and quickly more than any machine holds.
 MOST = 24
@@ -15,7 +16,12 @@ MOST = 24
 _TOGETHER = 15
 
 
-def _at_most(most: int, players: int) -> None:
+def at_most(most: int, players: int) -> None:
+    """Refuses more players than an exact value is for.
+
+    Raises:
+      ValueError: more than `most`.
+    """
     if players > most:
         raise ValueError(
             f"an exact value of {players} clients looks at 2^{players} coalitions: it is for at "
@@ -29,7 +35,7 @@ def all_values(value: games.Value, players: int) -> Array:
     Raises:
       ValueError: more than 24 players.
     """
-    _at_most(MOST, players)
+    at_most(MOST, players)
     together = min(players, _TOGETHER)
     inside = (np.arange(1 << together)[:, None] >> np.arange(together)) & 1
     inside = jnp.asarray(inside, jnp.float32)
@@ -82,7 +88,7 @@ def exact(gram: Array) -> Array:
     >>> [round(float(phi), 6) for phi in exact(jnp.eye(4))]  # four alike
     [0.25, 0.25, 0.25, 0.25]
     """
-    _at_most(MOST, gram.shape[0])
+    at_most(MOST, gram.shape[0])
     return from_values(all_values(games.cosine_value(gram), gram.shape[0]))
 
 
@@ -103,18 +109,9 @@ def shapley(game: games.Game | None = None, most: int = MOST) -> Measure:
     Reference:
       The value that Xu et al., NeurIPS 2021, approximate by the cosine (their eq. 3).
     """
-    game = game or games.cosine_game()
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_parameters
-        _at_most(most, num_clients)
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
-    ) -> tuple[Array, ArrayTree]:
+    def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         del key
-        values = all_values(game(upload, aggregate, weights), upload.present.size)
-        return from_values(values), state
+        return from_values(all_values(value, players))
 
-    return Measure(init, update)
+    return games.measure_of(game, solution, functools.partial(at_most, most))
