@@ -14,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from cgsv_jax import data, experiment
+from cgsv_jax import cli, data, experiment
 from cgsv_jax.data import builders, store, text
 
 TREES = {
@@ -147,6 +147,19 @@ def test_downloaded_archives_are_held_against_their_checksum(intact, monkeypatch
             with pytest.raises(ValueError, match=r"mr could not be prepared .*NonMatching"):
                 data.prepare("mr")
         server.shutdown()
+
+
+def test_the_command_prepares_from_an_archive(monkeypatch, tmp_path, capsys):
+    content = mr_archive()
+    publish(monkeypatch, "mr", content)
+    (tmp_path / "archive").write_bytes(content)
+    command = ["data", "prepare", "mr", "--archive", str(tmp_path / "archive")]
+    assert cli.main([*command, "--data-dir", str(tmp_path / "own")]) == 0
+    folder = tmp_path / "own" / "mr" / "1.0.0"
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder)
+    (tmp_path / "archive").write_bytes(content[1:])
+    assert cli.main(command) == 2
+    assert "is not the archive of mr" in capsys.readouterr().err
 
 
 def test_an_absent_set_names_the_command_and_the_archive(tmp_path):

@@ -190,7 +190,7 @@ def test_a_key_switches_dropout_on():
 
 
 def test_contract():
-    """Shapes without running, float32 whatever the default, jit = no jit, clients under vmap."""
+    """Shapes without running, float32 whatever the default, clients under vmap."""
     model, tokens, key = small(), sentences(6), jax.random.key(0)
     for x64 in (False, True):
         with jax.enable_x64(x64):
@@ -199,14 +199,11 @@ def test_contract():
     params = jax.jit(jax.vmap(model.init))(jax.random.split(key, 2))
     one = jax.tree.map(lambda x: x[1], params)
     for switch in (None, key):
-        with jax.disable_jit():
-            logits = model.apply(one, tokens, switch)
+        logits = jax.jit(model.apply)(one, tokens, switch)
         assert (logits.shape, logits.dtype) == ((6, CLASSES), jnp.float32)
-        # At most 15 terms of order 1 in a response and 12 in a logit.
-        close = {"rtol": 0, "atol": 1e-5}
-        np.testing.assert_allclose(jax.jit(model.apply)(one, tokens, switch), logits, **close)
         lifted = jax.jit(jax.vmap(lambda p, s=switch: model.apply(p, tokens, s)))(params)
-        np.testing.assert_allclose(lifted[1], logits, **close)
+        # At most 15 terms of order 1 in a response and 12 in a logit.
+        np.testing.assert_allclose(lifted[1], logits, rtol=0, atol=1e-5)
 
 
 def test_half_precision_is_near():

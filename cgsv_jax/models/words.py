@@ -8,9 +8,10 @@ one. So a longer padding changes nothing.
 `blocked` skips the padding, most of what the plain form computes where the mean sentence has a
 third of the longest one's words. Rows are sorted by length and cut into groups; a loop visits
 blocks of windows of a group up to the end of its longest sentence. Its gradient is written out: of
-a maximum it needs only the place, so nothing of the size of all responses is ever kept. On two CPU
-cores a training step on 256 sentences of SST takes 0.28 of the plain form's time. The number of
-steps depends on the values, so that under `vmap` all clients wait for the one with the most.
+a maximum it needs only the place, so nothing of the size of all responses is ever kept. A training
+step of the text CNN on 256 sentences of SST takes 158 ms of a CPU's time instead of 497, one on 128
+of MR 99 instead of 229. The number of blocks depends on the sentences, so that under `vmap` all
+clients wait for the one with the most.
 """
 
 from typing import NamedTuple
