@@ -6,27 +6,28 @@ estimates of the exact value: psi_i = cos(u_i, u_N); plain, the mean gain over K
 orders, as released (which first listed all N! orders, where this draws K); pairs,
 `sampled_shapley.sample`, as many orders in antithetic pairs.
 
-Vectors are either i.i.d. Gaussian, as released, or updates of a perceptron on digits whose hidden
-width h gives D = 75 h + 10: after some rounds of cgsv each client's next local update, scaled to
-norm 1. Clients hold power-law shares. One of them, in the middle by size, is the odd one: honest,
-noisy (its labels are random throughout the run) or reversed (its uploads have the wrong sign
-throughout the run).
+Vectors are i.i.d. Gaussian, as released; the same scaled to norm 1, as uploads are; or updates of a
+perceptron on digits whose hidden width h gives D = 75 h + 10: after some rounds of cgsv each
+client's next local update, scaled to norm 1. Clients hold power-law shares. One of them, in the
+middle by size, is the odd one: honest, noisy (its labels are random throughout the run) or reversed
+(its uploads have the wrong sign throughout the run).
 
     python -m experiments.psi_error --scale small
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cgsv_jax import data as data_lib
-from cgsv_jax import experiment, simulation, timing, vectors
+from cgsv_jax import experiment, plots, simulation, timing, vectors
 from cgsv_jax.contribution import games
 from cgsv_jax.contribution.sampled_shapley import sample
 from cgsv_jax.contribution.shapley import exact
@@ -36,6 +37,7 @@ from experiments import common
 
 ORDERS = 150  # of Maleki et al.'s bound for eps = delta = 0.1, as released
 ESTIMATES = ("psi", "plain", "pairs")
+RANDOM = ("random", "unit")
 KINDS = ("honest", "noisy", "reversed")
 
 # The csv files of the released code, running averages over all smaller N (or D) too:
@@ -237,9 +239,10 @@ def real(made: World, kind: str, trial: int) -> Array:
     return made.updates(jax.random.key(trial), data, clients, signs)
 
 
-def gaussian(players: int, parameters: int, trial: int) -> Array:
-    """I.i.d. standard normal vectors [N, D]."""
-    return jax.random.normal(jax.random.key(trial), (players, parameters))
+def gaussian(players: int, parameters: int, kind: str, trial: int) -> Array:
+    """I.i.d. standard normal vectors [N, D], of norm 1 where the kind is "unit"."""
+    drawn = jax.random.normal(jax.random.key(trial), (players, parameters))
+    return drawn / vectors.norms(drawn)[:, None] if kind == "unit" else drawn
 
 
 # ---------------------------------------------------------------- the study
@@ -260,18 +263,20 @@ def measured(scale: Scale) -> pl.DataFrame:
             for row in errors(key, updates, players // 2):
                 rows.append(place | row | {"seconds": times[row["method"]]})
 
-    for players in scale.players:
-        point("N", "random", players, lambda t, n=players: gaussian(n, 2**scale.usual_power, t))
-    for power in scale.powers:
-        point("D", "random", scale.usual_players,
-              lambda t, p=power: gaussian(scale.usual_players, 2**p, t))  # fmt: skip
+    for kind in RANDOM:
+        for players in scale.players:
+            parameters = 2**scale.usual_power
+            point("N", kind, players, functools.partial(gaussian, players, parameters, kind))
+        for power in scale.powers:
+            players = scale.usual_players
+            point("D", kind, players, functools.partial(gaussian, players, 2**power, kind))
     for sweep, players, power in (
         *(("N", players, scale.usual_power) for players in scale.players),
         *(("D", scale.usual_players, power) for power in scale.real_powers),
     ):
         made = world(players, power, scale.rounds)
         for kind in KINDS:
-            point(sweep, kind, players, lambda t, m=made, k=kind: real(m, k, t))
+            point(sweep, kind, players, functools.partial(real, made, kind))
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
@@ -290,8 +295,10 @@ def beside_published(frame: pl.DataFrame, sweep: str, known: Mapping[int, tuple]
             name: _own(frame, sweep=sweep, kind="random", method=name, **{column: value})
             for name in METHODS
         }
+        unit = _own(frame, sweep=sweep, kind="unit", method="psi", **{column: value})
         told = [*known.get(value, ()), *[None] * 6][:6]
         row: dict[str, Any] = {sweep: f"{value:,}"}
+        row["L1 of psi, norm 1"] = common.spread(unit["l1"].to_list(), 1e3, 2)
         for name, place in (("psi", 0), ("plain", 1), ("pairs", None)):
             row[f"L1 of {name}"] = common.spread(seen[name]["l1"].to_list(), 1e3, 2)
             if place is not None:
@@ -322,7 +329,7 @@ def times(frame: pl.DataFrame, sweep: str, known: Mapping[int, tuple]) -> pl.Dat
 def of_real(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Real updates: errors of every estimate, and N times the value of the odd client."""
     errors, values = [], []
-    real_ones = frame.filter(pl.col("kind") != "random")
+    real_ones = frame.filter(pl.col("kind").is_in(KINDS))
     for (_, kind, players, parameters), own in real_ones.group_by(
         "sweep", "kind", "players", "parameters", maintain_order=True
     ):
@@ -355,8 +362,8 @@ def in_words(frame: pl.DataFrame) -> str:
         own = _own(frame, kind=kind, method="psi")
         truth, found = own["odd_exact"] * own["players"], own["odd"] * own["players"]
         lines.append(
-            f"{kind}: N times the odd client's value is {truth.mean():.3f} exactly and "
-            f"{found.mean():.3f} by psi, L1 of psi {own['l1'].mean():.4f}"
+            f"{kind}: N times the odd client's value is {truth.mean():.2f} exactly and "
+            f"{found.mean():.2f} by psi, L1 of psi {own['l1'].mean():.3f}"
         )
     return (
         "; ".join(lines)
@@ -369,32 +376,42 @@ def in_words(frame: pl.DataFrame) -> str:
     )
 
 
+def _legend(axes: Axes, colours: Sequence[str], dashes: Mapping[str, str]) -> None:
+    """Colours and dashes told apart, above the lines."""
+    for place, name in enumerate(colours):
+        axes.plot([], [], label=name, **common.style(place))
+    for dash, name in dashes.items():
+        axes.plot([], [], color=plots.GREY, linewidth=1.3, linestyle=dash, label=name)
+    low, high = axes.get_ylim()
+    log = axes.get_yscale() == "log"
+    axes.set_ylim(low, high * (high / low) ** 0.4 if log else high + 0.4 * (high - low))
+    columns = -(-(len(colours) + len(dashes)) // 2)
+    axes.legend(fontsize=7, frameon=False, ncols=columns, loc="upper center")
+
+
 def drawn(frame: pl.DataFrame) -> Figure:
     """Errors, the odd client's value and times over N (above) and over D (below)."""
     figure, grid = common.panels(2, 4, (16, 7.4), "psi and sampling against the exact value")
     for row, (sweep, column) in zip(grid, (("N", "players"), ("D", "parameters")), strict=True):
         own = _own(frame, sweep=sweep)
 
-        def line(axes, kind, method, value, place, dash="-", factor=None, own=own, column=column,
-                 label=None):  # fmt: skip
+        def line(axes, kind, method, value, place, dash="-", factor=None, own=own, column=column):
             part = _own(own, kind=kind, method=method)
             scaled = pl.col(value) * (pl.col(factor) if factor else 1)
             means = part.group_by(column).agg(scaled.mean().alias("mean")).sort(column)
-            axes.plot(
-                means[column], means["mean"], linestyle=dash, label=label or f"{kind}, {method}",
-                **common.style(place),
-            )  # fmt: skip
+            axes.plot(means[column], means["mean"], linestyle=dash, **common.style(place))
 
         for place, name in enumerate(ESTIMATES):
-            line(row[0], "random", name, "l1", place, label=name)
+            line(row[0], "random", name, "l1", place)
+            line(row[0], "unit", name, "l1", place, ":")
         for place, kind in enumerate(KINDS):
             line(row[1], kind, "psi", "l1", place)
             line(row[1], kind, "pairs", "l1", place, ":")
             for name, dash in (("exact", "-"), ("psi", "--"), ("pairs", ":")):
                 line(row[2], kind, name, "odd", place, dash, "players")
         for place, name in enumerate(METHODS):
-            line(row[3], "random", name, "seconds", place, label=f"random, {name}")
-            line(row[3], "honest", name, "seconds", place, ":", label=f"real, {name}")
+            line(row[3], "random", name, "seconds", place)
+            line(row[3], "honest", name, "seconds", place, ":")
         fixed = own["parameters"].min() if sweep == "N" else own["players"].min()
         rest = f"D = {fixed:,}" if sweep == "N" else f"N = {fixed}"
         for axes, title in zip(
@@ -408,8 +425,12 @@ def drawn(frame: pl.DataFrame) -> Figure:
                 axes.set_xscale("log", base=2)
         for axes in (row[0], row[1], row[3]):
             axes.set_yscale("log")
-        for axes in row:
-            axes.legend(fontsize=6.5, frameon=False)
+            axes.tick_params(which="minor", labelsize=7)
+        dashes = {"-": "exact", "--": "psi", ":": "pairs"}
+        _legend(row[0], ESTIMATES, {"-": "as drawn", ":": "of norm 1"})
+        _legend(row[1], KINDS, {"-": "psi", ":": "pairs"})
+        _legend(row[2], KINDS, dashes)
+        _legend(row[3], tuple(METHODS), {"-": "random", ":": "real"})
     return figure
 
 
