@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import polars as pl
 import pytest
 
 import experiments
 from benchmarks import __main__ as benchmarks
 from benchmarks import precision, table, variants
-from experiments import common, digits_defaults
+from cgsv_jax.contribution import MEASURES, games
+from cgsv_jax.contribution.shapley import exact
+from experiments import common, digits_defaults, overhead, psi_error, schedule
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="the yardstick needs PyTorch (extra [bench])"
@@ -168,3 +172,94 @@ def test_populations_show_what_the_options_change(smoked, capsys):
     assert "| both options | 0.05 |" in printed  # 1 - alpha, by construction
     final = frame.filter(pl.col("round") == 4)
     assert final["distance"].min() > 0
+
+
+def _smoke(script, folder, *more):
+    """The tidy rows, which are what the written file holds, and the printed page."""
+    frame = script.main(["--scale", "smoke", "--out", str(folder), *more])
+    stem = folder / f"{script.__name__.rpartition('.')[2]}-smoke"
+    assert stem.with_suffix(".png").stat().st_size > 10_000
+    assert frame.equals(pl.read_parquet(stem.with_suffix(".parquet")))
+    return frame, stem.with_suffix(".md").read_text()
+
+
+def test_psi_is_compared_with_the_exact_value(tmp_path):
+    frame, page = _smoke(psi_error, tmp_path)
+    assert "L1 of pairs" in page
+    assert frame["trial"].n_unique() == 3
+    assert frame.filter(pl.col("method") == "exact")["l1"].max() == 0
+    assert (frame.filter(pl.col("method") != "exact")["l1"] > 0).all()
+    assert (frame["l2"] <= frame["l1"]).all()
+    assert (frame["seconds"] > 0).all()
+    # Unequal lengths are most of psi's error on random vectors, and uploads have equal ones.
+    l1 = {kind: own["l1"].mean() for (kind,), own in
+          frame.filter(pl.col("method") == "psi").group_by("kind")}  # fmt: skip
+    assert l1["unit"] < l1["random"]
+    # The same client, honest, with random labels and with the wrong sign.
+    for _, own in frame.filter(pl.col("kind").is_in(psi_error.KINDS)).group_by("method"):
+        value = {kind: rows["odd"].mean() for (kind,), rows in own.group_by("kind")}
+        assert value["honest"] > value["noisy"] > value["reversed"]
+        assert value["reversed"] < 0 < value["honest"]
+
+
+def test_psi_of_identical_clients_is_exact_and_orders_converge():
+    key = jax.random.key(0)
+    rows = psi_error.errors(key, jnp.ones((4, 16)), odd=1)
+    assert [row["method"] for row in rows] == list(psi_error.METHODS)
+    for row in rows:
+        if row["method"] in ("exact", "psi"):  # a sampled gain depends on the place even here
+            assert row["l1"] == pytest.approx(0, abs=1e-6)
+            assert row["pearson"] is None
+            assert row["odd"] == pytest.approx(1 / 4)
+    gram = jnp.asarray([[2.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 3.0]])
+    drawn = psi_error.plain(key, games.cosine_value(gram), 3, 20_000)
+    assert np.asarray(drawn) == pytest.approx(np.asarray(exact(gram)), abs=0.01)
+
+
+def test_every_measure_is_timed_against_local_training(tmp_path, monkeypatch):
+    both = overhead.SCALES["smoke"]._replace(datasets=("digits", "mnist"))
+    monkeypatch.setitem(overhead.SCALES, "smoke", both)
+    frame, page = _smoke(overhead, tmp_path, "--data-dir", str(tmp_path))
+    assert "Not measured: mnist is not in" in page
+    assert set(frame["measure"]) == set(MEASURES)
+    assert (frame["share"] > 0).all()
+    assert (frame["seconds"] > 0).all()
+    of = {(m, g): k for m, g, k in frame.select("measure", "game", "evaluations").rows()}
+    assert of["cosine", None] == of["shapley", "cosine"] == 0
+    assert of["shapley", "accuracy"] == 2**3
+
+
+def test_a_measure_is_refused_or_estimated_where_it_would_take_too_long(monkeypatch):
+    few = {name: MEASURES[name] for name in ("cosine", "shapley")}
+    monkeypatch.setattr(overhead, "MEASURES", few)
+    scale = overhead.SCALES["smoke"]._replace(patience=1e-9)
+    refused = pl.DataFrame(overhead.measured("digits", 30, scale, None), infer_schema_length=None)
+    assert refused["reason"].is_null().to_list() == [True, False, False]
+    assert "not for 30 clients: an exact value of 30 clients" in overhead.table(refused).row(1)[-1]
+    cosine, of_cosines, of_models = overhead.measured("digits", 4, scale, None)
+    assert not cosine["estimated"]
+    assert not of_cosines["estimated"]
+    assert of_models["estimated"]
+    assert of_models["evaluations"] == 2**4
+    assert of_models["share"] == pytest.approx(of_models["seconds"] / of_models["training"])
+
+
+def test_a_vanishing_learning_rate_stops_changing_parameters(tmp_path):
+    frame, page = _smoke(schedule, tmp_path)
+    assert "the products do not underflow" in page
+    for (per, _), own in frame.group_by("schedule", "client"):
+        own = own.sort("round")
+        rates, norms = own["learning_rate"].to_numpy(), own["dw"].to_numpy()
+        assert (np.diff(rates) < 0).all()
+        assert (np.diff(norms) <= 0).all()
+        early, last = own.row(0, named=True), own.row(-1, named=True)
+        assert early["dw"] == pytest.approx(early["wanted"], rel=1e-2)
+        assert early["changed"] > 0.95
+        assert early["descent"] > 0.9
+        assert last["wanted"] > 0
+        # Per epoch, additions round back to where they were; per round they do not yet.
+        assert (last["dw"] == 0) == (last["changed"] == 0) == (per == "epoch")
+        assert (last["descent"] is None) == (per == "epoch")
+    assert frame["lost_products"].max() == 0
+    with pytest.raises(SystemExit, match="needs mnist: mnist is not in"):
+        schedule.main(["--scale", "small", "--data-dir", str(tmp_path), "--out", str(tmp_path)])
