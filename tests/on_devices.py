@@ -16,6 +16,9 @@ import numpy as np
 from cgsv_jax import experiment, layout, simulation
 
 METHODS = (*experiment.TABLES.algorithms, "cgsv:released")
+# Methods that hand clients each other's whole updates, or rebuild and judge their models: what they
+# are takes every row to every device.
+GATHERING = {"iafl", "rank", "cffl", "eci"}
 
 
 def equal():
@@ -42,17 +45,19 @@ def equal():
 
 def traffic():
     """Elements of each method's largest all-gather, all-to-all and permute, and D."""
-    config = experiment.configure(clients=13, algorithms=METHODS, seeds=1, eval_clients=5)
+    methods = [name for name in METHODS if name not in GATHERING]
+    config = experiment.configure(clients=13, algorithms=methods, seeds=1, eval_clients=5)
     (problem,) = experiment.problems(config)
     settings = experiment.settings(config, problem)._replace(rounds=2)
     sharded, whole = layout.over_rows(settings.mesh), layout.everywhere(settings.mesh)
     seen = {}
     for method in config.methods:
         parts = experiment.parts(config, method, problem, method.hyper())
+        static = settings._replace(start_loss=method.algorithm == "q_ffl")
 
-        def program(state, data, clients, chosen, parts=parts):
+        def program(state, data, clients, chosen, parts=parts, static=static):
             return simulation.advance(
-                jax.random.key(0), state, data, clients, settings=settings, chosen=chosen, **parts
+                jax.random.key(0), state, data, clients, settings=static, chosen=chosen, **parts
             )
 
         start = jax.jit(

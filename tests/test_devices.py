@@ -52,8 +52,9 @@ def test_eight_devices_equal_one():
 def test_no_parameter_sized_array_is_gathered():
     """The aggregate is a sum over devices; models and updates stay where they are.
 
-    For every method of the table. A measure that needs pairs of uploads gathers, and says so in its
-    docstring (`contribution.shapley`).
+    For every method of the table that is not made of whole updates of others (see on_devices). A
+    measure that needs pairs of uploads gathers, and says so in its docstring
+    (`contribution.shapley`).
     """
     answer = on_eight("traffic")
     assert answer["D"] == 4810
