@@ -120,11 +120,16 @@ def over_seeds(
 
     Args:
       frame: a row per seed.
-      keys: columns that tell the cells apart, in order of appearance.
+      keys: columns that tell the cells apart; the rows are sorted by their values' appearance.
       values: column -> (header, factor, digits).
     """
+    order = {key: frame[key].unique(maintain_order=True).to_list() for key in keys}
+    groups = sorted(
+        frame.group_by(*keys, maintain_order=True),
+        key=lambda group: [order[k].index(v) for k, v in zip(keys, group[0], strict=True)],
+    )
     rows = []
-    for key, own in frame.group_by(*keys, maintain_order=True):
+    for key, own in groups:
         row = dict(zip(keys, map(str, key), strict=True))
         for column, (header, factor, digits) in values.items():
             row[header] = spread(own[column].to_list(), factor, digits)
