@@ -449,14 +449,15 @@ def _announce(console: Console, config: Config, dealt: Sequence[experiment.Probl
         f"B = {config.batch_size} rows per step",
         "layout": f"clients computed at once: {config.layout}, devices: {config.devices}",
     }
+    wide = max(10, *(len(method.name) for method in config.methods))
     for name, text in shown.items():
-        console.print(f"{name:>10}  {text}", markup=False)
+        console.print(f"{name:>{wide}}  {text}", markup=False)
     for method in config.methods:
         numbers = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
         read = experiment.TABLES.reads[method.algorithm]
         for name, letter in NUMBERS.items():
             numbers += f", {letter} = {getattr(method, name):.3g}" if name in read else ""
-        console.print(f"{method.name:>10}  {numbers}", markup=False)
+        console.print(f"{method.name:>{wide}}  {numbers}", markup=False, soft_wrap=True)
     for problem in dealt:
         console.print(results.holdings_table(problem.sizes, problem.classes, problem.partition))
         if problem.partition == "class_imbalance":

@@ -346,6 +346,27 @@ def test_long_method_names_fit_too(cells):
     assert not any("…" in printed(table) for table in tables)
 
 
+def test_all_partitions_in_one_table():
+    """Methods down, partitions across; what is undefined says why below."""
+    names = ("standalone", "fedavg", "cgsv")
+    final = {"standalone": [0.3, 0.5, 0.4, 0.6], "fedavg": 0.9, "cgsv": [0.6, 0.7, 0.65, 0.75]}
+    made = [cell(name, part, final[name]) for part in ("uniform", "dirichlet") for name in names]
+    shown = results.shown_overview(results.summary_frame(made))
+    assert shown["method"].to_list() == list(names)
+    assert shown["dirichlet fairness"].to_list() == ["yardstick", "undefined", "100"]
+    assert shown["uniform accuracy, %"].to_list() == ["45.0 (60.0)", "90.0 (90.0)", "67.5 (75.0)"]
+    last = printed(results.tables(made)[-1])
+    assert "All partitions" in last
+    assert "undefined for fedavg on dirichlet: all clients end with" in unbroken(last)
+    assert not any("All partitions" in printed(t) for t in results.tables(made[:3]))
+
+
+def test_of_many_methods_no_clients_are_printed():
+    made = [cell(name) for name in ("standalone", *"abcdefg")]
+    assert not any("after the last round" in (t.title or "") for t in results.tables(made))
+    assert any("after the last round" in (t.title or "") for t in results.tables(made[:3]))
+
+
 def test_many_clients_are_a_selection_that_says_so():
     shape = (1, 1, 1000)
     many = [cell(name, shape=shape, rounds=(1,)) for name in ("standalone", "cgsv")]
