@@ -178,11 +178,16 @@ RULES = {
     "game": Flag(
         _NAME, f"what a coalition is worth to a measure of a game: {', '.join(_T.games)}", "cosine"
     ),
-    "permutations": Flag(_INT, "permutations drawn per round by a sampled value", "100"),
+    "permutations": Flag(
+        _INT,
+        "permutations drawn per round by a sampled value (eci and banzhaf: beyond 10 clients)",
+        "100",
+    ),
     "tolerance": Flag(_FLOAT, "gain below which a truncated sampling stops", "0.01"),
     "removal": Flag(
         _FLOAT,
-        "share of the mean reputation below which a client is removed for good, in [0, 1)",
+        "share of the mean reputation below which a client is removed for good, from round 10 on "
+        "(cffl: from the first), in [0, 1)",
         "0 (nobody), rffl and cffl 1/3",
     ),
     "q": Flag(_FLOAT, "exponent of q_ffl, at least 0", "1"),
@@ -411,6 +416,7 @@ def _train(args: Any) -> None:
     _announce(console, config, dealt)
     with _Watcher(console, config) as watch:
         result = experiment.run(config, watch, dealt)
+    experiment.save(directory, result)  # before anything else can go wrong
     profiles = [
         profiling.profile(config, method, problem)
         for problem in (dealt if args.profile else ())
@@ -418,7 +424,7 @@ def _train(args: Any) -> None:
     ]
     if profiles:
         result.timing["profiles"] = [profiling.plain(profile) for profile in profiles]
-    experiment.save(directory, result)
+        experiment.save(directory, result)
     figures = plots.draw([directory])
     for table in results.tables(result.cells, console.width):
         console.print(table)

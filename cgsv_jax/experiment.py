@@ -64,6 +64,7 @@ TABLES = config_lib.Tables(
 SEGMENTS = 20
 
 FINETUNED = "fedavg_finetuned"  # the algorithm with a second stage
+LOSS_FIRST = "q_ffl"  # the algorithm that reads the loss before training
 
 
 class Problem(NamedTuple):
@@ -232,6 +233,18 @@ def rounds_of(config: Config, method: Method) -> int:
     return config.rounds + (method.finetune_rounds if method.algorithm == FINETUNED else 0)
 
 
+def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
+    """The data as a method's programs are given them: validation rows only to whom they serve."""
+    if needs_validation(method.algorithm, options_of(config, method, problem)):
+        return problem.data
+    return problem.data._replace(validation=None)
+
+
+def settings_of(config: Config, method: Method, problem: Problem) -> Settings:
+    """`settings`, and what the method's uploads must carry."""
+    return settings(config, problem)._replace(start_loss=method.algorithm == LOSS_FIRST)
+
+
 def parts(
     config: Config, method: Method, problem: Problem, hyper: Hyper
 ) -> dict[str, Model | Algorithm | Trainer]:
@@ -383,8 +396,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     Raises:
       ConfigError: more devices are asked for than there are.
     """
-    static = settings(config, problem)
-    static = static._replace(start_loss=method.algorithm == "q_ffl")
+    static = settings_of(config, method, problem)
     mesh = static.mesh
     # Rows of the matrices in an order that gives every device its share of the work.
     order = np.arange(config.clients)
@@ -394,10 +406,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     clients = jax.tree.map(lambda x: x[order], problem.clients)
     clients = clients._replace(numbers=order.astype(np.int32))
     chosen = None if problem.chosen is None else places[problem.chosen].astype(np.int32)
-    data = problem.data
-    if not needs_validation(method.algorithm, options_of(config, method, problem)):
-        data = data._replace(validation=None)
-    shared = (data, clients, chosen)
+    shared = (data_of(config, method, problem), clients, chosen)
     shared = jax.device_put(shared, None if mesh is None else layout.everywhere(mesh))
 
     def start(key: jax.Array, hyper: Hyper) -> State:

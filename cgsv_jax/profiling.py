@@ -53,12 +53,13 @@ def profile(
       problem: which of its partitions.
       repeats: of every phase.
     """
-    static = experiment.settings(config, problem)
+    static = experiment.settings_of(config, method, problem)
     mesh = static.mesh
     where = None if mesh is None else layout.everywhere(mesh)
     parts = experiment.parts(config, method, problem, method.hyper())
     model, algorithm, trainer = parts["model"], parts["algorithm"], parts["trainer"]
-    data, clients = jax.device_put((problem.data._replace(validation=None), problem.clients), where)
+    data = experiment.data_of(config, method, problem)
+    data, clients = jax.device_put((data, problem.clients), where)
     chosen = None if problem.chosen is None else jnp.asarray(problem.chosen)
     key = jax.random.key(config.seeds[0])
     state = jax.jit(lambda: simulation.init(key, config.clients, mesh=mesh, **parts))()

@@ -225,8 +225,10 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
 def _traffic(cell: Cell) -> dict[str, np.ndarray]:
     """What every client sent and received in a run, [S, N]."""
     record = cell.record
-    # Alone means that nothing is sent, although the simulation looks at the updates.
-    sent = np.asarray(record.present) & (cell.method != YARDSTICK)
+    # A round in which nobody receives anything is one of training alone: nothing is sent, although
+    # the simulation looks at the updates.
+    together = (np.asarray(record.quota) > 0).any(axis=-1, keepdims=True)
+    sent = np.asarray(record.present) & together
     volumes = metrics.volumes(sent, record.quota, cell.num_parameters)
     return {
         "share": np.asarray(record.quota, np.float64).mean(axis=1) / cell.num_parameters,

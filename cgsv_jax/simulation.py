@@ -205,7 +205,7 @@ def serve(
         reputation=standing.reputation,
         weight=download.weights,
         quota=download.quota,
-        present=upload.present,
+        present=upload.present if download.took_part is None else download.took_part,
         loss=upload.loss,
         norm=upload.norms,
         energy=_received(download),

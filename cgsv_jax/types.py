@@ -157,6 +157,7 @@ class Download(NamedTuple):
     rewards: Array  # [N, D] v_i
     quota: Array  # [N] int32, entries of u_N received
     energy: Array | None = None  # [N] ‖v_i‖² / ‖u_N‖²; None: measured from the rewards
+    took_part: Array | None = None  # [N] bool; None: whoever was present
 
 
 # ---------------------------------------------------------------- (init, update) pairs
@@ -239,7 +240,8 @@ class Hyper(NamedTuple):
     q: Array = 1.0  # [] exponent of q-FFL, 0 is the plain mean
     kappa: Array = 0.5  # [] IAFL's equality, 1 gives everybody everything
     recovery: Array = 0.1  # [] IAFL's probability of being sent the reference model
-    removal: Array = 0.0  # [] below this share of the mean reputation a client is removed
+    removal: Array = 0.0  # [] below this share of the mean reputation a client is removed, if
+    # `Options.removes` says so (rffl and cffl always do)
     tolerance: Array = 0.01  # [] gain below which a truncated sampling stops
 
 

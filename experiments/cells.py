@@ -34,12 +34,14 @@ CELLS: dict[str, list[Cell]] = {
         ),
         (
             *("cifar10", 5, PARTITIONS, FEW),
-            {"seeds": 3, "rounds": 10, "epochs": 1, "rows_per_client": 400, "eval_rows": 1000},
+            {"seeds": 3, "rounds": 10, "epochs": 2, "rows_per_client": 200, "eval_rows": 1000}
+            | {"batch_size": 16, "learning_rate": 0.03},
         ),
         *(
             (
                 *(name, 5, ("power_law",), FEW),
-                {"seeds": 3, "rounds": 6, "rows_per_client": 200, "batch_size": 32},
+                {"seeds": 3, "rounds": 4, "rows_per_client": 150, "batch_size": 32}
+                | {"learning_rate": 1e-3},
             )
             for name in ("sst", "mr")
         ),
@@ -54,10 +56,7 @@ CELLS: dict[str, list[Cell]] = {
 
 
 def summary(what: common.Asked) -> tuple[pl.DataFrame, list[str]]:
-    """The runs' summary with the columns dataset and clients, and the data sets that are missing.
-
-    ECI evaluates 2^N models a round, so it is left out where N is more than ten and rows are many.
-    """
+    """The runs' summary with a column dataset, and the data sets that are not on this machine."""
     here = {line.name: line.present for line in data_lib.available(what.data_dir)}
     configs, columns, missing = [], [], []
     for dataset, clients, partitions, methods, changes in CELLS[what.scale]:

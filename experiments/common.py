@@ -97,17 +97,31 @@ def run(
 def remembered(
     what: Asked, name: str, configs: Sequence[Mapping], columns: Sequence[Mapping]
 ) -> pl.DataFrame:
-    """The summary of `run`, or the one that is there, if it is of the same configurations."""
-    text = json.dumps([list(map(dict, configs)), list(map(dict, columns))], sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    """The summary of `run`; configurations that were run already, by these versions, are read.
+
+    What counts is the whole configuration with its defaults, and where it ran; not where data lie.
+    """
     file = what.out / f"{name}-{what.scale}.parquet"
-    if file.exists() and not what.again:
-        frame = pl.read_parquet(file)
-        if frame["configuration"][0] == key:
-            return frame.drop("configuration")
-    frame = run(configs, columns)["summary"]
-    frame.with_columns(pl.lit(key).alias("configuration")).write_parquet(file, compression="zstd")
-    return frame
+    known = pl.read_parquet(file) if file.exists() and not what.again else None
+    frames = []
+    for wanted, extra in zip(configs, columns, strict=True):
+        key = fingerprint(wanted)
+        own = None if known is None else known.filter(configuration=key)
+        if own is None or not len(own):
+            own = run([wanted], [extra])["summary"].with_columns(
+                pl.lit(key).alias("configuration"), pl.lit(provenance()).alias("made_by")
+            )
+        frames.append(own)
+        # Each as soon as it is there: the next may be interrupted.
+        pl.concat(frames, how="vertical_relaxed").write_parquet(file, compression="zstd")
+    return pl.concat(frames, how="vertical_relaxed").drop("configuration")
+
+
+def fingerprint(wanted: Mapping[str, Any]) -> str:
+    """Of a configuration with nothing left open, and of the versions and the device."""
+    whole = config_lib.to_dict(experiment.configure(**wanted)) | {"data_dir": None}
+    text = json.dumps([whole, provenance()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- tables

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "After the last round; the tenths of the clients with fewest and most rows. "
                 "Reputations are times N, so that 1 is the mean. The weight of the newest round "
                 f"in r is nominally 1 - alpha = {1 - ALPHA:.2f}. At the floor: share of clients "
-                "whose reputation is the smallest there is.",
+                "who have the smallest reputation together with others.",
             ),
             ("", last_round(rounds)),
         ],
@@ -110,13 +110,15 @@ def last_round(rounds: pl.DataFrame) -> pl.DataFrame:
         last = own.filter(pl.col("round") == own["round"].max())
         tenths = by_tenths(last)
         lowest = last.group_by("seed").agg(
-            ((pl.col("reputation") <= pl.col("reputation").min() * 1.0001).mean()).alias("at")
+            (pl.col("reputation") <= pl.col("reputation").min() * 1.0001).mean().alias("at")
         )
         row = {"N": clients, "options": name, "weight of newest round": f"{newest_weight(own):.2f}"}
         few, most = (tenths.filter(tenth=t) for t in ("fewest rows", "most rows"))
         row["N r, fewest"] = f"{few['reputation times N'][0]:.2f}"
         row["N r, most"] = f"{most['reputation times N'][0]:.2f}"
-        row["at the floor, %"] = f"{100 * lowest['at'].mean():.0f}"
+        # One client alone at the smallest is above the floor: somebody always is smallest.
+        alike = lowest["at"].to_numpy()
+        row["at the floor, %"] = f"{100 * np.where(alike * clients > 1.5, alike, 0).mean():.0f}"
         row["entries, fewest, %"] = f"{100 * few['share'][0]:.0f}"
         row["entries, most, %"] = f"{100 * most['share'][0]:.0f}"
         row["distance, fewest"] = f"{few['distance'][0]:.2f}"

@@ -102,7 +102,9 @@ def plain(key: Array, value: games.Value, players: int, permutations: int) -> Ar
 def psi(updates: Array) -> Array:
     """cos(u_i, u_N) of vectors [N, D], u_N their sum: [N]."""
     norms = vectors.norms(updates)
-    return vectors.cosines(updates, norms, jnp.ones_like(norms), jnp.sum(updates, axis=0))
+    ones = jnp.ones_like(norms)
+    # As a product: a sum over the rows takes a CPU twenty times as long.
+    return vectors.cosines(updates, norms, ones, vectors.weighted_sum(ones, updates))
 
 
 # name -> (key, vectors [N, D]) -> [N]

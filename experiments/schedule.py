@@ -300,12 +300,13 @@ def place_of_loss(frame: pl.DataFrame) -> str:
     """Which of the three places loses the step, in words made from the numbers."""
     dead = frame.filter((pl.col("dw") == 0) & (pl.col("wanted") > 0))
     lost = frame["lost_products"].max()
+    kept = "hardly any product underflows" if lost < 0.01 else "products underflow as well"
     return (
         f"Over all probes at most {100 * lost:.2g} % of the products lr * gradient are 0 where the "
-        f"gradient is not, so the products do not underflow; the smallest learning rate is "
+        f"gradient is not, so {kept}; the smallest learning rate is "
         f"{frame['learning_rate'].min():.1e}. In {len(dead)} of {len(frame)} updates the products' "
         "sum is not 0 and yet no parameter changed: the step is lost in the addition w + product, "
-        "which rounds back to w. The subtraction after - before loses nothing."
+        "which rounds back to w. (The subtraction after - before of two near floats is exact.)"
     )
 
 

@@ -41,17 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         *(what, "Aggregation weighted by reputation, by size and uniform"),
         [
             ("", common.over_seeds(frame, ("partition", "weights"), COLUMNS)),
-            ("Reputation minus the others, paired over seeds", differences(frame)),
+            ("Reputation minus the others, paired over seeds of one partition", differences(frame)),
         ],
         *(frame, figure(frame), common.provenance(asked["seeds"])),
     )
 
 
 def paired(frame: pl.DataFrame, partition: str, other: str, column: str) -> np.ndarray:
-    """Differences [S] reputation - other, where both are defined."""
+    """Differences [S] reputation - other, NaN where one of them is undefined."""
     own = frame.filter(partition=partition)
-    wide = own.pivot("weights", index="seed", values=column).drop_nulls(["reputation", other])
-    return (wide["reputation"] - wide[other]).to_numpy()
+    wide = own.pivot("weights", index="seed", values=column)
+    return (wide["reputation"] - wide[other]).cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
 def differences(frame: pl.DataFrame) -> pl.DataFrame:

@@ -53,7 +53,7 @@ def traffic():
     seen = {}
     for method in config.methods:
         parts = experiment.parts(config, method, problem, method.hyper())
-        static = settings._replace(start_loss=method.algorithm == "q_ffl")
+        static = experiment.settings_of(config, method, problem)._replace(rounds=2)
 
         def program(state, data, clients, chosen, parts=parts, static=static):
             return simulation.advance(

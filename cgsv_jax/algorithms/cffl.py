@@ -27,8 +27,10 @@ def cffl(
     of it. Who falls below removal / |R| takes no further part.
 
     NEEDS VALIDATION DATA: N evaluations a round, and O(N D log D). Assumed: uploads are whole
-    (theta = 1), updates are averaged by size, the quota counts rows under every partition (the
-    original counts classes where classes are unequal), alpha is the text's .5 (its code has .8).
+    (theta = 1), updates are averaged by size, so that a client's own part of u_N is n_i / sum n and
+    comes off before the ranking (its code takes n_i / max n off), the quota counts rows under every
+    partition (the original counts classes where classes are unequal), alpha is the text's .5 (its
+    code has .8).
 
     Args:
       network: evaluates models on the validation rows.

@@ -4,17 +4,20 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax.types import Algorithm, Array, ArrayTree, Download, Standing, Upload
+from cgsv_jax.algorithms.compose import ComposedState
+from cgsv_jax.types import Algorithm, Array, Download, Standing, Upload
+
+FIRST = 10  # rounds before anybody is removed, as in RFFL
 
 
-def with_removal(algorithm: Algorithm, share: chex.Numeric, *, first: int = 0) -> Algorithm:
+def with_removal(algorithm: Algorithm, share: chex.Numeric, *, first: int = FIRST) -> Algorithm:
     """From round `first` on, a client with r_i < share / |R| is absent in all later rounds.
 
     |R| are the clients that take part. The client with the highest reputation always stays. Its
     reputation is 0 from then on, and it receives nothing; the others share what it had.
 
     Args:
-      algorithm: the method; it must treat absent clients as such.
+      algorithm: the method, made by `compose`, whose rules treat absent clients as such.
       share: of the mean reputation, RFFL's is 1/3; 0 removes nobody.
       first: rounds before anybody is removed.
 
@@ -25,12 +28,12 @@ def with_removal(algorithm: Algorithm, share: chex.Numeric, *, first: int = 0) -
       Xu and Lyu, A Reputation Mechanism Is All You Need, arXiv:2011.10464, 2020.
     """
 
-    def init(num_clients: int, num_parameters: int) -> tuple[ArrayTree, Array]:
+    def init(num_clients: int, num_parameters: int) -> tuple[ComposedState, Array]:
         return algorithm.init(num_clients, num_parameters), jnp.zeros(num_clients, bool)
 
     def update(
-        key: jax.Array, upload: Upload, state: tuple[ArrayTree, Array]
-    ) -> tuple[Download, Standing, tuple[ArrayTree, Array]]:
+        key: jax.Array, upload: Upload, state: tuple[ComposedState, Array]
+    ) -> tuple[Download, Standing, tuple[ComposedState, Array]]:
         inner, removed = state
         stays = upload.present & ~removed
         upload = upload._replace(
@@ -39,12 +42,15 @@ def with_removal(algorithm: Algorithm, share: chex.Numeric, *, first: int = 0) -
             norms=jnp.where(removed, 0.0, upload.norms),
         )
         download, standing, inner = algorithm.update(key, upload, inner)
-        # What the inner rule keeps for the removed is nobody's: the others have it in proportion.
+        # What the inner rule keeps for the removed is nobody's: the others have it in proportion,
+        # and go on from there.
         r = jnp.where(removed, 0.0, standing.reputation)
         total = jnp.sum(r)
         r = jnp.where(jnp.any(removed) & (total > 0), r / jnp.where(total > 0, total, 1.0), r)
         low = stays & (r < share / jnp.maximum(jnp.sum(~removed), 1)) & (r < jnp.max(r))
         removed = removed | (low & (upload.round >= first))
-        return download, standing._replace(reputation=r), (inner, removed)
+        standing = standing._replace(reputation=r)
+        inner = inner._replace(standing=standing)
+        return download._replace(took_part=stays), standing, (inner, removed)
 
     return Algorithm(init, update)

@@ -10,8 +10,6 @@ from cgsv_jax.rescale import at_most
 from cgsv_jax.reward import sparsify, with_own
 from cgsv_jax.types import Algorithm, Reward
 
-FIRST_REMOVAL = 10  # rounds before anybody is removed
-
 
 def rffl(
     gamma: chex.Numeric = 0.5,
@@ -44,4 +42,4 @@ def rffl(
         with_own(reward or sparsify(0.0)),
         rescale=at_most(gamma),
     )
-    return with_removal(composed, removal, first=FIRST_REMOVAL)
+    return with_removal(composed, removal)

@@ -14,7 +14,6 @@ class ShapFedState(NamedTuple):
     """What the next round starts from."""
 
     gamma: Array  # [N] averaged agreement, in [0, 1]
-    weights: Array  # [N] of the previous aggregation, summing to 1
     joined: Array  # [N] bool, who has ever been heard
     reputation: Array  # [N]
 
@@ -23,9 +22,10 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
     """gamma_i = mean_c cos(dW_{i,c}, dW_{N,c}), averaged; w_N leads by it, w_i receives by it.
 
     dW_c is the update of the last layer's weights and bias of class c, and dW_N the sum of those of
-    the clients with the previous weights (at first 1 / N). gamma_i = mu gamma_i + (1 - mu) gamma_i
-    of this round, at least 0. The server's model is w_N = sum_i a_i (w_i + dw_i),
-    a_i = gamma_i / sum gamma, and client i goes on from gamma_i w_N + (1 - gamma_i) (w_i + dw_i).
+    the clients in proportion to the previous gamma (at first alike; a newcomer has the mean).
+    gamma_i = mu gamma_i + (1 - mu) gamma_i of this round, at least 0. The server's model is
+    w_N = sum_i a_i (w_i + dw_i), a_i = gamma_i / sum gamma, and client i goes on from
+    gamma_i w_N + (1 - gamma_i) (w_i + dw_i).
 
     No validation data. O(N D) a round, O(N C F) of it for the scores. Assumed where sources differ:
     gamma is not normalised in the broadcast, as in the paper (the released CIFAR script uses the
@@ -48,7 +48,7 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
     def init(num_clients: int, num_parameters: int) -> ShapFedState:
         del num_parameters
         nothing = jnp.zeros(num_clients)
-        return ShapFedState(nothing, nothing + 1 / num_clients, nothing > 0, nothing)
+        return ShapFedState(nothing, nothing > 0, nothing)
 
     def update(
         key: jax.Array, upload: Upload, state: ShapFedState
@@ -63,7 +63,10 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
             return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), present / count)
 
         layer = jnp.moveaxis(deltas[:, places], 1, 0)  # [C, N, F]
-        whole = jnp.einsum("n,cnf->cf", shares(state.weights), layer, precision="highest")
+        known = jnp.sum(jnp.where(state.joined, state.gamma, 0.0))
+        mean = known / jnp.maximum(jnp.sum(state.joined), 1)
+        before = shares(jnp.where(state.joined, state.gamma, jnp.where(known > 0, mean, 1.0)))
+        whole = jnp.einsum("n,cnf->cf", before, layer, precision="highest")
         ones = jnp.ones_like(upload.norms)
         agreement = jax.vmap(
             lambda rows, towards: vectors.cosines(rows, vectors.norms(rows), ones, towards)
@@ -85,7 +88,7 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
         mass = jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
         reputation = jnp.where(present, mass * weights, old).astype(old.dtype)
         joined = state.joined | present
-        new = ShapFedState(gamma, weights.astype(state.weights.dtype), joined, reputation)
+        new = ShapFedState(gamma, joined, reputation)
         return Download(aggregate, weights, rewards, quota), Standing(score, reputation), new
 
     return Algorithm(init, update)

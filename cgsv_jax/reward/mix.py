@@ -52,7 +52,8 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
         rewards = jnp.matmul(
             members * upload.scales[None, :], upload.deltas, precision=jax.lax.Precision.HIGHEST
         )
-        best = jnp.argmax(r)
+        # Of equals the lowest number, wherever its row lies.
+        best = jnp.argmin(jnp.where(r == top, columns, count))
         reference = upload.clients[best] + rewards[best]
         recovers = jax.vmap(lambda k: jax.random.bernoulli(k, recovery))(
             vectors.draws(recovery_key, upload.numbers, count)
