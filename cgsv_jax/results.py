@@ -228,7 +228,7 @@ def _traffic(cell: Cell) -> dict[str, np.ndarray]:
     # A round in which nobody receives anything is one of training alone: nothing is sent, although
     # the simulation looks at the updates.
     together = (np.asarray(record.quota) > 0).any(axis=-1, keepdims=True)
-    sent = np.asarray(record.present) & together
+    sent = np.asarray(record.present) & together & (cell.method != YARDSTICK)
     volumes = metrics.volumes(sent, record.quota, cell.num_parameters)
     return {
         "share": np.asarray(record.quota, np.float64).mean(axis=1) / cell.num_parameters,

@@ -162,6 +162,15 @@ def test_three_seeds_by_three_betas_in_one_program():
         assert np.abs(record.quota[:, j] - single.record.quota).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["q_ffl", "rank", "rffl", "fedavg_finetuned"])
+def test_every_kind_of_method_can_be_profiled(name):
+    """One that wants losses before training, one that judges models, one with states of its own."""
+    config = experiment.configure(**SMALL, algorithms=name)
+    (problem,), (method,) = experiment.problems(config), config.methods
+    found = profiling.profile(config, method, problem, repeats=1)
+    assert found.peak_memory > 0
+
+
 def _server_outcome(**asked):
     """What two rounds of a method's rules make of the same two uploads."""
     config = experiment.configure(**(SMALL | asked), algorithms="cgsv")

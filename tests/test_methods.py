@@ -157,10 +157,30 @@ def test_who_is_removed_stays_removed(tiny):
     assert download.quota.max() == D
 
 
+def test_what_the_removed_had_goes_to_the_others_and_is_fed_back(tiny):
+    """With alpha = 1 nothing but the removal moves r: the others' shares grow in proportion."""
+    algorithm = with_removal(algorithms.cgsv(0.5, 1.0, floor=0.0), jnp.float32(0.5), first=0)
+    deltas = np.float32(np.random.default_rng(0).normal(size=(N, D)))
+    inner, removed = algorithm.init(N, D)
+    before = jnp.array([0.3, 0.05, 0.25, 0.2, 0.2])  # the second is below half of the mean
+    inner = inner._replace(standing=Standing(jnp.zeros(N), before), aggregation=jnp.ones(N, bool))
+    state = inner, removed
+    for t in range(3):
+        upload = tiny.upload(deltas, SIZES)._replace(round=jnp.int32(t))
+        download, standing, state = algorithm.update(jax.random.key(t), upload, state)
+        others = np.where(np.arange(N) == 1, 0, before) / 0.95
+        want = np.asarray(before) if t == 0 else others
+        np.testing.assert_allclose(standing.reputation, want, rtol=1e-6)
+        np.testing.assert_allclose(state[0].standing.reputation, want, rtol=1e-6)
+        assert download.took_part.tolist() == [True, t == 0, True, True, True]
+
+
 def test_removing_nobody_is_the_method_itself(sent, tiny):
     plain, removing = (
         step("cgsv", sent, tiny, Options(removes=removes), removal=0.0) for removes in (False, True)
     )
+    assert removing[0].took_part.all()
+    removing = (removing[0]._replace(took_part=None), *removing[1:])
     for a, b in zip(jax.tree.leaves(plain[:2]), jax.tree.leaves(removing[:2]), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -236,6 +256,38 @@ def test_iafl_recovery_sends_the_reference_model(sent, tiny):
     equal, *_ = step("iafl", sent, tiny, kappa=1.0, recovery=0.0)  # kappa 1: everybody everything
     mean = np.asarray(sent.deltas, np.float64).mean(axis=0)
     np.testing.assert_allclose(equal.rewards, np.tile(mean, (N, 1)), **CLOSE)
+
+
+def test_iafl_does_not_know_the_order_of_rows(tiny):
+    """Equal sizes, so that everybody has the highest reputation; all recover."""
+    rng = np.random.default_rng(1)
+    deltas, clients = (np.float32(rng.normal(size=(N, D))) for _ in range(2))
+    order = np.array([3, 1, 4, 0, 2])
+    server = np.zeros(D)
+    algorithm = ALGORITHMS["iafl"](tiny.hyper(kappa=0.2, recovery=0.7), Options())
+
+    def rewards(rows):
+        upload = tiny.upload(deltas[rows], [6] * N, clients=clients[rows], server=server)
+        upload = upload._replace(numbers=jnp.asarray(rows))
+        return algorithm.update(jax.random.key(5), upload, algorithm.init(N, D))[0].rewards
+
+    np.testing.assert_allclose(rewards(order), rewards(np.arange(N))[order], **CLOSE)
+
+
+def test_a_newcomer_to_shapfed_weighs_like_the_mean(sent, tiny):
+    """Absent in the first round, it is part of the sum that it is compared with in the second."""
+    present = jnp.array([True, True, False, True, True])
+    first = sent._replace(present=present, deltas=jnp.where(present[:, None], sent.deltas, 0))
+    _, _, state = step("shapfed_wa", first, tiny, alpha=0.9)
+    gamma = np.float64(state.gamma)
+    gamma[2] = gamma[[0, 1, 3, 4]].mean()
+    score, deltas = 0.0, np.float64(sent.deltas)
+    for row in tiny.network().output:
+        whole = gamma / gamma.sum() @ deltas[:, row]
+        own = deltas[2, row]
+        score += own @ whole / np.linalg.norm(own) / np.linalg.norm(whole) / 3
+    _, standing, _ = step("shapfed_wa", sent, tiny, state=state, alpha=0.9)
+    np.testing.assert_allclose(standing.score[2], score, **CLOSE)
 
 
 def test_shapfed_by_hand(sent, tiny):
