@@ -284,7 +284,7 @@ def test_tables_fit_and_say_what_is_undefined(cells):
     assert re.search(r"standalone +– +– +5500 +14.5 +18.8 +0 ", texts[1])
     assert re.search(r"cgsv +11.2 +100.0 +5500 +14.5 +18.8 +0.00012", texts[1])
     wide = results.tables(cells, 200)
-    assert len(wide) == 6 < len(tables)
+    assert len(wide) == 7 < len(tables)  # two pairs, two of clients, and all partitions in one
     assert re.search(
         r" 3 +40 +4 +60.0 +90.0 +0.2500 +37.5 +67.5 +0.2500 +37.5 ", printed(wide[4], 200)
     )
