@@ -565,7 +565,7 @@ def shown_overview(summary: pl.DataFrame) -> pl.DataFrame:
         for row in table.filter(method=method).iter_rows(named=True):
             fairness = "yardstick" if method == YARDSTICK else "undefined"
             if row["fairness"] is not None:
-                fairness = f"{row['fairness'] + 0.0:.0f}{_seeds_left(row, 'fairness')}"
+                fairness = _number(row["fairness"], digits=0) + _seeds_left(row, "fairness")
             accuracy = f"{_number(row['mean_accuracy'], 100)} ({_number(row['max_accuracy'], 100)})"
             cells[f"{row['partition']} fairness"] = fairness
             cells[f"{row['partition']} accuracy, %"] = accuracy
