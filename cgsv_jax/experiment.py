@@ -189,6 +189,11 @@ def _deal(
     )
     cap = config.rows_per_client and config.rows_per_client * config.clients
     cap = None if name == "by_owner" else cap  # a writer's rows are not thinned out
+    if full.validation is not None and config.validation_share > 0:
+        raise ConfigError(
+            f"--validation-share is {config.validation_share:g}, it must be 0: "
+            f"{config.dataset} has validation rows of its own"
+        )
     pool, held_out = partition.split(split_rng, len(full.labels), config.validation_share, cap)
     validation = full.validation or (full.inputs[held_out], full.labels[held_out])
     if config.clients > len(pool):

@@ -254,6 +254,9 @@ def test_a_set_keeps_its_own_validation_rows(monkeypatch, tmp_path):
         np.testing.assert_array_equal(mine, official)
     words = 2 + len({word for tree in TREES["train"] for word in _words(tree)})
     assert words * 300 in problem.tensors
+    share = experiment.configure(dataset="sst", clients=1, validation_share=0.5)
+    with pytest.raises(ConfigError, match="validation rows of its own"):
+        experiment.problems(share)
 
 
 def _words(tree):
