@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cgsv_jax import cli, data, experiment
+from cgsv_jax.config import ConfigError
 from cgsv_jax.data import builders, store, text
 
 TREES = {
