@@ -5,7 +5,6 @@ The paper's second table, of the same runs as `fairness`. Means over seeds.
 
 from collections.abc import Sequence
 
-import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -55,21 +54,22 @@ def figure(frame: pl.DataFrame) -> Figure:
     """A panel per cell, a row per method: lowest, average and highest client, means over seeds."""
     frame = cells.labels(frame)
     names = frame["cell"].unique(maintain_order=True).to_list()
-    methods = frame["method"].unique(maintain_order=True).to_list()[::-1]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    size = (3.2 * columns + 1.3, (0.24 * len(methods) + 0.6) * rows + 0.5)
+    size = (3.2 * columns + 1.3, (0.24 * frame["method"].n_unique() + 0.6) * rows + 0.5)
     title = "Test accuracy, %: lowest client, average, highest client"
     drawn, grid = common.panels(rows, columns, size, title)
     for axes in grid.flat[len(names) :]:
         axes.remove()
-    for axes, name in zip(grid.flat, names, strict=False):
+    for index, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
+        methods = cells.beside(frame, names, index, columns)
+        axes.set_ylim(-0.6, len(methods) - 0.4)
         for place, method in enumerate(methods):
             own = frame.filter(cell=name, method=method)
             if not len(own):
                 continue
             low, mean, high = (
-                100 * np.mean(own[f"{kind}_accuracy"]) for kind in ("min", "mean", "max")
+                100 * own[f"{kind}_accuracy"].mean() for kind in ("min", "mean", "max")
             )
             colour = common.plots.VERMILION if method.startswith("cgsv") else common.plots.BLUE
             axes.plot([low, high], [place, place], color=colour, linewidth=1.4)

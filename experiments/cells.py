@@ -89,6 +89,13 @@ def labels(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def beside(frame: pl.DataFrame, names: Sequence[str], index: int, columns: int) -> list[str]:
+    """Methods of the cells in one row of panels, the last first: they share the labels at left."""
+    first = index // columns * columns
+    row = frame.filter(pl.col("cell").is_in(list(names[first : first + columns])))
+    return row["method"].unique(maintain_order=True).to_list()[::-1]
+
+
 def table(frame: pl.DataFrame, value: Mapping[str, Any]) -> pl.DataFrame:
     """Methods down, cells across, as text; a method that was not run in a cell has an en dash."""
     frame = labels(frame)

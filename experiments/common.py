@@ -156,7 +156,8 @@ def spread(values: Sequence[float | None], factor: float = 1.0, digits: int = 1)
     known = [factor * v for v in values if v is not None and np.isfinite(v)]
     if not known:
         return "–"
-    text = f"{np.mean(known) + 0.0:.{digits}f}"
+    # Adding 0 after rounding turns -0.0 into 0.0.
+    text = f"{round(np.mean(known), digits) + 0.0:.{digits}f}"
     if len(known) > 1:
         text += f" ± {np.std(known, ddof=1):.{digits}f}"
     if len(known) < len(values):
@@ -169,9 +170,9 @@ def interval(values: Sequence[float | None], digits: int = 0) -> str:
     known = [v for v in values if v is not None and np.isfinite(v)]
     if not known:
         return "–"
-    text = f"{np.mean(known) + 0.0:.{digits}f}"
+    text = f"{round(np.mean(known), digits) + 0.0:.{digits}f}"
     if len(known) > 1:
-        low, high = metrics.interval(np.asarray(known))
+        low, high = (round(x, digits) + 0.0 for x in metrics.interval(np.asarray(known)))
         text += f" [{low:.{digits}f}, {high:.{digits}f}]"
     if len(known) < len(values):
         text += f" ({len(known)} of {len(values)})"

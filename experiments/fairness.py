@@ -61,14 +61,15 @@ def figure(frame: pl.DataFrame) -> Figure:
     """A panel per cell, a row per method: the seeds as dots, their mean as a bar."""
     frame = cells.labels(frame)
     names = frame["cell"].unique(maintain_order=True).to_list()
-    methods = frame["method"].unique(maintain_order=True).to_list()[::-1]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    size = (3.2 * columns + 1.3, (0.24 * len(methods) + 0.6) * rows + 0.5)
+    size = (3.2 * columns + 1.3, (0.24 * frame["method"].n_unique() + 0.6) * rows + 0.5)
     drawn, grid = common.panels(rows, columns, size, "Fairness of every seed, and the mean")
     for axes in grid.flat[len(names) :]:
         axes.remove()
-    for axes, name in zip(grid.flat, names, strict=False):
+    for index, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
+        methods = cells.beside(frame, names, index, columns)
+        axes.set_ylim(-0.6, len(methods) - 0.4)
         for place, method in enumerate(methods):
             own = frame.filter(cell=name, method=method)
             values = [v for v in own["fairness"].to_list() if v is not None]
