@@ -19,7 +19,7 @@ OPTIONS = {
     "both options": {"relative_floor": True, "normalise_scores": True},
 }
 SCALES = {
-    "smoke": {"clients": (4, 8), "rows": 8, "rounds": 4, "seeds": 1},
+    "smoke": {"clients": (10, 20), "rows": 8, "rounds": 4, "seeds": 1},
     "small": {"clients": (10, 100, 1000), "rows": 30, "rounds": 40, "seeds": 3},
     "full": {"clients": (10, 100, 1000, 10_000), "rows": 60, "rounds": 100, "seeds": 3},
 }

@@ -167,7 +167,7 @@ def test_released_takes_one_line_at_a_time(smoked, capsys):
 def test_populations_show_what_the_options_change(smoked, capsys):
     frame, printed = smoked("populations", capsys)
     assert set(frame["options"]) == {"as it is", "relative floor", "both options"}
-    assert set(frame["N"]) == {4, 8}
+    assert set(frame["N"]) == {10, 20}
     assert frame["reputation times N"].min() >= 0
     assert "| both options | 0.05 |" in printed  # 1 - alpha, by construction
     final = frame.filter(pl.col("round") == 4)
