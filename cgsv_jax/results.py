@@ -557,7 +557,7 @@ def tables(cells: Iterable[Cell], console_width: int = 80) -> list[Table]:
 
 
 def shown_overview(summary: pl.DataFrame) -> pl.DataFrame:
-    """Methods down, partitions across: fairness and average (maximum) accuracy as text."""
+    """Methods down, partitions across: fairness (average accuracy, %) as text."""
     table = fairness_table(summary)
     rows = []
     for method in table["method"].unique(maintain_order=True):
@@ -566,9 +566,7 @@ def shown_overview(summary: pl.DataFrame) -> pl.DataFrame:
             fairness = "yardstick" if method == YARDSTICK else "undefined"
             if row["fairness"] is not None:
                 fairness = _number(row["fairness"], digits=0) + _seeds_left(row, "fairness")
-            accuracy = f"{_number(row['mean_accuracy'], 100)} ({_number(row['max_accuracy'], 100)})"
-            cells[f"{row['partition']} fairness"] = fairness
-            cells[f"{row['partition']} accuracy, %"] = accuracy
+            cells[row["partition"]] = f"{fairness} ({_number(row['mean_accuracy'], 100)})"
         rows.append(cells)
     return pl.DataFrame(rows)
 
@@ -576,8 +574,8 @@ def shown_overview(summary: pl.DataFrame) -> pl.DataFrame:
 def overview(summary: pl.DataFrame) -> Table:
     """All methods on all partitions in one table, for a terminal."""
     lines = ["fairness: 100 x Pearson(standalone, final accuracy), mean over seeds"]
-    lines += ["accuracy: average (maximum) over clients", *why_undefined(summary)]
-    return _table(shown_overview(summary), "All partitions", lines)
+    title = "All partitions: fairness (average accuracy, %)"
+    return _table(shown_overview(summary), title, lines + why_undefined(summary))
 
 
 def fairness_reports(summary: pl.DataFrame) -> list[Table]:

@@ -353,12 +353,22 @@ def test_all_partitions_in_one_table():
     made = [cell(name, part, final[name]) for part in ("uniform", "dirichlet") for name in names]
     shown = results.shown_overview(results.summary_frame(made))
     assert shown["method"].to_list() == list(names)
-    assert shown["dirichlet fairness"].to_list() == ["yardstick", "undefined", "100"]
-    assert shown["uniform accuracy, %"].to_list() == ["45.0 (60.0)", "90.0 (90.0)", "67.5 (75.0)"]
+    want = ["yardstick (45.0)", "undefined (90.0)", "100 (67.5)"]
+    assert shown["dirichlet"].to_list() == shown["uniform"].to_list() == want
     last = printed(results.tables(made)[-1])
     assert "All partitions" in last
-    assert "undefined for fedavg on dirichlet: all clients end with" in unbroken(last)
+    assert "undefined for fedavg on dirichlet: all clients end with" in " ".join(last.split())
     assert not any("All partitions" in printed(t) for t in results.tables(made[:3]))
+
+
+def test_the_table_of_all_partitions_fits_a_terminal():
+    parts = ("uniform", "power_law", "class_imbalance")
+    final = [0.6, 0.7, 0.65, 0.75]
+    names = {"standalone": [0.3, 0.5, 0.4, 0.6], "fedavg_finetuned": final}
+    made = [cell(name, part, accuracy) for part in parts for name, accuracy in names.items()]
+    text = printed(results.tables(made)[-1])
+    assert "…" not in text
+    assert re.search(r"fedavg_finetuned( +100 \(67.5\)){3}", text)
 
 
 def test_of_many_methods_no_clients_are_printed():
