@@ -48,7 +48,7 @@ def measure(clients: int, rounds: int) -> dict[str, Any]:
     import jax
 
     from cgsv_jax import data as data_lib
-    from cgsv_jax import experiment, models, vectors
+    from cgsv_jax import experiment, models, network, vectors
     from cgsv_jax.data import partition, synthetic
 
     config = experiment.configure(
@@ -81,7 +81,8 @@ def measure(clients: int, rounds: int) -> dict[str, Any]:
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
     described = partition.describe(dealt, data.labels)
-    problem = experiment.Problem("uniform", data, dealt, *described, model, tensors, None)
+    seen = network.network(model, SHAPE)
+    problem = experiment.Problem("uniform", data, dealt, *described, model, tensors, seen, None)
     made = experiment.programs(config, config.methods[0], problem)
     seeds = np.asarray(config.seeds, np.uint32)
     state = jax.jit(made.begin)(seeds, made.hyper)

@@ -246,7 +246,7 @@ def test_a_measure_is_refused_or_estimated_where_it_would_take_too_long(monkeypa
 
 def test_a_vanishing_learning_rate_stops_changing_parameters(tmp_path):
     frame, page = _smoke(schedule, tmp_path)
-    assert "the products do not underflow" in page
+    assert "hardly any product underflows" in page
     for (per, _), own in frame.group_by("schedule", "client"):
         own = own.sort("round")
         rates, norms = own["learning_rate"].to_numpy(), own["dw"].to_numpy()
