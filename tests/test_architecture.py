@@ -12,13 +12,14 @@ PACKAGE = ROOT / "cgsv_jax"
 
 # unit (module or folder) -> units of the package that it may import; its own folder goes without
 # saying, and rules import each other's folders never. A unit that is not here may not exist.
-RULES = {"types", "vectors", "rescale"}
+RULES = {"types", "vectors", "rescale", "shares"}
 MAY_IMPORT = {
     "__init__": None,  # None: anything
     "__main__": {"cli"},
     "types": set(),
     "vectors": {"types"},
     "rescale": {"types"},
+    "shares": {"types"},
     "metrics": {"types", "vectors"},
     "timing": set(),
     "config": {"types"},

@@ -1,20 +1,11 @@
 """u_N as a weighted sum of uploads."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
+from cgsv_jax.shares import over_present
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
-
-
-def _over_present(weights: Array, present: Array) -> Array:
-    """Weights [N] of the present clients, summing to 1; uniform where the sum would be zero."""
-    chex.assert_equal_shape([weights, present])
-    weights = jnp.where(present, weights, 0.0)
-    total = jnp.sum(weights)
-    uniform = present / jnp.maximum(jnp.sum(present), 1)
-    return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), uniform)
 
 
 def _sum(weights: Array, upload: Upload) -> Array:
@@ -53,7 +44,7 @@ def by_reputation(*, first: str = "size") -> Aggregation:
     ) -> tuple[Array, Array, Array]:
         del key
         weights = jnp.where(joined, standing.reputation, _shares(upload, first))  # r_{i,t-1}
-        weights = _over_present(weights, upload.present)
+        weights = over_present(weights, upload.present)
         return _sum(weights, upload), weights, joined | upload.present
 
     return Aggregation(init, update)
@@ -68,7 +59,7 @@ def _fixed(first: str) -> Aggregation:
         key: jax.Array, upload: Upload, standing: Standing, state: ArrayTree
     ) -> tuple[Array, Array, ArrayTree]:
         del key, standing
-        weights = _over_present(_shares(upload, first), upload.present)
+        weights = over_present(_shares(upload, first), upload.present)
         return _sum(weights, upload), weights, state
 
     return Aggregation(init, update)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
+from cgsv_jax.shares import over_present, renewed
 from cgsv_jax.types import Algorithm, Array, Download, Network, Standing, Upload
 
 
@@ -55,17 +56,11 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
     ) -> tuple[Download, Standing, ShapFedState]:
         del key
         present, deltas = upload.present, upload.deltas
-        count = jnp.maximum(jnp.sum(present), 1)
-
-        def shares(weights: Array) -> Array:
-            weights = jnp.where(present, weights, 0.0)
-            total = jnp.sum(weights)
-            return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1.0), present / count)
-
         layer = jnp.moveaxis(deltas[:, places], 1, 0)  # [C, N, F]
         known = jnp.sum(jnp.where(state.joined, state.gamma, 0.0))
         mean = known / jnp.maximum(jnp.sum(state.joined), 1)
-        before = shares(jnp.where(state.joined, state.gamma, jnp.where(known > 0, mean, 1.0)))
+        before = jnp.where(state.joined, state.gamma, jnp.where(known > 0, mean, 1.0))
+        before = over_present(before, present)
         whole = jnp.einsum("n,cnf->cf", before, layer, precision="highest")
         ones = jnp.ones_like(upload.norms)
         agreement = jax.vmap(
@@ -75,7 +70,7 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
         averaged = memory * state.gamma + (1 - memory) * score
         gamma = jnp.clip(jnp.where(state.joined, averaged, score), 0.0, 1.0)
         gamma = jnp.where(present, gamma, state.gamma).astype(state.gamma.dtype)
-        weights = shares(gamma)  # a_i
+        weights = over_present(gamma, present)  # a_i
         moved = vectors.weighted_sum(weights, upload.clients) + vectors.weighted_sum(
             weights, deltas
         )
@@ -85,8 +80,7 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
         rewards = jnp.where(present[:, None], rewards, 0.0)
         quota = jnp.where(present, aggregate.size, 0).astype(jnp.int32)
         old = state.reputation
-        mass = jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
-        reputation = jnp.where(present, mass * weights, old).astype(old.dtype)
+        reputation = renewed(gamma, old, present).astype(old.dtype)
         joined = state.joined | present
         new = ShapFedState(gamma, joined, reputation)
         return Download(aggregate, weights, rewards, quota), Standing(score, reputation), new

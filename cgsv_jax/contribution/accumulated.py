@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax.shares import renewed
 from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
 
 
@@ -40,11 +41,7 @@ def accumulated(measure: Measure, *, floor: chex.Numeric = 1e-3) -> Contribution
         total = total + score.astype(total.dtype)
         size = jnp.sum(jnp.abs(total))
         share = total / jnp.where(size > 0, size, 1.0)
-        r = jnp.where(present, jnp.maximum(share, floor / present.size), 0.0)
-        mass = jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
-        count = jnp.maximum(jnp.sum(present), 1)
-        sum_r = jnp.sum(r)
-        r = jnp.where(sum_r > 0, r / jnp.where(sum_r > 0, sum_r, 1.0), 1.0 / count)
-        return Standing(score, jnp.where(present, mass * r, old)), (inner, total)
+        r = renewed(jnp.maximum(share, floor / present.size), old, present)
+        return Standing(score, r), (inner, total)
 
     return Contribution(init, update)

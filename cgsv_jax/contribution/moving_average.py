@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax.shares import left_over, renewed
 from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
 
 
@@ -50,18 +51,12 @@ def moving_average(
         present, old = upload.present, standing.reputation
         chex.assert_equal_shape([score, present, old])
         score = jnp.where(present, score, 0.0)
-        # At least 0: the sum of the absent clients' shares may round to more than 1.
-        mass = jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
         psi = score
         if normalise_scores:
             total = jnp.sum(jnp.abs(score))
-            psi = mass * score / jnp.where(total > 0, total, 1.0)
+            psi = left_over(old, present) * score / jnp.where(total > 0, total, 1.0)
         least = floor / present.size if relative_floor else floor
         r = alpha * old + (1 - alpha) * psi  # r_{i,t}, eq. (4)
-        r = jnp.where(present, jnp.maximum(r, least), 0.0)
-        total = jnp.sum(r)
-        count = jnp.maximum(jnp.sum(present), 1)
-        share = jnp.where(total > 0, r / jnp.where(total > 0, total, 1.0), 1.0 / count)
-        return Standing(score, jnp.where(present, mass * share, old)), state
+        return Standing(score, renewed(jnp.maximum(r, least), old, present)), state
 
     return Contribution(init, update)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
+from cgsv_jax.shares import renewed
 from cgsv_jax.types import Array, ArrayTree, Contribution, Standing, Upload
 
 
@@ -30,8 +31,6 @@ def random_share() -> Contribution:
         keys = vectors.draws(key, upload.numbers, present.size)
         drawn = jax.vmap(lambda k: jax.random.uniform(k, (), old.dtype, minval=1e-6))(keys)
         score = jnp.where(present, drawn, 0.0)
-        mass = jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
-        share = mass * score / jnp.maximum(jnp.sum(score), 1e-6)
-        return Standing(score, jnp.where(present, share, old)), state
+        return Standing(score, renewed(score, old, present)), state
 
     return Contribution(init, update)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
+from cgsv_jax.reward.ratio import ratios
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
 
@@ -31,9 +32,7 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
         draw_key, recovery_key = jax.random.split(key)
         present, dtype = upload.present, upload.deltas.dtype
         count = present.size
-        r = jnp.where(present, standing.reputation, 0.0)
-        top = jnp.max(r)
-        ratio = jnp.where(top > 0, r / jnp.where(top > 0, top, 1.0), 1.0)
+        ratio = ratios(standing.reputation, present, 0.0)  # r_i / max r
         share = jnp.where(ratio > 0, jnp.power(jnp.maximum(ratio, 1e-30), 1 - kappa), 0.0)
         others = jnp.maximum(jnp.sum(present) - 1, 0)
         # Less a rounding: 0.2 of 10 clients are 2, whatever float32 says of 0.2 * 10.
@@ -53,7 +52,7 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
             members * upload.scales[None, :], upload.deltas, precision=jax.lax.Precision.HIGHEST
         )
         # Of equals the lowest number, wherever its row lies.
-        best = jnp.argmin(jnp.where(r == top, columns, count))
+        best = jnp.argmin(jnp.where(ratio == 1, columns, count))
         reference = upload.clients[best] + rewards[best]
         recovers = jax.vmap(lambda k: jax.random.bernoulli(k, recovery))(
             vectors.draws(recovery_key, upload.numbers, count)

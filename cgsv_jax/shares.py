@@ -1,0 +1,35 @@
+"""Who has how much: weights and reputations [N] over the clients that are present."""
+
+import chex
+import jax.numpy as jnp
+
+from cgsv_jax.types import Array
+
+
+def over_present(values: Array, present: Array) -> Array:
+    """Values [N] >= 0 of the present clients, summing to 1; uniform where the sum would be zero.
+
+    Absent clients have 0, everybody where nobody is present.
+    """
+    chex.assert_equal_shape([values, present])
+    values = jnp.where(present, values, 0.0)
+    total = jnp.sum(values)
+    uniform = present / jnp.maximum(jnp.sum(present), 1)
+    return jnp.where(total > 0, values / jnp.where(total > 0, total, 1.0), uniform)
+
+
+def left_over(old: Array, present: Array) -> Array:
+    """What the absent clients leave of 1 for the present ones to share, []."""
+    # At least 0: the sum of the absent clients' shares may round to more than 1.
+    return jnp.maximum(1.0 - jnp.sum(jnp.where(present, 0.0, old)), 0.0)
+
+
+def renewed(values: Array, old: Array, present: Array) -> Array:
+    """Reputations [N]: the present clients share what is left over as `values`, the absent keep.
+
+    Args:
+      values: [N] >= 0, in any unit.
+      old: [N] reputations of the previous round.
+      present: [N] bool.
+    """
+    return jnp.where(present, left_over(old, present) * over_present(values, present), old)
