@@ -19,7 +19,7 @@ from cgsv_jax import data as data_lib
 from cgsv_jax import layout, local, models, results, simulation, sweep, timing, vectors
 from cgsv_jax import network as network_lib
 from cgsv_jax.aggregation import AGGREGATIONS
-from cgsv_jax.algorithms import ALGORITHMS, READS, needs_validation
+from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.contribution import GAMES, MEASURES
 from cgsv_jax.data import owners, partition
@@ -62,9 +62,6 @@ TABLES = config_lib.Tables(
 # Rounds between two looks of the host are chosen so that a run has about this many segments: each
 # costs one dispatch, and a person wants to see the bar move.
 SEGMENTS = 20
-
-FINETUNED = "fedavg_finetuned"  # the algorithm with a second stage
-LOSS_FIRST = "q_ffl"  # the algorithm that reads the loss before training
 
 
 class Problem(NamedTuple):
@@ -145,11 +142,12 @@ def problems(config: Config) -> tuple[Problem, ...]:
             f"it must have at most {config_lib.MAX_PARAMETERS}"
         )
 
-    width = {"one": 1}.get(config.layout) or (
-        int(config.layout) if config.layout.isdigit() else None
-    )
     network = network_lib.network(
-        model, full.inputs.shape[1:], batch=config.eval_batch, width=width
+        model,
+        full.inputs.shape[1:],
+        full.inputs.dtype,
+        batch=config.eval_batch,
+        width=_width_asked(config.layout),
     )
 
     def problem(name: str, data: Dataset, clients: Clients) -> Problem:
@@ -235,7 +233,7 @@ def options_of(config: Config, method: Method, problem: Problem) -> Options:
 
 def rounds_of(config: Config, method: Method) -> int:
     """Rounds of a method: T, and those of its second stage where it has one."""
-    return config.rounds + (method.finetune_rounds if method.algorithm == FINETUNED else 0)
+    return config.rounds + (method.finetune_rounds if method.algorithm in STAGED else 0)
 
 
 def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
@@ -247,7 +245,7 @@ def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
 
 def settings_of(config: Config, method: Method, problem: Problem) -> Settings:
     """`settings`, and what the method's uploads must carry."""
-    return settings(config, problem)._replace(start_loss=method.algorithm == LOSS_FIRST)
+    return settings(config, problem)._replace(start_loss=method.algorithm in LOSS_FIRST)
 
 
 def parts(
@@ -296,12 +294,8 @@ def settings(config: Config, problem: Problem) -> Settings:
         )
     wanted = config.devices if jax.process_count() > 1 else min(config.devices, config.clients)
     mesh = layout.mesh_of(available[:wanted])
-    width = eval_width = None
-    if config.layout == "one":
-        width = eval_width = 1
-    elif config.layout.isdigit():
-        width = eval_width = int(config.layout)
-    elif config.layout == "balanced":
+    width = eval_width = _width_asked(config.layout)
+    if config.layout == "balanced":
         width = layout.balanced_width(steps(config, problem), most=_fitting(config, problem, True))
     if eval_width is None:
         eval_width = _fitting(config, problem, False)
@@ -314,6 +308,13 @@ def settings(config: Config, problem: Problem) -> Settings:
         eval_width=eval_width,
         mesh=mesh,
     )
+
+
+def _width_asked(layout: str) -> int | None:
+    """Clients computed together where the layout is a number of them; None: as many as fit."""
+    if layout == "one":
+        return 1
+    return int(layout) if layout.isdigit() else None
 
 
 def _memory() -> int:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax import layout, local, vectors
-from cgsv_jax.types import Array, Model, Network
+from cgsv_jax.types import Array, ArrayTree, Model, Network
 
 
 def scorer(model: Model, batch: int) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
@@ -18,7 +18,7 @@ def scorer(model: Model, batch: int) -> Callable[[Array, Array, Array], tuple[Ar
       model: the network; it is evaluated without a key.
       batch: rows per forward pass, at most.
     """
-    unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
+    unravel = vectors.unraveler(_shapes(model))
 
     def score(inputs: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
         rows = labels.size
@@ -51,7 +51,7 @@ def mean_loss(model: Model, batch: int) -> Callable[..., Array]:
       model: the network; it is evaluated without a key.
       batch: rows per forward pass, at most.
     """
-    unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
+    unravel = vectors.unraveler(_shapes(model))
 
     def loss(inputs: Array, rows: Array, mask: Array, labels: Array, weights: Array) -> Array:
         size = min(batch, rows.size)
@@ -70,13 +70,19 @@ def mean_loss(model: Model, batch: int) -> Callable[..., Array]:
 
 
 def network(
-    model: Model, input_shape: tuple[int, ...], *, batch: int = 500, width: int | None = None
+    model: Model,
+    input_shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    *,
+    batch: int = 500,
+    width: int | None = None,
 ) -> Network:
     """What rules that judge models, or look at the last layer, are given.
 
     Args:
       model: the network.
       input_shape: of one row.
+      dtype: of the inputs.
       batch: rows per forward pass.
       width: models evaluated together, see `layout.over_clients`.
     """
@@ -86,38 +92,37 @@ def network(
         shared = (jnp.asarray(inputs), jnp.asarray(labels))
         return layout.over_clients(score, width, shared=shared)(weights)
 
-    return Network(evaluate, output_places(model, input_shape))
+    row = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    return Network(evaluate, functools.partial(output_places, model, row))
 
 
-def output_places(model: Model, input_shape: tuple[int, ...]) -> np.ndarray | None:
+@functools.lru_cache(maxsize=64)
+def output_places(model: Model, row: jax.ShapeDtypeStruct) -> np.ndarray | None:
     """The places [C, F + 1] in the raveled vector of every class's weights and bias.
 
     The last layer is known by what it does, not by its name: its bias is the tensor [C] that moves
     each logit by as much as its own entry moves, and its kernel [F, C] stands beside it.
 
+    Args:
+      model: the network.
+      row: shape [1, ...] and type of one input.
+
     Returns:
       None where there is no such bias, or no kernel beside it.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return _places(model, tuple(input_shape), vectors.tensors(shapes))
-
-
-@functools.lru_cache(maxsize=64)
-def _places(
-    model: Model, input_shape: tuple[int, ...], table: tuple[vectors.Tensor, ...]
-) -> np.ndarray | None:
+    table = vectors.tensors(_shapes(model))
     with jax.ensure_compile_time_eval():
         params = model.init(jax.random.key(0))
         leaves, structure = jax.tree.flatten(params)
-        row = jnp.zeros((1, *input_shape), _dtype(model, params, input_shape))
-        classes = jax.eval_shape(model.apply, params, row).shape[-1]
+        inputs = jnp.zeros(row.shape, row.dtype)
+        classes = jax.eval_shape(model.apply, params, inputs).shape[-1]
         for place, tensor in enumerate(table):
             if tensor.shape != (classes,):
                 continue
 
             def logits(bias: Array, place: int = place) -> Array:
                 moved = [*leaves[:place], bias, *leaves[place + 1 :]]
-                return model.apply(jax.tree.unflatten(structure, moved), row)[0]
+                return model.apply(jax.tree.unflatten(structure, moved), inputs)[0]
 
             if not np.array_equal(jax.jacfwd(logits)(leaves[place]), np.eye(classes)):
                 continue
@@ -131,10 +136,6 @@ def _places(
     return None
 
 
-def _dtype(model: Model, params, input_shape: tuple[int, ...]) -> jnp.dtype:
-    """Of the inputs: floats, or whole numbers where the network begins with an embedding."""
-    try:
-        jax.eval_shape(model.apply, params, jnp.zeros((1, *input_shape)))
-    except (TypeError, ValueError):
-        return jnp.int32
-    return jnp.float32
+def _shapes(model: Model) -> ArrayTree:
+    """Of the parameters."""
+    return jax.eval_shape(model.init, jax.random.key(0))

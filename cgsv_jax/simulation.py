@@ -95,10 +95,10 @@ def train(
     # Keys depend on the round and the client's number alone, not on N or the layout.
     key_of_round = jax.random.fold_in(jax.random.fold_in(key, _TRAINING), state.round)
 
-    losses = network_lib.mean_loss(model, settings.eval_batch)
+    losses = network_lib.mean_loss(model, settings.eval_batch) if settings.start_loss else None
 
     def one_client(key, round_, inputs, number, weights, opt_state, rows, mask, labels, order):
-        start = losses(inputs, rows, mask, labels, weights) if settings.start_loss else None
+        start = None if losses is None else losses(inputs, rows, mask, labels, weights)
         order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
         if order is None:
             order = local.draw_order(order_key, mask, settings.epochs)

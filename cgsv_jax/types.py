@@ -90,12 +90,13 @@ class Network(NamedTuple):
     """What a rule may know of the model: parameters are vectors to it, never a tree.
 
     `evaluate(weights [K, D], inputs [n, ...], labels [n]) -> (accuracy [K], loss [K])`, the loss a
-    mean negative log-likelihood. `output` [C, F] are the places in the vector of the last layer's
-    weights and bias, a row per class; None where no such layer can be told.
+    mean negative log-likelihood. `output() -> [C, F]` are the places in the vector of the last
+    layer's weights and bias, a row per class; None where no such layer can be told. It is a
+    function, since to tell it takes seconds and few rules ask.
     """
 
     evaluate: Callable[[Array, Array, Array], tuple[Array, Array]]
-    output: Array | None = None
+    output: Callable[[], Array | None] = lambda: None
 
 
 class Trainer(NamedTuple):

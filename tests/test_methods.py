@@ -282,7 +282,7 @@ def test_a_newcomer_to_shapfed_weighs_like_the_mean(sent, tiny):
     gamma = np.float64(state.gamma)
     gamma[2] = gamma[[0, 1, 3, 4]].mean()
     score, deltas = 0.0, np.float64(sent.deltas)
-    for row in tiny.network().output:
+    for row in tiny.network().output():
         whole = gamma / gamma.sum() @ deltas[:, row]
         own = deltas[2, row]
         score += own @ whole / np.linalg.norm(own) / np.linalg.norm(whole) / 3
@@ -293,7 +293,7 @@ def test_a_newcomer_to_shapfed_weighs_like_the_mean(sent, tiny):
 def test_shapfed_by_hand(sent, tiny):
     """Two rounds: uniform weights, then those of the first; the average starts at its value."""
     server, clients, deltas, *_ = exactly(sent)
-    places, weights, gamma, state = tiny.network().output, np.full(N, 1 / N), None, None
+    places, weights, gamma, state = tiny.network().output(), np.full(N, 1 / N), None, None
     for t in range(2):
         score = np.zeros(N)
         for row in places:
@@ -425,7 +425,7 @@ def test_loss_before_training_is_each_clients_own(tiny):
 def test_last_layer_is_found_by_what_it_does(hidden):
     """Moving class c's places moves logit c alone, whatever other tensors have C entries."""
     model = models.mlp((4,), 10, hidden=hidden)
-    places = network.output_places(model, (4,))
+    places = network.output_places(model, jax.ShapeDtypeStruct((1, 4), jnp.float32))
     params = model.init(jax.random.key(0))
     vector, unravel = jax.flatten_util.ravel_pytree(params)
     inputs = jax.random.normal(jax.random.key(1), (3, 4))
@@ -440,7 +440,7 @@ def test_last_layer_is_found_by_what_it_does(hidden):
 def test_a_network_without_such_a_layer_is_refused(tiny):
     with pytest.raises(ValueError, match="last layer"):
         ALGORITHMS["shapfed_wa"](
-            tiny.hyper(), Options(network=tiny.network()._replace(output=None))
+            tiny.hyper(), Options(network=tiny.network()._replace(output=lambda: None))
         )
 
 

@@ -106,8 +106,11 @@ READS: dict[str, set[str]] = {
     | {"alpha", "floor", "relative_floor", "normalise_scores", "removal", "cosine_epsilon"}
     | {"contribution", "game", "permutations", "tolerance"},
 }
-# Methods that judge models on the server's validation rows.
+# Methods that judge models on the server's validation rows; that read the loss before training;
+# that go on for `finetune_rounds` after the last round.
 JUDGES = {"cffl", "eci", "rank"}
+LOSS_FIRST = {"q_ffl"}
+STAGED = {"fedavg_finetuned"}
 
 
 def needs_validation(name: str, options: Options) -> bool:
@@ -119,7 +122,9 @@ def needs_validation(name: str, options: Options) -> bool:
 __all__ = [
     "ALGORITHMS",
     "JUDGES",
+    "LOSS_FIRST",
     "READS",
+    "STAGED",
     "ComposedState",
     "cffl",
     "cgsv",

@@ -7,7 +7,7 @@ from cgsv_jax.algorithms.compose import compose
 from cgsv_jax.algorithms.removal import with_removal
 from cgsv_jax.contribution import moving_average, sharpened, validation_accuracy
 from cgsv_jax.rescale import at_most
-from cgsv_jax.reward import of_others, with_own
+from cgsv_jax.reward import of_others
 from cgsv_jax.types import Algorithm, Network
 
 
@@ -43,7 +43,6 @@ def cffl(
       Lyu et al., Collaborative Fairness in Federated Learning, arXiv:2008.12161, 2020.
     """
     credit = moving_average(validation_accuracy(network), alpha, floor=0.0, normalise_scores=True)
-    composed = compose(
-        sharpened(credit, sharpness), by_size(), with_own(of_others()), rescale=at_most(gamma)
-    )
+    credit = sharpened(credit, sharpness)
+    composed = compose(credit, by_size(), of_others(), rescale=at_most(gamma), keeps_own=True)
     return with_removal(composed, removal, first=0)

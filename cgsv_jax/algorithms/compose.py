@@ -35,6 +35,7 @@ def compose(
     reward: Reward,
     *,
     rescale: Rescale | None = None,
+    keeps_own: bool = False,
 ) -> Algorithm:
     """Rescale, aggregate, judge, reward: one server round in that order.
 
@@ -45,6 +46,8 @@ def compose(
       aggregation: u_N from uploads and the previous standing.
       reward: v_i from u_N and the new standing.
       rescale: how long an upload is made; default: as it is.
+      keeps_own: whether v_i = u_i + the reward: the client keeps its update instead of rolling it
+        back. Quota and energy are of what it receives.
 
     Returns:
       An Algorithm whose state is a `ComposedState`.
@@ -77,6 +80,8 @@ def compose(
             energy = vectors.energies(rewards, aggregate)
         else:
             energy = reward.energy(upload, aggregate, standing, quota)
+        if keeps_own:  # an absent client's row of deltas is 0
+            rewards = rewards + upload.scales[:, None] * upload.deltas
         download = Download(aggregate, weights, rewards, quota, energy)
         new = ComposedState(standing, contribution_state, aggregation_state, reward_state)
         return download, standing, _same_types(new, state)

@@ -7,7 +7,7 @@ from cgsv_jax.algorithms.compose import compose
 from cgsv_jax.algorithms.removal import with_removal
 from cgsv_jax.contribution import cosine, moving_average
 from cgsv_jax.rescale import at_most
-from cgsv_jax.reward import sparsify, with_own
+from cgsv_jax.reward import sparsify
 from cgsv_jax.types import Algorithm, Reward
 
 
@@ -39,7 +39,8 @@ def rffl(
     composed = compose(
         moving_average(cosine(), alpha, floor=0.0),
         by_reputation(),
-        with_own(reward or sparsify(0.0)),
+        reward or sparsify(0.0),
         rescale=at_most(gamma),
+        keeps_own=True,
     )
     return with_removal(composed, removal)

@@ -42,9 +42,9 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
     Reference:
       Tastan et al., Redefining Contributions: Shapley-Driven Federated Learning, IJCAI 2024.
     """
-    if network is None or network.output is None:
+    places = None if network is None else network.output()
+    if places is None:
         raise ValueError("shapfed_wa needs a model whose last layer is a kernel [F, C] and a bias")
-    places = network.output
 
     def init(num_clients: int, num_parameters: int) -> ShapFedState:
         del num_parameters

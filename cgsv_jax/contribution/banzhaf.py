@@ -9,8 +9,6 @@ from cgsv_jax.types import Array, Measure
 
 # Clients up to whom all coalitions are looked at, unless told otherwise: 2^10 = 1,024 of them.
 EXACT = 10
-# Coalitions in a draw whose membership is in memory at once, in entries.
-_ENTRIES = 1 << 22
 
 
 def from_values(values: Array) -> Array:
@@ -54,7 +52,7 @@ def sample(
       Wang and Jia, Data Banzhaf, AISTATS 2023 (the estimator).
     """
     pairs = -(-coalitions // 2)
-    steps = -(-pairs // max(_ENTRIES // (2 * players), 1))
+    steps = -(-pairs // max(games.ENTRIES // (2 * players), 1))
     size = -(-pairs // steps)
     pairs = steps * size
 
@@ -91,8 +89,7 @@ def banzhaf(game: games.Game | None = None, permutations: int = 100, exact: int 
       Wang and Jia, Data Banzhaf: A Robust Data Valuation Framework for Machine Learning, AISTATS
       2023: of all values that weigh coalitions it keeps its order best under noise in nu.
     """
-    if permutations < 1:
-        raise ValueError(f"permutations is {permutations!r}, it must be at least 1")
+    games.at_least_one(permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         if players <= exact:

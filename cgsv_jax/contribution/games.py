@@ -19,7 +19,7 @@ Solution = Callable[[PRNGKey, Value, int], Array]  # key, value, N -> phi [N]
 
 _BLOCK = 64  # models rebuilt at once: a matrix [64, D]
 # Entries of a membership matrix: 2^22 floats are 16 MiB, whatever the number of coalitions.
-_ENTRIES = 1 << 22
+ENTRIES = 1 << 22
 
 
 def measure_of(
@@ -63,6 +63,16 @@ def measure_of(
     return Measure(init, update)
 
 
+def at_least_one(permutations: int) -> None:
+    """Refuses a sampling of nothing.
+
+    Raises:
+      ValueError: fewer than one permutation.
+    """
+    if permutations < 1:
+        raise ValueError(f"permutations is {permutations!r}, it must be at least 1")
+
+
 def in_blocks(value: Value, members: Callable[[Array], Array], count: int, players: int) -> Array:
     """nu of coalitions 0, 1, ..., [count], so many at once as keep their membership small.
 
@@ -72,7 +82,7 @@ def in_blocks(value: Value, members: Callable[[Array], Array], count: int, playe
       count: of coalitions, at least 1.
       players: N.
     """
-    steps = -(-count // max(_ENTRIES // players, 1))
+    steps = -(-count // max(ENTRIES // players, 1))
     size = -(-count // steps)
 
     def block(step: Array) -> Array:

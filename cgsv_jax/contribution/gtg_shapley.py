@@ -107,8 +107,7 @@ def gtg_shapley(
       Liu et al., GTG-Shapley: Efficient and Accurate Participant Contribution Evaluation in
       Federated Learning, ACM TIST 2022.
     """
-    if permutations < 1:
-        raise ValueError(f"permutations is {permutations!r}, it must be at least 1")
+    games.at_least_one(permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations, tolerance).phi

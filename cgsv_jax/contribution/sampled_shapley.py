@@ -69,8 +69,7 @@ def sampled_shapley(game: games.Game | None = None, permutations: int = 100) -> 
     Raises:
       ValueError: fewer than one permutation.
     """
-    if permutations < 1:
-        raise ValueError(f"permutations is {permutations!r}, it must be at least 1")
+    games.at_least_one(permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations)[0]

@@ -50,8 +50,7 @@ def tmc_shapley(
     Reference:
       Ghorbani and Zou, Data Shapley: Equitable Valuation of Data for Machine Learning, ICML 2019.
     """
-    if permutations < 1:
-        raise ValueError(f"permutations is {permutations!r}, it must be at least 1")
+    games.at_least_one(permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations, tolerance)

@@ -71,20 +71,9 @@ def _decoded(
     """`train_images` uint8 [n, ...], `train_labels` int32 [n] and the same for the test split."""
     prepared = store.find(name, data_dir)
 
-    def build() -> dict[str, np.ndarray]:
-        arrays = {}
-        for split in ("train", "test"):
-            if not prepared.num_rows.get(split):
-                raise ValueError(f"{name} in {prepared.folder} has no rows in split {split}")
-            examples = store.read(prepared, split)
-            images = [example["image"] for example in examples]
-            if any(image.shape != shape or image.dtype != np.uint8 for image in images):
-                raise ValueError(f"{name} in {prepared.folder} holds images other than {shape}")
-            arrays[f"{split}_images"] = np.stack(images)
-            arrays[f"{split}_labels"] = np.array(
-                [example["label"] for example in examples], np.int32
-            )
-        return arrays
+    def stack(images: list[np.ndarray]) -> np.ndarray:
+        if any(image.shape != shape or image.dtype != np.uint8 for image in images):
+            raise ValueError(f"{name} in {prepared.folder} holds images other than {shape}")
+        return np.stack(images)
 
-    names = [f"{split}_{part}" for split in ("train", "test") for part in ("images", "labels")]
-    return store.cached(prepared, names, build)
+    return store.labelled(prepared, "image", ("train", "test"), stack)

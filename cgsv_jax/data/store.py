@@ -135,6 +135,42 @@ def cached(
     return arrays
 
 
+def labelled(
+    prepared: Prepared,
+    feature: str,
+    splits: Iterable[str],
+    stack: Callable[[list[Any]], np.ndarray],
+) -> dict[str, np.ndarray]:
+    """`<split>_<feature>s` [n, ...] and `<split>_labels` int32 [n] of every split, cached.
+
+    Args:
+      prepared: the set.
+      feature: which one the labels are of.
+      splits: which of the set's.
+      stack: the feature of all examples as one array.
+
+    Raises:
+      ValueError: if a split is absent or empty, or cannot be read.
+    """
+    splits = tuple(splits)
+
+    def build() -> dict[str, np.ndarray]:
+        arrays = {}
+        for split in splits:
+            if not prepared.num_rows.get(split):
+                raise ValueError(
+                    f"{prepared.name} in {prepared.folder} has no rows in split {split}"
+                )
+            examples = read(prepared, split)
+            arrays[f"{split}_{feature}s"] = stack([example[feature] for example in examples])
+            labels = [example["label"] for example in examples]
+            arrays[f"{split}_labels"] = np.array(labels, np.int32)
+        return arrays
+
+    names = [f"{split}_{part}" for split in splits for part in (f"{feature}s", "labels")]
+    return cached(prepared, names, build)
+
+
 def cache_folder() -> pathlib.Path:
     """CGSV_CACHE_DIR, or `cgsv_jax` in XDG_CACHE_HOME, or ~/.cache/cgsv_jax."""
     if chosen := os.environ.get("CGSV_CACHE_DIR"):

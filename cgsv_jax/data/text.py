@@ -116,19 +116,4 @@ def scattered(texts: Sequence[bytes]) -> list[int]:
 
 def _texts(name: str, splits: Sequence[str], data_dir: store.Path | None) -> dict[str, np.ndarray]:
     """`<split>_texts` bytes [n] and `<split>_labels` int32 [n]."""
-    prepared = store.find(name, data_dir)
-
-    def build() -> dict[str, np.ndarray]:
-        arrays = {}
-        for split in splits:
-            if not prepared.num_rows.get(split):
-                raise ValueError(f"{name} in {prepared.folder} has no rows in split {split}")
-            examples = store.read(prepared, split)
-            arrays[f"{split}_texts"] = np.array([example["text"] for example in examples])
-            arrays[f"{split}_labels"] = np.array(
-                [example["label"] for example in examples], np.int32
-            )
-        return arrays
-
-    names = [f"{split}_{part}" for split in splits for part in ("texts", "labels")]
-    return store.cached(prepared, names, build)
+    return store.labelled(store.find(name, data_dir), "text", splits, np.array)

@@ -7,7 +7,6 @@ from cgsv_jax.reward.ratio import ratios
 from cgsv_jax.reward.scale import scale
 from cgsv_jax.reward.share import own_update, share_all
 from cgsv_jax.reward.sparsify import quotas, sparsify
-from cgsv_jax.reward.with_own import with_own
 
 # name -> (hyper, options) -> Reward
 REWARDS = {
@@ -34,5 +33,4 @@ __all__ = [
     "scale",
     "share_all",
     "sparsify",
-    "with_own",
 ]
