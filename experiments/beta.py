@@ -6,13 +6,11 @@ r sums to 1, so r is about 1 / N and tanh(beta r) is nearly linear: the publishe
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from cgsv_jax import experiment, metrics, simulation, sweep
+from cgsv_jax import experiment, metrics
 from experiments import common
 
 BETAS = (0.5, 1.0, 1.2, 1.5, 2.0, 5.0, 10.0, 50.0, np.inf)
@@ -48,26 +46,12 @@ def rows(asked: dict, on: str) -> pl.DataFrame:
     """A row per partition, beta and seed."""
     config = experiment.configure(algorithms=("standalone", "cgsv"), beta_on=on, **asked)
     standalone, cgsv = config.methods
-    keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
     made = []
     for problem in experiment.problems(config):
-        data = problem.data._replace(validation=None)
-        static = experiment.settings(config, problem)._replace(eval_every=config.rounds)
-
-        def final(key, hyper, data, clients, method, static=static, problem=problem):
-            parts = experiment.parts(config, method, problem, hyper)
-            _, record, seen = simulation.run(key, data, clients, settings=static, **parts)
-            return record.quota / sum(problem.tensors), seen.accuracy[-1]
-
-        def all_of(method, betas, final=final, data=data, problem=problem):
-            hyper = jax.tree.map(lambda x: jnp.full(len(betas), x, jnp.float32), method.hyper())
-            hyper = hyper._replace(beta=jnp.asarray(betas, jnp.float32))
-            run = lambda *args: final(*args, method)  # noqa: E731
-            grid = jax.jit(lambda *args: sweep.grid(run, *args, width=1))
-            return jax.device_get(grid(keys, hyper, data, problem.clients))
-
-        _, alone = all_of(standalone, (1.0,))  # [S, 1, N]
-        share, accuracy = all_of(cgsv, BETAS)  # [S, B, T, N], [S, B, N]
+        shared = (problem, problem.data._replace(validation=None))
+        _, alone = common.over_settings(config, standalone, *shared, {"beta": (1.0,)})
+        record, accuracy = common.over_settings(config, cgsv, *shared, {"beta": BETAS})
+        share = np.float32(record.quota) / np.float32(sum(problem.tensors))  # [S, B, T, N]
         for s, seed in enumerate(config.seeds):
             for b, beta in enumerate(BETAS):
                 fairness = float(metrics.fairness(alone[s, 0], accuracy[s, b]))

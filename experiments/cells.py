@@ -4,13 +4,15 @@
 `cells-<scale>.parquet` keeps them for the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cgsv_jax import data as data_lib
-from cgsv_jax import experiment
+from cgsv_jax import experiment, plots
 from experiments import common
 
 PARTITIONS = ("uniform", "power_law", "class_imbalance")
@@ -89,15 +91,44 @@ def labels(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def beside(frame: pl.DataFrame, names: Sequence[str], index: int, columns: int) -> list[str]:
-    """Methods of the cells in one row of panels, the last first: they share the labels at left."""
-    first = index // columns * columns
-    row = frame.filter(pl.col("cell").is_in(list(names[first : first + columns])))
-    return row["method"].unique(maintain_order=True).to_list()[::-1]
+def panels(
+    frame: pl.DataFrame, title: str, draw: Callable[[Axes, int, pl.DataFrame, str], None]
+) -> tuple[Figure, list[Axes]]:
+    """A panel per cell, a row per method that some cell beside it has; three panels in a row.
+
+    Args:
+      frame: of runs.
+      title: of the figure.
+      draw: (axes, height of the row, this cell's runs of the method, colour) draws them.
+    """
+    frame = labels(frame)
+    names = frame["cell"].unique(maintain_order=True).to_list()
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    size = (3.2 * columns + 1.3, (0.24 * frame["method"].n_unique() + 0.6) * rows + 0.5)
+    drawn, grid = common.panels(rows, columns, size, title)
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+    used = list(grid.flat[: len(names)])
+    for index, (axes, name) in enumerate(zip(used, names, strict=True)):
+        first = index // columns * columns  # panels in a row share the labels at left
+        beside = frame.filter(pl.col("cell").is_in(names[first : first + columns]))
+        methods = beside["method"].unique(maintain_order=True).to_list()[::-1]
+        axes.set_ylim(-0.6, len(methods) - 0.4)
+        for place, method in enumerate(methods):
+            own = frame.filter(cell=name, method=method)
+            if len(own):
+                ours = method.startswith("cgsv")
+                draw(axes, place, own, plots.VERMILION if ours else plots.BLUE)
+        axes.set_title(name, fontsize=9)
+        axes.set_yticks(range(len(methods)), methods, fontsize=7)
+        if not axes.get_subplotspec().is_first_col():
+            axes.tick_params(labelleft=False)
+    return drawn, used
 
 
-def table(frame: pl.DataFrame, value: Mapping[str, Any]) -> pl.DataFrame:
-    """Methods down, cells across, as text; a method that was not run in a cell has an en dash."""
+def table(frame: pl.DataFrame, text: Callable[[pl.DataFrame], str]) -> pl.DataFrame:
+    """Methods down, cells across, each the text of its runs; an en dash where there are none."""
     frame = labels(frame)
     names = frame["cell"].unique(maintain_order=True).to_list()
     rows = []
@@ -106,6 +137,6 @@ def table(frame: pl.DataFrame, value: Mapping[str, Any]) -> pl.DataFrame:
         row = {"method": method}
         for name in names:
             here = own.filter(cell=name)
-            row[name] = value["text"](here) if len(here) else "–"
+            row[name] = text(here) if len(here) else "–"
         rows.append(row)
     return pl.DataFrame(rows)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import polars as pl
@@ -21,7 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cgsv_jax import config as config_lib
-from cgsv_jax import experiment, metrics, plots, results
+from cgsv_jax import experiment, metrics, plots, results, simulation, sweep
+from cgsv_jax.types import Array, Clients, Dataset, Hyper, Record
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SCALES = ("smoke", "small", "full")
@@ -124,6 +127,40 @@ def fingerprint(wanted: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def over_settings(
+    config: experiment.Config,
+    method: config_lib.Method,
+    problem: experiment.Problem,
+    data: Dataset,
+    changes: Mapping[str, Sequence[float]],
+) -> tuple[Record, np.ndarray]:
+    """A method with every seed and other numbers, as one compiled program.
+
+    Args:
+      config: of the runs.
+      method: one of its methods.
+      problem: one of its partitions.
+      data: the rows, those to evaluate on among them.
+      changes: field of Hyper -> its value in every setting [H].
+
+    Returns:
+      The record, leaves [S, H, T, N], and the accuracies after the last round [S, H, N].
+    """
+    count = len(next(iter(changes.values())))
+    hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), method.hyper())
+    hyper = hyper._replace(**{k: jnp.asarray(v, jnp.float32) for k, v in changes.items()})
+    settings = experiment.settings(config, problem)._replace(eval_every=config.rounds)
+
+    def one(key: Array, hyper: Hyper, data: Dataset, clients: Clients) -> tuple[Record, Array]:
+        parts = experiment.parts(config, method, problem, hyper)
+        _, record, seen = simulation.run(key, data, clients, settings=settings, **parts)
+        return record, seen.accuracy[-1]
+
+    keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
+    grid = jax.jit(lambda *args: sweep.grid(one, *args, width=1))
+    return jax.device_get(grid(keys, hyper, data, problem.clients))
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -177,6 +214,12 @@ def interval(values: Sequence[float | None], digits: int = 0) -> str:
     if len(known) < len(values):
         text += f" ({len(known)} of {len(values)})"
     return text
+
+
+def paired(frame: pl.DataFrame, by: str, one: str, other: str, column: str) -> np.ndarray:
+    """Differences [S] of a column between two values of `by`, seed by seed; NaN where undefined."""
+    wide = frame.pivot(by, index="seed", values=column)
+    return (wide[one] - wide[other]).cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
 def provenance(seeds: Sequence[int] | int | None = None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cgsv_jax import results
@@ -42,7 +43,7 @@ def shown(frame: pl.DataFrame) -> pl.DataFrame:
         values = own["fairness"].to_list()
         return common.interval(values) if any(v is not None for v in values) else "undefined"
 
-    return cells.table(frame, {"text": text})
+    return cells.table(frame, text)
 
 
 def undefined(frame: pl.DataFrame) -> str:
@@ -59,33 +60,20 @@ def undefined(frame: pl.DataFrame) -> str:
 
 def figure(frame: pl.DataFrame) -> Figure:
     """A panel per cell, a row per method: the seeds as dots, their mean as a bar."""
-    frame = cells.labels(frame)
-    names = frame["cell"].unique(maintain_order=True).to_list()
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    size = (3.2 * columns + 1.3, (0.24 * frame["method"].n_unique() + 0.6) * rows + 0.5)
-    drawn, grid = common.panels(rows, columns, size, "Fairness of every seed, and the mean")
-    for axes in grid.flat[len(names) :]:
-        axes.remove()
-    for index, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
-        methods = cells.beside(frame, names, index, columns)
-        axes.set_ylim(-0.6, len(methods) - 0.4)
-        for place, method in enumerate(methods):
-            own = frame.filter(cell=name, method=method)
-            values = [v for v in own["fairness"].to_list() if v is not None]
-            colour = common.plots.VERMILION if method.startswith("cgsv") else common.plots.BLUE
-            axes.scatter(values, [place] * len(values), s=9, color=colour, alpha=0.6, linewidths=0)
-            if values:
-                mean = np.mean(values)
-                axes.plot([mean, mean], [place - 0.32, place + 0.32], color=colour, linewidth=2)
-            elif len(own):
-                axes.text(0, place, "undefined", fontsize=6, ha="center", va="center", color="grey")
+
+    def draw(axes: Axes, place: int, own: pl.DataFrame, colour: str) -> None:
+        values = [v for v in own["fairness"].to_list() if v is not None]
+        axes.scatter(values, [place] * len(values), s=9, color=colour, alpha=0.6, linewidths=0)
+        if values:
+            mean = np.mean(values)
+            axes.plot([mean, mean], [place - 0.32, place + 0.32], color=colour, linewidth=2)
+        else:
+            axes.text(0, place, "undefined", fontsize=6, ha="center", va="center", color="grey")
+
+    drawn, panels = cells.panels(frame, "Fairness of every seed, and the mean", draw)
+    for axes in panels:
         axes.axvline(0, color="#999999", linewidth=0.8)
-        axes.set_title(name, fontsize=9)
         axes.set_xlim(-108, 108)
-        axes.set_yticks(range(len(methods)), methods, fontsize=7)
-        if not axes.get_subplotspec().is_first_col():
-            axes.tick_params(labelleft=False)
     return drawn
 
 

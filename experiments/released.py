@@ -60,25 +60,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def paired(frame: pl.DataFrame, partition: str, line: str, column: str) -> np.ndarray:
-    """Differences [S] line - paper, NaN where one of them is undefined."""
-    own = frame.filter(partition=partition)
-    wide = own.pivot("as released", index="seed", values=column)
-    return (wide[line] - wide[BASE]).cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-
 def differences(frame: pl.DataFrame) -> pl.DataFrame:
     """Mean difference [95 % interval] from `paper`."""
     rows = []
     names = frame["as released"].unique(maintain_order=True).to_list()
-    for partition in frame["partition"].unique(maintain_order=True):
+    for (partition,), own in frame.group_by("partition", maintain_order=True):
         for line in names[1:]:
             row = {"partition": partition, "as released": line}
             for column, header, factor, digits in (
                 ("fairness", "fairness", 1, 1),
                 ("mean_accuracy", "average accuracy, points", 100, 2),
             ):
-                values = factor * paired(frame, partition, line, column)
+                values = factor * common.paired(own, "as released", line, BASE, column)
                 row[header] = common.interval(list(values), digits)
             rows.append(row)
     return pl.DataFrame(rows)
@@ -91,13 +84,14 @@ def figure(frame: pl.DataFrame) -> Figure:
     size = (9.5, (0.27 * len(names) + 0.8) * len(partitions) + 0.5)
     drawn, grid = common.panels(len(partitions), 2, size, "One line as released, minus paper")
     for row, partition in zip(grid, partitions, strict=True):
+        own = frame.filter(partition=partition)
         for axes, (column, label, factor) in zip(
             row,
             (("fairness", "fairness", 1), ("mean_accuracy", "average accuracy, points", 100)),
             strict=True,
         ):
             for place, line in enumerate(names):
-                values = factor * paired(frame, partition, line, column)
+                values = factor * common.paired(own, "as released", line, BASE, column)
                 axes.scatter(
                     values, [place] * len(values), s=12, color=common.plots.BLUE, alpha=0.7
                 )

@@ -7,7 +7,6 @@ the same seed, partition, start and row orders.
 
 from collections.abc import Sequence
 
-import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -47,17 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def paired(frame: pl.DataFrame, partition: str, other: str, column: str) -> np.ndarray:
-    """Differences [S] reputation - other, NaN where one of them is undefined."""
-    own = frame.filter(partition=partition)
-    wide = own.pivot("weights", index="seed", values=column)
-    return (wide["reputation"] - wide[other]).cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-
 def differences(frame: pl.DataFrame) -> pl.DataFrame:
     """Mean difference [95 % interval] of average accuracy, server's accuracy and fairness."""
     rows = []
-    for partition in frame["partition"].unique(maintain_order=True):
+    for (partition,), own in frame.group_by("partition", maintain_order=True):
         for other in AGGREGATIONS[1:]:
             row = {"partition": partition, "against": other}
             for column, header, factor in (
@@ -65,7 +57,7 @@ def differences(frame: pl.DataFrame) -> pl.DataFrame:
                 ("server_accuracy", "server's accuracy, points", 100),
                 ("fairness", "fairness", 1),
             ):
-                values = factor * paired(frame, partition, other, column)
+                values = factor * common.paired(own, "weights", "reputation", other, column)
                 row[header] = common.interval(list(values), 2 if factor > 1 else 0)
             rows.append(row)
     return pl.DataFrame(rows)
@@ -78,7 +70,8 @@ def figure(frame: pl.DataFrame) -> Figure:
     drawn, grid = common.panels(1, 2, (9, 0.5 * len(names) + 1.6), title)
     for axes, other in zip(grid[0], AGGREGATIONS[1:], strict=True):
         for place, partition in enumerate(names):
-            values = 100 * paired(frame, partition, other, "mean_accuracy")
+            own = frame.filter(partition=partition)
+            values = 100 * common.paired(own, "weights", "reputation", other, "mean_accuracy")
             axes.scatter(values, [place] * len(values), s=16, color=common.plots.BLUE, alpha=0.7)
             axes.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=common.plots.VERMILION)
         axes.axvline(0, color="#999999", linewidth=0.9)
