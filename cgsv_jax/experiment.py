@@ -6,7 +6,7 @@ Everything numerical happens in compiled functions; here they are built, timed a
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import optax
 
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax import layout, local, models, results, simulation, sweep, timing, vectors
+from cgsv_jax import layout, local, models, results, runs, simulation, sweep, timing, vectors
 from cgsv_jax import network as network_lib
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
@@ -24,14 +24,17 @@ from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.contribution import GAMES, MEASURES
 from cgsv_jax.data import owners, partition
 from cgsv_jax.reward import REWARDS
+from cgsv_jax.runs import Batch, Chunk, Look, Programs, Seen
 from cgsv_jax.types import (
     Algorithm,
     Clients,
     Dataset,
+    Evaluation,
     Hyper,
     Model,
     Network,
     Options,
+    Record,
     Settings,
     State,
     Trainer,
@@ -370,30 +373,37 @@ def run(
     Raises:
       ConfigError: when data or partition cannot be had.
     """
-    watch = watch or (lambda progress: None)
     dealt = problems(config) if dealt is None else dealt
     started = time.perf_counter()
-    cells, clock = [], []
-    for problem in dealt:
-        for method in config.methods:
-            cell, seconds = _run_method(config, method, problem, watch)
-            cells.append(cell)
-            clock.append({"partition": problem.partition, "method": method.name, **seconds})
-    timing = {
-        "total_seconds": time.perf_counter() - started,
-        "methods": clock,
-    }
+    asked = [(problem, method) for problem in dealt for method in config.methods]
+
+    def look(look: Look) -> None:
+        problem, method = asked[look.batch]
+        accuracy = server = None
+        if look.evaluation is not None:
+            accuracy = look.evaluation.accuracy[:, -1].mean(0)
+            server = float(look.evaluation.server_accuracy[:, -1].mean())
+        counts = look.done, look.rounds, look.compiling, look.pace
+        watch(Progress(problem.partition, method.name, *counts, accuracy, server))
+
+    batches = [batch_of(config, method, problem) for problem, method in asked]
+    seen, clocks = runs.execute(batches, look if watch else lambda look: None)
+    cells = [
+        cell_of(config, method, problem, own)
+        for (problem, method), own in zip(asked, seen, strict=True)
+    ]
+    clock = [
+        {
+            "partition": problem.partition,
+            "method": method.name,
+            "compile_seconds": seconds.compiling,
+            "run_seconds": seconds.running,
+            "rounds_per_second": rounds_of(config, method) * len(config.seeds) / seconds.running,
+        }
+        for (problem, method), seconds in zip(asked, clocks, strict=True)
+    ]
+    timing = {"total_seconds": time.perf_counter() - started, "methods": clock}
     return Result(config, dealt, tuple(cells), timing)
-
-
-class Programs(NamedTuple):
-    """What is compiled for one method on one partition, and the arguments that do not change."""
-
-    begin: Callable  # (seeds [S] uint32, hyper) -> State [S, 1, ...]
-    segment: Callable  # (rounds, seeds, hyper, State, shared) -> (State, Record, Evaluation)
-    hyper: Hyper  # every field [1]
-    shared: tuple  # the rows, the partition, and which of its rows are evaluated
-    places: np.ndarray  # [N] the row of each client in the matrices
 
 
 def programs(config: Config, method: Method, problem: Problem) -> Programs:
@@ -420,7 +430,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
         return simulation.init(key, config.clients, mesh=mesh, **made)
 
     def begin(seeds: jax.Array, hyper: Hyper) -> State:
-        return sweep.grid(start, jax.vmap(jax.random.key)(seeds), hyper)
+        return sweep.runs(start, jax.vmap(jax.random.key)(seeds), hyper)
 
     def segment(rounds: int, seeds: jax.Array, hyper: Hyper, state: State, shared: tuple) -> Any:
         def one(key, hyper, state, data, clients, chosen):
@@ -435,71 +445,41 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
             )
             return state, *layout.keep_whole(seen, mesh)
 
-        return sweep.grid(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)
+        return sweep.runs(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)
+
+    def in_order(record: Record, evaluation: Evaluation) -> tuple[Record, Evaluation]:
+        record = jax.tree.map(lambda x: x[..., places], record)
+        if problem.chosen is None:
+            fields = {n: getattr(evaluation, n)[..., places] for n in simulation.PER_CLIENT}
+            evaluation = evaluation._replace(**fields)
+        return record, evaluation
 
     # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).
     hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), method.hyper())
-    return Programs(begin, segment, hyper, shared, places)
+    return Programs(begin, segment, hyper, shared, in_order)
 
 
-def _run_method(
-    config: Config, method: Method, problem: Problem, watch: Callable[[Progress], None]
-) -> tuple[results.Cell, dict[str, float]]:
-    seconds = {"compile_seconds": 0.0, "run_seconds": 0.0}
-    done = 0  # rounds, over all seeds
+def batch_of(config: Config, method: Method, problem: Problem) -> Batch:
+    """The runs of one method on one partition: all seeds."""
     length = rounds_of(config, method)
-    total = length * len(config.seeds)
 
-    def note(evaluation: Any = None) -> None:
-        accuracy = server = None
-        if evaluation is not None:
-            accuracy = np.asarray(evaluation.accuracy[:, 0, -1]).mean(0)
-            server = float(np.asarray(evaluation.server_accuracy[:, 0, -1]).mean())
-        pace = done / seconds["run_seconds"] if done else 0.0
-        watch(
-            Progress(problem.partition, method.name, done, total, not done, pace, accuracy, server)
-        )
+    def chunk(seeds: tuple[int, ...]) -> Chunk:
+        numbers = jax.tree.map(lambda x: np.full(len(seeds), x, np.float32), method.hyper())
+        return Chunk(np.asarray(seeds, np.uint32), numbers)
 
-    note()
-    made = programs(config, method, problem)
-    compiled: dict[Any, Any] = {}
+    chunks = tuple(chunk(seeds) for seeds in _together(config, problem))
+    return Batch(
+        build=lambda: programs(config, method, problem),
+        chunks=chunks,
+        rounds=length,
+        step=segment_length(length, config.eval_every),
+    )
 
-    def call(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
-        """The function's result; compiled once per name, and the two timed apart."""
-        clock = time.perf_counter()
-        if name not in compiled:
-            compiled[name] = jax.jit(function, **options).lower(*args).compile()
-            seconds["compile_seconds"] += time.perf_counter() - clock
-            clock = time.perf_counter()
-        result = jax.block_until_ready(compiled[name](*args))
-        seconds["run_seconds"] += time.perf_counter() - clock
-        return result
 
-    step = segment_length(length, config.eval_every)
-    groups = []
-    for group in _together(config, problem):
-        seeds = np.asarray(group, np.uint32)
-        state = call(made.begin, ("begin", len(seeds)), seeds, made.hyper)
-        pieces = []
-        for first in range(0, length, step):
-            rounds = min(step, length - first)
-            function = functools.partial(made.segment, rounds)
-            arguments = (seeds, made.hyper, state, made.shared)
-            state, *seen = call(function, (rounds, len(seeds)), *arguments, donate_argnums=2)
-            pieces.append(jax.device_get(seen))
-            done += rounds * len(seeds)
-            note(pieces[-1][1])
-        del state, arguments  # the next seeds' matrices take their place
-        # leaves [S, 1, time, ...] -> [S, time, ...]
-        groups.append(jax.tree.map(lambda *x: np.concatenate(x, axis=2)[:, 0], *pieces))
-    record, evaluation = jax.tree.map(lambda *x: np.concatenate(x), *groups)
-    record = jax.tree.map(lambda x: x[..., made.places], record)
-    if problem.chosen is None:
-        fields = {
-            name: getattr(evaluation, name)[..., made.places] for name in simulation.PER_CLIENT
-        }
-        evaluation = evaluation._replace(**fields)
-    cell = results.Cell(
+def cell_of(config: Config, method: Method, problem: Problem, seen: Sequence[Seen]) -> results.Cell:
+    """What the chunks of a method showed, as the results keep it."""
+    record, evaluation = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    return results.Cell(
         partition=problem.partition,
         method=method.name,
         seeds=config.seeds,
@@ -510,7 +490,6 @@ def _run_method(
         evaluation=evaluation,
         evaluated=problem.chosen,
     )
-    return cell, seconds | {"rounds_per_second": total / seconds["run_seconds"]}
 
 
 def _together(config: Config, problem: Problem) -> list[tuple[int, ...]]:

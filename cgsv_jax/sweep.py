@@ -42,3 +42,31 @@ def grid(
         return over_clients(one, width)(hyper, carry)
 
     return over_clients(over_settings, width)(keys, carry)
+
+
+def runs(
+    run: Callable,
+    keys: Array,
+    hyper: Hyper,
+    *args: Any,
+    carry: ArrayTree = None,
+    width: int | None = None,
+) -> Any:
+    """run(key, hyper, *args) for pairs of a key and a setting that need not be a grid.
+
+    Args:
+      run: as in `grid`.
+      keys: [R] typed PRNG keys.
+      hyper: every field [R].
+      *args: shared by all runs.
+      carry: leaves [R, ...].
+      width: as in `grid`.
+
+    Returns:
+      The results of `run` with a leading axis [R].
+    """
+
+    def one(key: Array, hyper: Hyper, carry: ArrayTree) -> Any:
+        return run(key, hyper, *(() if carry is None else (carry,)), *args)
+
+    return over_clients(one, width)(keys, hyper, carry)

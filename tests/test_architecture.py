@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "attacks": {"types", "vectors"},
     "simulation": {"types", "vectors", "local", "layout", "network", "attacks"},
     "sweep": {"types", "layout", "simulation"},
+    "runs": {"types"},
     "models": {"types", "vectors"},
     "data": {"types"},
     "checkpoint": {"types", "config", "results"},

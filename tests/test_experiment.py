@@ -356,7 +356,7 @@ def test_seeds_do_not_share_memory_on_a_cpu(compared):
     assert experiment._together(config, problem) == [(0,), (1,)]
     made = experiment.programs(config, config.methods[2], problem)
     state = jax.eval_shape(made.begin, np.zeros(1, np.uint32), made.hyper)
-    assert state.clients.shape == (1, 1, 4, sum(problem.tensors))
+    assert state.clients.shape == (1, 4, sum(problem.tensors))
 
 
 # ---------------------------------------------------------------- where the time goes

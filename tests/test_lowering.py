@@ -45,9 +45,10 @@ def test_runs_lower_for_tpu(asked):
     (problem,), (method,) = experiment.problems(config), config.methods
     made = experiment.programs(config, method, problem)
     seeds = np.asarray(config.seeds, np.uint32)
-    lowers(made.begin, seeds, made.hyper)
-    state = jax.eval_shape(made.begin, seeds, made.hyper)
-    module = lowers(functools.partial(made.segment, 2), seeds, made.hyper, state, made.shared)
+    hyper = jax.tree.map(lambda x: np.repeat(x, len(seeds)), made.hyper)
+    lowers(made.begin, seeds, hyper)
+    state = jax.eval_shape(made.begin, seeds, hyper)
+    module = lowers(functools.partial(made.segment, 2), seeds, hyper, state, made.shared)
     assert "stablehlo.while" in module
 
 
