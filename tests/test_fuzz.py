@@ -13,7 +13,7 @@ import tyro
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cgsv_jax import cli, experiment
+from cgsv_jax import cli, experiment, results
 from cgsv_jax import config as config_lib
 from cgsv_jax.config import Config, ConfigError, Method
 
@@ -268,3 +268,124 @@ def test_the_examples_are_of_both_kinds():
 
     collect()
     assert 0.2 < np.mean(outcomes) < 0.8
+
+
+# ---------------------------------------------------------------- whole commands
+
+NUMBERS = {  # of few digits, so that a failure can be typed again
+    "gamma": (0.01, 0.5, 3.0),
+    "alpha": (0.0, 0.5, 1.0),
+    "beta": (0.0, 0.5, 30.0, math.inf),
+    "floor": (0.0, 1e-3, 0.9),
+    "norm_epsilon": (0.0, 1e-7, 10.0),
+    "cosine_epsilon": (0.0, 1e-10, 10.0),
+    "q": (0.0, 1.0, 30.0),
+    "kappa": (0.0, 1.0),
+    "recovery": (0.0, 1.0),
+    "removal": (0.0, 0.5, 0.99),
+    "tolerance": (0.0, 0.5),
+    "permutations": (1, 7),
+    "finetune_rounds": (1, 2),
+    "learning_rate": (1e-6, 0.1, 1e6),  # nothing is learnt, something, everything breaks
+    "decay": (0.1, 1.0),
+}
+TABLE_OF = {
+    "optimizer": TABLES.optimizers,
+    "contribution": TABLES.contributions,
+    "aggregation": TABLES.aggregations,
+    "reward": TABLES.rewards,
+    "game": TABLES.games,
+    **config_lib.CHOICES,
+}
+PARTITIONS = ("uniform", "power_law", "class_imbalance", "dirichlet")
+BREAKING = {  # what only shows once the data are there
+    "--clients": ("5000", "x"),
+    "--devices": ("4000",),
+    "--eval-rows": ("400000",),
+    "--validation-share": ("0.9999",),
+    "--hidden": ("70000,70000",),
+    "--owners": ("/nowhere.npy",),
+    "--model": ("cifar_cnn", "text_cnn"),
+    "--rounds": ("0", "2.5"),
+    "--synthetic-rows": ("3", "2147483647"),
+    "--learning-rate": ("1e39", "nan"),
+}
+
+
+def whole_command(seed):
+    """Flags of a tiny run: methods, and options that some of them read; one in four breaks it."""
+    rng = np.random.default_rng(seed)
+
+    def pick(values):
+        return list(values)[rng.integers(len(values))]
+
+    rows = str(pick((40, 200)))
+    flags = {"--synthetic-rows": rows, "--dataset": "synthetic"} if rng.random() < 0.5 else {}
+    flags |= {
+        "--clients": str(rng.integers(2, 5)),
+        "--rounds": str(rng.integers(1, 4)),
+        "--epochs": str(rng.integers(1, 3)),
+        "--batch-size": str(pick((1, 16, 1000)) if flags else 64),
+        "--hidden": pick(("", "1", "4,3")),
+        "--seeds": pick(("1", "2", "7")),
+        "--partition": pick(PARTITIONS),
+        "--layout": pick(("auto", "all", "one", "3")),
+        "--eval-every": str(rng.integers(1, 5)),
+    }
+    # Every method has its turn, so that all are among the cases whatever their number.
+    names = [list(TABLES.algorithms)[seed % len(TABLES.algorithms)], pick(TABLES.algorithms)]
+    flags["--algorithms"] = ",".join(dict.fromkeys([*names, *(["standalone"] * (seed % 2))]))
+    read = set.union(*(TABLES.reads[name] for name in names)) | config_lib.TRAINING_FIELDS
+    for name in rng.permutation(sorted(read))[:4]:
+        flag = "--" + name.replace("_", "-")
+        if name in TABLE_OF or name in NUMBERS:
+            flags[flag] = str(pick(TABLE_OF.get(name, NUMBERS.get(name))))
+        elif rng.random() < 0.5:
+            flags[flag] = None  # a switch
+        switch, values = config_lib.READ_BY.get(name, (None, ()))
+        if switch is not None and switch in read | {"optimizer"}:
+            flags["--" + switch] = pick(values)
+    if rng.random() < 0.25:
+        flag = pick(BREAKING)
+        flags[flag] = pick(BREAKING[flag])
+    return [word for flag, value in flags.items() for word in (flag, value) if word is not None]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(39))  # three times every method
+def test_a_whole_command_ends_with_a_run_or_a_sentence(seed, tmp_path, capsys):
+    """Exit code 0 and a whole run directory, or exit code 2, a sentence and no file at all."""
+    words = whole_command(seed)
+    out = tmp_path / "run"
+    try:
+        code = cli.main(["compare", *words, "--out", str(out)])
+    except SystemExit as exit_:  # the parser's own errors
+        code = exit_.code
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    if code == 0:
+        read = results.read(out)
+        assert config_lib.from_dict(read.config, TABLES).methods
+        assert {path.name for path in out.iterdir()} == {*results.FILES, "figures"}
+        assert len(list((out / "figures").iterdir())) == 4
+        for name in ("accuracy", "reputation", "share"):
+            assert read.rounds[name].drop_nulls().is_between(0, 1).all()
+        assert read.rounds["reputation"].null_count() == 0
+        assert said.err == ""
+    else:
+        assert code == 2, words
+        assert said.err.strip()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_commands_are_of_all_methods_and_both_kinds():
+    """What the long test would run, judged without running it."""
+    outcomes, names = [], set()
+    for seed in range(39):
+        words = whole_command(seed)
+        names |= set(words[words.index("--algorithms") + 1].split(","))
+        parsed = tyro.cli(cli.Command, args=["compare", *words], prog="cgsv")
+        outcomes.append(judge(lambda p=parsed: cli._configuration(p)) is not None)
+    assert names == set(TABLES.algorithms)
+    assert sum(outcomes) >= 25
+    assert not all(outcomes)
