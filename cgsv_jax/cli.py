@@ -358,6 +358,8 @@ def _border() -> Iterator[None]:
 
 def _complain(sentence: str) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    # A name that is no UTF-8 may be part of it, and could not be printed.
+    sentence = sentence.encode(errors="backslashreplace").decode()
     for line in sentence.splitlines():
         console.print(f"cgsv: {line}", markup=False)
 
@@ -398,7 +400,7 @@ def _configuration(args: Any) -> Config:
     if isinstance(args, Run):
         asked.setdefault("algorithms", "cgsv")
         for name in ("algorithms", "partition"):
-            if "," in asked.get(name, ""):
+            if "," in asked.get(name, "") or (name, asked.get(name)) == ("algorithms", "all"):
                 raise ConfigError(f"--{name} is {asked[name]!r}, run takes one, compare a list")
     return experiment.configure(partitions=asked.pop("partition", None), **asked)
 
@@ -425,7 +427,8 @@ def _train(args: Any) -> None:
     if profiles:
         result.timing["profiles"] = [profiling.plain(profile) for profile in profiles]
         experiment.save(directory, result)
-    figures = plots.draw([directory])
+    with _border():
+        figures = plots.draw([directory])
     for table in results.tables(result.cells, console.width):
         console.print(table)
     for profile in profiles:

@@ -6,7 +6,7 @@ Everything numerical happens in compiled functions; here they are built, timed a
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cgsv_jax import (
+    checks,
+    layout,
+    local,
+    models,
+    results,
+    runs,
+    simulation,
+    sweep,
+    timing,
+    vectors,
+)
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax import layout, local, models, results, runs, simulation, sweep, timing, vectors
 from cgsv_jax import network as network_lib
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
@@ -118,67 +129,145 @@ def problems(config: Config) -> tuple[Problem, ...]:
     """Loads the data and deals them out, once per partition.
 
     Raises:
-      ConfigError: when the data are not there, or cannot be dealt out as asked.
+      ConfigError: when the data are not there, cannot be dealt out as asked, or are not what a
+        method needs; and when the hardware is not there.
     """
+    _devices(config)
     source = data_lib.DATASETS[config.dataset]
     try:
-        options = {"num_rows": config.synthetic_rows} if config.dataset == "synthetic" else {}
+        options = {}
+        if config.dataset == "synthetic":
+            options = {"num_rows": config.synthetic_rows}
+            _must_fit_in_memory(config.synthetic_rows, source.input_shape)
         full = data_lib.load(config.dataset, config.data_dir, **options)
         by_owner = "by_owner" in config.partitions
         owner_ids = owners.load(config.owners, len(full.labels)) if by_owner else None
-        builder = models.MODELS[config.model]
-        if config.model == "mlp":
-            builder = functools.partial(builder, hidden=config.hidden)
-        if config.model in config_lib.CONVOLUTIONAL:
-            builder = functools.partial(builder, conv=config.conv)
-        if config.model in config_lib.OF_TOKENS:  # tokens are numbered without gaps
-            builder = functools.partial(builder, vocabulary=int(full.inputs.max()) + 1)
-        model = builder(full.inputs.shape[1:], source.num_classes)
-        dealt = [_deal(config, full, name, owner_ids) for name in config.partitions]
+        model = _model(config, full, source.num_classes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
-    if sum(tensors) > config_lib.MAX_PARAMETERS:
+    dealt, wrong = [], []
+    for name in config.partitions:
+        try:
+            dealt.append(_deal(config, full, name, owner_ids))
+            wrong += checks.problems(*dealt[-1], model)
+        except (ValueError, OSError) as error:
+            wrong += str(error).splitlines()
+    _refuse(wrong)
+    made = tuple(
+        _problem(config, name, *arrays, model)
+        for name, arrays in zip(config.partitions, dealt, strict=True)
+    )
+    _refuse(wrong for problem in made for wrong in _unfit(config, problem))
+    return made
+
+
+def given(config: Config, data: Dataset, clients: Clients, model: Model | None = None) -> Problem:
+    """A problem of one's own arrays, checked: `run(config, dealt=(given(config, ...),))`.
+
+    The config says how to train; its data set, model and partitions are not looked at, and
+    `--clients` must be the number of clients given.
+
+    Args:
+      config: see `configure`.
+      data: the rows; validation rows are only needed by methods that judge models on them.
+      clients: who holds which of the training rows.
+      model: the network; default: the config's, for inputs of this shape.
+
+    Raises:
+      ConfigError: naming everything that is wrong with the arrays, see `checks.problems`, and
+        what a method of the config cannot do with them.
+    """
+    _devices(config)
+    if model is None:
+        _refuse(checks.problems(data, clients))  # before their shape and labels are used
+        held = (data.labels, data.test_labels, *(data.validation or ())[1:])
+        classes = max(int(np.max(labels, initial=0)) for labels in held) + 1
+        try:
+            model = _model(config, data, classes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    _refuse(checks.problems(data, clients, model))
+    if len(clients.mask) != config.clients:
         raise ConfigError(
-            f"--model {config.model} has {sum(tensors)} parameters, "
-            f"it must have at most {config_lib.MAX_PARAMETERS}"
+            f"--clients is {config.clients}, it must be {len(clients.mask)}, the clients given"
+        )
+    data, clients = jax.tree.map(np.asarray, (data, clients))
+    if data.validation is None:
+        data = data._replace(validation=(data.inputs[:0], data.labels[:0]))
+    problem = _problem(config, "given", data, clients, model)
+    _refuse(_unfit(config, problem))
+    return problem
+
+
+def _refuse(wrong: Iterable[str]) -> None:
+    """One error for all that is wrong, each named once."""
+    if lines := list(dict.fromkeys(wrong)):
+        raise ConfigError("\n".join(lines))
+
+
+def _must_fit_in_memory(rows: int, shape: tuple[int, ...]) -> None:
+    """The rows as drawn, dealt out and sent to the device: refused rather than killed for it."""
+    needed = 3 * 4 * rows * int(np.prod(shape))
+    if needed > _host_memory():
+        raise ValueError(
+            f"--synthetic-rows is {rows}, which takes {needed / 2**30:.1f} GiB, "
+            f"it must fit in {_host_memory() / 2**30:.1f} GiB"
         )
 
+
+def _model(config: Config, data: Dataset, num_classes: int) -> Model:
+    builder = models.MODELS[config.model]
+    if config.model == "mlp":
+        builder = functools.partial(builder, hidden=config.hidden)
+    if config.model in config_lib.CONVOLUTIONAL:
+        builder = functools.partial(builder, conv=config.conv)
+    if config.model in config_lib.OF_TOKENS:  # tokens are numbered without gaps
+        builder = functools.partial(builder, vocabulary=int(data.inputs.max()) + 1)
+    return builder(data.inputs.shape[1:], num_classes)
+
+
+def _problem(config: Config, name: str, data: Dataset, clients: Clients, model: Model) -> Problem:
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
     network = network_lib.network(
         model,
-        full.inputs.shape[1:],
-        full.inputs.dtype,
+        data.inputs.shape[1:],
+        data.inputs.dtype,
         batch=config.eval_batch,
         width=_width_asked(config.layout),
     )
+    sizes, classes = partition.describe(clients, data.labels)
+    chosen = None
+    if config.eval_clients is not None and config.eval_clients < config.clients:
+        # Evenly from the fewest rows to the most, both ends included.
+        places = np.linspace(0, config.clients - 1, config.eval_clients).round().astype(int)
+        chosen = np.sort(np.argsort(sizes, kind="stable")[places])
+    tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
+    return Problem(name, data, clients, sizes, classes, model, tensors, network, chosen)
 
-    def problem(name: str, data: Dataset, clients: Clients) -> Problem:
-        sizes, classes = partition.describe(clients, data.labels)
-        chosen = None
-        if config.eval_clients is not None and config.eval_clients < config.clients:
-            # Evenly from the fewest rows to the most, both ends included.
-            places = np.linspace(0, config.clients - 1, config.eval_clients).round().astype(int)
-            chosen = np.sort(np.argsort(sizes, kind="stable")[places])
-        return Problem(name, data, clients, sizes, classes, model, tensors, network, chosen)
 
-    made = tuple(
-        problem(name, data, clients)
-        for name, (data, clients) in zip(config.partitions, dealt, strict=True)
-    )
+def _unfit(config: Config, problem: Problem) -> list[str]:
+    """What the methods, or the local epochs, cannot do on this problem; nothing is compiled."""
+    wrong = []
+    visits = config.epochs * problem.clients.mask.shape[1]
+    if visits > config_lib.MAX_WHOLE:
+        wrong.append(
+            f"--epochs is {config.epochs}, which makes {visits} visits of the largest client's "
+            f"rows in a round, it must make at most {config_lib.MAX_WHOLE}"
+        )
     for method in config.methods:
-        judges = needs_validation(method.algorithm, options_of(config, method, made[0]))
-        if judges and not len(made[0].data.validation[1]):
-            raise ConfigError(
+        judges = needs_validation(method.algorithm, options_of(config, method, problem))
+        if judges and not len(problem.data.validation[1]):
+            wrong.append(
                 f"{method.name} judges models on the server's validation rows, "
                 f"but --validation-share {config.validation_share:g} leaves none"
             )
+            continue
         try:  # what a rule says of N, D or the model, it says before anything is compiled
-            algorithm = parts(config, method, made[0], method.hyper())["algorithm"]
-            jax.eval_shape(lambda a=algorithm: a.init(config.clients, sum(tensors)))
+            algorithm = parts(config, method, problem, method.hyper())["algorithm"]
+            jax.eval_shape(lambda a=algorithm: a.init(config.clients, sum(problem.tensors)))
         except ValueError as error:
-            raise ConfigError(str(error)) from error
-    return made
+            wrong.append(str(error))
+    return wrong
 
 
 def _deal(
@@ -190,27 +279,28 @@ def _deal(
     )
     cap = config.rows_per_client and config.rows_per_client * config.clients
     cap = None if name == "by_owner" else cap  # a writer's rows are not thinned out
+    wrong = []
     if full.validation is not None and config.validation_share > 0:
-        raise ConfigError(
+        wrong.append(
             f"--validation-share is {config.validation_share:g}, it must be 0: "
             f"{config.dataset} has validation rows of its own"
         )
     pool, held_out = partition.split(split_rng, len(full.labels), config.validation_share, cap)
     validation = full.validation or (full.inputs[held_out], full.labels[held_out])
     if config.clients > len(pool):
-        raise ConfigError(
+        wrong.append(
             f"--clients is {config.clients}, it must be at most {len(pool)}, "
             f"the training rows of {config.dataset}"
         )
-    test = slice(None)
+    test, rows = slice(None), len(full.test_labels)
     if config.eval_rows is not None:
-        rows = len(full.test_labels)
         if config.eval_rows > rows:
-            raise ConfigError(
+            wrong.append(
                 f"--eval-rows is {config.eval_rows}, it must be at most {rows}, "
                 f"the test rows of {config.dataset}"
             )
         test = np.sort(test_rng.permutation(rows)[: config.eval_rows])
+    _refuse(wrong)
     data = full._replace(
         test_inputs=full.test_inputs[test],
         test_labels=full.test_labels[test],
@@ -285,18 +375,7 @@ def settings(config: Config, problem: Problem) -> Settings:
     Raises:
       ConfigError: more devices are asked for than there are.
     """
-    available = jax.devices()
-    if config.devices > len(available):
-        raise ConfigError(
-            f"--devices is {config.devices}, it must be at most {len(available)}, what there is"
-        )
-    if jax.process_count() > 1 and config.devices < len(available):
-        raise ConfigError(
-            f"--devices is {config.devices}, it must be {len(available)}: "
-            f"each of the {jax.process_count()} processes takes part with all it has"
-        )
-    wanted = config.devices if jax.process_count() > 1 else min(config.devices, config.clients)
-    mesh = layout.mesh_of(available[:wanted])
+    mesh = layout.mesh_of(_devices(config))
     width = eval_width = _width_asked(config.layout)
     if config.layout == "balanced":
         width = layout.balanced_width(steps(config, problem), most=_fitting(config, problem, True))
@@ -313,6 +392,26 @@ def settings(config: Config, problem: Problem) -> Settings:
     )
 
 
+def _devices(config: Config) -> list[jax.Device]:
+    """The devices that share the clients.
+
+    Raises:
+      ConfigError: more of them are asked for than there are.
+    """
+    available = jax.devices()
+    if config.devices > len(available):
+        raise ConfigError(
+            f"--devices is {config.devices}, it must be at most {len(available)}, what there is"
+        )
+    if jax.process_count() > 1 and config.devices < len(available):
+        raise ConfigError(
+            f"--devices is {config.devices}, it must be {len(available)}: "
+            f"each of the {jax.process_count()} processes takes part with all it has"
+        )
+    wanted = config.devices if jax.process_count() > 1 else min(config.devices, config.clients)
+    return available[:wanted]
+
+
 def _width_asked(layout: str) -> int | None:
     """Clients computed together where the layout is a number of them; None: as many as fit."""
     if layout == "one":
@@ -322,7 +421,11 @@ def _width_asked(layout: str) -> int | None:
 
 def _memory() -> int:
     """Bytes of the device, or of the host where that is the device."""
-    return timing.memory_limit() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return timing.memory_limit() or _host_memory()
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @functools.lru_cache(maxsize=64)

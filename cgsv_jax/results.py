@@ -66,6 +66,7 @@ SUMMARY_COLUMNS = (
     *("min_accuracy", "mean_gain", "gain_spread", "no_worse", "distance", "energy", "share"),
     *("upload_bytes", "download_bytes", "clients", "evaluated"),
 )
+TEXTS = ("partition", "method", "fairness_undefined")
 AVERAGED = (  # over seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", "energy", "share", "upload_bytes", "download_bytes"),
@@ -270,10 +271,9 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
             }
             row |= _against_alone(cell.method, alone.get((cell.partition, seed)), final)
             rows.append({key: _defined(value) for key, value in row.items()})
-    texts = {"partition", "method", "fairness_undefined"}
     whole = {"seed", "clients", "evaluated"}
     schema = {
-        name: pl.String if name in texts else pl.Int64 if name in whole else pl.Float64
+        name: pl.String if name in TEXTS else pl.Int64 if name in whole else pl.Float64
         for name in SUMMARY_COLUMNS
     }
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -793,6 +793,9 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             if file.is_dir() and not file.is_symlink():
                 raise refusal(f"whose {file.name} is a directory, it must hold a run or nothing")
         directory.mkdir(parents=True, exist_ok=True)
+        figures = directory / FIGURES
+        if os.path.lexists(figures) and not (figures.is_dir() and not figures.is_symlink()):
+            raise refusal(f"whose {FIGURES} is no folder of its own, figures could not be drawn")
         for file in [*old, *_figures(directory)] if old else ():
             file.unlink()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
@@ -944,7 +947,25 @@ def read(directory: Path) -> Run:
         _read_parquet(directory / f"{name}.parquet", expected)
         for name, expected in zip(PARQUET_FILES, columns, strict=True)
     )
-    return Run(*documents, *frames, directory)
+    run = Run(*documents, *frames, directory)
+    _must_agree(run)
+    return run
+
+
+def _must_agree(run: Run) -> None:
+    """The three tables are of the same cells, and two of them of the same clients.
+
+    Raises:
+      ValueError: when one of them comes from another run.
+    """
+    tables = {name: getattr(run, name) for name in PARQUET_FILES}
+    for keys, names in ((KEYS, PARQUET_FILES), ((*KEYS, "client"), ("rounds", "clients"))):
+        first, *others = (set(tables[name].select(keys).unique().iter_rows()) for name in names)
+        if any(other != first for other in others):
+            raise ValueError(
+                f"the run in {run.directory} cannot be read: {', '.join(names)} are not of the "
+                f"same {', '.join(keys)}"
+            )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -964,6 +985,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{file} cannot be read: it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"{file} cannot be read: it must hold an object with named values")
     return value
@@ -978,4 +1001,17 @@ def _read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
     lacking = [name for name in columns if name not in frame.columns]
     if lacking:
         raise ValueError(f"{file} cannot be read: it lacks the column {', '.join(lacking)}")
+    for name in columns:
+        column, text = frame[name], name in TEXTS
+        # A column that nobody has a value of has no type; keys are what rows are found by.
+        kind = column.dtype == pl.String if text else column.dtype.is_numeric() or _truths(column)
+        if not kind and frame.height:  # a table without rows has no types
+            what = "text" if text else "numbers"
+            raise ValueError(f"{file} cannot be read: {name} holds {column.dtype}, not {what}")
+        if name in (*KEYS, "client", "round") and column.null_count():
+            raise ValueError(f"{file} cannot be read: {name} is unknown in some rows")
     return frame
+
+
+def _truths(column: pl.Series) -> bool:
+    return column.name == "present" and column.dtype == pl.Boolean

@@ -7,7 +7,7 @@ a `Model` and local training only as a `Trainer`.
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import layout, local, vectors
+from cgsv_jax import checks, layout, local, vectors
 from cgsv_jax import network as network_lib
 from cgsv_jax import participation as participation_lib
 from cgsv_jax.attacks import Attack
@@ -378,8 +378,10 @@ def advance(
       The state, Record [T, N] and Evaluation [ceil(T / k), ...].
 
     Raises:
-      ValueError: T or k is below 1.
+      ValueError: T or k is below 1, or the arrays do not belong together (see `checks.problems`;
+        their values are only looked at outside of transformations).
     """
+    checks.check(data, clients, model)
     if min(settings.rounds, settings.eval_every) < 1:
         raise ValueError(f"rounds and eval_every must be at least 1, got {settings}")
     parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
@@ -431,7 +433,11 @@ def run(
 
     Returns:
       The final State, Record [T, N] and Evaluation [ceil(T / eval_every), ...].
+
+    Raises:
+      ValueError: as `advance` does.
     """
+    checks.check(data, clients, model)
     num_clients = clients.mask.shape[0]
     parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "attack": attack}
     state = init(key, num_clients, mesh=settings.mesh, **parts)

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "shares": {"types"},
     "metrics": {"types", "vectors"},
     "timing": set(),
+    "checks": {"types", "vectors"},
     "config": {"types"},
     "contribution": RULES,
     "aggregation": RULES,
@@ -32,7 +33,8 @@ MAY_IMPORT = {
     "network": {"types", "vectors", "local", "layout"},
     "attacks": {"types", "vectors"},
     "participation": {"types", "vectors", "layout"},
-    "simulation": {"types", "vectors", "local", "layout", "network", "attacks", "participation"},
+    "simulation": {"types", "checks", "vectors", "local", "layout", "network"}
+    | {"attacks", "participation"},
     "sweep": {"types", "layout", "simulation"},
     "runs": {"types"},
     "models": {"types", "vectors"},

@@ -559,6 +559,31 @@ def test_read_refuses_other_contents(run):
         results.read(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "values", "message"),
+    [
+        ("rounds", "partition", pl.lit(1), "partition holds Int32, not text"),
+        ("summary", "method", pl.lit(None, pl.String), "method is unknown in some rows"),
+        ("clients", "accuracy", pl.lit("high"), "accuracy holds String, not numbers"),
+        ("clients", "rows", pl.lit(b"x"), "rows holds Binary, not numbers"),
+        ("rounds", "score", pl.lit([1.0]), r"score holds List\(Float64\), not numbers"),
+        ("summary", "method", pl.lit("other"), "are not of the same partition, method, seed"),
+        ("clients", "client", pl.col("client") + 1, "are not of the same .*, client"),
+    ],
+)
+def test_read_refuses_other_types_and_other_runs(run, name, column, values, message):
+    file = run / f"{name}.parquet"
+    pl.read_parquet(file).with_columns(values.alias(column)).write_parquet(file)
+    with pytest.raises(ValueError, match=message):
+        results.read(run)
+
+
+def test_read_refuses_what_is_nested_too_deeply(run):
+    (run / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: it is nested too deeply"):
+        results.read(run)
+
+
 def test_environment():
     found = results.environment()
     assert found["versions"]["jax"] == jax.__version__
