@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax import vectors
-from cgsv_jax.types import Array, ArrayTree, Conduct, PRNGKey, Upload
+from cgsv_jax.types import Array, ArrayTree, Clients, Conduct, PRNGKey, Upload
 
 
 class Forgery(NamedTuple):
@@ -152,3 +152,65 @@ LABELS: dict[str, Callable[[np.random.Generator, np.ndarray, int], np.ndarray]] 
 # One client poses as several: its strength is not a number of the round but the number of clients.
 REPLICATION = "replication"
 ATTACKS = (*LABELS, *UPLOADS, REPLICATION)
+
+
+def dishonest(
+    rng: np.random.Generator,
+    clients: Clients,
+    labels: np.ndarray,
+    num_classes: int,
+    asked: Sequence[tuple[str, int, float | None]],
+    attackers: Sequence[int] = (),
+) -> tuple[Clients, tuple[str, ...]]:
+    """The partition with some clients cheating.
+
+    Args:
+      rng: draws who they are, and random labels.
+      clients: the honest partition, N clients.
+      labels: [n] of the training rows.
+      num_classes: C.
+      asked: (name, how many clients, strength or None for the attack's own), each name once. Of
+        `replication` one client does it, and the number is how many it poses as: the copies follow
+        the other clients, so that N grows.
+      attackers: who they are, first those of the first attack; default: drawn.
+
+    Returns:
+      The partition, and every client's attack by name, "" where honest. A `Conduct` numbers the
+      attacks on uploads in the order asked.
+
+    Raises:
+      ValueError: a name is unknown, or there are fewer clients than attackers.
+    """
+    number = len(clients.mask)
+    order = list(attackers) or rng.permutation(number).tolist()
+    names, code = [""] * number, np.zeros(number, np.int32)
+    strength = np.zeros(number, np.float32)
+    believed = None if clients.labels is None else np.array(clients.labels)
+    copies: list[int] = []
+    uploads = 0
+    for name, count, size in asked:
+        if name not in ATTACKS:
+            raise ValueError(f"{name!r} is no attack, there are {', '.join(ATTACKS)}")
+        taken = 1 if name == REPLICATION else count
+        if taken > len(order):
+            raise ValueError(f"attack {name} needs {taken} clients, {len(order)} are left")
+        mine, order = order[:taken], order[taken:]
+        uploads += name in UPLOADS
+        for client in mine:
+            names[client] = name
+        if name in LABELS:
+            believed = np.asarray(labels)[clients.rows] if believed is None else believed
+            for client in mine:
+                believed[client] = LABELS[name](rng, believed[client], num_classes)
+        elif name in UPLOADS:
+            code[mine] = uploads
+            strength[mine] = UPLOADS[name].strength if size is None else size
+        else:
+            copies = mine * (count - 1)
+    conduct = Conduct(code, strength) if uploads else None
+    clients = clients._replace(labels=believed, conduct=conduct)
+    if copies:
+        rows = [*range(number), *copies]
+        clients = jax.tree.map(lambda x: np.asarray(x)[rows], clients)
+        names = [names[row] for row in rows]
+    return clients, tuple(names)

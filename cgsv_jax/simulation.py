@@ -203,6 +203,12 @@ def round_(
             whole, everybody, members, algorithm.init, settings.mesh
         )
         orders = None if orders is None else participation_lib.take(jnp.asarray(orders), members)
+    if algorithm.common is not None:
+        starts = algorithm.common(state.round) & (True if here is None else here)
+        starts = jnp.broadcast_to(starts, clients.mask.shape[:1])
+        starts = layout.pad_rows(starts, state.clients.shape[0])
+        models = jnp.where(starts[:, None], state.server[None, :], state.clients)
+        state = state._replace(clients=layout.keep_sharded(models, settings.mesh))
     parts = {"model": model, "trainer": trainer, "settings": settings, "orders": orders}
     upload, optimizer = train(key, state, data, clients, here=here, **parts)  # dw_i
     if members is not None:
@@ -307,6 +313,7 @@ def evaluate(
     *,
     model: Model,
     settings: Settings,
+    algorithm: Algorithm | None = None,
     chosen: Array | None = None,
 ) -> Evaluation:
     """Accuracy and mean negative log-likelihood of all models, and how far from the server's.
@@ -317,6 +324,7 @@ def evaluate(
       labels: [n].
       model: the network; it is evaluated without a key.
       settings: rows per forward pass and the layout.
+      algorithm: where it has one model for all, that is everybody's; None: clients have their own.
       chosen: [K] which clients; None: every row of `state.clients`.
 
     Returns:
@@ -333,6 +341,8 @@ def evaluate(
         return *one_model(inputs, labels, weights), distance
 
     weights = state.clients
+    if algorithm is not None and algorithm.common is not None:
+        weights = jnp.where(algorithm.common(state.round), state.server[None, :], weights)
     if chosen is not None:
         weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
     width = settings.eval_width or settings.width
@@ -395,6 +405,7 @@ def advance(
     def block(state: State, orders: Array | None, length: int):
         state, record = jax.lax.scan(one_round, state, orders, length)
         options = {"model": model, "settings": settings, "chosen": chosen}
+        options["algorithm"] = algorithm
         result = evaluate(state, data.test_inputs, data.test_labels, **options)
         if chosen is None:  # without the rows that only fill up a device
             fields = {name: getattr(result, name)[:count] for name in PER_CLIENT}

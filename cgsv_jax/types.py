@@ -231,10 +231,15 @@ class Algorithm(NamedTuple):
 
     `init(num_clients, num_parameters) -> state`;
     `update(key, upload, state) -> (download, standing, state)`.
+
+    `common(round) -> bool []`, where a method has one model for all: whether who takes part in the
+    round starts from the server's model, which is also what its clients are judged by. It only
+    matters to clients that were absent before.
     """
 
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, ArrayTree], tuple[Download, Standing, ArrayTree]]
+    common: Callable[[Array], Array] | None = None
 
 
 # ---------------------------------------------------------------- settings of a run
@@ -257,6 +262,7 @@ class Hyper(NamedTuple):
     removal: Array = 0.0  # [] below this share of the mean reputation a client is removed, if
     # `Options.removes` says so (rffl and cffl always do)
     tolerance: Array = 0.01  # [] gain below which a truncated sampling stops
+    dropout: Array = 0.0  # [] probability that who should take part in a round does not
 
 
 class Options(NamedTuple):

@@ -108,6 +108,33 @@ def test_who_stays_away_keeps_everything(tiny, name):
         np.testing.assert_allclose(after.reputation.sum(), 1, atol=2 * N * EPS)
 
 
+@pytest.mark.parametrize("name", ["fedavg", "q_ffl", "fedavg_finetuned"])
+def test_one_model_for_all_is_the_servers(tiny, name):
+    """Who comes back starts from it, as in FedAvg, and is judged by it: not a stale one of its own.
+
+    Client 1 is away in round 1; in round 2 its update is that of a client that never left.
+    """
+    state, parts, data, clients = start(tiny, name, options=Options(rounds=9))
+    key, who = jax.random.key(1), participation.given(np.array([[0, 1, 2], [0, 2, -1], [1, 2, -1]]))
+    step = jax.jit(
+        lambda state: simulation.round_(key, state, data, clients, participation=who, **parts)
+    )
+    for _ in range(2):
+        state, _ = step(state)
+    assert np.any(np.asarray(state.clients[1]) != state.server)  # its own copy is stale
+    judged = simulation.evaluate(
+        state, data.test_inputs, data.test_labels, model=parts["model"],
+        settings=parts["settings"], algorithm=parts["algorithm"],
+    )  # fmt: skip
+    assert np.unique(judged.loss).size == 1
+    assert not np.any(judged.distance)
+    fresh = state._replace(clients=jnp.broadcast_to(state.server[None], state.clients.shape))
+    (late, seen), (never, seen_too) = step(state), step(fresh)
+    np.testing.assert_array_equal(late.server, never.server)
+    np.testing.assert_array_equal(late.clients[1], never.clients[1])
+    np.testing.assert_array_equal(seen.norm, seen_too.norm)
+
+
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in ("iafl",)])
 def test_a_cohort_is_the_same_absence_among_all(tiny, name):
     """Gathered rows against all rows with the others absent: the same round, float noise apart."""
