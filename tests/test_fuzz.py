@@ -171,7 +171,7 @@ def judge(make):
     return config
 
 
-@steady(3000)
+@steady(2000)
 @given(asked())
 def test_keywords(values):
     judge(lambda: experiment.configure(**values))
@@ -352,7 +352,7 @@ def whole_command(seed):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(39))  # three times every method
+@pytest.mark.parametrize("seed", range(26))  # twice every method
 def test_a_whole_command_ends_with_a_run_or_a_sentence(seed, tmp_path, capsys):
     """Exit code 0 and a whole run directory, or exit code 2, a sentence and no file at all."""
     words = whole_command(seed)
@@ -381,11 +381,11 @@ def test_a_whole_command_ends_with_a_run_or_a_sentence(seed, tmp_path, capsys):
 def test_whole_commands_are_of_all_methods_and_both_kinds():
     """What the long test would run, judged without running it."""
     outcomes, names = [], set()
-    for seed in range(39):
+    for seed in range(26):
         words = whole_command(seed)
         names |= set(words[words.index("--algorithms") + 1].split(","))
         parsed = tyro.cli(cli.Command, args=["compare", *words], prog="cgsv")
         outcomes.append(judge(lambda p=parsed: cli._configuration(p)) is not None)
     assert names == set(TABLES.algorithms)
-    assert sum(outcomes) >= 25
+    assert sum(outcomes) >= 16
     assert not all(outcomes)

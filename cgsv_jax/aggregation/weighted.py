@@ -16,8 +16,8 @@ def _shares(upload: Upload, first: str) -> Array:
     dtype = upload.deltas.dtype
     if first == "uniform":
         return jnp.full(upload.present.shape, 1 / population(upload), dtype)
-    total = jnp.maximum(jnp.sum(upload.num_examples), 1)  # nobody has rows: uniform, further up
-    return (upload.num_examples / total).astype(dtype)
+    rows = upload.num_examples.astype(dtype)  # floats: in all, more than an int32 may count
+    return rows / jnp.maximum(jnp.sum(rows), 1)  # nobody has rows: uniform, further up
 
 
 def by_reputation(*, first: str = "size") -> Aggregation:
