@@ -253,11 +253,10 @@ def as_cohort(upload: Upload, everybody: Clients, members: Array) -> Upload:
     A rule's draws go by a client's place in the cohort, by number.
     """
     rows = jnp.asarray(everybody.sizes)
-    # In floats: all rows of a population may be more than an int32 counts, and then it is the most.
+    # In floats, since all rows of a population may be more than an int32 counts; then it is the
+    # most that one does, to the next float below.
     away = jnp.sum(rows.at[members].set(0, mode="drop").astype(jnp.float32))
-    away = jnp.where(away < 2.0**31, away, 0).astype(jnp.int32) + jnp.where(
-        away < 2.0**31, 0, jnp.iinfo(jnp.int32).max
-    )
+    away = jnp.minimum(away, 2.0**31 - 128).astype(jnp.int32)
     nobody = jnp.arange(members.size) == members.size - 1
     order = jnp.argsort(jnp.where(nobody, jnp.iinfo(jnp.int32).max, upload.numbers))
     return upload._replace(
