@@ -40,6 +40,18 @@ def equal():
             name: float(np.abs(np.float64(x) - np.float64(y)).max()) for name, x, y in pairs
         }
         seen[a.method]["least_norm"] = float(a.record.norm.min())
+    # Five of them a round, some of whom drop out, two of whom cheat.
+    asked |= {"cohort": 5, "dropout": 0.2, "attacks": ["sign_flip:2"], "rounds": 3}
+    one = experiment.run(experiment.configure(**asked, algorithms=("fedavg", "cgsv"), devices=1))
+    many = experiment.run(experiment.configure(**asked, algorithms=("fedavg", "cgsv"), layout="2"))
+    for a, b in zip(one.cells, many.cells, strict=True):
+        assert np.array_equal(a.record.present, b.record.present)
+        assert 0 < a.record.present.sum() < 15
+        pairs = zip(a.record._fields, a.record, b.record, strict=True)
+        gaps = {n: np.nan_to_num(np.abs(np.float64(x) - np.float64(y))).max() for n, x, y in pairs}
+        gaps["accuracy"] = np.abs(a.evaluation.accuracy - b.evaluation.accuracy).max()
+        gaps["least_norm"] = a.record.norm[a.record.present].min()
+        seen[f"{a.method} in cohorts"] = {name: float(gap) for name, gap in gaps.items()}
     return {"devices": jax.device_count(), "methods": seen}
 
 
