@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax import vectors
-from cgsv_jax.types import Array, Clients, Dataset, Model
+from cgsv_jax.types import Array, Clients, Conduct, Dataset, Model
 
 MOST = 2**31 - 1  # rows are numbered, and entries of a model counted, in int32
 
@@ -171,6 +171,9 @@ def _shapes(model: Model, row: jax.ShapeDtypeStruct) -> tuple[int, bool, tuple[i
 
 def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str]:
     fields = {name: value for name, value in clients._asdict().items() if value is not None}
+    if isinstance(clients.conduct, Conduct):
+        conduct = fields.pop("conduct")._asdict()
+        fields |= {f"conduct.{name}": value for name, value in conduct.items()}
     found = [_no_array(f"Clients.{n}", v) for n, v in fields.items() if not _is_array(v)]
     if found:
         return found
@@ -180,11 +183,14 @@ def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str
             f"Clients.mask is {_shown(mask)}, it must be bool [clients, slots], at least [1, 1]"
         ]
     number, slots = mask.shape
-    shapes = {"rows": (number, slots), "labels": (number, slots), "numbers": (number,)}
+    shapes = {"rows": (number, slots), "labels": (number, slots)}
+    shapes |= {name: (number,) for name in ("numbers", "joins", "conduct.attack")}
     ranges = {
         "rows": _Range(rows, "rows of the training set"),
         "labels": classes,
         "numbers": _Range(number, "numbers of clients"),
+        "joins": _Range(None, "rounds"),
+        "conduct.attack": _Range(None, "attacks"),
     }
     for name, shape in shapes.items():
         value = fields.get(name)
@@ -193,12 +199,21 @@ def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str
         if value.shape != shape or not _whole(value):
             found.append(f"Clients.{name} is {_shown(value)}, it must be integers {list(shape)}")
             continue
-        own = ranges[name].problems(f"Clients.{name}", value, None if name == "numbers" else mask)
+        own = ranges[name].problems(f"Clients.{name}", value, None if value.ndim == 1 else mask)
         if name == "numbers" and not own and _known(value):
             values, counts = np.unique(np.asarray(value), return_counts=True)
             if (counts > 1).any():
                 own = [f"Clients.numbers holds {values[counts > 1][0]} twice, it must be distinct"]
         found += own
+    strength = fields.get("conduct.strength")
+    if strength is not None:
+        known = jnp.issubdtype(strength.dtype, jnp.floating) and strength.shape == (number,)
+        if not known:
+            found.append(
+                f"Clients.conduct.strength is {_shown(strength)}, it must be floats [{number}]"
+            )
+        elif _known(strength) and not np.isfinite(np.asarray(strength)).all():
+            found.append("Clients.conduct.strength holds what is not finite")
     return found
 
 

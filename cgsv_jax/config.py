@@ -12,7 +12,7 @@ import itertools
 import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -115,7 +115,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 RELEASED_TRAINING: dict[str, dict[str, Any]] = {"mnist": {"learning_rate": 1e-3, "decay": 0.955}}
 
 # Fields of a method that every method reads; the others are the server's rules.
-TRAINING_FIELDS = {"learning_rate", "decay", "decay_per", "optimizer", "optimizer_state"}
+TRAINING_FIELDS = {
+    *("learning_rate", "decay", "decay_per", "optimizer", "optimizer_state", "dropout"),
+}
 
 # What a method's own text says where it differs from the settings.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -173,6 +175,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer_state": ("persist", "restart"),
 }
 LAYOUTS = ("all", "one", "balanced")
+COHORTS_BY = ("uniform", "reputation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +213,7 @@ class Method:
     game: str = "cosine"
     permutations: int = 100
     finetune_rounds: int = 1
+    dropout: float = 0.0
 
     def hyper(self) -> Hyper:
         """The numbers that may be traced."""
@@ -255,6 +259,50 @@ class Config:
     devices: int = 1
     precision: str = "default"
     conv: str = "auto"
+    cohort: int | None = None  # clients drawn per round; None: all take part
+    cohort_by: str = "uniform"
+    attendance: str | None = None  # a file that says who takes part in which round
+    late: tuple[str, ...] = ()  # "clients:round"
+    attacks: tuple[str, ...] = ()  # "name:clients" or "name:clients:strength"
+    attackers: tuple[int, ...] = ()  # who they are; empty: drawn with the partition's seed
+
+
+class Attacking(NamedTuple):
+    """What some clients do, as asked for."""
+
+    name: str
+    count: int
+    strength: float | None  # None: the attack's own default
+
+
+def attacking(text: str) -> Attacking:
+    """Reads "sign_flip:3" or "scaled:2:100".
+
+    Raises:
+      ValueError: it is written otherwise.
+    """
+    name, _, rest = text.partition(":")
+    count, _, strength = rest.partition(":")
+    found = Attacking(name, _digits(count), float(strength) if strength else None)
+    if found.strength is not None and not math.isfinite(found.strength):
+        raise ValueError(text)
+    return found
+
+
+def late_joiners(text: str) -> tuple[int, int]:
+    """Reads "3:20": three clients whose first round is 20, counted from 0.
+
+    Raises:
+      ValueError: it is written otherwise.
+    """
+    count, _, first = text.partition(":")
+    return _digits(count), _digits(first)
+
+
+def _digits(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_WHOLE))):
+        raise ValueError(text)
+    return int(text)
 
 
 class ConfigError(ValueError):
@@ -318,6 +366,7 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     } | {key: value for key, value in asked.items() if key in common}
     fields["partitions"] = _sequence(fields["partitions"])
     fields["hidden"] = _sequence(fields.get("hidden", (64,)))
+    fields |= {name: _sequence(fields.get(name, ())) for name in ("late", "attacks", "attackers")}
     if _whole(fields["seeds"]):  # so many of them: 0, 1, 2, ...
         count = fields["seeds"]
         if not 1 <= count <= MAX_SEEDS:
@@ -390,6 +439,7 @@ class Tables:
     convs: Sequence[str]
     games: Mapping[str, Any]
     reads: Mapping[str, Any]  # algorithm -> the rules' options that it reads
+    attacks: Sequence[str]
 
 
 def validate(config: Config, tables: Tables) -> None:
@@ -458,6 +508,83 @@ def _problems(config: Config, tables: Tables) -> list[str]:
     for method in _items(c.methods):
         problems += _method_problems(method, tables)
         problems += _counted_too_high(c, method, tables)
+    return problems + _presence_problems(c) + _attack_problems(c, tables)
+
+
+def _presence_problems(c: Config) -> list[str]:
+    """Who takes part: a cohort is drawn or given, and somebody is there from the first round."""
+    problems = _known("cohort_by", c.cohort_by, COHORTS_BY)
+    if c.cohort is not None:
+        problems += _at_least("cohort", c.cohort, 1)
+        if _countable(c.cohort, c.clients) and c.cohort > c.clients:
+            problems.append(f"--cohort is {c.cohort}, it must be at most --clients, {c.clients}")
+        if c.attendance is not None:
+            problems.append("--cohort draws who takes part and --attendance says so, ask for one")
+    elif c.cohort_by != "uniform":
+        problems.append(f"--cohort-by {_shown(c.cohort_by)} does nothing here: it needs --cohort")
+    if c.attendance is not None:
+        problems += _path("attendance", c.attendance)
+    total = 0
+    for text in _items(c.late):
+        try:
+            count, first = late_joiners(text)
+        except (ValueError, TypeError, AttributeError):
+            problems.append(
+                f"--late holds {_shown(text)}, it must hold clients:round, for instance 3:20"
+            )
+            continue
+        total += count
+        if count < 1 or (_whole(c.rounds) and first >= c.rounds):
+            problems.append(
+                f"--late holds {text}, it must be at least one client and a round before --rounds, "
+                f"{_shown(c.rounds)}"
+            )
+    if _countable(c.clients) and total >= c.clients > 0:
+        problems.append(
+            f"--late delays {total} of {c.clients} clients, one must be there from the start"
+        )
+    return problems
+
+
+def _attack_problems(c: Config, tables: Tables) -> list[str]:
+    problems, total = [], 0
+    for text in _items(c.attacks):
+        try:
+            name, count, strength = attacking(text)
+        except (ValueError, TypeError, AttributeError):
+            problems.append(
+                f"--attack holds {_shown(text)}, it must hold name:clients or "
+                "name:clients:strength, for instance sign_flip:3 or scaled:3:100"
+            )
+            continue
+        if name not in tables.attacks:
+            near = _one_of(name, tables.attacks)
+            problems.append(f"--attack holds {_shown(name)}, it must be one of {near}")
+        if count < 1:
+            problems.append(f"--attack holds {text}, it must be at least one client")
+        if strength is not None and name in ("label_flip", "random_labels", "replication"):
+            problems.append(f"--attack holds {text}, but {name} has no strength")
+        if strength is not None and abs(strength) > MOST_NUMBER:
+            problems.append(f"--attack holds {text}, whose strength is no number in float32")
+        # One client poses as several, and the others come on top of N.
+        total += 1 if name == "replication" else count
+    names = [str(text).partition(":")[0] for text in _items(c.attacks)]
+    if len(set(names)) != len(names):
+        problems.append(f"--attack names an attack twice: {', '.join(names)}")
+    if _countable(c.clients) and total >= c.clients > 0:
+        problems.append(f"--attack makes {total} of {c.clients} clients cheat, one must be honest")
+    for number in _items(c.attackers):
+        if not _whole(number) or (_countable(c.clients) and not 0 <= number < c.clients):
+            problems.append(
+                f"--attackers holds {_shown(number)}, it must hold clients from 0 to "
+                f"{c.clients - 1 if _countable(c.clients) else 'N - 1'}"
+            )
+    if _items(c.attackers):
+        problems += _list("attackers", c.attackers)
+        if not _items(c.attacks) and c.attacks is not _LACKING:
+            problems.append("--attackers does nothing here: it needs --attack")
+        elif not problems and len(c.attackers) != total:
+            problems.append(f"--attackers names {len(c.attackers)} clients, --attack needs {total}")
     return problems
 
 
@@ -510,6 +637,7 @@ def _method_problems(m: Method, tables: Tables) -> list[str]:
         *_known("game", m.game, tables.games),
         *_at_least("permutations", m.permutations, 1),
         *_at_least("finetune_rounds", m.finetune_rounds, 1),
+        *_number("dropout", m.dropout, 0, 1, open_high=True),
     ]
     for name, allowed in CHOICES.items():
         problems += _known(name, getattr(m, name), allowed)
@@ -561,7 +689,7 @@ def from_dict(values: Any, tables: Tables) -> Config:
     if not isinstance(values, dict):
         raise ConfigError(_no_object("the config", values))
     fields, problems = _fields(values, Config, "the config")
-    for name in ("partitions", "seeds", "hidden", "methods"):
+    for name in ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers"):
         value = fields[name]
         if value is not _LACKING and not isinstance(value, list):
             problems.append(f"{name} is {_shown(value)} in the config, it must be a list")
@@ -609,7 +737,8 @@ def _raise(problems: Sequence[str]) -> None:
 
 
 def _flag(name: str) -> str:
-    return "--" + {"partitions": "partition"}.get(name, name).replace("_", "-")
+    words = {"partitions": "partition", "attacks": "attack"}
+    return "--" + words.get(name, name).replace("_", "-")
 
 
 def _shown(value: Any) -> str:

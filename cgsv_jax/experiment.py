@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from cgsv_jax import (
+    attacks,
     checks,
     layout,
     local,
@@ -29,11 +30,13 @@ from cgsv_jax import (
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
 from cgsv_jax import network as network_lib
+from cgsv_jax import participation as participation_lib
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.contribution import GAMES, MEASURES
-from cgsv_jax.data import owners, partition
+from cgsv_jax.data import attendance, owners, partition
+from cgsv_jax.participation import Participation
 from cgsv_jax.reward import REWARDS
 from cgsv_jax.runs import Batch, Chunk, Look, Programs, Seen
 from cgsv_jax.types import (
@@ -71,6 +74,7 @@ TABLES = config_lib.Tables(
     convs=models.FORMS,
     games=GAMES,
     reads=READS,
+    attacks=attacks.ATTACKS,
 )
 
 # Rounds between two looks of the host are chosen so that a run has about this many segments: each
@@ -90,6 +94,8 @@ class Problem(NamedTuple):
     tensors: tuple[int, ...]
     network: Network  # the model, as rules see it
     chosen: np.ndarray | None  # [K] the clients that are evaluated; None: all
+    cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
+    attendance: np.ndarray | None = None  # [T, C] who takes part in which round, if that is given
 
 
 class Progress(NamedTuple):
@@ -228,6 +234,14 @@ def _model(config: Config, data: Dataset, num_classes: int) -> Model:
 
 def _problem(config: Config, name: str, data: Dataset, clients: Clients, model: Model) -> Problem:
     shapes = jax.eval_shape(model.init, jax.random.key(0))
+    clients, cheats = _conduct(config, data, clients, model)
+    clients = _joining(config, clients)
+    listed = None
+    if config.attendance is not None:
+        try:
+            listed = attendance.load(config.attendance, len(clients.mask))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     network = network_lib.network(
         model,
         data.inputs.shape[1:],
@@ -237,12 +251,70 @@ def _problem(config: Config, name: str, data: Dataset, clients: Clients, model: 
     )
     sizes, classes = partition.describe(clients, data.labels)
     chosen = None
-    if config.eval_clients is not None and config.eval_clients < config.clients:
+    if config.eval_clients is not None and config.eval_clients < len(sizes):
         # Evenly from the fewest rows to the most, both ends included.
-        places = np.linspace(0, config.clients - 1, config.eval_clients).round().astype(int)
+        places = np.linspace(0, len(sizes) - 1, config.eval_clients).round().astype(int)
         chosen = np.sort(np.argsort(sizes, kind="stable")[places])
     tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
-    return Problem(name, data, clients, sizes, classes, model, tensors, network, chosen)
+    seen = (tensors, network, chosen, cheats, listed)
+    return Problem(name, data, clients, sizes, classes, model, *seen)
+
+
+def _conduct(
+    config: Config, data: Dataset, clients: Clients, model: Model
+) -> tuple[Clients, tuple[str, ...]]:
+    """The partition with the clients that cheat, drawn with the partition's seed."""
+    if not config.attacks:
+        return clients, ()
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    logits = jax.eval_shape(model.apply, params, data.inputs[:1])
+    return attacks.dishonest(
+        np.random.default_rng([config.partition_seed, 3]),
+        clients,
+        data.labels,
+        logits.shape[-1],
+        [config_lib.attacking(text) for text in config.attacks],
+        config.attackers,
+    )
+
+
+def _joining(config: Config, clients: Clients) -> Clients:
+    """The partition with the first round of clients that come late, drawn likewise."""
+    if not config.late:
+        return clients
+    joins = np.zeros(len(clients.mask), np.int32)
+    order = np.random.default_rng([config.partition_seed, 4]).permutation(config.clients)
+    for text in config.late:
+        count, first = config_lib.late_joiners(text)
+        joins[order[:count]] = first
+        order = order[count:]
+    return clients._replace(joins=joins)
+
+
+def forged_uploads(config: Config, method: Method) -> attacks.Attack | None:
+    """What cheating clients upload in a method; None where all uploads are honest.
+
+    The yardstick has no server to deceive: its clients cheat at most with their labels.
+    """
+    names = [config_lib.attacking(text).name for text in config.attacks]
+    names = [name for name in names if name in attacks.UPLOADS]
+    return attacks.attack(names) if names and method.algorithm != results.YARDSTICK else None
+
+
+def participation_of(
+    config: Config, method: Method, problem: Problem, hyper: Hyper
+) -> Participation | None:
+    """Who takes part; None: everybody who has joined. The yardstick trains in the same rounds."""
+    dropout = hyper.dropout if method.dropout > 0 else 0.0
+    if problem.attendance is not None:
+        return participation_lib.given(problem.attendance, dropout)
+    if config.cohort is None:
+        return participation_lib.everybody(dropout) if method.dropout > 0 else None
+    drawn = {
+        "uniform": participation_lib.uniform,
+        "reputation": participation_lib.by_reputation,
+    }[config.cohort_by]
+    return drawn(config.cohort, dropout)
 
 
 def _unfit(config: Config, problem: Problem) -> list[str]:
@@ -264,7 +336,7 @@ def _unfit(config: Config, problem: Problem) -> list[str]:
             continue
         try:  # what a rule says of N, D or the model, it says before anything is compiled
             algorithm = parts(config, method, problem, method.hyper())["algorithm"]
-            jax.eval_shape(lambda a=algorithm: a.init(config.clients, sum(problem.tensors)))
+            jax.eval_shape(lambda a=algorithm: a.init(len(problem.sizes), sum(problem.tensors)))
         except ValueError as error:
             wrong.append(str(error))
     return wrong
@@ -448,7 +520,7 @@ def _fitting(config: Config, problem: Problem, training: bool) -> int:
     rows = min(config.batch_size, problem.clients.mask.shape[1]) if training else config.eval_batch
     shape = (min(rows, len(inputs)), *inputs.shape[1:])
     each = _scratch(problem.model.apply, problem.model.init, shape, inputs.dtype, training)
-    return int(np.clip(_memory() // 2 // max(each, 1), 1, config.clients))
+    return int(np.clip(_memory() // 2 // max(each, 1), 1, len(problem.sizes)))
 
 
 def segment_length(rounds: int, eval_every: int) -> int:
@@ -518,7 +590,8 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     static = settings_of(config, method, problem)
     mesh = static.mesh
     # Rows of the matrices in an order that gives every device its share of the work.
-    order = np.arange(config.clients)
+    number = len(problem.sizes)
+    order = np.arange(number)
     if mesh is not None:
         order = layout.dealt(steps(config, problem), mesh.size)
     places = np.argsort(order)
@@ -528,9 +601,11 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     shared = (data_of(config, method, problem), clients, chosen)
     shared = jax.device_put(shared, None if mesh is None else layout.everywhere(mesh))
 
+    attack = forged_uploads(config, method)
+
     def start(key: jax.Array, hyper: Hyper) -> State:
         made = parts(config, method, problem, hyper)
-        return simulation.init(key, config.clients, mesh=mesh, **made)
+        return simulation.init(key, number, attack=attack, mesh=mesh, **made)
 
     def begin(seeds: jax.Array, hyper: Hyper) -> State:
         return sweep.runs(start, jax.vmap(jax.random.key)(seeds), hyper)
@@ -543,6 +618,8 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
                 data,
                 clients,
                 settings=static._replace(rounds=rounds),
+                participation=participation_of(config, method, problem, hyper),
+                attack=attack,
                 chosen=chosen,
                 **parts(config, method, problem, hyper),
             )
@@ -592,6 +669,7 @@ def cell_of(config: Config, method: Method, problem: Problem, seen: Sequence[See
         record=record,
         evaluation=evaluation,
         evaluated=problem.chosen,
+        cheats=problem.cheats,
     )
 
 
@@ -602,7 +680,7 @@ def _together(config: Config, problem: Problem) -> list[tuple[int, ...]]:
     after another, so that one state is in memory at a time. Elsewhere all at once if their matrices
     (the models, the updates, and what a sort or a chunk of the rest needs) take half of the memory.
     """
-    matrices = 4 * 4 * config.clients * sum(problem.tensors)  # bytes
+    matrices = 4 * 4 * len(problem.sizes) * sum(problem.tensors)  # bytes
     fits = 2 * matrices * len(config.seeds) <= _memory()
     if jax.default_backend() == "cpu" or config.devices > 1 or not fits:
         return [(seed,) for seed in config.seeds]

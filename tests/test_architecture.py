@@ -32,7 +32,9 @@ MAY_IMPORT = {
     "layout": {"types"},
     "network": {"types", "vectors", "local", "layout"},
     "attacks": {"types", "vectors"},
-    "simulation": {"types", "checks", "vectors", "local", "layout", "network", "attacks"},
+    "participation": {"types", "vectors", "layout"},
+    "simulation": {"types", "checks", "vectors", "local", "layout", "network"}
+    | {"attacks", "participation"},
     "sweep": {"types", "layout", "simulation"},
     "runs": {"types"},
     "models": {"types", "vectors"},

@@ -22,7 +22,7 @@ def cell(method, partition="power_law", clients=5, seeds=2, rounds=6, every=2, s
     ones = np.ones(shape, np.float32)
     quota = np.broadcast_to(np.linspace(40, 100, clients).astype(np.int32), shape)
     reputation = (rng.uniform(0.5, 1, shape) / clients).astype(np.float32)
-    record = Record(ones, reputation, ones, quota, ones > 0, ones, ones, ones)
+    record = Record(ones, reputation, ones, quota, ones > 0, ones, ones, ones, ones < 0)
     evaluation = Evaluation(
         round=np.tile(index + 1, (seeds, 1)).astype(np.int32),
         accuracy=accuracy[:, index],
