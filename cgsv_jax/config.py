@@ -536,8 +536,8 @@ def _presence_problems(c: Config) -> list[str]:
         total += count
         if count < 1 or (_whole(c.rounds) and first >= c.rounds):
             problems.append(
-                f"--late holds {text}, it must be at least one client and a round before --rounds, "
-                f"{_shown(c.rounds)}"
+                f"--late holds {_shown(text)}, it must be at least one client and "
+                f"a round before --rounds, {_shown(c.rounds)}"
             )
     if _countable(c.clients) and total >= c.clients > 0:
         problems.append(
@@ -561,16 +561,20 @@ def _attack_problems(c: Config, tables: Tables) -> list[str]:
             near = _one_of(name, tables.attacks)
             problems.append(f"--attack holds {_shown(name)}, it must be one of {near}")
         if count < 1:
-            problems.append(f"--attack holds {text}, it must be at least one client")
+            problems.append(f"--attack holds {_shown(text)}, it must be at least one client")
         if strength is not None and name in ("label_flip", "random_labels", "replication"):
-            problems.append(f"--attack holds {text}, but {name} has no strength")
+            problems.append(f"--attack holds {_shown(text)}, but {name} has no strength")
         if strength is not None and abs(strength) > MOST_NUMBER:
-            problems.append(f"--attack holds {text}, whose strength is no number in float32")
+            problems.append(
+                f"--attack holds {_shown(text)}, whose strength is no number in float32"
+            )
         # One client poses as several, and the others come on top of N.
         total += 1 if name == "replication" else count
-    names = [str(text).partition(":")[0] for text in _items(c.attacks)]
+    texts = [text for text in _items(c.attacks) if isinstance(text, str)]
+    names = [text.partition(":")[0] for text in texts]
     if len(set(names)) != len(names):
-        problems.append(f"--attack names an attack twice: {', '.join(names)}")
+        shown = ", ".join(map(_shown, texts[:20]))
+        problems.append(f"--attack names an attack twice: {shown}")
     if _countable(c.clients) and total >= c.clients > 0:
         problems.append(f"--attack makes {total} of {c.clients} clients cheat, one must be honest")
     for number in _items(c.attackers):

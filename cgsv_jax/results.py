@@ -879,9 +879,11 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
     """
 
     def refusal(reason: str) -> ValueError:
-        return ValueError(f"--out is {str(path)!r}, {reason}")
+        return ValueError(f"--out is {os.fspath(path)!r}, {reason}")
 
-    if not os.fspath(path) or "\0" in os.fspath(path):
+    name = os.fspath(path)
+    # A name of other bytes than UTF-8 could be made, but not said at the end where the results are.
+    if not name or "\0" in name or name != name.encode(errors="replace").decode():
         raise refusal("it must name a directory")
     try:
         directory = pathlib.Path(path).expanduser()

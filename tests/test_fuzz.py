@@ -82,6 +82,13 @@ RIGHT = {
     "aggregation": word(TABLES.aggregations),
     "reward": word(TABLES.rewards),
     "game": word(TABLES.games),
+    "cohort": st.integers(1, 3),
+    "cohort_by": word(config_lib.COHORTS_BY),
+    "attendance": st.just("attendance.npy"),
+    "dropout": st.floats(0, 0.9),
+    "late": st.lists(st.sampled_from(["1:2", "2:0"]), max_size=2),
+    "attacks": st.lists(st.sampled_from(["sign_flip:1", "scaled:2:10"]), max_size=2, unique=True),
+    "attackers": st.just([]),
     "normalise_scores": st.booleans(),
     "relative_floor": st.booleans(),
     **{name: word(allowed) for name, allowed in config_lib.CHOICES.items()},
@@ -183,7 +190,7 @@ def test_everything_wrong_is_named_at_once(names):
     """An object is no value of any option."""
     with pytest.raises(ConfigError) as caught:
         experiment.configure(**{name: object() for name in names})
-    flags = {"--" + {"partitions": "partition"}.get(n, n).replace("_", "-") for n in names}
+    flags = {config_lib._flag(name) for name in names}
     named = {line.split()[0] for line in str(caught.value).splitlines()}
     assert named >= flags
 
@@ -214,7 +221,11 @@ def test_documents(values):
     judge(lambda: config_lib.from_dict(values, TABLES))
 
 
-FLAGS = sorted({*cli.PROBLEM, *cli.TRAINING_FLAGS, *cli.HARDWARE, *cli.RULES, "partition"})
+# Every flag but those of the cluster, which would wait for other processes, and of the output.
+FLAGS = sorted(
+    {f.name for f in dataclasses.fields(cli.Compare)} - {*cli.CLUSTER, *cli.OUTPUT, "algorithms"}
+)
+RENAMED = {"partition": "partitions", "attack": "attacks"}
 WORDS = st.one_of(
     st.sampled_from(["", ",", "1", "0", "-1", "3,4", "1,1", "1,,x", "nan", "inf", "-inf", "1e999"]),
     st.sampled_from(["0.5", "1e-60", "²", "9" * 5000, "all", "sgd", "digits", "cgsv:", "a:b:c"]),
@@ -237,7 +248,7 @@ def commands(draw):
         words.append("--" + name.replace("_", "-"))
         if name in ("relative_floor", "normalise_scores"):
             continue
-        key = "partitions" if name == "partition" else name
+        key = RENAMED.get(name, name)
         odd = draw(st.integers(0, 3)) == 0
         words.append(draw(WORDS) if odd else typed(draw(RIGHT.get(key, WHOLE))))
     return words
@@ -286,6 +297,7 @@ NUMBERS = {  # of few digits, so that a failure can be typed again
     "tolerance": (0.0, 0.5),
     "permutations": (1, 7),
     "finetune_rounds": (1, 2),
+    "dropout": (0.0, 0.5),
     "learning_rate": (1e-6, 0.1, 1e6),  # nothing is learnt, something, everything breaks
     "decay": (0.1, 1.0),
 }
@@ -298,6 +310,11 @@ TABLE_OF = {
     **config_lib.CHOICES,
 }
 PARTITIONS = ("uniform", "power_law", "class_imbalance", "dirichlet")
+PRESENCE = {
+    "--cohort": ("1", "2"),
+    "--late": ("1:1", "1:2"),
+    "--attack": ("sign_flip:1", "scaled:1:1e30", "gaussian_noise:1"),
+}
 BREAKING = {  # what only shows once the data are there
     "--clients": ("5000", "x"),
     "--devices": ("4000",),
@@ -345,6 +362,9 @@ def whole_command(seed):
         switch, values = config_lib.READ_BY.get(name, (None, ()))
         if switch is not None and switch in read | {"optimizer"}:
             flags["--" + switch] = pick(values)
+    if rng.random() < 0.3:
+        flag = pick(PRESENCE)
+        flags[flag] = pick(PRESENCE[flag])
     if rng.random() < 0.25:
         flag = pick(BREAKING)
         flags[flag] = pick(BREAKING[flag])

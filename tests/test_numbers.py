@@ -246,16 +246,18 @@ MEMORIES = {
 @pytest.mark.parametrize("number", [2, 10, 100])
 @pytest.mark.parametrize("name", MEMORIES)
 def test_reputations_sum_to_one_after_ten_thousand_rounds(tiny, name, number):
-    """Random scores of either sign, random presence, everybody absent now and then; in float32."""
+    """Random scores of either sign, some no numbers; random presence, at times nobody; float32."""
     memory, rounds = MEMORIES[name], 10_000
     sent = tiny.upload(np.zeros((number, 1)), np.arange(1, number + 1))
 
     def one_round(carry, key):
         standing, state = carry
-        score_key, present_key, crowd_key = jax.random.split(key, 3)
+        score_key, present_key, crowd_key, odd_key = jax.random.split(key, 4)
         crowd = jax.random.choice(crowd_key, jnp.array([0.0, 0.1, 0.9, 1.0]))
         present = jax.random.bernoulli(present_key, crowd, (number,))
         scores = jax.random.uniform(score_key, (number,), minval=-1)
+        odd = jax.random.choice(odd_key, jnp.array([0.0, jnp.nan, jnp.inf, -jnp.inf]), (number,))
+        scores = jnp.where(jax.random.bernoulli(odd_key, 0.05, (number,)), odd, scores)
         upload = sent._replace(present=present, loss=scores)
         nothing = jnp.zeros(1), jnp.zeros(number)
         standing, state = memory.update(key, upload, *nothing, standing, state)

@@ -512,7 +512,7 @@ def test_create_refuses_what_is_no_directory(tmp_path):
             with pytest.raises(ValueError, match=r"^--out is '.*'[, ].*is a file, it must"):
                 results.create(path, overwrite)
     assert file.read_text() == "x"
-    for path in ("", "a\0b", "x" * 300, "~nobody-of-this-name/run"):
+    for path in ("", "a\0b", "a\udcffb", "x" * 300, "~nobody-of-this-name/run"):
         with pytest.raises(ValueError, match=r"^--out is .* it must"):
             results.create(path)
     (tmp_path / "odd" / "config.json").mkdir(parents=True)

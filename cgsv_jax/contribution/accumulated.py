@@ -37,7 +37,8 @@ def accumulated(measure: Measure, *, floor: chex.Numeric = 1e-3) -> Contribution
         score, inner = measure.update(key, upload, aggregate, weights, inner)
         present, old = upload.present, standing.reputation
         chex.assert_equal_shape([score, present, old])
-        score = jnp.where(present, score, 0.0)
+        # A score that is no number (of a loss that overflowed) must not reach anybody else.
+        score = jnp.where(present & jnp.isfinite(score), score, 0.0)
         total = total + score.astype(total.dtype)
         size = jnp.sum(jnp.abs(total))
         share = total / jnp.where(size > 0, size, 1.0)

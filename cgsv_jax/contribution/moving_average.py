@@ -50,7 +50,8 @@ def moving_average(
         score, state = measure.update(key, upload, aggregate, weights, state)
         present, old = upload.present, standing.reputation
         chex.assert_equal_shape([score, present, old])
-        score = jnp.where(present, score, 0.0)
+        # A score that is no number (of a loss that overflowed) must not reach anybody else.
+        score = jnp.where(present & jnp.isfinite(score), score, 0.0)
         psi = score
         if normalise_scores:
             total = jnp.sum(jnp.abs(score))
