@@ -5,7 +5,6 @@ Everything numerical happens in compiled functions; here they are built, timed a
 
 import functools
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -62,10 +61,6 @@ TABLES = config_lib.Tables(
     reads=READS,
 )
 
-# Rounds between two looks of the host are chosen so that a run has about this many segments: each
-# costs one dispatch, and a person wants to see the bar move.
-SEGMENTS = 20
-
 
 class Problem(NamedTuple):
     """What all methods of one partition share."""
@@ -92,6 +87,7 @@ class Progress(NamedTuple):
     rounds_per_second: float  # of this method so far, compilation apart
     accuracy: np.ndarray | None  # [N] mean over the seeds that run, latest
     server_accuracy: float | None
+    until: int  # rounds completed when the host looks again
 
 
 class Result(NamedTuple):
@@ -348,17 +344,11 @@ def _fitting(config: Config, problem: Problem, training: bool) -> int:
     return int(np.clip(_memory() // 2 // max(each, 1), 1, config.clients))
 
 
-def segment_length(rounds: int, eval_every: int) -> int:
-    """Rounds between two looks: a multiple of `eval_every`, counted from round 0."""
-    evaluations = -(-rounds // eval_every)
-    per_segment = -(-evaluations // SEGMENTS)
-    return min(rounds, per_segment * eval_every)
-
-
 def run(
     config: Config,
     watch: Callable[[Progress], None] | None = None,
     dealt: tuple[Problem, ...] | None = None,
+    keeper: runs.Keeper | None = None,
 ) -> Result:
     """Every method of the config on every partition, all seeds of a method in one program.
 
@@ -366,15 +356,16 @@ def run(
       config: see `configure`.
       watch: called before compilation, and between segments.
       dealt: what `problems(config)` gave, if it has been called already.
+      keeper: saves what is computed, and may know where to go on (see `runs.execute`).
 
     Returns:
-      Arrays; nothing is written.
+      Arrays; nothing is written, unless by the keeper.
 
     Raises:
       ConfigError: when data or partition cannot be had.
+      runs.Stopped: when the keeper says so.
     """
     dealt = problems(config) if dealt is None else dealt
-    started = time.perf_counter()
     asked = [(problem, method) for problem in dealt for method in config.methods]
 
     def look(look: Look) -> None:
@@ -384,10 +375,10 @@ def run(
             accuracy = look.evaluation.accuracy[:, -1].mean(0)
             server = float(look.evaluation.server_accuracy[:, -1].mean())
         counts = look.done, look.rounds, look.compiling, look.pace
-        watch(Progress(problem.partition, method.name, *counts, accuracy, server))
+        watch(Progress(problem.partition, method.name, *counts, accuracy, server, look.until))
 
     batches = [batch_of(config, method, problem) for problem, method in asked]
-    seen, clocks = runs.execute(batches, look if watch else lambda look: None)
+    seen, clocks = runs.execute(batches, look if watch else lambda look: None, keeper)
     cells = [
         cell_of(config, method, problem, own)
         for (problem, method), own in zip(asked, seen, strict=True)
@@ -402,7 +393,7 @@ def run(
         }
         for (problem, method), seconds in zip(asked, clocks, strict=True)
     ]
-    timing = {"total_seconds": time.perf_counter() - started, "methods": clock}
+    timing = {"total_seconds": sum(seconds.elapsed for seconds in clocks), "methods": clock}
     return Result(config, dealt, tuple(cells), timing)
 
 
@@ -432,7 +423,14 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     def begin(seeds: jax.Array, hyper: Hyper) -> State:
         return sweep.runs(start, jax.vmap(jax.random.key)(seeds), hyper)
 
-    def segment(rounds: int, seeds: jax.Array, hyper: Hyper, state: State, shared: tuple) -> Any:
+    def segment(
+        rounds: int,
+        seeds: jax.Array,
+        hyper: Hyper,
+        state: State,
+        shared: tuple,
+        evaluated: bool = True,
+    ) -> Any:
         def one(key, hyper, state, data, clients, chosen):
             state, *seen = simulation.advance(
                 key,
@@ -441,6 +439,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
                 clients,
                 settings=static._replace(rounds=rounds),
                 chosen=chosen,
+                evaluated=evaluated,
                 **parts(config, method, problem, hyper),
             )
             return state, *layout.keep_whole(seen, mesh)
@@ -471,8 +470,7 @@ def batch_of(config: Config, method: Method, problem: Problem) -> Batch:
     return Batch(
         build=lambda: programs(config, method, problem),
         chunks=chunks,
-        rounds=length,
-        step=segment_length(length, config.eval_every),
+        segments=runs.segments(length, config.eval_every),
     )
 
 
