@@ -243,6 +243,7 @@ class Config:
     devices: int = 1
     precision: str = "default"
     conv: str = "auto"
+    checkpoint_every: int | None = None  # rounds; None: by the time, see checkpoint.py
 
 
 class ConfigError(ValueError):
@@ -404,7 +405,7 @@ def validate(config: Config, tables: Tables) -> None:
     ]
     if c.dataset in tables.datasets and c.model in tables.models:
         problems += _not_made_for_each_other(c, tables)
-    for name in ("rows_per_client", "eval_rows", "eval_clients"):
+    for name in ("rows_per_client", "eval_rows", "eval_clients", "checkpoint_every"):
         if getattr(c, name) is not None:
             problems += _at_least(name, getattr(c, name), 1)
     for name in ("data_dir", "owners"):

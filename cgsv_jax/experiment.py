@@ -4,6 +4,7 @@ Everything numerical happens in compiled functions; here they are built, timed a
 """
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from cgsv_jax import network as network_lib
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
 from cgsv_jax.config import Config, ConfigError, Method
-from cgsv_jax.contribution import GAMES, MEASURES
+from cgsv_jax.contribution import GAMES, MEASURES, OF_GAMES
 from cgsv_jax.data import owners, partition
 from cgsv_jax.reward import REWARDS
 from cgsv_jax.runs import Batch, Chunk, Look, Programs, Seen
@@ -60,6 +61,17 @@ TABLES = config_lib.Tables(
     games=GAMES,
     reads=READS,
 )
+
+
+# A segment ends, and a checkpoint may be written, before a slow CPU has computed for so long.
+SECONDS = 30.0
+# What such a CPU does in a second. Two busy cores reach 34 GFLOP/s on MNIST's CNN, and 40,000 steps
+# per second on digits, where starting the operations is all (README, Long runs): these are three to
+# four times less. What is too low cuts segments needlessly, at a dispatch of a millisecond each.
+RATE = 1e10  # FLOP
+STEPS = 1e4  # mini-batch steps, beside their arithmetic
+BYTES = 2e9  # of the server's matrices
+READINGS = 20  # of such a matrix [N, D] in a round: the ranks, the products, the download
 
 
 class Problem(NamedTuple):
@@ -344,6 +356,60 @@ def _fitting(config: Config, problem: Problem, training: bool) -> int:
     return int(np.clip(_memory() // 2 // max(each, 1), 1, config.clients))
 
 
+@functools.lru_cache(maxsize=64)
+def _forward(apply: Any, init: Any, shape: tuple[int, ...], dtype: Any) -> float:
+    """FLOPs of one row's forward pass, by XLA's count; nothing is compiled."""
+    params = jax.eval_shape(init, jax.random.key(0))
+    flops, _ = timing.cost(apply, params, jax.ShapeDtypeStruct(shape, dtype))
+    return flops / shape[0]
+
+
+def seconds_per_round(config: Config, method: Method, problem: Problem) -> float:
+    """Seconds that a round of one seed takes on a slow CPU, by what is to be computed.
+
+    It says how a run is cut, hence which programs compute it: so it follows from the config and the
+    rows alone, and neither from a clock nor from the device.
+    """
+    inputs, clients = problem.data.inputs, config.clients
+    rows = min(config.batch_size, problem.clients.mask.shape[1])
+    forward = _forward(
+        problem.model.apply, problem.model.init, (rows, *inputs.shape[1:]), inputs.dtype
+    )
+    taken = int(steps(config, problem).sum())
+    evaluated = 1 + (clients if problem.chosen is None else len(problem.chosen))
+    often = min(config.eval_every, rounds_of(config, method))
+    passes = 3 * taken * rows + evaluated * len(problem.data.test_labels) / often
+    judged = passed = 0
+    if needs_validation(method.algorithm, options_of(config, method, problem)):
+        judged = len(problem.data.validation[1])
+        passed = clients
+    if method.algorithm == "eci" or (
+        method.contribution in OF_GAMES and "contribution" in READS[method.algorithm]
+    ):
+        every = clients <= 10 or method.contribution in ("shapley", "least_core")
+        passed = 2 ** min(clients, 60) if every else clients * method.permutations
+    flops = forward * (passes + passed * judged) + passed * clients**2
+    return flops / RATE + taken / STEPS + READINGS * 4 * clients * sum(problem.tensors) / BYTES
+
+
+def segments_of(config: Config, method: Method, problem: Problem) -> tuple[runs.Segment, ...]:
+    """How the runs of a method are cut: about twenty segments, none of which takes long."""
+    most = max(1, int(SECONDS / seconds_per_round(config, method, problem)))
+    most = min(most, config.checkpoint_every or most)
+    return runs.segments(rounds_of(config, method), config.eval_every, most)
+
+
+def fingerprint(dealt: Sequence[Problem]) -> str:
+    """A digest of all rows and who holds them: a config names files, which may have changed."""
+    digest = hashlib.sha256()
+    for problem in dealt:
+        for x in jax.tree.leaves((problem.data, problem.clients, problem.chosen)):
+            x = np.asarray(x)
+            digest.update(f"{x.dtype.name}{x.shape}".encode())
+            digest.update(np.ascontiguousarray(x).view(np.uint8).reshape(-1))
+    return digest.hexdigest()
+
+
 def run(
     config: Config,
     watch: Callable[[Progress], None] | None = None,
@@ -460,7 +526,6 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
 
 def batch_of(config: Config, method: Method, problem: Problem) -> Batch:
     """The runs of one method on one partition: all seeds."""
-    length = rounds_of(config, method)
 
     def chunk(seeds: tuple[int, ...]) -> Chunk:
         numbers = jax.tree.map(lambda x: np.full(len(seeds), x, np.float32), method.hyper())
@@ -470,7 +535,7 @@ def batch_of(config: Config, method: Method, problem: Problem) -> Batch:
     return Batch(
         build=lambda: programs(config, method, problem),
         chunks=chunks,
-        segments=runs.segments(length, config.eval_every),
+        segments=segments_of(config, method, problem),
     )
 
 
@@ -504,12 +569,21 @@ def _together(config: Config, problem: Problem) -> list[tuple[int, ...]]:
     return [config.seeds]
 
 
-def save(directory: Any, result: Result) -> None:
-    """Writes a run directory (see results.py); figures are drawn from it, not from here."""
+def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> None:
+    """Writes a run directory (see results.py); figures are drawn from it, not from here.
+
+    Args:
+      directory: where.
+      result: what `run` gave.
+      earlier: other environments in which a part of it was computed.
+
+    Raises:
+      OSError: when it cannot be written.
+    """
     results.write(
         directory,
         config_lib.to_dict(result.config),
-        results.environment(),
+        results.environment() | ({"earlier": list(earlier)} if earlier else {}),
         result.timing,
         result.cells,
     )

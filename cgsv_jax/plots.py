@@ -5,6 +5,7 @@ Matplotlib's object interface throughout: no global state, no display, equal run
 
 import os
 import pathlib
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -82,9 +83,13 @@ def draw(
     for run, label in zip(read, labels, strict=True):
         if out is None:
             folder = run.directory / results.FIGURES
+            if folder.is_symlink():
+                raise ValueError(f"{folder} is a symbolic link, it must not lead elsewhere")
         else:
             folder = pathlib.Path(out) / label if len(read) > 1 else pathlib.Path(out)
         for partition in run.rounds["partition"].unique(maintain_order=True):
+            if not re.fullmatch(r"\w[\w.-]*", partition):  # it becomes part of a path
+                raise ValueError(f"{partition!r} is no name of a partition, in {run.directory}")
             for kind, figure in KINDS.items():
                 files += _save(figure(run, partition), folder / f"{kind}-{partition}", formats)
     if len(read) > 1:
@@ -508,6 +513,7 @@ def _save(figure: Figure, stem: pathlib.Path, formats: Sequence[str]) -> list[pa
         file = stem.with_name(f"{stem.name}.{name}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            file.unlink(missing_ok=True)  # nothing is written through a link
             # The ids of an SVG are random unless salted.
             with matplotlib.rc_context({"svg.hashsalt": "cgsv"}):
                 figure.savefig(file, dpi=DPI, metadata=METADATA[name])
