@@ -13,12 +13,12 @@ the files are held against it before orbax sees them, and the arrays after. Noth
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ FORMAT = 1  # raise when a manifest or the arrays mean something else
 KIND = "cgsv_jax checkpoint"
 MANIFEST, ARRAYS = "manifest.json", "arrays"
 KEEP = 2
+SPARE = 1 << 20  # bytes beside the arrays
 SECONDS = 60.0  # between two checkpoints where nobody says how many rounds
 SHARE = (
     9.0  # and at least so many times what the last one took: saving is a tenth of the time at most
@@ -207,6 +208,7 @@ def write(
         folder.mkdir(exist_ok=True)
         results.remove(temporary)
         temporary.mkdir()
+        _reserve(temporary / "room", sum(x.nbytes for x in arrays) + SPARE)
         _put(temporary / ARRAYS, {_number(i): x for i, x in enumerate(arrays) if x.size})
         manifest = {
             "kind": KIND,
@@ -235,6 +237,26 @@ def write(
             results.remove(temporary)
         raise
     return path
+
+
+def _reserve(path: pathlib.Path, size: int) -> None:
+    """Finds out whether there is room for so many bytes, which costs no writing.
+
+    Orbax would find out too, in many threads that go on for a while and print what they think.
+
+    Raises:
+      OSError: there is none.
+    """
+    try:
+        with path.open("xb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except AttributeError:  # a system that cannot say
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _described(name: str, x: np.ndarray) -> dict[str, Any]:
@@ -427,32 +449,18 @@ def _compare(wanted: Sequence[tuple[str, Any]], entries: Sequence[Mapping[str, A
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[Any]:
-    """The library, which takes seconds to load and reports an error several times over.
-
-    What it logs, and what threads that outlive an error print, is in the error that we show.
-    """
+    """The library, which takes seconds to load; what it logs of an error is in the error."""
     import orbax.checkpoint
 
-    logger = logging.getLogger("absl")
-    level, hook = logger.level, sys.excepthook
-    failed = False
-
-    def unless_closed(kind: type, error: BaseException, trace: Any) -> None:
-        if "Event loop is closed" not in str(error):
-            hook(kind, error, trace)
-
-    logger.setLevel(logging.CRITICAL + 1)
-    sys.excepthook = unless_closed
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield orbax.checkpoint
-    except BaseException:
-        failed = True
-        raise
     finally:
-        if failed:
-            time.sleep(0.2)  # its threads end a little later
-        logger.setLevel(level)
-        sys.excepthook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _put(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
