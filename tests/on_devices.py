@@ -88,8 +88,8 @@ def traffic():
 
 def resumed():
     """Bytes in which runs that went on from a checkpoint differ from one that never stopped."""
-    asked = {"clients": 13, "rounds": 4, "seeds": 2, "layout": "2", "checkpoint_every": 1}
-    config = experiment.configure(**asked, algorithms=("cgsv", "rffl"), optimizer="adam")
+    asked = {"clients": 13, "rounds": 3, "seeds": 2, "layout": "2", "checkpoint_every": 1}
+    config = experiment.configure(**asked, algorithms="rffl", optimizer="adam")
     differing, stopped = 0, 0
     with tempfile.TemporaryDirectory() as folder:
 
@@ -102,7 +102,7 @@ def resumed():
             return [(c.record, c.evaluation) for c in found], last["arrays"]
 
         whole, state = run("whole")
-        for after in (1, 6, 11):
+        for after in (2, 4):  # in either seed
             asked = []
             try:
                 run(
