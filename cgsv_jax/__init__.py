@@ -7,6 +7,7 @@ other, `trainer` for local epochs, `run` for a whole federation and `grid` for m
 
 from cgsv_jax import aggregation, contribution, data, models, reward
 from cgsv_jax.algorithms import ALGORITHMS, cgsv, cgsv_released, compose, fedavg, standalone
+from cgsv_jax.checks import check
 from cgsv_jax.data import partition
 from cgsv_jax.local import decayed, draw_order, trainer
 from cgsv_jax.metrics import fairness, pearson
@@ -61,6 +62,7 @@ __all__ = [
     "aggregation",
     "cgsv",
     "cgsv_released",
+    "check",
     "compose",
     "contribution",
     "data",

@@ -134,6 +134,30 @@ TRAINING_FLAGS = {
         "about a minute",
     ),
 }
+WHO = {
+    "cohort": Flag(_INT, "clients that take part in a round, drawn anew each time", "all"),
+    "cohort_by": Flag(
+        _NAME, f"how a cohort is drawn: {' or '.join(config_lib.COHORTS_BY)}", "uniform"
+    ),
+    "attendance": Flag(
+        _NAME,
+        "file with the clients of every round: .npy [T, C], or a line per round, commas between",
+        "none",
+    ),
+    "dropout": Flag(
+        _FLOAT, "probability in [0, 1) that a client does not take part after all", "0"
+    ),
+    "late": Flag(
+        _NAMES, "clients:round, so many clients join in that round (from 0), drawn once", "none"
+    ),
+    "attack": Flag(
+        _NAMES,
+        "name:clients, so many clients cheat, drawn once; or name:clients:strength; names: "
+        f"{', '.join(_T.attacks)} (replication: one client poses as so many)",
+        "none",
+    ),
+    "attackers": Flag(_INTS, "who they are by number, those of the first attack first", "drawn"),
+}
 HARDWARE = {
     "layout": Flag(
         _NAME,
@@ -264,6 +288,7 @@ Run = _arguments(
         "algorithms": Flag(_NAME, f"method: {', '.join(_T.algorithms)}", "cgsv", "--algorithm"),
     }
     | TRAINING_FLAGS
+    | WHO
     | HARDWARE
     | RULES
     | CLUSTER
@@ -287,6 +312,7 @@ Compare = _arguments(
         ),
     }
     | TRAINING_FLAGS
+    | WHO
     | HARDWARE
     | RULES
     | CLUSTER
@@ -385,6 +411,8 @@ def _border() -> Iterator[None]:
 
 def _complain(sentence: str) -> None:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    # A name that is no UTF-8 may be part of it, and could not be printed.
+    sentence = sentence.encode(errors="backslashreplace").decode()
     for line in sentence.splitlines():
         console.print(f"cgsv: {line}", markup=False)
 
@@ -425,9 +453,10 @@ def _configuration(args: Any) -> Config:
     if isinstance(args, Run):
         asked.setdefault("algorithms", "cgsv")
         for name in ("algorithms", "partition"):
-            if "," in asked.get(name, ""):
+            if "," in asked.get(name, "") or (name, asked.get(name)) == ("algorithms", "all"):
                 raise ConfigError(f"--{name} is {asked[name]!r}, run takes one, compare a list")
-    return experiment.configure(partitions=asked.pop("partition", None), **asked)
+    renamed = {"partitions": asked.pop("partition", None), "attacks": asked.pop("attack", None)}
+    return experiment.configure(**renamed, **asked)
 
 
 def _train(args: Any) -> None:
@@ -437,6 +466,7 @@ def _train(args: Any) -> None:
             with _border():
                 directory, values = results.resumable(args.resume)
                 stack.enter_context(results.held(directory))
+                results.tidy(directory)
             if results.finished(directory):
                 _is_finished(directory, args.quiet)
             else:
@@ -684,6 +714,10 @@ def _announce(console: Console, config: Config, dealt: Sequence[experiment.Probl
         f"B = {config.batch_size} rows per step",
         "layout": f"clients computed at once: {config.layout}, devices: {config.devices}",
     }
+    if taking := _who_takes_part(config):
+        shown["takes part"] = taking
+    if dealt[0].cheats:
+        shown["dishonest"] = _who_cheats(dealt[0].cheats)
     wide = max(10, *(len(method.name) for method in config.methods))
     for name, text in shown.items():
         console.print(f"{name:>{wide}}  {text}", markup=False)
@@ -697,6 +731,35 @@ def _announce(console: Console, config: Config, dealt: Sequence[experiment.Probl
         console.print(results.holdings_table(problem.sizes, problem.classes, problem.partition))
         if problem.partition == "class_imbalance":
             console.print("class_imbalance draws with replacement: clients share rows")
+
+
+def _who_takes_part(config: Config) -> str:
+    """A sentence, empty where it is everybody."""
+    parts = []
+    if config.cohort is not None:
+        how = "by reputation" if config.cohort_by == "reputation" else "at random"
+        parts.append(f"{config.cohort} of {config.clients} clients a round, drawn {how}")
+    if config.attendance is not None:
+        parts.append(f"the clients listed in {config.attendance}")
+    dropout = max(method.dropout for method in config.methods)
+    if dropout > 0:
+        parts.append(f"each drops out with probability {dropout:g}")
+    for text in config.late:
+        count, first = config_lib.late_joiners(text)
+        parts.append(f"{count} clients join in round {first}")
+    return "; ".join(parts)
+
+
+def _who_cheats(cheats: Sequence[str]) -> str:
+    """The attackers of every attack by number, the first of many."""
+    found: dict[str, list[str]] = {}
+    for client, name in enumerate(cheats):
+        if name:
+            found.setdefault(name, []).append(str(client))
+    return "; ".join(
+        f"{name}: {', '.join(who[:10])}{f' and {len(who) - 10} more' if len(who) > 10 else ''}"
+        for name, who in found.items()
+    )
 
 
 class _Watcher:

@@ -1,18 +1,30 @@
 """One validated description of an experiment, for the command, for files and for Python.
 
 `resolve` turns the few things somebody asked for into a `Config` in which nothing is left open;
-`from_dict` reads one back. Both end in `validate`, the only place where values are judged.
+`from_dict` reads one back. Both judge values as `validate` does and raise once, with a line for
+everything that is wrong: whatever is asked for, in whatever type, ends as a `Config` or as a
+`ConfigError`.
 """
 
 import dataclasses
 import difflib
+import itertools
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from cgsv_jax.types import Hyper, Options
 
-MAX_PARAMETERS = 2**31 - 1  # quotas are int32
+MAX_WHOLE = 2**31 - 1  # rounds, steps, rows and coalitions are counted in int32
+MAX_PARAMETERS = MAX_WHOLE  # and so are quotas
+# What a number of a method may be, since it is traced as a float32; below, it would become 0.
+LEAST_NUMBER, MOST_NUMBER = (float(getattr(np.finfo(np.float32), end)) for end in ("tiny", "max"))
+MAX_SEEDS = 10_000
+_LONGEST = MAX_SEEDS + 1  # items of a sequence that are looked at: one more than any may have
+MAX_LAYERS = 100  # of the mlp: beyond, to trace it takes minutes
 
 # MNIST and CIFAR-10 have the released code's numbers (rounds, epochs, batch, Gamma). MNIST's
 # learning rate is that of its argument file: with the 1e-3 that its main file sets, what does not
@@ -103,7 +115,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 RELEASED_TRAINING: dict[str, dict[str, Any]] = {"mnist": {"learning_rate": 1e-3, "decay": 0.955}}
 
 # Fields of a method that every method reads; the others are the server's rules.
-TRAINING_FIELDS = {"learning_rate", "decay", "decay_per", "optimizer", "optimizer_state"}
+TRAINING_FIELDS = {
+    *("learning_rate", "decay", "decay_per", "optimizer", "optimizer_state", "dropout"),
+}
 
 # What a method's own text says where it differs from the settings.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -161,6 +175,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer_state": ("persist", "restart"),
 }
 LAYOUTS = ("all", "one", "balanced")
+COHORTS_BY = ("uniform", "reputation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +213,7 @@ class Method:
     game: str = "cosine"
     permutations: int = 100
     finetune_rounds: int = 1
+    dropout: float = 0.0
 
     def hyper(self) -> Hyper:
         """The numbers that may be traced."""
@@ -243,7 +259,51 @@ class Config:
     devices: int = 1
     precision: str = "default"
     conv: str = "auto"
+    cohort: int | None = None  # clients drawn per round; None: all take part
+    cohort_by: str = "uniform"
+    attendance: str | None = None  # a file that says who takes part in which round
+    late: tuple[str, ...] = ()  # "clients:round"
+    attacks: tuple[str, ...] = ()  # "name:clients" or "name:clients:strength"
+    attackers: tuple[int, ...] = ()  # who they are; empty: drawn with the partition's seed
     checkpoint_every: int | None = None  # rounds; None: by the time, see checkpoint.py
+
+
+class Attacking(NamedTuple):
+    """What some clients do, as asked for."""
+
+    name: str
+    count: int
+    strength: float | None  # None: the attack's own default
+
+
+def attacking(text: str) -> Attacking:
+    """Reads "sign_flip:3" or "scaled:2:100".
+
+    Raises:
+      ValueError: it is written otherwise.
+    """
+    name, _, rest = text.partition(":")
+    count, _, strength = rest.partition(":")
+    found = Attacking(name, _digits(count), float(strength) if strength else None)
+    if found.strength is not None and not math.isfinite(found.strength):
+        raise ValueError(text)
+    return found
+
+
+def late_joiners(text: str) -> tuple[int, int]:
+    """Reads "3:20": three clients whose first round is 20, counted from 0.
+
+    Raises:
+      ValueError: it is written otherwise.
+    """
+    count, _, first = text.partition(":")
+    return _digits(count), _digits(first)
+
+
+def _digits(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_WHOLE))):
+        raise ValueError(text)
+    return int(text)
 
 
 class ConfigError(ValueError):
@@ -262,102 +322,106 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     Raises:
       ConfigError: naming every field that is unknown or out of range.
     """
-    asked = {key: value for key, value in asked.items() if value is not None}
+    asked = {key: _plain(value) for key, value in asked.items() if value is not None}
     dataset = asked.pop("dataset", "digits")
     setting = asked.pop("setting", "paper")
-    algorithms = _strings(asked.pop("algorithms", ("standalone", "fedavg", "cgsv")))
+    algorithms = _sequence(asked.pop("algorithms", ("standalone", "fedavg", "cgsv")))
     if algorithms == ("all",):
         algorithms = tuple(tables.algorithms)
     common = {f.name for f in dataclasses.fields(Config)} - {"methods", "dataset"}
     own = {f.name for f in dataclasses.fields(Method)} - {"name", "algorithm"}
-    unknown = [key for key in asked if key not in common | own]
-    if unknown:
-        raise ConfigError(_lines(_unknown("option", key, common | own) for key in unknown))
-    problems = [
-        *_known("dataset", dataset, tables.datasets),
-        *_known("setting", setting, SETTINGS),
-    ]
-    for name in algorithms:
-        base, _, variant = name.partition(":")
-        problems += _known("algorithms", base, tables.algorithms)
-        problems += _known(f"setting of {base}", variant, SETTINGS) if ":" in name else []
-    if problems:
-        raise ConfigError(_lines(problems))
+    allowed = {*common, *own, "dataset", "setting", "algorithms"}
+    problems = [_unknown("option", key, allowed) for key in asked if key not in allowed]
+    problems += _known("setting", setting, SETTINGS)
+    # What is no name of a data set or a setting is named; the rest is judged beside a known one.
+    numbers_of = dataset if _among(dataset, tables.datasets) else "digits"
+    setting = setting if _among(setting, SETTINGS) else "paper"
 
-    def method(name: str) -> Method:
-        algorithm, _, variant = name.partition(":")
-        variant = variant or setting
-        training = TRAINING[dataset] | SETTINGS[variant]
+    def method(name: Any) -> Method:
+        algorithm, _, variant = name.partition(":") if isinstance(name, str) else (name, "", "")
+        variant = variant if variant in SETTINGS else setting
+        training = TRAINING[numbers_of] | SETTINGS[variant]
         if variant == "released":
-            training |= RELEASED_TRAINING.get(dataset, {})
+            training |= RELEASED_TRAINING.get(numbers_of, {})
         fields = {key: value for key, value in training.items() if key in own}
-        fields |= METHOD_DEFAULTS.get(algorithm, {})
-        if asked.get("contribution", "cosine") != "cosine" and "contribution" in reads(algorithm):
-            fields |= SUMMED_SCORES
+        if _among(algorithm, tables.algorithms):
+            fields |= METHOD_DEFAULTS.get(algorithm, {})
+            measured = asked.get("contribution", "cosine") != "cosine"
+            if measured and "contribution" in tables.reads[algorithm]:
+                fields |= SUMMED_SCORES
         given = {key: value for key, value in asked.items() if key in own}
         return Method(name=name, algorithm=algorithm, **(fields | given))
 
-    def reads(algorithm: str) -> Any:
-        return tables.reads[algorithm]
-
-    source = tables.datasets[dataset]
+    source, numbers = tables.datasets[numbers_of], TRAINING[numbers_of]
     fields = {
         "model": source.model,
         "clients": 10,
         "partitions": ("power_law",),
         "seeds": 3,
-        "rounds": TRAINING[dataset]["rounds"],
-        "epochs": TRAINING[dataset]["epochs"],
-        "batch_size": TRAINING[dataset]["batch_size"],
+        "rounds": numbers["rounds"],
+        "epochs": numbers["epochs"],
+        "batch_size": numbers["batch_size"],
         "rows_per_client": source.rows_per_client,
         "validation_share": source.validation_share,
         "layout": "auto",
     } | {key: value for key, value in asked.items() if key in common}
-    fields["partitions"] = _strings(fields["partitions"])
-    fields["seeds"] = _seeds(fields["seeds"])
+    fields["partitions"] = _sequence(fields["partitions"])
     fields["hidden"] = _sequence(fields.get("hidden", (64,)))
+    fields |= {name: _sequence(fields.get(name, ())) for name in ("late", "attacks", "attackers")}
+    if _whole(fields["seeds"]):  # so many of them: 0, 1, 2, ...
+        count = fields["seeds"]
+        if not 1 <= count <= MAX_SEEDS:
+            problems.append(
+                f"--seeds is {_shown(count)}, a number of seeds must be in 1..{MAX_SEEDS}"
+            )
+        fields["seeds"] = tuple(range(min(max(count, 1), MAX_SEEDS)))
+    else:
+        fields["seeds"] = _sequence(fields["seeds"])
     if fields["layout"] == "auto":
         # As `layout.default_width` says, except that accelerators look at the sizes of clients.
         on_cpu = "one" if fields["model"] in CONVOLUTIONAL + OF_TOKENS else "4"
         fields["layout"] = on_cpu if backend == "cpu" else "balanced"
-    if isinstance(fields["layout"], int):
+    if _whole(fields["layout"]) and 1 <= fields["layout"] <= MAX_WHOLE:
         fields["layout"] = str(fields["layout"])
     if "eval_every" not in fields:  # about twenty points on a curve
         rounds = fields["rounds"]
         fields["eval_every"] = -(-rounds // 20) if _whole(rounds) and rounds > 0 else 1
     config = Config(dataset=dataset, methods=tuple(method(name) for name in algorithms), **fields)
-    validate(config, tables)
-    _refuse_idle_options(config, asked, tables)
+    _raise(problems + _problems(config, tables) + _idle_options(config, asked, tables))
     return config
 
 
-def _refuse_idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") -> None:
+def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") -> list[str]:
     """An option that would do nothing is a misunderstanding, so it is refused."""
     rules = {f.name for f in dataclasses.fields(Method)} - TRAINING_FIELDS
+    methods = [m for m in config.methods if _among(m.algorithm, tables.algorithms)]
     problems = []
     for name in asked:
         if name in ONLY_WITH:
             other, allowed = ONLY_WITH[name]
-            used = set(_strings(getattr(config, other)))
+            used = _sequence(getattr(config, other))
+            everything = getattr(tables, other if other == "partitions" else f"{other}s")
         elif name in rules | set(READ_BY):
             read = {a: read | TRAINING_FIELDS for a, read in tables.reads.items()}
-            readers = [m for m in config.methods if name in read[m.algorithm]]
+            readers = [m for m in methods if name in read[m.algorithm]]
             other, allowed = "algorithms", [a for a, names in read.items() if name in names]
-            used = {m.algorithm for m in readers}
+            used = [m.algorithm for m in config.methods]
+            everything = tables.algorithms
             if name in READ_BY:
                 switch, values = READ_BY[name]
                 # A method without the switch reads the option whatever the switch says.
                 free = any(switch not in read[m.algorithm] for m in readers)
                 if readers and not free:
                     other, allowed = switch, values
-                    used = {getattr(m, switch) for m in readers}
+                    used = [getattr(m, switch) for m in readers]
+                    everything = getattr(tables, f"{switch}s")
         else:
             continue
-        if not used & set(allowed):
+        # Of a name that does not exist nobody knows what it would have read.
+        if used and all(_among(v, everything) and v not in allowed for v in used):
             need = f"{_flag(other)} {' or '.join(allowed)}"
             problems.append(f"{_flag(name)} does nothing here: it needs {need}")
-    if problems:
-        raise ConfigError(_lines(problems))
+    return problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -376,6 +440,7 @@ class Tables:
     convs: Sequence[str]
     games: Mapping[str, Any]
     reads: Mapping[str, Any]  # algorithm -> the rules' options that it reads
+    attacks: Sequence[str]
 
 
 def validate(config: Config, tables: Tables) -> None:
@@ -384,6 +449,11 @@ def validate(config: Config, tables: Tables) -> None:
     Raises:
       ConfigError: one line for each that is not allowed.
     """
+    _raise(_problems(config, tables))
+
+
+def _problems(config: Config, tables: Tables) -> list[str]:
+    """A line for every value that is not allowed, and for those that contradict each other."""
     c = config
     problems = [
         *_known("dataset", c.dataset, tables.datasets),
@@ -403,42 +473,136 @@ def validate(config: Config, tables: Tables) -> None:
         *_number("concentration", c.concentration, 0, math.inf, open_low=True, open_high=True),
         *_number("validation_share", c.validation_share, 0, 1, open_high=True),
     ]
-    if c.dataset in tables.datasets and c.model in tables.models:
+    if _among(c.dataset, tables.datasets) and _among(c.model, tables.models):
         problems += _not_made_for_each_other(c, tables)
     for name in ("rows_per_client", "eval_rows", "eval_clients", "checkpoint_every"):
         if getattr(c, name) is not None:
             problems += _at_least(name, getattr(c, name), 1)
     for name in ("data_dir", "owners"):
-        value = getattr(c, name)
-        if value is not None and not isinstance(value, str):
-            problems.append(f"{_flag(name)} is {value!r}, it must be a path")
-    if not isinstance(c.layout, str) or not (
-        c.layout in LAYOUTS or (c.layout.isdigit() and int(c.layout) >= 1)
-    ):
+        if getattr(c, name) is not None:
+            problems += _path(name, getattr(c, name))
+    if c.layout is not _LACKING and not _is_layout(c.layout):
         problems.append(
-            f"--layout is {c.layout!r}, it must be auto, {', '.join(LAYOUTS)} "
+            f"--layout is {_shown(c.layout)}, it must be auto, {', '.join(LAYOUTS)} "
             "or a number of clients from 1"
         )
     if _whole(c.eval_clients) and _whole(c.clients) and c.eval_clients > c.clients:
         problems.append(
-            f"--eval-clients is {c.eval_clients}, it must be at most --clients, {c.clients}"
+            f"--eval-clients is {_shown(c.eval_clients)}, "
+            f"it must be at most --clients, {_shown(c.clients)}"
         )
-    for width in c.hidden:
+    for width in _items(c.hidden):
         problems += _at_least("hidden", width, 1)
-    problems += _list("seeds", c.seeds)
-    for seed in c.seeds:
+    if len(_items(c.hidden)) > MAX_LAYERS:
+        problems.append(f"--hidden has too many layers, it must have at most {MAX_LAYERS}")
+    problems += _list("seeds", c.seeds, MAX_SEEDS)
+    for seed in _items(c.seeds):
         if not _whole(seed) or not 0 <= seed < 2**32:
-            problems.append(f"--seeds holds {seed!r}, every seed must be in 0..2^32-1")
+            problems.append(f"--seeds holds {_shown(seed)}, every seed must be in 0..2^32-1")
     problems += _list("partitions", c.partitions)
-    for partition in c.partitions:
+    for partition in _items(c.partitions):
         problems += _known("partition", partition, tables.partitions)
-    if "by_owner" in c.partitions and c.owners is None:
+    if "by_owner" in _items(c.partitions) and c.owners is None:
         problems.append("--partition by_owner needs --owners, a file with an owner id per row")
-    problems += _list("algorithms", tuple(m.name for m in c.methods))
-    for method in c.methods:
+    if c.methods is not _LACKING:
+        problems += _list("algorithms", tuple(m.name for m in c.methods))
+    for method in _items(c.methods):
         problems += _method_problems(method, tables)
-    if problems:
-        raise ConfigError(_lines(dict.fromkeys(problems)))
+        problems += _counted_too_high(c, method, tables)
+    return problems + _presence_problems(c) + _attack_problems(c, tables)
+
+
+def _presence_problems(c: Config) -> list[str]:
+    """Who takes part: a cohort is drawn or given, and somebody is there from the first round."""
+    problems = _known("cohort_by", c.cohort_by, COHORTS_BY)
+    if c.cohort is not None:
+        problems += _at_least("cohort", c.cohort, 1)
+        if _countable(c.cohort, c.clients) and c.cohort > c.clients:
+            problems.append(f"--cohort is {c.cohort}, it must be at most --clients, {c.clients}")
+        if c.attendance is not None:
+            problems.append("--cohort draws who takes part and --attendance says so, ask for one")
+    elif c.cohort_by != "uniform":
+        problems.append(f"--cohort-by {_shown(c.cohort_by)} does nothing here: it needs --cohort")
+    if c.attendance is not None:
+        problems += _path("attendance", c.attendance)
+    total = 0
+    for text in _items(c.late):
+        try:
+            count, first = late_joiners(text)
+        except (ValueError, TypeError, AttributeError):
+            problems.append(
+                f"--late holds {_shown(text)}, it must hold clients:round, for instance 3:20"
+            )
+            continue
+        total += count
+        if count < 1 or (_whole(c.rounds) and first >= c.rounds):
+            problems.append(
+                f"--late holds {text}, it must be at least one client and a round before --rounds, "
+                f"{_shown(c.rounds)}"
+            )
+    if _countable(c.clients) and total >= c.clients > 0:
+        problems.append(
+            f"--late delays {total} of {c.clients} clients, one must be there from the start"
+        )
+    return problems
+
+
+def _attack_problems(c: Config, tables: Tables) -> list[str]:
+    problems, total = [], 0
+    for text in _items(c.attacks):
+        try:
+            name, count, strength = attacking(text)
+        except (ValueError, TypeError, AttributeError):
+            problems.append(
+                f"--attack holds {_shown(text)}, it must hold name:clients or "
+                "name:clients:strength, for instance sign_flip:3 or scaled:3:100"
+            )
+            continue
+        if name not in tables.attacks:
+            near = _one_of(name, tables.attacks)
+            problems.append(f"--attack holds {_shown(name)}, it must be one of {near}")
+        if count < 1:
+            problems.append(f"--attack holds {text}, it must be at least one client")
+        if strength is not None and name in ("label_flip", "random_labels", "replication"):
+            problems.append(f"--attack holds {text}, but {name} has no strength")
+        if strength is not None and abs(strength) > MOST_NUMBER:
+            problems.append(f"--attack holds {text}, whose strength is no number in float32")
+        # One client poses as several, and the others come on top of N.
+        total += 1 if name == "replication" else count
+    names = [str(text).partition(":")[0] for text in _items(c.attacks)]
+    if len(set(names)) != len(names):
+        problems.append(f"--attack names an attack twice: {', '.join(names)}")
+    if _countable(c.clients) and total >= c.clients > 0:
+        problems.append(f"--attack makes {total} of {c.clients} clients cheat, one must be honest")
+    for number in _items(c.attackers):
+        if not _whole(number) or (_countable(c.clients) and not 0 <= number < c.clients):
+            problems.append(
+                f"--attackers holds {_shown(number)}, it must hold clients from 0 to "
+                f"{c.clients - 1 if _countable(c.clients) else 'N - 1'}"
+            )
+    if _items(c.attackers):
+        problems += _list("attackers", c.attackers)
+        if not _items(c.attacks) and c.attacks is not _LACKING:
+            problems.append("--attackers does nothing here: it needs --attack")
+        elif not problems and len(c.attackers) != total:
+            problems.append(f"--attackers names {len(c.attackers)} clients, --attack needs {total}")
+    return problems
+
+
+def _counted_too_high(c: Config, m: Method, tables: Tables) -> list[str]:
+    """Counts that no int32 holds, although each of their parts is one."""
+    reads = tables.reads.get(m.algorithm, ()) if isinstance(m.algorithm, str) else ()
+    alone = m.finetune_rounds if "finetune_rounds" in reads else 0
+    counts = []
+    if _countable(c.rounds, c.epochs, alone):  # the schedule counts local epochs
+        counts.append(("--rounds times --epochs", (c.rounds + alone) * c.epochs))
+    if "permutations" in reads and _countable(c.clients, m.permutations):  # coalitions of a round
+        counts.append(("--permutations times --clients", m.permutations * c.clients))
+    return [
+        f"{what} is {count}, it must be at most {MAX_WHOLE}"
+        for what, count in counts
+        if count > MAX_WHOLE
+    ]
 
 
 def _not_made_for_each_other(c: Config, tables: Tables) -> list[str]:
@@ -453,7 +617,7 @@ def _not_made_for_each_other(c: Config, tables: Tables) -> list[str]:
 
 def _method_problems(m: Method, tables: Tables) -> list[str]:
     problems = [
-        *_known("algorithms", m.algorithm, tables.algorithms),
+        *_name_problems(m, tables),
         *_known("optimizer", m.optimizer, tables.optimizers),
         *_known("contribution", m.contribution, tables.contributions),
         *_known("aggregation", m.aggregation, tables.aggregations),
@@ -474,13 +638,34 @@ def _method_problems(m: Method, tables: Tables) -> list[str]:
         *_known("game", m.game, tables.games),
         *_at_least("permutations", m.permutations, 1),
         *_at_least("finetune_rounds", m.finetune_rounds, 1),
+        *_number("dropout", m.dropout, 0, 1, open_high=True),
     ]
     for name, allowed in CHOICES.items():
         problems += _known(name, getattr(m, name), allowed)
     for name in ("normalise_scores", "relative_floor"):
-        if not isinstance(getattr(m, name), bool):
-            problems.append(f"{_flag(name)} is {getattr(m, name)!r}, it must be true or false")
+        value = getattr(m, name)
+        if value is not _LACKING and not isinstance(value, bool):
+            problems.append(f"{_flag(name)} is {_shown(value)}, it must be true or false")
     return problems
+
+
+def _name_problems(m: Method, tables: Tables) -> list[str]:
+    """A method is named after what it runs, since tables, files and figures bear its name."""
+    problems = _known("algorithms", m.algorithm, tables.algorithms)
+    if problems or _LACKING in (m.name, m.algorithm):
+        return problems
+    algorithm, colon, variant = m.name.partition(":") if isinstance(m.name, str) else ("", "", "")
+    if algorithm != m.algorithm:
+        return [
+            f"--algorithms is {_shown(m.name)}, a method that runs {m.algorithm} must be named "
+            f"{m.algorithm} or {m.algorithm}:setting"
+        ]
+    if colon and variant not in SETTINGS:
+        return [
+            f"--algorithms is {_shown(m.name)}, whose setting is {_shown(variant)}, "
+            f"it must be one of {_one_of(variant, SETTINGS)}"
+        ]
+    return []
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -502,88 +687,155 @@ def from_dict(values: Any, tables: Tables) -> Config:
     Raises:
       ConfigError: on an unknown or missing key, a wrong type or a value out of range.
     """
-    values = _exact_keys(values, Config, "the config")
-    methods = values["methods"]
-    if not isinstance(methods, list):
-        raise ConfigError(f"methods is {methods!r} in the config, it must be a list")
-    fields = dict(values)
-    fields["methods"] = tuple(
-        Method(**_exact_keys(_with_infinity(m), Method, "a method of the config")) for m in methods
-    )
-    for name in ("partitions", "seeds", "hidden"):
-        if not isinstance(fields[name], list):
-            raise ConfigError(f"{name} is {fields[name]!r} in the config, it must be a list")
-        fields[name] = tuple(fields[name])
+    if not isinstance(values, dict):
+        raise ConfigError(_no_object("the config", values))
+    fields, problems = _fields(values, Config, "the config")
+    for name in ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers"):
+        value = fields[name]
+        if value is not _LACKING and not isinstance(value, list):
+            problems.append(f"{name} is {_shown(value)} in the config, it must be a list")
+        fields[name] = tuple(value[:_LONGEST]) if isinstance(value, list) else _LACKING
+    methods = []
+    for method in _items(fields["methods"]):
+        if not isinstance(method, dict):
+            problems.append(_no_object("a method of the config", method))
+            continue
+        own, lacking = _fields(method, Method, "a method of the config")
+        if isinstance(own["beta"], str) and own["beta"] == "inf":
+            own["beta"] = math.inf
+        methods.append(Method(**own))
+        problems += lacking
+    if _items(fields["methods"]):
+        fields["methods"] = tuple(methods) or _LACKING
     config = Config(**fields)
-    validate(config, tables)
+    _raise(problems + _problems(config, tables))
     return config
 
 
-def _with_infinity(values: Any) -> Any:
-    if not isinstance(values, dict):
-        return values
-    return {k: math.inf if k == "beta" and v == "inf" else v for k, v in values.items()}
+class _Lacking:
+    """Stands where a file has no value, so that the rest can be judged; nothing is said of it."""
 
 
-def _exact_keys(values: Any, kind: type, what: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise ConfigError(f"{what} is {values!r}, it must be an object with named values")
+_LACKING = _Lacking()
+
+
+def _fields(values: dict, kind: type, what: str) -> tuple[dict[str, Any], list[str]]:
+    """A value for every field, and what is to be said of the keys."""
     names = [field.name for field in dataclasses.fields(kind)]
     problems = [_unknown(f"key of {what}", key, names) for key in values if key not in names]
     problems += [f"{what} lacks the key {name!r}" for name in names if name not in values]
+    return {name: values.get(name, _LACKING) for name in names}, problems
+
+
+def _no_object(what: str, value: Any) -> str:
+    return f"{what} is {_shown(value)}, it must be an object with named values"
+
+
+def _raise(problems: Sequence[str]) -> None:
+    """One error for all problems, each named once."""
     if problems:
-        raise ConfigError(_lines(problems))
-    return values
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
 def _flag(name: str) -> str:
-    return "--" + {"partitions": "partition"}.get(name, name).replace("_", "-")
+    words = {"partitions": "partition", "attacks": "attack"}
+    return "--" + words.get(name, name).replace("_", "-")
 
 
-def _lines(problems: Iterable[str]) -> str:
-    return "\n".join(problems)
+def _shown(value: Any) -> str:
+    """A value as a message shows it: on one line, and no longer than a line."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # whatever the repr of a stranger's object does, for instance of 10**5000
+        return f"a value of type {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlong = 40
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _strings(value: str | Sequence[str]) -> tuple[str, ...]:
-    return _sequence(value)
+def _countable(*values: Any) -> bool:
+    return all(_whole(value) and 0 <= value <= MAX_WHOLE for value in values)
 
 
-def _seeds(value: int | Sequence[int]) -> tuple[int, ...]:
-    """A number of seeds means 0, 1, 2, ...; a list means those."""
-    if _whole(value):
-        if not 1 <= value <= 10_000:
-            raise ConfigError(f"--seeds is {value}, a number of seeds must be in 1..10000")
-        return tuple(range(value))
-    return _sequence(value)
+def _among(value: Any, names: Iterable[str]) -> bool:
+    """Whether a value of any type, hashable or not, is one of these names."""
+    return isinstance(value, str) and value in names
 
 
 def _sequence(value: Any) -> tuple:
-    """A tuple of what is a sequence; anything else as its only item, for `validate` to refuse."""
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    """A tuple of what is a sequence; anything else as its only item, for `_problems` to refuse."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(itertools.islice(value, _LONGEST))  # of a range that no memory holds, enough
+    return (value,)
+
+
+def _items(values: Any) -> tuple:
+    return () if values is _LACKING else values
 
 
 def _unknown(what: str, value: Any, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(value), list(allowed), n=1)
-    return f"{value!r} is no {what}" + (f", did you mean {near[0]!r}?" if near else "")
+    near = _near(value, allowed)
+    return f"{_shown(value)} is no {what}" + (f", did you mean {near!r}?" if near else "")
+
+
+def _near(value: Any, allowed: Iterable[str]) -> str | None:
+    # Cut, because the comparison takes time by the square of the length.
+    text = value[:80] if isinstance(value, str) else ""
+    return next(iter(difflib.get_close_matches(text, sorted(allowed), 1)), None)
+
+
+def _one_of(value: Any, allowed: Iterable[str]) -> str:
+    near = _near(value, allowed)
+    return ", ".join(allowed) + (f" (did you mean {near}?)" if near else "")
 
 
 def _known(name: str, value: Any, allowed: Iterable[str]) -> list[str]:
-    allowed = list(allowed)
-    if isinstance(value, str) and value in allowed:
+    if value is _LACKING or _among(value, allowed):
         return []
-    near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return [f"{_flag(name)} is {value!r}, it must be one of {', '.join(allowed)}{hint}"]
+    return [f"{_flag(name)} is {_shown(value)}, it must be one of {_one_of(value, allowed)}"]
+
+
+def _path(name: str, value: Any) -> list[str]:
+    # A config.json is UTF-8, and no file's name has a zero byte.
+    if value is _LACKING:
+        return []
+    if isinstance(value, str) and value and "\0" not in value and _is_utf8(value):
+        return []
+    return [f"{_flag(name)} is {_shown(value)}, it must be a path"]
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a name that Python read from bytes of another encoding
+        return False
+    return True
+
+
+def _is_layout(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    # int() and isdigit() know digits of other alphabets as well, and int() none of 5,000 digits.
+    number = value.isascii() and value.isdigit() and len(value) <= len(str(MAX_WHOLE))
+    return value in LAYOUTS or (number and 1 <= int(value) <= MAX_WHOLE)
 
 
 def _at_least(name: str, value: Any, least: int) -> list[str]:
-    if _whole(value) and value >= least:
+    if value is _LACKING or (_whole(value) and least <= value <= MAX_WHOLE):
         return []
-    return [f"{_flag(name)} is {value!r}, it must be a whole number from {least}"]
+    most = f" to {MAX_WHOLE}" if _whole(value) and value > MAX_WHOLE else ""
+    return [f"{_flag(name)} is {_shown(value)}, it must be a whole number from {least}{most}"]
 
 
 def _number(
@@ -595,19 +847,38 @@ def _number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> list[str]:
+    if value is _LACKING:
+        return []
     number = isinstance(value, int | float) and not isinstance(value, bool)
     above = number and (low < value if open_low else low <= value)
-    if above and (value < high if open_high else value <= high):
+    if not (above and (value < high if open_high else value <= high)):
+        left = f"above {low}" if open_low else f"at least {low}"
+        right = "" if high == math.inf else f" and {'below' if open_high else 'at most'} {high}"
+        right = ", infinity allowed" if high == math.inf and not open_high else right
+        return [f"{_flag(name)} is {_shown(value)}, it must be a number {left}{right}"]
+    if value != math.inf and (value > MOST_NUMBER or (open_low and value < LEAST_NUMBER)):
+        return [
+            f"{_flag(name)} is {_shown(value)}, which is no number in float32: "
+            f"it must be between {LEAST_NUMBER:.3g} and {MOST_NUMBER:.3g}"
+        ]
+    return []
+
+
+def _list(name: str, values: Any, most: int | None = None) -> list[str]:
+    if values is _LACKING:
         return []
-    left = f"above {low}" if open_low else f"at least {low}"
-    right = "" if high == math.inf else f" and {'below' if open_high else 'at most'} {high}"
-    right = ", infinity allowed" if high == math.inf and not open_high else right
-    return [f"{_flag(name)} is {value!r}, it must be a number {left}{right}"]
-
-
-def _list(name: str, values: Sequence[Any]) -> list[str]:
     if not values:
         return [f"{_flag(name)} is empty, it must name at least one"]
-    if len(set(values)) != len(values):
-        return [f"{_flag(name)} names something twice: {', '.join(map(str, values))}"]
+    if most is not None and len(values) > most:
+        return [f"{_flag(name)} names too many, it must name at most {most}"]
+    if len(set(map(_identity, values))) != len(values):
+        shown = ", ".join(
+            value if isinstance(value, str) else _shown(value) for value in values[:20]
+        )
+        return [f"{_flag(name)} names something twice: {shown}"]
     return []
+
+
+def _identity(value: Any) -> Any:
+    """What makes a value another one; of what is refused for its type anyway, the object."""
+    return value if isinstance(value, str | int) else id(value)

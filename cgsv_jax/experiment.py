@@ -6,7 +6,7 @@ Everything numerical happens in compiled functions; here they are built, timed a
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,15 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cgsv_jax import (
+    attacks,
+    checks,
+    layout,
+    local,
+    models,
+    results,
+    runs,
+    simulation,
+    sweep,
+    timing,
+    vectors,
+)
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax import layout, local, models, results, runs, simulation, sweep, timing, vectors
 from cgsv_jax import network as network_lib
+from cgsv_jax import participation as participation_lib
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.contribution import GAMES, MEASURES, OF_GAMES
-from cgsv_jax.data import owners, partition
+from cgsv_jax.data import attendance, owners, partition
+from cgsv_jax.participation import Participation
 from cgsv_jax.reward import REWARDS
 from cgsv_jax.runs import Batch, Chunk, Look, Programs, Seen
 from cgsv_jax.types import (
@@ -60,6 +74,7 @@ TABLES = config_lib.Tables(
     convs=models.FORMS,
     games=GAMES,
     reads=READS,
+    attacks=attacks.ATTACKS,
 )
 
 
@@ -86,6 +101,8 @@ class Problem(NamedTuple):
     tensors: tuple[int, ...]
     network: Network  # the model, as rules see it
     chosen: np.ndarray | None  # [K] the clients that are evaluated; None: all
+    cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
+    attendance: np.ndarray | None = None  # [T, C] who takes part in which round, if that is given
 
 
 class Progress(NamedTuple):
@@ -126,67 +143,211 @@ def problems(config: Config) -> tuple[Problem, ...]:
     """Loads the data and deals them out, once per partition.
 
     Raises:
-      ConfigError: when the data are not there, or cannot be dealt out as asked.
+      ConfigError: when the data are not there, cannot be dealt out as asked, or are not what a
+        method needs; and when the hardware is not there.
     """
+    _devices(config)
     source = data_lib.DATASETS[config.dataset]
     try:
-        options = {"num_rows": config.synthetic_rows} if config.dataset == "synthetic" else {}
+        options = {}
+        if config.dataset == "synthetic":
+            options = {"num_rows": config.synthetic_rows}
+            _must_fit_in_memory(config.synthetic_rows, source.input_shape)
         full = data_lib.load(config.dataset, config.data_dir, **options)
         by_owner = "by_owner" in config.partitions
         owner_ids = owners.load(config.owners, len(full.labels)) if by_owner else None
-        builder = models.MODELS[config.model]
-        if config.model == "mlp":
-            builder = functools.partial(builder, hidden=config.hidden)
-        if config.model in config_lib.CONVOLUTIONAL:
-            builder = functools.partial(builder, conv=config.conv)
-        if config.model in config_lib.OF_TOKENS:  # tokens are numbered without gaps
-            builder = functools.partial(builder, vocabulary=int(full.inputs.max()) + 1)
-        model = builder(full.inputs.shape[1:], source.num_classes)
-        dealt = [_deal(config, full, name, owner_ids) for name in config.partitions]
+        model = _model(config, full, source.num_classes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
-    if sum(tensors) > config_lib.MAX_PARAMETERS:
+    dealt, wrong = [], []
+    for name in config.partitions:
+        try:
+            dealt.append(_deal(config, full, name, owner_ids))
+            wrong += checks.problems(*dealt[-1], model)
+        except (ValueError, OSError) as error:
+            wrong += str(error).splitlines()
+    _refuse(wrong)
+    made = tuple(
+        _problem(config, name, *arrays, model)
+        for name, arrays in zip(config.partitions, dealt, strict=True)
+    )
+    _refuse(wrong for problem in made for wrong in _unfit(config, problem))
+    return made
+
+
+def given(config: Config, data: Dataset, clients: Clients, model: Model | None = None) -> Problem:
+    """A problem of one's own arrays, checked: `run(config, dealt=(given(config, ...),))`.
+
+    The config says how to train; its data set, model and partitions are not looked at, and
+    `--clients` must be the number of clients given.
+
+    Args:
+      config: see `configure`.
+      data: the rows; validation rows are only needed by methods that judge models on them.
+      clients: who holds which of the training rows.
+      model: the network; default: the config's, for inputs of this shape.
+
+    Raises:
+      ConfigError: naming everything that is wrong with the arrays, see `checks.problems`, and
+        what a method of the config cannot do with them.
+    """
+    _devices(config)
+    if model is None:
+        _refuse(checks.problems(data, clients))  # before their shape and labels are used
+        held = (data.labels, data.test_labels, *(data.validation or ())[1:])
+        classes = max(int(np.max(labels, initial=0)) for labels in held) + 1
+        try:
+            model = _model(config, data, classes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    _refuse(checks.problems(data, clients, model))
+    if len(clients.mask) != config.clients:
         raise ConfigError(
-            f"--model {config.model} has {sum(tensors)} parameters, "
-            f"it must have at most {config_lib.MAX_PARAMETERS}"
+            f"--clients is {config.clients}, it must be {len(clients.mask)}, the clients given"
+        )
+    data, clients = jax.tree.map(np.asarray, (data, clients))
+    if data.validation is None:
+        data = data._replace(validation=(data.inputs[:0], data.labels[:0]))
+    problem = _problem(config, "given", data, clients, model)
+    _refuse(_unfit(config, problem))
+    return problem
+
+
+def _refuse(wrong: Iterable[str]) -> None:
+    """One error for all that is wrong, each named once."""
+    if lines := list(dict.fromkeys(wrong)):
+        raise ConfigError("\n".join(lines))
+
+
+def _must_fit_in_memory(rows: int, shape: tuple[int, ...]) -> None:
+    """The rows as drawn, dealt out and sent to the device: refused rather than killed for it."""
+    needed = 3 * 4 * rows * int(np.prod(shape))
+    if needed > _host_memory():
+        raise ValueError(
+            f"--synthetic-rows is {rows}, which takes {needed / 2**30:.1f} GiB, "
+            f"it must fit in {_host_memory() / 2**30:.1f} GiB"
         )
 
+
+def _model(config: Config, data: Dataset, num_classes: int) -> Model:
+    builder = models.MODELS[config.model]
+    if config.model == "mlp":
+        builder = functools.partial(builder, hidden=config.hidden)
+    if config.model in config_lib.CONVOLUTIONAL:
+        builder = functools.partial(builder, conv=config.conv)
+    if config.model in config_lib.OF_TOKENS:  # tokens are numbered without gaps
+        builder = functools.partial(builder, vocabulary=int(data.inputs.max()) + 1)
+    return builder(data.inputs.shape[1:], num_classes)
+
+
+def _problem(config: Config, name: str, data: Dataset, clients: Clients, model: Model) -> Problem:
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    clients, cheats = _conduct(config, data, clients, model)
+    clients = _joining(config, clients)
+    listed = None
+    if config.attendance is not None:
+        try:
+            listed = attendance.load(config.attendance, len(clients.mask))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     network = network_lib.network(
         model,
-        full.inputs.shape[1:],
-        full.inputs.dtype,
+        data.inputs.shape[1:],
+        data.inputs.dtype,
         batch=config.eval_batch,
         width=_width_asked(config.layout),
     )
+    sizes, classes = partition.describe(clients, data.labels)
+    chosen = None
+    if config.eval_clients is not None and config.eval_clients < len(sizes):
+        # Evenly from the fewest rows to the most, both ends included.
+        places = np.linspace(0, len(sizes) - 1, config.eval_clients).round().astype(int)
+        chosen = np.sort(np.argsort(sizes, kind="stable")[places])
+    tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
+    seen = (tensors, network, chosen, cheats, listed)
+    return Problem(name, data, clients, sizes, classes, model, *seen)
 
-    def problem(name: str, data: Dataset, clients: Clients) -> Problem:
-        sizes, classes = partition.describe(clients, data.labels)
-        chosen = None
-        if config.eval_clients is not None and config.eval_clients < config.clients:
-            # Evenly from the fewest rows to the most, both ends included.
-            places = np.linspace(0, config.clients - 1, config.eval_clients).round().astype(int)
-            chosen = np.sort(np.argsort(sizes, kind="stable")[places])
-        return Problem(name, data, clients, sizes, classes, model, tensors, network, chosen)
 
-    made = tuple(
-        problem(name, data, clients)
-        for name, (data, clients) in zip(config.partitions, dealt, strict=True)
+def _conduct(
+    config: Config, data: Dataset, clients: Clients, model: Model
+) -> tuple[Clients, tuple[str, ...]]:
+    """The partition with the clients that cheat, drawn with the partition's seed."""
+    if not config.attacks:
+        return clients, ()
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    logits = jax.eval_shape(model.apply, params, data.inputs[:1])
+    return attacks.dishonest(
+        np.random.default_rng([config.partition_seed, 3]),
+        clients,
+        data.labels,
+        logits.shape[-1],
+        [config_lib.attacking(text) for text in config.attacks],
+        config.attackers,
     )
+
+
+def _joining(config: Config, clients: Clients) -> Clients:
+    """The partition with the first round of clients that come late, drawn likewise."""
+    if not config.late:
+        return clients
+    joins = np.zeros(len(clients.mask), np.int32)
+    order = np.random.default_rng([config.partition_seed, 4]).permutation(config.clients)
+    for text in config.late:
+        count, first = config_lib.late_joiners(text)
+        joins[order[:count]] = first
+        order = order[count:]
+    return clients._replace(joins=joins)
+
+
+def forged_uploads(config: Config, method: Method) -> attacks.Attack | None:
+    """What cheating clients upload in a method; None where all uploads are honest.
+
+    The yardstick has no server to deceive: its clients cheat at most with their labels.
+    """
+    names = [config_lib.attacking(text).name for text in config.attacks]
+    names = [name for name in names if name in attacks.UPLOADS]
+    return attacks.attack(names) if names and method.algorithm != results.YARDSTICK else None
+
+
+def participation_of(
+    config: Config, method: Method, problem: Problem, hyper: Hyper
+) -> Participation | None:
+    """Who takes part; None: everybody who has joined. The yardstick trains in the same rounds."""
+    dropout = hyper.dropout if method.dropout > 0 else 0.0
+    if problem.attendance is not None:
+        return participation_lib.given(problem.attendance, dropout)
+    if config.cohort is None:
+        return participation_lib.everybody(dropout) if method.dropout > 0 else None
+    drawn = {
+        "uniform": participation_lib.uniform,
+        "reputation": participation_lib.by_reputation,
+    }[config.cohort_by]
+    return drawn(config.cohort, dropout)
+
+
+def _unfit(config: Config, problem: Problem) -> list[str]:
+    """What the methods, or the local epochs, cannot do on this problem; nothing is compiled."""
+    wrong = []
+    visits = config.epochs * problem.clients.mask.shape[1]
+    if visits > config_lib.MAX_WHOLE:
+        wrong.append(
+            f"--epochs is {config.epochs}, which makes {visits} visits of the largest client's "
+            f"rows in a round, it must make at most {config_lib.MAX_WHOLE}"
+        )
     for method in config.methods:
-        judges = needs_validation(method.algorithm, options_of(config, method, made[0]))
-        if judges and not len(made[0].data.validation[1]):
-            raise ConfigError(
+        judges = needs_validation(method.algorithm, options_of(config, method, problem))
+        if judges and not len(problem.data.validation[1]):
+            wrong.append(
                 f"{method.name} judges models on the server's validation rows, "
                 f"but --validation-share {config.validation_share:g} leaves none"
             )
+            continue
         try:  # what a rule says of N, D or the model, it says before anything is compiled
-            algorithm = parts(config, method, made[0], method.hyper())["algorithm"]
-            jax.eval_shape(lambda a=algorithm: a.init(config.clients, sum(tensors)))
+            algorithm = parts(config, method, problem, method.hyper())["algorithm"]
+            jax.eval_shape(lambda a=algorithm: a.init(len(problem.sizes), sum(problem.tensors)))
         except ValueError as error:
-            raise ConfigError(str(error)) from error
-    return made
+            wrong.append(str(error))
+    return wrong
 
 
 def _deal(
@@ -198,27 +359,28 @@ def _deal(
     )
     cap = config.rows_per_client and config.rows_per_client * config.clients
     cap = None if name == "by_owner" else cap  # a writer's rows are not thinned out
+    wrong = []
     if full.validation is not None and config.validation_share > 0:
-        raise ConfigError(
+        wrong.append(
             f"--validation-share is {config.validation_share:g}, it must be 0: "
             f"{config.dataset} has validation rows of its own"
         )
     pool, held_out = partition.split(split_rng, len(full.labels), config.validation_share, cap)
     validation = full.validation or (full.inputs[held_out], full.labels[held_out])
     if config.clients > len(pool):
-        raise ConfigError(
+        wrong.append(
             f"--clients is {config.clients}, it must be at most {len(pool)}, "
             f"the training rows of {config.dataset}"
         )
-    test = slice(None)
+    test, rows = slice(None), len(full.test_labels)
     if config.eval_rows is not None:
-        rows = len(full.test_labels)
         if config.eval_rows > rows:
-            raise ConfigError(
+            wrong.append(
                 f"--eval-rows is {config.eval_rows}, it must be at most {rows}, "
                 f"the test rows of {config.dataset}"
             )
         test = np.sort(test_rng.permutation(rows)[: config.eval_rows])
+    _refuse(wrong)
     data = full._replace(
         test_inputs=full.test_inputs[test],
         test_labels=full.test_labels[test],
@@ -293,18 +455,7 @@ def settings(config: Config, problem: Problem) -> Settings:
     Raises:
       ConfigError: more devices are asked for than there are.
     """
-    available = jax.devices()
-    if config.devices > len(available):
-        raise ConfigError(
-            f"--devices is {config.devices}, it must be at most {len(available)}, what there is"
-        )
-    if jax.process_count() > 1 and config.devices < len(available):
-        raise ConfigError(
-            f"--devices is {config.devices}, it must be {len(available)}: "
-            f"each of the {jax.process_count()} processes takes part with all it has"
-        )
-    wanted = config.devices if jax.process_count() > 1 else min(config.devices, config.clients)
-    mesh = layout.mesh_of(available[:wanted])
+    mesh = layout.mesh_of(_devices(config))
     width = eval_width = _width_asked(config.layout)
     if config.layout == "balanced":
         width = layout.balanced_width(steps(config, problem), most=_fitting(config, problem, True))
@@ -321,6 +472,26 @@ def settings(config: Config, problem: Problem) -> Settings:
     )
 
 
+def _devices(config: Config) -> list[jax.Device]:
+    """The devices that share the clients.
+
+    Raises:
+      ConfigError: more of them are asked for than there are.
+    """
+    available = jax.devices()
+    if config.devices > len(available):
+        raise ConfigError(
+            f"--devices is {config.devices}, it must be at most {len(available)}, what there is"
+        )
+    if jax.process_count() > 1 and config.devices < len(available):
+        raise ConfigError(
+            f"--devices is {config.devices}, it must be {len(available)}: "
+            f"each of the {jax.process_count()} processes takes part with all it has"
+        )
+    wanted = config.devices if jax.process_count() > 1 else min(config.devices, config.clients)
+    return available[:wanted]
+
+
 def _width_asked(layout: str) -> int | None:
     """Clients computed together where the layout is a number of them; None: as many as fit."""
     if layout == "one":
@@ -330,7 +501,11 @@ def _width_asked(layout: str) -> int | None:
 
 def _memory() -> int:
     """Bytes of the device, or of the host where that is the device."""
-    return timing.memory_limit() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return timing.memory_limit() or _host_memory()
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @functools.lru_cache(maxsize=64)
@@ -353,7 +528,7 @@ def _fitting(config: Config, problem: Problem, training: bool) -> int:
     rows = min(config.batch_size, problem.clients.mask.shape[1]) if training else config.eval_batch
     shape = (min(rows, len(inputs)), *inputs.shape[1:])
     each = _scratch(problem.model.apply, problem.model.init, shape, inputs.dtype, training)
-    return int(np.clip(_memory() // 2 // max(each, 1), 1, config.clients))
+    return int(np.clip(_memory() // 2 // max(each, 1), 1, len(problem.sizes)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -370,12 +545,12 @@ def seconds_per_round(config: Config, method: Method, problem: Problem) -> float
     It says how a run is cut, hence which programs compute it: so it follows from the config and the
     rows alone, and neither from a clock nor from the device.
     """
-    inputs, clients = problem.data.inputs, config.clients
+    inputs, clients = problem.data.inputs, len(problem.sizes)
     rows = min(config.batch_size, problem.clients.mask.shape[1])
     forward = _forward(
         problem.model.apply, problem.model.init, (rows, *inputs.shape[1:]), inputs.dtype
     )
-    taken = int(steps(config, problem).sum())
+    taken = float(steps(config, problem).sum()) * (config.cohort or clients) / clients
     evaluated = 1 + (clients if problem.chosen is None else len(problem.chosen))
     often = min(config.eval_every, rounds_of(config, method))
     passes = 3 * taken * rows + evaluated * len(problem.data.test_labels) / often
@@ -403,7 +578,8 @@ def fingerprint(dealt: Sequence[Problem]) -> str:
     """A digest of all rows and who holds them: a config names files, which may have changed."""
     digest = hashlib.sha256()
     for problem in dealt:
-        for x in jax.tree.leaves((problem.data, problem.clients, problem.chosen)):
+        arrays = (problem.data, problem.clients, problem.chosen, problem.attendance)
+        for x in (*jax.tree.leaves(arrays), np.asarray(problem.cheats, np.str_)):
             x = np.asarray(x)
             digest.update(f"{x.dtype.name}{x.shape}".encode())
             digest.update(np.ascontiguousarray(x).view(np.uint8).reshape(-1))
@@ -472,7 +648,8 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     static = settings_of(config, method, problem)
     mesh = static.mesh
     # Rows of the matrices in an order that gives every device its share of the work.
-    order = np.arange(config.clients)
+    number = len(problem.sizes)
+    order = np.arange(number)
     if mesh is not None:
         order = layout.dealt(steps(config, problem), mesh.size)
     places = np.argsort(order)
@@ -482,9 +659,11 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     shared = (data_of(config, method, problem), clients, chosen)
     shared = jax.device_put(shared, None if mesh is None else layout.everywhere(mesh))
 
+    attack = forged_uploads(config, method)
+
     def start(key: jax.Array, hyper: Hyper) -> State:
         made = parts(config, method, problem, hyper)
-        return simulation.init(key, config.clients, mesh=mesh, **made)
+        return simulation.init(key, number, attack=attack, mesh=mesh, **made)
 
     def begin(seeds: jax.Array, hyper: Hyper) -> State:
         return sweep.runs(start, jax.vmap(jax.random.key)(seeds), hyper)
@@ -504,6 +683,8 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
                 data,
                 clients,
                 settings=static._replace(rounds=rounds),
+                participation=participation_of(config, method, problem, hyper),
+                attack=attack,
                 chosen=chosen,
                 evaluated=evaluated,
                 **parts(config, method, problem, hyper),
@@ -552,6 +733,7 @@ def cell_of(config: Config, method: Method, problem: Problem, seen: Sequence[See
         record=record,
         evaluation=evaluation,
         evaluated=problem.chosen,
+        cheats=problem.cheats,
     )
 
 
@@ -562,7 +744,7 @@ def _together(config: Config, problem: Problem) -> list[tuple[int, ...]]:
     after another, so that one state is in memory at a time. Elsewhere all at once if their matrices
     (the models, the updates, and what a sort or a chunk of the rest needs) take half of the memory.
     """
-    matrices = 4 * 4 * config.clients * sum(problem.tensors)  # bytes
+    matrices = 4 * 4 * len(problem.sizes) * sum(problem.tensors)  # bytes
     fits = 2 * matrices * len(config.seeds) <= _memory()
     if jax.default_backend() == "cpu" or config.devices > 1 or not fits:
         return [(seed,) for seed in config.seeds]

@@ -95,6 +95,27 @@ def why_undefined(standalone: Array, final: Array) -> str | None:
     return None
 
 
+def separation(reputation: Array, honest: Array) -> Array:
+    """How well reputations tell honest clients from others: the area under the ROC curve, [].
+
+    The probability that an honest client's reputation is above that of one that is not; a tie
+    counts half. 1 tells them apart, 1/2 knows nothing, 0 takes one for the other. NaN where all are
+    honest, or nobody is.
+
+    Args:
+      reputation: [N].
+      honest: [N] bool.
+
+    >>> float(separation(jnp.array([0.5, 0.2, 0.3]), jnp.array([True, False, False])))
+    1.0
+    """
+    reputation, honest = jnp.asarray(reputation), jnp.asarray(honest, bool)
+    chex.assert_equal_shape([reputation, honest])
+    above = jnp.sign(reputation[:, None] - reputation[None, :]) / 2 + 0.5
+    pairs = honest[:, None] & ~honest[None, :]
+    return jnp.sum(jnp.where(pairs, above, 0.0)) / jnp.sum(pairs)
+
+
 def gains(standalone: Array, final: Array) -> Array:
     """What taking part gave each client, final - standalone: [N], [N] -> [N]."""
     standalone, final = _floats(standalone, final)

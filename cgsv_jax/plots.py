@@ -5,7 +5,6 @@ Matplotlib's object interface throughout: no global state, no display, equal run
 
 import os
 import pathlib
-import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -39,6 +38,7 @@ BANDS = ((0.05, 0.95, "5 to 95 %"), (0.25, 0.75, "25 to 75 %"))
 COLUMNS = 3  # panels in a row
 PANEL = (3.5, 3.0)  # inches
 DPI = 150
+LONGEST = 100  # characters of a partition's name
 # What a file says of itself besides the drawing: no version, no date.
 METADATA = {
     "png": {"Software": None},
@@ -84,18 +84,27 @@ def draw(
         if out is None:
             folder = run.directory / results.FIGURES
             if folder.is_symlink():
-                raise ValueError(f"{folder} is a symbolic link, it must not lead elsewhere")
+                raise ValueError(f"{folder} is a link, it must be the run's own folder")
         else:
             folder = pathlib.Path(out) / label if len(read) > 1 else pathlib.Path(out)
         for partition in run.rounds["partition"].unique(maintain_order=True):
-            if not re.fullmatch(r"\w[\w.-]*", partition):  # it becomes part of a path
-                raise ValueError(f"{partition!r} is no name of a partition, in {run.directory}")
+            _must_be_a_name(partition)
             for kind, figure in KINDS.items():
                 files += _save(figure(run, partition), folder / f"{kind}-{partition}", formats)
     if len(read) > 1:
         figure = comparison([run.summary for run in read], labels)
         files += _save(figure, pathlib.Path(out) / "comparison", formats)
     return files
+
+
+def _must_be_a_name(partition: str) -> None:
+    """A run may come from anywhere, and the names in it become names of files.
+
+    Raises:
+      ValueError: when it could lead elsewhere than into the folder of the figures.
+    """
+    if not partition.isprintable() or set(partition) & set("/\\:") or len(partition) > LONGEST:
+        raise ValueError(f"a partition is named {partition[:80]!r}, which is no name for a file")
 
 
 def names(runs: Sequence[results.Run]) -> list[str]:
@@ -511,12 +520,16 @@ def _save(figure: Figure, stem: pathlib.Path, formats: Sequence[str]) -> list[pa
     files = []
     for name in formats:
         file = stem.with_name(f"{stem.name}.{name}")
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.unlink(missing_ok=True)  # nothing is written through a link
-            # The ids of an SVG are random unless salted.
-            with matplotlib.rc_context({"svg.hashsalt": "cgsv"}):
-                figure.savefig(file, dpi=DPI, metadata=METADATA[name])
+            try:
+                # The ids of an SVG are random unless salted.
+                with matplotlib.rc_context({"svg.hashsalt": "cgsv"}):
+                    figure.savefig(temporary, format=name, dpi=DPI, metadata=METADATA[name])
+                os.replace(temporary, file)  # whole or not at all, and in the place of a link
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(f"{file} cannot be written: {error.strerror or error}") from error
         files.append(file)

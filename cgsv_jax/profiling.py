@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax import experiment, layout, local, simulation, timing
+from cgsv_jax import experiment, layout, local, participation, simulation, timing
 from cgsv_jax.config import Config, Method
 
 
@@ -47,6 +47,9 @@ def profile(
 ) -> Profile:
     """Times the phases of the first round of the first seed.
 
+    Of a cohort its training and its server's step; gathering its rows is in neither, nor is what
+    attackers make of their updates.
+
     Args:
       config: of the run.
       method: which of its methods.
@@ -62,36 +65,57 @@ def profile(
     data, clients = jax.device_put((data, problem.clients), where)
     chosen = None if problem.chosen is None else jnp.asarray(problem.chosen)
     key = jax.random.key(config.seeds[0])
-    state = jax.jit(lambda: simulation.init(key, config.clients, mesh=mesh, **parts))()
+    held = len(problem.sizes)
+    everybody = jax.jit(lambda: simulation.init(key, held, mesh=mesh, **parts))()
+    state, whole_clients, members = everybody, clients, None
+    here, steps = jnp.ones(held, bool), experiment.steps(config, problem)
+    who = experiment.participation_of(config, method, problem, method.hyper())
+    if who is not None:
+        here, members = participation.who(key, who, everybody, clients)
+    if members is not None:
+        state, clients = participation.gather(everybody, clients, members, algorithm.init, mesh)
+        taking = np.asarray(members)
+        steps = steps[taking[taking < held]]
+    number = len(steps)
 
     def train(state: Any, data: Any, clients: Any) -> Any:
         upload, optimizer = simulation.train(
-            key, state, data, clients, model=model, trainer=trainer, settings=static
+            key, state, data, clients, model=model, trainer=trainer, settings=static, here=here
         )
+        if members is not None:
+            upload = participation.as_cohort(upload, whole_clients, members)
+            upload = upload._replace(population=None)  # a number, not an array
         # The models go in already; another copy of them as an output would cost memory and time.
         return upload._replace(clients=(), server=()), optimizer
 
     def serve(state: Any, upload: Any, optimizer: Any) -> Any:
-        whole = upload._replace(clients=state.clients[: config.clients], server=state.server)
+        rows = upload.present.size
+        whole = upload._replace(clients=state.clients[:rows], server=state.server, population=held)
         return simulation.serve(key, state, whole, optimizer, algorithm=algorithm, mesh=mesh)
 
     def evaluate(state: Any, data: Any) -> Any:
         return simulation.evaluate(
-            state, data.test_inputs, data.test_labels, model=model, settings=static, chosen=chosen
+            state,
+            data.test_inputs,
+            data.test_labels,
+            model=model,
+            settings=static,
+            algorithm=algorithm,
+            chosen=chosen,
         )
 
     matrix, copy = timing.matrix_rate(), timing.copy_rate()
-    steps, size = experiment.steps(config, problem), sum(problem.tensors)
+    size = sum(problem.tensors)
     forward, step = _costs(config, problem)
-    evaluated = config.clients if problem.chosen is None else len(problem.chosen)
+    evaluated = held if problem.chosen is None else len(problem.chosen)
     batches = -(-len(problem.data.test_labels) // min(config.eval_batch, len(data.test_labels)))
 
     (upload, optimizer), training = _phase(train, repeats, state, data, clients)
-    _, evaluation = _phase(evaluate, repeats, state, data)
+    _, evaluation = _phase(evaluate, repeats, everybody, data)
     _, serving = _phase(serve, repeats, state, upload, optimizer, donate=True)
     # Two readings of the updates (aggregate, scores), one reading and one writing of the models.
-    moved = 4.0 * config.clients * size * data.inputs.dtype.itemsize
-    products = 4.0 * config.clients * size  # u_N = r U and psi = U u_N
+    moved = 4.0 * number * size * data.inputs.dtype.itemsize
+    products = 4.0 * number * size  # u_N = r U and psi = U u_N
     trained = [float(steps.sum()) * x for x in step]
     tested = [batches * (evaluated + 1) * x for x in forward]
     often = 1 / config.eval_every

@@ -19,7 +19,10 @@ def to_norm(gamma: chex.Numeric, epsilon: chex.Numeric = 0.0) -> Rescale:
     """u_i = Gamma dw_i / (‖dw_i‖ + epsilon), up or down; a zero update stays zero."""
 
     def rescale(norms: Array) -> Array:
-        return jnp.where(norms > 0, gamma / jnp.where(norms > 0, norms + epsilon, 1.0), 0.0)
+        scales = jnp.where(norms > 0, gamma / jnp.where(norms > 0, norms + epsilon, 1.0), 0.0)
+        # Of the shortest updates and a large Gamma the quotient overflows; infinity times an entry
+        # of 0 would be no number.
+        return jnp.minimum(scales, jnp.finfo(norms.dtype).max)
 
     return rescale
 

@@ -64,23 +64,30 @@ KEYS = ("partition", "method", "seed")
 ROUND_COLUMNS = (
     *KEYS,
     *("round", "client", "score", "reputation", "weight", "quota", "share", "present"),
-    *("loss", "update_norm", "energy", "accuracy", "test_loss", "distance"),
+    *("broken", "loss", "update_norm", "energy", "accuracy", "test_loss", "distance"),
     *("server_accuracy", "server_test_loss"),
 )
 CLIENT_COLUMNS = (
     *KEYS,
     *("client", "rows", "classes", "standalone_accuracy", "accuracy", "reputation", "share"),
-    *("energy", "distance", "upload_bytes", "download_bytes"),
+    *("energy", "distance", "upload_bytes", "download_bytes", "attack", "present", "broken"),
+)
+# Of runs in which some clients cheat: how the honest ones fare, what the others get.
+HONESTY = (
+    *("honest_fairness", "honest_accuracy", "attacker_accuracy", "attacker_share"),
+    *("attacker_energy", "attacker_reputation", "separation"),
 )
 SUMMARY_COLUMNS = (
     *KEYS,
     *("fairness", "fairness_undefined", "mean_accuracy", "max_accuracy", "server_accuracy"),
     *("min_accuracy", "mean_gain", "gain_spread", "no_worse", "distance", "energy", "share"),
-    *("upload_bytes", "download_bytes", "clients", "evaluated"),
+    *("upload_bytes", "download_bytes", "clients", "evaluated", "present", "broken", "attackers"),
+    *HONESTY,
 )
+TEXTS = ("partition", "method", "fairness_undefined", "attack")
 AVERAGED = (  # over seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
-    *("distance", "energy", "share", "upload_bytes", "download_bytes"),
+    *("distance", "energy", "share", "upload_bytes", "download_bytes", "present", *HONESTY),
 )
 
 
@@ -108,6 +115,7 @@ class Cell(NamedTuple):
     record: Record  # leaves [S, T, N]
     evaluation: Evaluation  # round, server_* [S, K], the others [S, K, N]
     evaluated: np.ndarray | None = None  # numbers of the clients in `evaluation`; None: all N
+    cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
 
 
 class Run(NamedTuple):
@@ -130,7 +138,8 @@ def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
 
     `round` counts the rounds completed, from 1. Accuracies (fractions), test losses and distances
     ‖w_N - w_i‖ are null in rounds without evaluation, and for clients that are not evaluated.
-    `share` is quota / D, `energy` ‖v_i‖² / ‖u_N‖², `loss` the local training loss.
+    `share` is quota / D, `energy` ‖v_i‖² / ‖u_N‖², `loss` the local training loss, null where a
+    client was absent; `broken` says that it was because its update was not finite.
     """
     frames = [_rounds_of(cell) for cell in cells]
     return pl.concat(frames, rechunk=True) if frames else _empty(ROUND_COLUMNS)
@@ -168,6 +177,7 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
             "quota": quota.astype(np.int32),
             "share": _known(quota / cell.num_parameters),
             "present": record.present.ravel(),
+            "broken": record.broken.ravel(),
             "loss": _known(record.loss),
             "update_norm": _known(record.norm),
             "energy": _known(record.energy),
@@ -195,8 +205,9 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     `accuracy`, `reputation` and `distance` ‖w_N - w_i‖ are those after the last round; `share` and
     `energy` are means over rounds of the share of entries received, quota / D, and of the energy in
     them, ‖v_i‖² / ‖u_N‖²; `upload_bytes` and `download_bytes` are sums over rounds (see
-    `metrics.volumes`). `standalone_accuracy` is null where the partition was not run with the
-    method `standalone`.
+    `metrics.volumes`); `attack` is null for honest clients, `present` the share of rounds taken
+    part in, `broken` the number of updates that were not finite. `standalone_accuracy` is null
+    where the partition was not run with the method `standalone`.
     """
     cells = list(cells)
     alone = _standalone(cells)
@@ -228,6 +239,12 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
                         "distance": _known(distance),
                         "upload_bytes": traffic["upload_bytes"][index],
                         "download_bytes": traffic["download_bytes"][index],
+                        "attack": pl.Series(
+                            [name or None for name in cell.cheats] or [None] * final.size,
+                            dtype=pl.String,
+                        ),
+                        "present": np.asarray(cell.record.present)[index].mean(axis=0),
+                        "broken": np.asarray(cell.record.broken)[index].sum(axis=0, dtype=np.int64),
                     }
                 )
             )
@@ -257,7 +274,11 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     fractions. The gains over standalone, which fairness does not see, are summarised by their mean,
     their standard deviation (`gain_spread`) and the share of clients that end no worse than alone
     (`no_worse`). `distance`, `energy`, `share` and the bytes are means over clients of the columns
-    of `clients_frame`.
+    of `clients_frame`, `present` the mean share of rounds that a client took part in, `broken` the
+    number of updates that were not finite. The columns of HONESTY are null without attackers:
+    accuracies are means, `attacker_share` and `attacker_energy` those of the attackers,
+    `attacker_reputation` theirs over the mean honest one, `separation` the probability that an
+    honest client has the higher reputation (AUC).
     """
     cells = list(cells)
     alone = _standalone(cells)
@@ -279,13 +300,16 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
                 **{name: values[index].mean() for name, values in traffic.items()},
                 "clients": len(cell.sizes),
                 "evaluated": final.size,
+                "present": np.asarray(cell.record.present)[index].mean(dtype=np.float64),
+                "broken": int(np.asarray(cell.record.broken)[index].sum()),
+                "attackers": sum(map(bool, cell.cheats)),
             }
+            row |= _honesty(cell, index, alone.get((cell.partition, seed)), traffic)
             row |= _against_alone(cell.method, alone.get((cell.partition, seed)), final)
             rows.append({key: _defined(value) for key, value in row.items()})
-    texts = {"partition", "method", "fairness_undefined"}
-    whole = {"seed", "clients", "evaluated"}
+    whole = {"seed", "clients", "evaluated", "broken", "attackers"}
     schema = {
-        name: pl.String if name in texts else pl.Int64 if name in whole else pl.Float64
+        name: pl.String if name in TEXTS else pl.Int64 if name in whole else pl.Float64
         for name in SUMMARY_COLUMNS
     }
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -298,6 +322,30 @@ def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> 
         return {"fairness_undefined": f"no {YARDSTICK} run to compare with"}
     reason = metrics.why_undefined(alone, final)
     return jax.device_get(_judge(alone, final)) | {"fairness_undefined": reason}
+
+
+def _honesty(
+    cell: Cell, index: int, alone: np.ndarray | None, traffic: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """What cheating did, in one seed of a cell."""
+    honest = np.array([not name for name in cell.cheats], bool)
+    if honest.all():
+        return {}
+    reputation = np.asarray(cell.record.reputation, np.float64)[index, -1]
+    accuracy = np.asarray(cell.evaluation.accuracy)[index, -1]
+    seen = honest if cell.evaluated is None else honest[cell.evaluated]
+    found = {
+        "honest_accuracy": accuracy[seen].mean(dtype=np.float64) if seen.any() else None,
+        "attacker_accuracy": None if seen.all() else accuracy[~seen].mean(dtype=np.float64),
+        "attacker_share": traffic["share"][index][~honest].mean(),
+        "attacker_energy": traffic["energy"][index][~honest].mean(),
+    }
+    if cell.method != YARDSTICK and reputation.any():
+        found["attacker_reputation"] = reputation[~honest].mean() / reputation[honest].mean()
+        found["separation"] = float(metrics.separation(reputation, honest))
+    if cell.method != YARDSTICK and alone is not None:
+        found["honest_fairness"] = float(metrics.fairness(alone[seen], accuracy[seen]))
+    return found
 
 
 def _standalone(cells: Iterable[Cell]) -> dict[tuple[str, int], np.ndarray]:
@@ -476,6 +524,65 @@ def close_accuracies(summary: pl.DataFrame) -> list[str]:
     ]
 
 
+def absences(summary: pl.DataFrame) -> list[str]:
+    """Lines on who did not take part: by plan, and because an update was not finite."""
+    lines = []
+    present = summary["present"].min()
+    if present is not None and present < 1:
+        lines.append(f"a client took part in {_number(summary['present'].mean(), 100)} % of rounds")
+    broken = summary.group_by("method", maintain_order=True).agg(pl.col("broken").sum())
+    lines += [
+        f"{method}: {count} updates were not finite, their clients absent in these rounds"
+        for method, count in broken.iter_rows()
+        if count
+    ]
+    return lines
+
+
+def shown_honesty(summary: pl.DataFrame) -> pl.DataFrame:
+    """The methods of runs with attackers as text, means over seeds.
+
+    Fairness and accuracy are those of the honest clients; what attackers receive are shares of
+    u_N's entries and energy; AUC is the probability that an honest client's reputation is higher.
+    """
+    columns = {
+        "honest: fairness": ("honest_fairness", lambda value: _number(value)),
+        "accuracy, %": ("honest_accuracy", lambda value: _number(value, 100)),
+        "attackers: accuracy, %": ("attacker_accuracy", lambda value: _number(value, 100)),
+        "entries, %": ("attacker_share", lambda value: _number(value, 100)),
+        "energy, %": ("attacker_energy", lambda value: _number(value, 100)),
+        "reputation / honest": ("attacker_reputation", lambda value: _number(value, digits=2)),
+        "AUC": ("separation", lambda value: _number(value, digits=2)),
+    }
+    return pl.DataFrame(
+        {
+            "partition": row["partition"],
+            "method": row["method"],
+            **{
+                header: shown(row[name]) + _seeds_left(row, name)
+                for header, (name, shown) in columns.items()
+            },
+        }
+        for row in fairness_table(summary).iter_rows(named=True)
+    )
+
+
+def honesty_reports(summary: pl.DataFrame) -> list[Table]:
+    """A table per partition of runs with attackers; none where all clients are honest."""
+    reports = []
+    cheated = summary.filter(pl.col("attackers") > 0)
+    for (partition,), own in cheated.group_by("partition", maintain_order=True):
+        cheating, number = own.row(0, named=True)["attackers"], own["clients"][0]
+        lines = [
+            f"{cheating} of {number} clients cheat; fairness and accuracy are of the honest ones",
+            "attackers: their accuracy, what they receive of u_N, their reputation over the mean",
+            "honest one; AUC: an honest client has the higher reputation",
+        ]
+        shown = shown_honesty(own).drop("partition")
+        reports.append(_table(shown, f"Dishonest clients on {partition}", lines))
+    return reports
+
+
 def shown_clients(clients: pl.DataFrame, methods: Sequence[str] | None = None) -> pl.DataFrame:
     """The clients of one partition as text, means over seeds; a selection where they are many.
 
@@ -552,7 +659,8 @@ def tables(cells: Iterable[Cell], console_width: int = 80) -> list[Table]:
     """What a terminal shows after a run; nothing is printed here.
 
     Returns:
-      Per partition, the fairness table and that of gains, distance and traffic; then the clients
+      Per partition, the fairness table and that of gains, distance and traffic, and one of
+      dishonest clients if there are any; then the clients
       in as many tables as the width asks for, unless the methods are many; for several partitions
       one table of all at the end.
     """
@@ -563,6 +671,7 @@ def tables(cells: Iterable[Cell], console_width: int = 80) -> list[Table]:
     few = summary["method"].n_unique() <= FEW
     return [
         *(table for pair in reports for table in pair),
+        *honesty_reports(summary),
         *(clients_reports(clients_frame(cells), console_width) if few else ()),
         *([overview(summary)] if several else ()),
     ]
@@ -604,7 +713,7 @@ def fairness_reports(summary: pl.DataFrame) -> list[Table]:
         number, evaluated = own.row(0, named=True)["clients"], own["evaluated"].min()
         if evaluated < number:
             lines.append(f"over the {evaluated:,} of {number:,} clients that were evaluated")
-        lines += why_undefined(own) + close_accuracies(own)
+        lines += why_undefined(own) + close_accuracies(own) + absences(own)
         shown = shown_fairness(own).drop("partition", "seeds")
         reports.append(_table(shown, f"Fairness and accuracy on {partition}", lines))
     return reports
@@ -795,9 +904,8 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             raise refusal(f"but {nearest} is a file, it must be in a directory")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise refusal(f"but {nearest} cannot be written to, it must be writable")
-        for name in (FIGURES, CHECKPOINT):
-            if (directory / name).is_symlink():
-                raise refusal(f"whose {name} is a symbolic link, it must not lead elsewhere")
+        if (directory / CHECKPOINT).is_symlink():
+            raise refusal(f"whose {CHECKPOINT} is a symbolic link, it must not lead elsewhere")
         old = [directory / name for name in FILES if os.path.lexists(directory / name)]
         if unfinished(directory) and not overwrite:
             raise refusal(
@@ -813,11 +921,15 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             if file.is_dir() and not file.is_symlink():
                 raise refusal(f"whose {file.name} is a directory, it must hold a run or nothing")
         directory.mkdir(parents=True, exist_ok=True)
+        figures = directory / FIGURES
+        if os.path.lexists(figures) and not (figures.is_dir() and not figures.is_symlink()):
+            raise refusal(f"whose {FIGURES} is no folder of its own, figures could not be drawn")
         if old or (directory / CHECKPOINT).exists():
             with held(directory):
+                tidy(directory)
                 remove_checkpoints(directory)
                 # The config last: without it nobody could go on with what is left.
-                for file in [*_figures(directory), *_temporary(directory), *reversed(old)]:
+                for file in [*_figures(directory), *reversed(old)]:
                     file.unlink()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error)
@@ -955,9 +1067,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _temporary(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Result files that a process which was killed had half written."""
-    return [file for name in FILES for file in sorted(directory.glob(f".{name}.*.tmp"))]
+def tidy(directory: Path) -> None:
+    """Removes what a process that was killed had half written."""
+    directory = pathlib.Path(directory)
+    for name in FILES:
+        for file in directory.glob(f".{name}.*.tmp"):
+            remove(file)
+    if not (directory / FIGURES).is_symlink():
+        for kind in FIGURE_KINDS:
+            for file in (directory / FIGURES).glob(f".{kind}-*.tmp"):
+                remove(file)
 
 
 def _figures(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -1003,8 +1122,7 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in FILES}
     try:
-        for file in _temporary(directory):  # also: nothing is written through a link
-            remove(file)
+        tidy(directory)  # also: nothing is written through a link
         for name, text in texts.items():
             temporary[name].write_text(text, encoding="utf-8")
         for name, frame in frames.items():
@@ -1112,7 +1230,25 @@ def read(directory: Path) -> Run:
         _read_parquet(directory / f"{name}.parquet", expected)
         for name, expected in zip(PARQUET_FILES, columns, strict=True)
     )
-    return Run(*documents, *frames, directory)
+    run = Run(*documents, *frames, directory)
+    _must_agree(run)
+    return run
+
+
+def _must_agree(run: Run) -> None:
+    """The three tables are of the same cells, and two of them of the same clients.
+
+    Raises:
+      ValueError: when one of them comes from another run.
+    """
+    tables = {name: getattr(run, name) for name in PARQUET_FILES}
+    for keys, names in ((KEYS, PARQUET_FILES), ((*KEYS, "client"), ("rounds", "clients"))):
+        first, *others = (set(tables[name].select(keys).unique().iter_rows()) for name in names)
+        if any(other != first for other in others):
+            raise ValueError(
+                f"the run in {run.directory} cannot be read: {', '.join(names)} are not of the "
+                f"same {', '.join(keys)}"
+            )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -1132,6 +1268,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{file} cannot be read: it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError(f"{file} cannot be read: it must hold an object with named values")
     return value
@@ -1146,4 +1284,17 @@ def _read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
     lacking = [name for name in columns if name not in frame.columns]
     if lacking:
         raise ValueError(f"{file} cannot be read: it lacks the column {', '.join(lacking)}")
+    for name in columns:
+        column, text = frame[name], name in TEXTS
+        # A column that nobody has a value of has no type; keys are what rows are found by.
+        kind = column.dtype == pl.String if text else column.dtype.is_numeric() or _truths(column)
+        if not kind and frame.height:  # a table without rows has no types
+            what = "text" if text else "numbers"
+            raise ValueError(f"{file} cannot be read: {name} holds {column.dtype}, not {what}")
+        if name in (*KEYS, "client", "round") and column.null_count():
+            raise ValueError(f"{file} cannot be read: {name} is unknown in some rows")
     return frame
+
+
+def _truths(column: pl.Series) -> bool:
+    return column.name in ("present", "broken") and column.dtype == pl.Boolean

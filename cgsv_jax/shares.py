@@ -3,7 +3,7 @@
 import chex
 import jax.numpy as jnp
 
-from cgsv_jax.types import Array
+from cgsv_jax.types import Array, Upload
 
 
 def over_present(values: Array, present: Array) -> Array:
@@ -33,3 +33,8 @@ def renewed(values: Array, old: Array, present: Array) -> Array:
       present: [N] bool.
     """
     return jnp.where(present, left_over(old, present) * over_present(values, present), old)
+
+
+def population(upload: Upload) -> int:
+    """N, of which the upload's rows may be a cohort."""
+    return upload.present.size if upload.population is None else upload.population

@@ -7,9 +7,12 @@ a `Model` and local training only as a `Trainer`.
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import layout, local, vectors
+from cgsv_jax import checks, layout, local, vectors
 from cgsv_jax import network as network_lib
+from cgsv_jax import participation as participation_lib
+from cgsv_jax.attacks import Attack
 from cgsv_jax.layout import over_clients
+from cgsv_jax.participation import Participation
 from cgsv_jax.types import (
     Algorithm,
     Array,
@@ -31,7 +34,7 @@ from cgsv_jax.types import (
 PER_CLIENT = ("accuracy", "loss", "distance")  # fields of an Evaluation with an axis of clients
 
 # One name per use of the run's key, so that a new use never shifts another's draws.
-_START, _TRAINING, _ALGORITHM = 0, 1, 2
+_START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK = range(5)
 
 
 def init(
@@ -41,6 +44,7 @@ def init(
     model: Model,
     algorithm: Algorithm,
     trainer: Trainer,
+    attack: Attack | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> State:
     """The state before round 0: every client and the server hold the same random w_0."""
@@ -59,6 +63,8 @@ def init(
         optimizer=layout.keep_sharded(optimizer, mesh),
         algorithm=algorithm.init(num_clients, start.size),
         round=jnp.int32(0),
+        reputation=jnp.zeros(num_clients),  # r_{i,0}
+        attack=() if attack is None else attack.init(num_clients, start.size),
     )
 
 
@@ -71,12 +77,13 @@ def train(
     model: Model,
     trainer: Trainer,
     settings: Settings,
+    here: Array | None = None,
     orders: Array | None = None,
 ) -> tuple[Upload, ArrayTree]:
     """Local training of every client from its own model: the uploads and optimizer states.
 
-    A client whose update is not finite is absent: its delta and its optimizer's state are as if it
-    had not trained.
+    A client whose update is not finite is absent, as one that is not here: its delta and its
+    optimizer's state are as if it had not trained.
 
     Args:
       key: of the run.
@@ -86,6 +93,7 @@ def train(
       model: the network.
       trainer: local training of one client.
       settings: E and the layout's width.
+      here: [N] bool, who takes part; None: everybody.
       orders: [N, E, M] the order in which each client visits its slots, -1 pads; default: drawn.
     """
     data, clients = jax.tree.map(jnp.asarray, (data, clients))
@@ -97,7 +105,9 @@ def train(
 
     losses = network_lib.mean_loss(model, settings.eval_batch) if settings.start_loss else None
 
-    def one_client(key, round_, inputs, number, weights, opt_state, rows, mask, labels, order):
+    def one_client(
+        key, round_, inputs, number, here, weights, opt_state, rows, mask, labels, order
+    ):
         start = None if losses is None else losses(inputs, rows, mask, labels, weights)
         order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
         if order is None:
@@ -108,17 +118,20 @@ def train(
         )
         delta = vectors.ravel(delta)
         norm = vectors.norm(delta)
-        present = jnp.isfinite(norm)
+        finite = jnp.isfinite(norm)
+        present = finite & here
         delta = jnp.where(present, delta, 0.0)
         opt_state = jax.tree.map(lambda n, o: jnp.where(present, n, o), new_opt_state, opt_state)
-        return delta, jnp.where(present, norm, 0.0), present, loss, start, opt_state
+        norm = jnp.where(present, norm, 0.0)
+        return delta, norm, present, here & ~finite, loss, start, opt_state
 
     sizes = clients.sizes
     count, rows = sizes.size, state.clients.shape[0]
     # Rows that only fill up a device hold nothing and take no step; the rules never see them.
     numbers = jnp.arange(count) if clients.numbers is None else clients.numbers
-    numbers, slots, mask, labels_ = (
-        layout.pad_rows(x, rows) for x in (numbers, clients.rows, clients.mask, labels)
+    here = jnp.ones(count, bool) if here is None else here
+    numbers, here, slots, mask, labels_ = (
+        layout.pad_rows(x, rows) for x in (numbers, here, clients.rows, clients.mask, labels)
     )
     orders = None if orders is None else layout.pad_rows(jnp.asarray(orders), rows, -1)
     lifted = over_clients(
@@ -128,8 +141,10 @@ def train(
         mesh=settings.mesh,
         shared=(key_of_round, state.round, data.inputs),
     )
-    *sent, optimizer = lifted(numbers, state.clients, state.optimizer, slots, mask, labels_, orders)
-    deltas, norms, present, loss, start = jax.tree.map(lambda x: x[:count], sent)
+    *sent, optimizer = lifted(
+        numbers, here, state.clients, state.optimizer, slots, mask, labels_, orders
+    )
+    deltas, norms, present, broken, loss, start = jax.tree.map(lambda x: x[:count], sent)
     upload = Upload(
         server=state.server,
         clients=state.clients[:count],
@@ -144,6 +159,7 @@ def train(
         validation=data.validation,
         round=state.round,
         numbers=clients.numbers,
+        broken=broken,
         start_loss=start,
     )
     return upload, optimizer
@@ -159,15 +175,67 @@ def round_(
     algorithm: Algorithm,
     trainer: Trainer,
     settings: Settings,
+    participation: Participation | None = None,
+    attack: Attack | None = None,
     orders: Array | None = None,
 ) -> tuple[State, Record]:
     """One round: local training, upload, aggregation, contribution, reward, download.
 
-    Arguments as in `train`.
+    Args:
+      key: of the run.
+      state: before the round.
+      data: the rows.
+      clients: who holds which, from which round on, and who cheats.
+      model: the network.
+      algorithm: the server's rules.
+      trainer: local training of one client.
+      settings: E and the layout's width.
+      participation: who takes part; None: everybody who has joined.
+      attack: what cheating clients upload; None: everybody is honest.
+      orders: as in `train`.
     """
+    whole, everybody, here, members = state, clients, None, None
+    if participation is not None or clients.joins is not None:
+        who_key = jax.random.fold_in(jax.random.fold_in(key, _PRESENCE), state.round)
+        here, members = participation_lib.who(who_key, participation, state, clients)
+    if members is not None:
+        state, clients = participation_lib.gather(
+            whole, everybody, members, algorithm.init, settings.mesh
+        )
+        orders = None if orders is None else participation_lib.take(jnp.asarray(orders), members)
+    if algorithm.common is not None:
+        starts = algorithm.common(state.round) & (True if here is None else here)
+        starts = jnp.broadcast_to(starts, clients.mask.shape[:1])
+        starts = layout.pad_rows(starts, state.clients.shape[0])
+        models = jnp.where(starts[:, None], state.server[None, :], state.clients)
+        state = state._replace(clients=layout.keep_sharded(models, settings.mesh))
     parts = {"model": model, "trainer": trainer, "settings": settings, "orders": orders}
-    upload, optimizer = train(key, state, data, clients, **parts)  # dw_i
-    return serve(key, state, upload, optimizer, algorithm=algorithm, mesh=settings.mesh)
+    upload, optimizer = train(key, state, data, clients, here=here, **parts)  # dw_i
+    if members is not None:
+        upload = participation_lib.as_cohort(upload, everybody, members)
+    if attack is not None and clients.conduct is not None:
+        attack_key = jax.random.fold_in(jax.random.fold_in(key, _ATTACK), state.round)
+        upload = _forged(upload, attack.forge(attack_key, upload, clients.conduct, state.attack))
+    parts = {"algorithm": algorithm, "attack": attack, "mesh": settings.mesh}
+    state, record = serve(key, state, upload, optimizer, **parts)
+    if members is not None:
+        state, record = participation_lib.scatter(
+            whole, state, record, members, algorithm.init, settings.mesh
+        )
+    return state, record
+
+
+def _forged(upload: Upload, deltas: Array) -> Upload:
+    """The upload with other updates; one that is not finite makes its client absent."""
+    norms = vectors.norms(deltas)
+    finite = jnp.isfinite(norms)
+    present = upload.present & finite
+    return upload._replace(
+        deltas=jnp.where(present[:, None], deltas, 0.0),
+        norms=jnp.where(present, norms, 0.0),
+        present=present,
+        broken=upload.broken | (upload.present & ~finite),
+    )
 
 
 def serve(
@@ -177,9 +245,13 @@ def serve(
     optimizer: ArrayTree,
     *,
     algorithm: Algorithm,
+    attack: Attack | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[State, Record]:
     """The server's half of a round: aggregation, contribution, reward, download.
+
+    Whatever the rules compute, no model leaves the finite numbers: an entry that would stays as it
+    is.
 
     Args:
       key: of the run.
@@ -187,30 +259,43 @@ def serve(
       upload: what `train` gave.
       optimizer: the clients' optimizer states after training.
       algorithm: the server's rules.
+      attack: of attackers who look at what they get.
       mesh: devices that share the clients.
     """
     rules_key = jax.random.fold_in(jax.random.fold_in(key, _ALGORITHM), state.round)
     download, standing, rules = algorithm.update(rules_key, upload, state.algorithm)
     dtype = state.server.dtype  # the model's, whatever the rules compute in
     rewards = layout.pad_rows(download.rewards.astype(dtype), state.clients.shape[0])
+    memory = state.attack
+    if attack is not None:
+        memory = attack.receive(download.rewards, upload.present, memory)
+    clients = _finite(state.clients + rewards, state.clients)  # w_i += v_i, nothing else
     state = State(
-        server=state.server + download.aggregate.astype(dtype),  # w_N += u_N
-        clients=layout.keep_sharded(state.clients + rewards, mesh),  # w_i += v_i, nothing else
+        server=_finite(state.server + download.aggregate.astype(dtype), state.server),  # w_N += u_N
+        clients=layout.keep_sharded(clients, mesh),
         optimizer=layout.keep_sharded(optimizer, mesh),
         algorithm=rules,
         round=state.round + 1,
+        reputation=standing.reputation.astype(state.reputation.dtype),
+        attack=memory,
     )
+    took_part = upload.present if download.took_part is None else download.took_part
     record = Record(
         score=standing.score,
         reputation=standing.reputation,
         weight=download.weights,
         quota=download.quota,
-        present=upload.present if download.took_part is None else download.took_part,
-        loss=upload.loss,
+        present=took_part,
+        loss=jnp.where(took_part, upload.loss, jnp.nan),
         norm=upload.norms,
         energy=_received(download),
+        broken=jnp.zeros_like(took_part) if upload.broken is None else upload.broken,
     )
     return state, record
+
+
+def _finite(new: Array, old: Array) -> Array:
+    return jnp.where(jnp.isfinite(new), new, old)
 
 
 def _received(download: Download) -> Array:
@@ -228,6 +313,7 @@ def evaluate(
     *,
     model: Model,
     settings: Settings,
+    algorithm: Algorithm | None = None,
     chosen: Array | None = None,
 ) -> Evaluation:
     """Accuracy and mean negative log-likelihood of all models, and how far from the server's.
@@ -238,6 +324,7 @@ def evaluate(
       labels: [n].
       model: the network; it is evaluated without a key.
       settings: rows per forward pass and the layout.
+      algorithm: where it has one model for all, that is everybody's; None: clients have their own.
       chosen: [K] which clients; None: every row of `state.clients`.
 
     Returns:
@@ -254,6 +341,8 @@ def evaluate(
         return *one_model(inputs, labels, weights), distance
 
     weights = state.clients
+    if algorithm is not None and algorithm.common is not None:
+        weights = jnp.where(algorithm.common(state.round), state.server[None, :], weights)
     if chosen is not None:
         weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
     width = settings.eval_width or settings.width
@@ -274,6 +363,8 @@ def advance(
     algorithm: Algorithm,
     trainer: Trainer,
     settings: Settings,
+    participation: Participation | None = None,
+    attack: Attack | None = None,
     orders: Array | None = None,
     chosen: Array | None = None,
     evaluated: bool = True,
@@ -289,6 +380,8 @@ def advance(
       algorithm: the server's rules.
       trainer: as in `train`.
       settings: T, E, k and the layout's width.
+      participation: as in `round_`.
+      attack: as in `round_`.
       orders: [T, N, E, M], or drawn.
       chosen: [K] which clients to evaluate; None: all.
       evaluated: False for rounds that end before the next evaluation.
@@ -297,11 +390,14 @@ def advance(
       The state, Record [T, N] and Evaluation [ceil(T / k), ...], or [0, ...] if not evaluated.
 
     Raises:
-      ValueError: T or k is below 1.
+      ValueError: T or k is below 1, or the arrays do not belong together (see `checks.problems`;
+        their values are only looked at outside of transformations).
     """
+    checks.check(data, clients, model)
     if min(settings.rounds, settings.eval_every) < 1:
         raise ValueError(f"rounds and eval_every must be at least 1, got {settings}")
     parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
+    parts |= {"participation": participation, "attack": attack}
     every = min(settings.eval_every, settings.rounds)
     count = clients.mask.shape[0]
 
@@ -310,6 +406,7 @@ def advance(
 
     def seen(state: State) -> Evaluation:
         options = {"model": model, "settings": settings, "chosen": chosen}
+        options["algorithm"] = algorithm
         result = evaluate(state, data.test_inputs, data.test_labels, **options)
         if chosen is None:  # without the rows that only fill up a device
             fields = {name: getattr(result, name)[:count] for name in PER_CLIENT}
@@ -350,6 +447,8 @@ def run(
     algorithm: Algorithm,
     trainer: Trainer,
     settings: Settings,
+    participation: Participation | None = None,
+    attack: Attack | None = None,
     orders: Array | None = None,
     chosen: Array | None = None,
 ) -> tuple[State, Record, Evaluation]:
@@ -357,11 +456,16 @@ def run(
 
     Returns:
       The final State, Record [T, N] and Evaluation [ceil(T / eval_every), ...].
+
+    Raises:
+      ValueError: as `advance` does.
     """
+    checks.check(data, clients, model)
     num_clients = clients.mask.shape[0]
-    parts = {"model": model, "algorithm": algorithm, "trainer": trainer}
+    parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "attack": attack}
     state = init(key, num_clients, mesh=settings.mesh, **parts)
-    parts |= {"settings": settings, "orders": orders, "chosen": chosen}
+    parts |= {"settings": settings, "participation": participation}
+    parts |= {"orders": orders, "chosen": chosen}
     return advance(key, state, data, clients, **parts)
 
 

@@ -42,6 +42,13 @@ class Dataset(NamedTuple):
     validation: tuple[Array, Array] | None = None  # inputs [n_val, ...], labels [n_val]
 
 
+class Conduct(NamedTuple):
+    """Which clients cheat with their uploads, and how."""
+
+    attack: Array  # [N] int32, 0 is honest, k the k-th attack of the run (see attacks.py)
+    strength: Array  # [N] float32, in the unit of the attack
+
+
 class Clients(NamedTuple):
     """A partition: which rows of the training set each client holds.
 
@@ -54,6 +61,8 @@ class Clients(NamedTuple):
     mask: Array  # [N, M] bool, False on padding slots
     labels: Array | None = None  # [N, M] int32
     numbers: Array | None = None  # [N] int32, whose draws a row makes; None: its own number's
+    joins: Array | None = None  # [N] int32, the first round a client takes part in; None: 0
+    conduct: Conduct | None = None  # None: all are honest
 
     @property
     def sizes(self) -> Array:
@@ -122,6 +131,8 @@ class Upload(NamedTuple):
     """What the server sees in one round.
 
     A client whose update is not finite is absent: `present` is False and its row of `deltas` is 0.
+    So is one that does not take part. Where N clients send in cohorts, the arrays [N] here are the
+    cohort's, and their last row is an absent client that stands for all who stay away.
     """
 
     server: Array  # [D] w_N before the round
@@ -137,6 +148,8 @@ class Upload(NamedTuple):
     validation: tuple[Array, Array] | None  # the server's own held-out rows
     round: Array  # [] int32, counted from 0
     numbers: Array | None = None  # [N] int32, the client of each row; None: in order
+    population: int | None = None  # N, where the rows are a cohort; None: as many as rows
+    broken: Array | None = None  # [N] bool, who sent what is not finite
     start_loss: Array | None = None  # [N] F_i(w_i) on its own rows before training, where asked for
 
 
@@ -218,10 +231,15 @@ class Algorithm(NamedTuple):
 
     `init(num_clients, num_parameters) -> state`;
     `update(key, upload, state) -> (download, standing, state)`.
+
+    `common(round) -> bool []`, where a method has one model for all: whether who takes part in the
+    round starts from the server's model, which is also what its clients are judged by. It only
+    matters to clients that were absent before.
     """
 
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, ArrayTree], tuple[Download, Standing, ArrayTree]]
+    common: Callable[[Array], Array] | None = None
 
 
 # ---------------------------------------------------------------- settings of a run
@@ -244,6 +262,7 @@ class Hyper(NamedTuple):
     removal: Array = 0.0  # [] below this share of the mean reputation a client is removed, if
     # `Options.removes` says so (rffl and cffl always do)
     tolerance: Array = 0.01  # [] gain below which a truncated sampling stops
+    dropout: Array = 0.0  # [] probability that who should take part in a round does not
 
 
 class Options(NamedTuple):
@@ -295,6 +314,8 @@ class State(NamedTuple):
     optimizer: ArrayTree  # leaves [N, ...], likewise
     algorithm: ArrayTree
     round: Array  # [] int32, the next round
+    reputation: Array  # [N] r, 0 before a client was ever heard
+    attack: ArrayTree = ()  # what attackers remember
 
 
 class Record(NamedTuple):
@@ -305,9 +326,10 @@ class Record(NamedTuple):
     weight: Array  # [T, N] aggregation weight
     quota: Array  # [T, N] int32
     present: Array  # [T, N] bool
-    loss: Array  # [T, N] local training loss
+    loss: Array  # [T, N] local training loss, NaN where absent
     norm: Array  # [T, N] ‖dw_i‖
     energy: Array  # [T, N] ‖v_i‖² / ‖u_N‖², of what was received; 0 where nothing was
+    broken: Array  # [T, N] bool, an update that was not finite
 
 
 class Evaluation(NamedTuple):

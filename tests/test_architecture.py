@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "shares": {"types"},
     "metrics": {"types", "vectors"},
     "timing": set(),
+    "checks": {"types", "vectors"},
     "config": {"types"},
     "contribution": RULES,
     "aggregation": RULES,
@@ -31,7 +32,9 @@ MAY_IMPORT = {
     "layout": {"types"},
     "network": {"types", "vectors", "local", "layout"},
     "attacks": {"types", "vectors"},
-    "simulation": {"types", "vectors", "local", "layout", "network", "attacks"},
+    "participation": {"types", "vectors", "layout"},
+    "simulation": {"types", "checks", "vectors", "local", "layout", "network"}
+    | {"attacks", "participation"},
     "sweep": {"types", "layout", "simulation"},
     "runs": {"types"},
     "models": {"types", "vectors"},

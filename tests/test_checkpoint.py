@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from cgsv_jax import checkpoint, cli, experiment, plots, results, runs
+from cgsv_jax import checkpoint, cli, experiment, results, runs
 from cgsv_jax import config as config_lib
 from cgsv_jax.config import ConfigError
 
@@ -581,24 +581,6 @@ def test_overwriting_takes_nothing_from_a_process_that_runs(copy):
     with results.held(copy), pytest.raises(ValueError, match="is in use"):
         results.create(copy, overwrite=True)
     assert len(results.checkpoints(copy)) == 2
-
-
-def test_figures_lead_nowhere(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    figures, victim = tmp_path / "run" / "figures", tmp_path / "victim"
-    victim.write_text("mine")
-    (figures / "accuracy-power_law.png").unlink()
-    (figures / "accuracy-power_law.png").symlink_to(victim)
-    plots.draw([tmp_path / "run"])
-    assert victim.read_text() == "mine"
-    shutil.rmtree(figures)
-    figures.symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="symbolic link"):
-        plots.draw([tmp_path / "run"])
-    run = results.read(finished)
-    odd = run._replace(rounds=run.rounds.with_columns(partition=results.pl.lit("../../x")))
-    with pytest.raises(ValueError, match="no name of a partition"):
-        plots.draw([odd], tmp_path / "out")
 
 
 # ---------------------------------------------------------------- how runs are cut

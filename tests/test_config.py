@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cgsv_jax import config as config_lib
@@ -127,6 +128,22 @@ BAD = [
     ({"dataset": "sst", "model": "mlp"}, r"--dataset sst is words, it needs --model text_cnn"),
     ({"model": "text_cnn"}, r"--model text_cnn reads words, it needs --dataset sst or mr"),
     ({"validation_share": 1.0}, r"--validation-share is 1.0, .* below 1"),
+    ({"clients": 10**30}, r"--clients is 10{30}, it must be a whole number from 1 to 2147483647"),
+    ({"rounds": 2**20, "epochs": 2**11}, r"--rounds times --epochs is 2147483648, .* at most"),
+    (
+        {"algorithms": "eci", "clients": 2**21, "permutations": 2**10},
+        r"--permutations times --clients is 2147483648, it must be at most 2147483647",
+    ),
+    ({"learning_rate": 1e39}, r"--learning-rate is 1e\+39, which is no number in float32"),
+    ({"gamma": 1e-60}, r"--gamma is 1e-60, which is no number in float32"),
+    ({"layout": "²"}, r"--layout is '²'"),
+    ({"model": ["mlp"]}, r"--model is \['mlp'\], it must be one of"),
+    ({"seeds": ([1], [1])}, r"--seeds holds \[1\]"),
+    ({"seeds": range(10**12)}, r"--seeds names too many, it must name at most 10000"),
+    ({"hidden": (8,) * 101}, r"--hidden has too many layers"),
+    ({"hidden": b"ab"}, r"--hidden is b'ab', it must be a whole number"),
+    ({"data_dir": "a\0b"}, r"--data-dir is 'a\\x00b', it must be a path"),
+    ({"owners": "\udcff.npy"}, r"--owners is '\\udcff.npy', it must be a path"),
 ]
 
 
@@ -140,6 +157,57 @@ def test_all_problems_come_together():
     with pytest.raises(ConfigError) as caught:
         experiment.configure(clients=0, alpha=2.0, mask_scope="x")
     assert len(str(caught.value).splitlines()) == 3
+    with pytest.raises(
+        ConfigError
+    ) as caught:  # of every kind: unknown, no name, idle, contradictory
+        experiment.configure(
+            nonsense=1, dataset="mnst", algorithms="cgsv:x", synthetic_rows=5, concentration=1.0,
+            clients=2, eval_clients=3, alpha="high",
+        )  # fmt: skip
+    assert [line.split(" ")[0] for line in str(caught.value).splitlines()] == [
+        *("'nonsense'", "--dataset", "--eval-clients", "--algorithms", "--alpha"),
+        "--concentration",  # but not --synthetic-rows, which the data set that was meant may have
+    ]
+
+
+def test_all_problems_of_a_file_come_together():
+    values = config_lib.to_dict(experiment.configure(algorithms=("cgsv", "fedavg")))
+    del values["epochs"], values["methods"][0]["beta"]
+    values |= {"seeds": 3, "clients": "10", "partitions": ["uniform", "uniform"], "extra": 1}
+    values["methods"][1] |= {"gamma": math.inf, "normalise_scores": 1}
+    with pytest.raises(ConfigError) as caught:
+        config_lib.from_dict(values, TABLES)
+    text = str(caught.value)
+    for sentence in (
+        *("'extra' is no key", "lacks the key 'epochs'", "seeds is 3 in the config"),
+        *("lacks the key 'beta'", "--clients is '10'", "--partition names something twice"),
+        *("--gamma is inf", "--normalise-scores is 1"),
+    ):
+        assert sentence in text
+    assert len(text.splitlines()) == 8
+
+
+@pytest.mark.parametrize("name", ["fedavg", "../cgsv", "cgsv/..", "cgsv:x", "cgsv:", "", None, []])
+def test_a_method_is_named_after_what_it_runs(name):
+    """The name stands in tables and files, so a config.json cannot bring another."""
+    values = config_lib.to_dict(experiment.configure(algorithms="cgsv:released"))
+    config_lib.from_dict(values, TABLES)
+    values["methods"][0]["name"] = name
+    with pytest.raises(ConfigError, match=r"--algorithms is .*must be"):
+        config_lib.from_dict(values, TABLES)
+
+
+def test_a_number_that_cannot_be_printed_is_named_all_the_same():
+    with pytest.raises(ConfigError, match=r"--beta is .*no number in float32"):
+        experiment.configure(beta=10**5000)
+
+
+def test_numpy_numbers_are_numbers():
+    config = experiment.configure(
+        clients=np.int64(5), beta=np.float32(0.5), seeds=np.arange(2), algorithms=np.array(["cgsv"])
+    )
+    assert (config.clients, config.methods[0].beta, config.seeds) == (5, 0.5, (0, 1))
+    assert type(config.clients) is int
 
 
 @pytest.mark.parametrize(

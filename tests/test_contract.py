@@ -37,7 +37,7 @@ ENTRIES = {
 # The defaults of the tables together are the algorithm cgsv, which is tested once.
 ENTRIES = {k: v for k, v in ENTRIES.items() if v != ("cgsv", Options()) or k == "algorithm cgsv"}
 # Another value for every number, no two of them 0 or alike.
-OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6, 1.7, 0.2, 0.8, 0.45, 0.003)
+OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6, 1.7, 0.2, 0.8, 0.45, 0.003, 0.35)
 # Sums of N or D terms, a norm and a quotient: fewer than 2 (N + D) roundings, at sizes of up to 10.
 CLOSE = {"rtol": 0, "atol": 10 * 2 * (N + D) * EPS}
 

@@ -1,5 +1,7 @@
 """The figures say what they show, show what was run, and are the same every time."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -20,7 +22,7 @@ def cell(method, partition="power_law", clients=5, seeds=2, rounds=6, every=2, s
     ones = np.ones(shape, np.float32)
     quota = np.broadcast_to(np.linspace(40, 100, clients).astype(np.int32), shape)
     reputation = (rng.uniform(0.5, 1, shape) / clients).astype(np.float32)
-    record = Record(ones, reputation, ones, quota, ones > 0, ones, ones, ones)
+    record = Record(ones, reputation, ones, quota, ones > 0, ones, ones, ones, ones < 0)
     evaluation = Evaluation(
         round=np.tile(index + 1, (seeds, 1)).astype(np.int32),
         accuracy=accuracy[:, index],
@@ -246,6 +248,43 @@ def test_draw_goes_to_the_runs_own_folder(tmp_path):
     assert len(files) == 8
     results.create(directory, overwrite=True)
     assert not any(file.exists() for file in files)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil", "/evil", "a/../../../evil", "x/y", "a\\b", "a\nb", "c:evil", "x" * 300]
+)
+def test_a_name_in_a_run_cannot_lead_out_of_it(tmp_path, name):
+    """A run directory may come from anybody."""
+    directory = results.create(tmp_path / "deep" / "run")
+    results.write(directory, {}, {}, {}, [cell("cgsv", name)])
+    before = sorted(tmp_path.rglob("*"))
+    for out in (None, tmp_path / "out"):
+        with pytest.raises(ValueError, match="which is no name for a file"):
+            plots.draw([directory], out)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/evil").exists()
+
+
+def test_a_link_in_a_run_does_not_lead_out_of_it(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes").write_text("mine")
+    directory = results.create(tmp_path / "run")
+    results.write(directory, {}, {}, {}, [cell("cgsv")])
+    (directory / "figures").mkdir()
+    (directory / "figures" / "accuracy-power_law.png").symlink_to(mine / "notes")
+    assert len(plots.draw([directory])) == 4
+    assert (mine / "notes").read_text() == "mine"
+    assert not list(directory.glob("figures/.*"))  # nothing temporary is left
+    for file in (directory / "figures").iterdir():
+        file.unlink()
+    (directory / "figures").rmdir()
+    (directory / "figures").symlink_to(mine)
+    with pytest.raises(ValueError, match="figures is a link"):
+        plots.draw([directory])
+    with pytest.raises(ValueError, match="whose figures is no folder of its own"):
+        results.create(directory, overwrite=True)
+    assert [path.name for path in mine.iterdir()] == ["notes"]
 
 
 def test_draw_compares_several_runs(tmp_path):

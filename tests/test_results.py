@@ -36,6 +36,7 @@ def cell(method="cgsv", partition="power_law", final=None, rounds=(2, 4, 5), sha
         loss=code + 0.5,
         norm=code + 0.75,
         energy=np.where(client > 0, 1 / 2 ** (round_ + 1), 0).astype(np.float32),
+        broken=client == 1,
     )
     index = np.asarray(rounds) - 1
     accuracy = np.broadcast_to(np.linspace(0.5, 0.8, clients, dtype=np.float32), shape).copy()
@@ -555,6 +556,31 @@ def test_read_refuses_other_contents(run):
     (run / "timing.json").write_text("{}")
     pl.DataFrame({"seed": [1]}).write_parquet(run / "summary.parquet")
     with pytest.raises(ValueError, match=r"summary.parquet cannot be read: it lacks .*fairness"):
+        results.read(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "values", "message"),
+    [
+        ("rounds", "partition", pl.lit(1), "partition holds Int32, not text"),
+        ("summary", "method", pl.lit(None, pl.String), "method is unknown in some rows"),
+        ("clients", "accuracy", pl.lit("high"), "accuracy holds String, not numbers"),
+        ("clients", "rows", pl.lit(b"x"), "rows holds Binary, not numbers"),
+        ("rounds", "score", pl.lit([1.0]), r"score holds List\(Float64\), not numbers"),
+        ("summary", "method", pl.lit("other"), "are not of the same partition, method, seed"),
+        ("clients", "client", pl.col("client") + 1, "are not of the same .*, client"),
+    ],
+)
+def test_read_refuses_other_types_and_other_runs(run, name, column, values, message):
+    file = run / f"{name}.parquet"
+    pl.read_parquet(file).with_columns(values.alias(column)).write_parquet(file)
+    with pytest.raises(ValueError, match=message):
+        results.read(run)
+
+
+def test_read_refuses_what_is_nested_too_deeply(run):
+    (run / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read: it is nested too deeply"):
         results.read(run)
 
 

@@ -499,6 +499,7 @@ class OnlyPresent(NamedTuple):
     """All of an upload that the rule may look at."""
 
     present: jax.Array
+    population: None = None
 
 
 def test_negative_zero_and_ties_go_by_position():
@@ -782,7 +783,10 @@ def test_an_upload_that_is_not_finite_is_an_absent_client(tiny):
         assert record_.present.tolist() == [[True] * 4, [True, True, False, True], [True] * 4]
         assert record_.norm[1, 2] == 0
         jax.tree.map(np.testing.assert_array_equal, state_, state)
-        for field in ("score", "reputation", "weight", "quota", "loss"):
+        assert record_.broken.sum() == record_.broken[1, 2] == 1
+        for field in ("score", "reputation", "weight", "quota"):
             np.testing.assert_array_equal(getattr(record_, field), getattr(record, field))
+        lost = np.where(record_.present, record.loss, np.nan)  # an absent client has no loss
+        np.testing.assert_array_equal(record_.loss, lost)
     assert record.reputation[1, 2] == record.reputation[0, 2]
     assert record.weight[1, 2] == 0

@@ -110,7 +110,7 @@ def test_distance_needs_no_second_matrix(tiny, width):
     settings = Settings(1, eval_batch=1, eval_width=width)
 
     def look(clients, server, inputs, labels):
-        state = State(server, clients, (), (), jnp.int32(0))
+        state = State(server, clients, (), (), jnp.int32(0), jnp.zeros(len(clients)))
         return simulation.evaluate(state, inputs, labels, model=model, settings=settings)
 
     shapes = [(count, dimension), (dimension,), (1, features)]
@@ -136,7 +136,8 @@ def test_energy_is_that_of_the_rewards(tiny, name):
     upload = tiny.upload(updates, [5, 3, 8, 6], present=[True, True, False, True])
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), simulation._ALGORITHM), 0)
     download, _, _ = algorithm.update(key, upload, algorithm.init(4, 31))
-    state = State(upload.server, upload.clients, (), algorithm.init(4, 31), jnp.int32(0))
+    rules = algorithm.init(4, 31)
+    state = State(upload.server, upload.clients, (), rules, jnp.int32(0), jnp.zeros(4))
     _, record = simulation.serve(jax.random.key(0), state, upload, (), algorithm=algorithm)
     whole = np.square(np.float64(download.aggregate)).sum()
     received = np.float64(download.rewards)
@@ -336,7 +337,7 @@ def test_rewards_are_never_stored(tiny, name):
     def state():
         rules = algorithm.init(count, dimension)
         models = jnp.zeros((count, dimension))
-        return State(jnp.zeros(dimension), models, (), rules, jnp.int32(0))
+        return State(jnp.zeros(dimension), models, (), rules, jnp.int32(0), jnp.zeros(len(models)))
 
     def serve(state, deltas, norms):
         upload = tiny.upload(jnp.zeros((count, 1)), np.full(count, 5))._replace(

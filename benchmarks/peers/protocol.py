@@ -181,7 +181,7 @@ class Peer:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "parameters.npz"
             self._ask(do="save", path=str(path))
-            with np.load(path) as arrays:
+            with np.load(path, allow_pickle=False) as arrays:
                 return dict(arrays)
 
     def close(self) -> None:

@@ -153,7 +153,7 @@ def _start(case: Case, rng: np.random.Generator) -> dict[str, np.ndarray]:
 def save(work: Work, folder: Path) -> None:
     """Writes the work; inputs in a file of their own, which processes can map instead of read."""
     (folder / "case.json").write_text(json.dumps(work.case._asdict()))
-    np.save(folder / "inputs.npy", work.inputs)
+    np.save(folder / "inputs.npy", work.inputs, allow_pickle=False)
     np.savez(folder / "rest.npz", labels=work.labels, offsets=work.offsets)
     np.savez(folder / "start.npz", **work.start)
 
@@ -163,11 +163,13 @@ def load(folder: Path | str) -> Work:
     folder = Path(folder)
     fields = json.loads((folder / "case.json").read_text())
     case = Case(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    with np.load(folder / "rest.npz") as rest, np.load(folder / "start.npz") as start:
+    rest = np.load(folder / "rest.npz", allow_pickle=False)
+    start = np.load(folder / "start.npz", allow_pickle=False)
+    with rest, start:
         return Work(
             case=case,
             start=dict(start),
-            inputs=np.load(folder / "inputs.npy", mmap_mode="r"),
+            inputs=np.load(folder / "inputs.npy", mmap_mode="r", allow_pickle=False),
             labels=rest["labels"],
             offsets=rest["offsets"],
         )

@@ -40,17 +40,24 @@ def q_fair(q: chex.Numeric) -> Aggregation:
         del key, standing
         if upload.start_loss is None:
             raise ValueError("q_fair needs uploads with start_loss, see Settings.start_loss")
-        present, eta = upload.present, upload.learning_rate
-        loss = jnp.where(present, jnp.maximum(upload.start_loss, _LEAST), 1.0)  # F_i
-        # Numerator and denominator in units of the largest F^q / eta, which may be any size.
-        power = q * jnp.log(loss)
-        highest = jnp.max(power, where=present, initial=-jnp.inf)
-        power = jnp.where(present, jnp.exp(power - highest), 0.0)
-        steepness = q * power / loss * jnp.square(upload.norms) / eta + power  # h_i, times eta
-        total = jnp.sum(jnp.where(present, steepness, 0.0))
-        scaled = jnp.where(total > 0, power / jnp.where(total > 0, total, 1.0), 0.0)
-        aggregate = vectors.weighted_sum(scaled * upload.scales, upload.deltas)
-        # The largest power is 1, so the sum is 0 only where nobody is present.
+        present, norms = upload.present, upload.norms
+        most = jnp.finfo(norms.dtype).max
+        # A loss that overflowed is the largest there is; one that is no number says nothing.
+        loss = jnp.nan_to_num(upload.start_loss, nan=_LEAST, posinf=most)
+        loss = jnp.where(present, jnp.maximum(loss, _LEAST), 1.0)  # F_i
+        # Numerator and denominator in units of the largest F^q / eta, which may be any size: the
+        # differences of logarithms first, because q may be large as well.
+        logarithm = jnp.log(loss)
+        highest = jnp.max(logarithm, where=present, initial=-jnp.inf)
+        power = jnp.where(present, jnp.exp(q * (logarithm - highest)), 0.0)
+        root = jnp.sqrt(power)
+        # sum_i h_i, times eta, as a norm's square: lengths of 1e30 have squares beyond float32.
+        steep = norms * root * jnp.sqrt(q) / jnp.sqrt(loss) / jnp.sqrt(upload.learning_rate)
+        steep = jnp.where(norms > 0, steep, 0.0)  # also where eta has decayed to 0
+        total = vectors.norm(jnp.concatenate([steep, root]))
+        # The largest power is 1, so the norm is 0 only where nobody is present.
+        total = jnp.where(total > 0, total, 1.0)
+        aggregate = vectors.weighted_sum(power / total * upload.scales, upload.deltas) / total
         return aggregate, power / jnp.maximum(jnp.sum(power), 1.0), state
 
     return Aggregation(init, update)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
-from cgsv_jax.shares import over_present
+from cgsv_jax.shares import over_present, population
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
 
 
@@ -15,9 +15,9 @@ def _sum(weights: Array, upload: Upload) -> Array:
 def _shares(upload: Upload, first: str) -> Array:
     dtype = upload.deltas.dtype
     if first == "uniform":
-        return jnp.full(upload.present.shape, 1 / upload.present.size, dtype)
-    total = jnp.maximum(jnp.sum(upload.num_examples), 1)  # nobody has rows: uniform, further up
-    return (upload.num_examples / total).astype(dtype)
+        return jnp.full(upload.present.shape, 1 / population(upload), dtype)
+    rows = upload.num_examples.astype(dtype)  # floats: in all, more than an int32 may count
+    return rows / jnp.maximum(jnp.sum(rows), 1)  # nobody has rows: uniform, further up
 
 
 def by_reputation(*, first: str = "size") -> Aggregation:

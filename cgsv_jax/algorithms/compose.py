@@ -36,6 +36,7 @@ def compose(
     *,
     rescale: Rescale | None = None,
     keeps_own: bool = False,
+    common: bool = False,
 ) -> Algorithm:
     """Rescale, aggregate, judge, reward: one server round in that order.
 
@@ -48,6 +49,8 @@ def compose(
       rescale: how long an upload is made; default: as it is.
       keeps_own: whether v_i = u_i + the reward: the client keeps its update instead of rolling it
         back. Quota and energy are of what it receives.
+      common: whether there is one model for all, the server's, from which a client that was absent
+        starts again.
 
     Returns:
       An Algorithm whose state is a `ComposedState`.
@@ -86,7 +89,7 @@ def compose(
         new = ComposedState(standing, contribution_state, aggregation_state, reward_state)
         return download, standing, _same_types(new, state)
 
-    return Algorithm(init, update)
+    return Algorithm(init, update, (lambda round_: round_ >= 0) if common else None)
 
 
 def _same_types(new: Array, old: Array) -> Array:

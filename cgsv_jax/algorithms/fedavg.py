@@ -16,4 +16,4 @@ def fedavg() -> Algorithm:
       McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data,
       AISTATS 2017.
     """
-    return compose(size_share(), by_size(), share_all())
+    return compose(size_share(), by_size(), share_all(), common=True)

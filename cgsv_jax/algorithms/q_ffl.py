@@ -24,4 +24,4 @@ def q_ffl(q: chex.Numeric = 1.0) -> Algorithm:
     Reference:
       Li et al., Fair Resource Allocation in Federated Learning, ICLR 2020.
     """
-    return compose(size_share(), q_fair(q), share_all())
+    return compose(size_share(), q_fair(q), share_all(), common=True)

@@ -5,16 +5,18 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.algorithms.compose import ComposedState
+from cgsv_jax.shares import renewed
 from cgsv_jax.types import Algorithm, Array, Download, Standing, Upload
 
 FIRST = 10  # rounds before anybody is removed, as in RFFL
 
 
 def with_removal(algorithm: Algorithm, share: chex.Numeric, *, first: int = FIRST) -> Algorithm:
-    """From round `first` on, a client with r_i < share / |R| is absent in all later rounds.
+    """From round `first` on, a client with r_i < share x mean r is absent in all later rounds.
 
-    |R| are the clients that take part. The client with the highest reputation always stays. Its
-    reputation is 0 from then on, and it receives nothing; the others share what it had.
+    The mean is over the clients R that take part: 1 / |R| where nobody is absent. The client with
+    the highest reputation of a round always stays. The reputation of who is removed is 0 from then
+    on, and it receives nothing; the others share what it had.
 
     Args:
       algorithm: the method, made by `compose`, whose rules treat absent clients as such.
@@ -42,12 +44,13 @@ def with_removal(algorithm: Algorithm, share: chex.Numeric, *, first: int = FIRS
             norms=jnp.where(removed, 0.0, upload.norms),
         )
         download, standing, inner = algorithm.update(key, upload, inner)
-        # What the inner rule keeps for the removed is nobody's: the others have it in proportion,
-        # and go on from there.
+        # What the inner rule keeps for the removed is nobody's: those present have it in
+        # proportion, and go on from there.
         r = jnp.where(removed, 0.0, standing.reputation)
-        total = jnp.sum(r)
-        r = jnp.where(jnp.any(removed) & (total > 0), r / jnp.where(total > 0, total, 1.0), r)
-        low = stays & (r < share / jnp.maximum(jnp.sum(~removed), 1)) & (r < jnp.max(r))
+        r = jnp.where(jnp.any(removed), renewed(r, r, stays), r)
+        mine = jnp.where(stays, r, 0.0)
+        mean = jnp.sum(mine) / jnp.maximum(jnp.sum(stays), 1)
+        low = stays & (r < share * mean) & (r < jnp.max(mine))
         removed = removed | (low & (upload.round >= first))
         standing = standing._replace(reputation=r)
         inner = inner._replace(standing=standing)

@@ -23,9 +23,9 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
     """gamma_i = mean_c cos(dW_{i,c}, dW_{N,c}), averaged; w_N leads by it, w_i receives by it.
 
     dW_c is the update of the last layer's weights and bias of class c, and dW_N the sum of those of
-    the clients in proportion to the previous gamma (at first alike; a newcomer has the mean).
-    gamma_i = mu gamma_i + (1 - mu) gamma_i of this round, at least 0. The server's model is
-    w_N = sum_i a_i (w_i + dw_i), a_i = gamma_i / sum gamma, and client i goes on from
+    the clients in proportion to the previous gamma (at first alike; a newcomer has the mean of
+    those present). gamma_i = mu gamma_i + (1 - mu) gamma_i of this round, at least 0. The server's
+    model is w_N = sum_i a_i (w_i + dw_i), a_i = gamma_i / sum gamma, and client i goes on from
     gamma_i w_N + (1 - gamma_i) (w_i + dw_i).
 
     No validation data. O(N D) a round, O(N C F) of it for the scores. Assumed where sources differ:
@@ -57,8 +57,9 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
         del key
         present, deltas = upload.present, upload.deltas
         layer = jnp.moveaxis(deltas[:, places], 1, 0)  # [C, N, F]
-        known = jnp.sum(jnp.where(state.joined, state.gamma, 0.0))
-        mean = known / jnp.maximum(jnp.sum(state.joined), 1)
+        heard = state.joined & present
+        known = jnp.sum(jnp.where(heard, state.gamma, 0.0))
+        mean = known / jnp.maximum(jnp.sum(heard), 1)
         before = jnp.where(state.joined, state.gamma, jnp.where(known > 0, mean, 1.0))
         before = over_present(before, present)
         whole = jnp.einsum("n,cnf->cf", before, layer, precision="highest")

@@ -1,8 +1,9 @@
 """One algorithm after another: a second stage that starts from the first one's models."""
 
 import jax
+import jax.numpy as jnp
 
-from cgsv_jax.types import Algorithm, ArrayTree, Download, Standing, Upload
+from cgsv_jax.types import Algorithm, Array, ArrayTree, Download, Standing, Upload
 
 
 def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
@@ -48,4 +49,11 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
 
         return jax.lax.cond(upload.round < after, one, alike, None)
 
-    return Algorithm(init, update)
+    def common(round_: Array) -> Array:
+        # At round `after` the first stage's last model is still what everybody starts from.
+        early = False if first.common is None else first.common(round_)
+        late = False if second.common is None else second.common(round_)
+        return jnp.where(round_ <= after, early, late)
+
+    either = first.common is not None or second.common is not None
+    return Algorithm(init, update, common if either else None)

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax.shares import renewed
+from cgsv_jax.shares import population, renewed
 from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
 
 
@@ -41,7 +41,7 @@ def accumulated(measure: Measure, *, floor: chex.Numeric = 1e-3) -> Contribution
         total = total + score.astype(total.dtype)
         size = jnp.sum(jnp.abs(total))
         share = total / jnp.where(size > 0, size, 1.0)
-        r = renewed(jnp.maximum(share, floor / present.size), old, present)
+        r = renewed(jnp.maximum(share, floor / population(upload)), old, present)
         return Standing(score, r), (inner, total)
 
     return Contribution(init, update)

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax.shares import left_over, renewed
+from cgsv_jax.shares import left_over, population, renewed
 from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
 
 
@@ -55,7 +55,7 @@ def moving_average(
         if normalise_scores:
             total = jnp.sum(jnp.abs(score))
             psi = left_over(old, present) * score / jnp.where(total > 0, total, 1.0)
-        least = floor / present.size if relative_floor else floor
+        least = floor / population(upload) if relative_floor else floor
         r = alpha * old + (1 - alpha) * psi  # r_{i,t}, eq. (4)
         return Standing(score, renewed(jnp.maximum(r, least), old, present)), state
 

@@ -23,8 +23,8 @@ def size_share() -> Contribution:
     ) -> tuple[Standing, ArrayTree]:
         del key, aggregate, weights
         old = standing.reputation
-        total = jnp.maximum(jnp.sum(upload.num_examples), 1)
-        share = (upload.num_examples / total).astype(old.dtype)
+        rows = upload.num_examples.astype(old.dtype)  # in all, more than an int32 may count
+        share = rows / jnp.maximum(jnp.sum(rows), 1)
         return Standing(jnp.where(upload.present, share, 0.0), share), state
 
     return Contribution(init, update)

@@ -122,6 +122,9 @@ def cached(
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         pass
     arrays = build()
+    for name, array in arrays.items():
+        if array.dtype.hasobject:  # a file of them would be a pickle
+            raise ValueError(f"{prepared.name}: {name} holds objects, it must be numbers or bytes")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:

@@ -29,7 +29,8 @@ def of_others() -> Reward:
         rows = jnp.where(present, upload.num_examples, 0)
         held = (rows / jnp.maximum(jnp.max(rows), 1)).astype(aggregate.dtype)
         quota = quotas(ratios(standing.reputation, present, 0.0) * held, aggregate.size)
-        shares = (rows / jnp.maximum(jnp.sum(rows), 1)).astype(aggregate.dtype)
+        rows = rows.astype(aggregate.dtype)  # in all, more than an int32 may count
+        shares = rows / jnp.maximum(jnp.sum(rows), 1)
 
         def one(delta: Array, factor: Array, quota: Array) -> Array:
             others = aggregate - factor * delta

@@ -1,0 +1,369 @@
+"""Clients that cheat: what each attack uploads, that only attackers do, and what becomes of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+
+from cgsv_jax import attacks, experiment, results, simulation
+from cgsv_jax.config import ConfigError
+from cgsv_jax.types import Clients, Conduct
+
+EPS = float(np.finfo(np.float32).eps)
+N, D = 5, 400
+
+
+def conduct(*codes, strength=1.0):
+    return Conduct(jnp.array(codes, jnp.int32), jnp.full(len(codes), strength, jnp.float32))
+
+
+def forged(tiny, name, codes, strength=1.0, received=None, present=None, seed=0):
+    """(deltas as trained, deltas as sent)."""
+    deltas = np.random.default_rng(seed).normal(size=(N, D)).astype(np.float32)
+    sent = tiny.upload(deltas, [4] * N, present)
+    attack = attacks.attack([name])
+    state = attack.init(N, D)
+    if received is not None:
+        state = attack.receive(received, jnp.ones(N, bool), state)
+    made = attack.forge(jax.random.key(3), sent, conduct(*codes, strength=strength), state)
+    return np.asarray(sent.deltas), np.asarray(made)
+
+
+@pytest.mark.parametrize("name", attacks.UPLOADS)
+def test_honest_and_absent_clients_send_what_they_trained(tiny, name):
+    trained, sent = forged(tiny, name, [0, 1, 0, 1, 0], 7.0, present=[1, 1, 1, 0, 1])
+    np.testing.assert_array_equal(sent[[0, 2, 3, 4]], trained[[0, 2, 3, 4]])
+    assert np.any(sent[1] != trained[1])
+
+
+def test_every_forgery_by_hand(tiny):
+    codes = [1, 0, 1, 0, 0]
+    for name, expected in (
+        ("free_rider", lambda dw: 0 * dw),
+        ("sign_flip", lambda dw: -2 * dw),
+        ("scaled", lambda dw: 2 * dw),
+        ("coordinated_sign_flip", lambda dw: -2 * (dw[[0]] + dw[[2]]) / 2),
+    ):
+        trained, sent = forged(tiny, name, codes, 2.0)
+        want = np.broadcast_to(expected(np.float64(trained)), trained.shape)[[0, 2]]
+        np.testing.assert_allclose(sent[[0, 2]], want, rtol=4 * EPS, atol=4 * EPS, err_msg=name)
+
+
+def test_noise_has_the_stated_size(tiny):
+    """Uniform in [-s, s]; Gaussian of length s ‖dw‖: of 400 entries, within six deviations."""
+    trained, sent = forged(tiny, "free_rider_noise", [1] * N, 3.0)
+    assert np.abs(sent).max() <= 3
+    variance = 9 / 3
+    assert abs(np.mean(sent**2) - variance) < 6 * np.sqrt(9**2 * (1 / 5 - 1 / 9) / sent.size)
+    assert np.abs(np.corrcoef(sent)[np.triu_indices(N, 1)]).max() < 6 / np.sqrt(D)
+    trained, sent = forged(tiny, "gaussian_noise", [1] * N, 2.0)
+    ratio = np.linalg.norm(sent - trained, axis=1) / np.linalg.norm(trained, axis=1)
+    np.testing.assert_allclose(ratio, 2, atol=6 * 2 / np.sqrt(2 * D))
+
+
+def test_a_replay_is_the_last_download(tiny):
+    """In whole rounds: client 1 uploads v_{1,t-1}, at first nothing."""
+    data, clients = tiny.world((5, 3, 6))
+    clients = clients._replace(conduct=conduct(0, 1, 0))
+    parts = tiny.parts(model=tiny.softmax())
+    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
+    replay = attacks.attack(["free_rider_replay"])
+    state = simulation.init(jax.random.key(0), 3, attack=replay, **few)
+    step = jax.jit(
+        lambda state: simulation.round_(
+            jax.random.key(0), state, data, clients, attack=replay, **parts
+        )
+    )
+    norms = []
+    for _ in range(3):
+        before = state.clients
+        state, record = step(state)
+        received = np.asarray(state.clients - before)
+        # The memory is exactly what moved the models, up to the rounding of that sum.
+        np.testing.assert_allclose(state.attack, received, atol=4 * EPS)
+        norms.append((float(record.norm[1]), np.linalg.norm(np.asarray(state.attack)[1])))
+    assert norms[0][0] == 0
+    for (sent, _), (_, got) in zip(norms[1:], norms[:-1], strict=True):
+        np.testing.assert_allclose(sent, got, rtol=D * EPS)
+
+
+def test_an_update_made_infinite_is_an_absent_client(tiny):
+    data, clients = tiny.world((5, 3, 6))
+    clients = clients._replace(conduct=conduct(0, 1, 0, strength=np.inf))
+    parts = tiny.parts(model=tiny.softmax())
+    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
+    state = simulation.init(jax.random.key(0), 3, **few)
+    attack = attacks.attack(["scaled"])
+    state, record = jax.jit(
+        lambda s: simulation.round_(jax.random.key(0), s, data, clients, attack=attack, **parts)
+    )(state)
+    assert record.present.tolist() == [True, False, True]
+    assert record.broken.tolist() == [False, True, False]
+    assert np.isfinite(state.clients).all()
+
+
+def test_one_program_serves_every_choice_of_attackers(tiny):
+    data, clients = tiny.world((5, 3, 6))
+    parts = tiny.parts(model=tiny.softmax())
+    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
+    state = simulation.init(jax.random.key(0), 3, **few)
+    attack, traces = attacks.attack(["sign_flip", "scaled"]), []
+
+    @jax.jit
+    def step(state, clients):
+        traces.append(1)
+        return simulation.round_(jax.random.key(0), state, data, clients, attack=attack, **parts)
+
+    scores = [
+        np.asarray(step(state, clients._replace(conduct=conduct(*codes)))[1].score)
+        for codes in ([0, 0, 0], [1, 0, 0], [0, 0, 1], [0, 2, 0])
+    ]
+    assert len(traces) == 1
+    assert scores[1][0] < scores[0][0]  # reversed, it disagrees
+    assert scores[2][2] < scores[0][2]
+    np.testing.assert_allclose(scores[3], scores[0], atol=40 * EPS)  # Gamma takes the length away
+
+
+@pytest.mark.parametrize("wrong", ["label_flip", "signflip"])
+def test_an_unknown_upload_is_refused(wrong):
+    with pytest.raises(ValueError, match="no attack on uploads"):
+        attacks.attack([wrong])
+
+
+# ---------------------------------------------------------------- who cheats
+
+
+def partition_of(count=6, rows=4):
+    return Clients(np.arange(count * rows).reshape(count, rows), np.ones((count, rows), bool))
+
+
+def test_labels_are_flipped_or_drawn_for_attackers_only():
+    clients, labels = partition_of(), np.arange(24) % 10
+    asked = [("label_flip", 2, None), ("random_labels", 1, None)]
+    made, names = attacks.dishonest(
+        np.random.default_rng(0), clients, labels, 10, asked, attackers=[5, 0, 3]
+    )
+    assert names == ("label_flip", "", "", "random_labels", "", "label_flip")
+    true = labels[clients.rows]
+    np.testing.assert_array_equal(made.labels[[0, 5]], 9 - true[[0, 5]])
+    np.testing.assert_array_equal(made.labels[[1, 2, 4]], true[[1, 2, 4]])
+    assert np.any(made.labels[3] != true[3])
+    assert ((made.labels >= 0) & (made.labels < 10)).all()
+    assert made.conduct is None
+    np.testing.assert_array_equal(made.rows, clients.rows)
+
+
+def test_codes_follow_the_order_of_attacks_on_uploads():
+    asked = [("scaled", 1, 4.0), ("label_flip", 1, None), ("sign_flip", 2, None)]
+    made, names = attacks.dishonest(
+        np.random.default_rng(1), partition_of(), np.zeros(24, int), 3, asked
+    )
+    named = np.array(names)
+    assert (made.conduct.attack[named == "scaled"] == 1).all()
+    assert (made.conduct.attack[named == "sign_flip"] == 2).all()
+    assert (made.conduct.attack[(named == "") | (named == "label_flip")] == 0).all()
+    assert made.conduct.strength[named == "scaled"].tolist() == [4]
+    assert sorted(named) == ["", "", "label_flip", "scaled", "sign_flip", "sign_flip"]
+
+
+def test_one_client_poses_as_several():
+    made, names = attacks.dishonest(
+        np.random.default_rng(1), partition_of(), np.zeros(24, int), 3, [("replication", 3, None)]
+    )
+    assert len(names) == len(made.mask) == 8
+    (who,) = {tuple(made.rows[i]) for i, name in enumerate(names) if name}
+    assert sum(map(bool, names)) == 3
+    assert who in set(map(tuple, partition_of().rows))
+
+
+def test_more_attackers_than_clients_are_refused():
+    asked = [("sign_flip", 4, None), ("scaled", 3, None)]
+    with pytest.raises(ValueError, match="scaled needs 3 clients, 2 are left"):
+        attacks.dishonest(np.random.default_rng(0), partition_of(), np.zeros(24, int), 3, asked)
+
+
+# ---------------------------------------------------------------- in an experiment
+
+SMALL = {"dataset": "digits", "hidden": (8,), "clients": 6, "epochs": 1, "rounds": 4, "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def honest():
+    config = experiment.configure(**SMALL, algorithms=("standalone", "cgsv"))
+    return experiment.run(config)
+
+
+ASKED = [f"{name}:2" for name in attacks.ATTACKS]
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_every_flag_reaches_the_run_and_not_the_yardstick(asked, honest):
+    config = experiment.configure(**SMALL, algorithms=("standalone", "cgsv"), attacks=[asked])
+    result = experiment.run(config)
+    (problem,) = result.problems
+    cheats = np.array([bool(name) for name in problem.cheats])
+    alone, cgsv = result.cells
+    assert cheats.sum() == 2
+    kept = np.flatnonzero(~cheats)[: len(honest.cells[0].sizes)]
+    # Whom nobody meets is not cheated: the honest ones' yardstick is that of an honest world.
+    np.testing.assert_array_equal(
+        alone.evaluation.accuracy[..., kept], honest.cells[0].evaluation.accuracy[..., kept]
+    )
+    if asked != "replication:2":
+        assert np.any(cgsv.record.score[:, -1] != honest.cells[1].record.score[:, -1])
+    else:
+        assert cgsv.record.score.shape[-1] == 7
+        twice = np.flatnonzero(cheats)
+        assert np.array_equal(*(problem.clients.rows[i] for i in twice))
+    summary = results.summary_frame(result.cells).filter(method="cgsv")
+    assert summary["attackers"].to_list() == [2, 2]
+    for name in results.HONESTY[1:]:
+        assert summary[name].null_count() == 0, name
+    (report,) = results.honesty_reports(results.summary_frame(result.cells))
+    assert f"2 of {len(cheats)} clients cheat" in report.caption
+
+
+def test_what_a_table_says_of_attackers_by_hand(honest):
+    """Columns from the arrays they are made of, on invented numbers."""
+    (_, cell) = honest.cells
+    reputation = np.zeros_like(cell.record.reputation)
+    reputation[:, -1] = np.array([0.1, 0.2, 0.3, 0.25, 0.1, 0.05])
+    cell = cell._replace(
+        cheats=("", "sign_flip", "", "", "sign_flip", ""),
+        record=cell.record._replace(reputation=reputation),
+    )
+    row = results.summary_frame([honest.cells[0], cell]).filter(method="cgsv", seed=0).to_dicts()[0]
+    honest_ones, others = [0, 2, 3, 5], [1, 4]
+    final = np.float64(cell.evaluation.accuracy[0, -1])
+    np.testing.assert_allclose(row["honest_accuracy"], final[honest_ones].mean(), rtol=1e-6)
+    np.testing.assert_allclose(row["attacker_accuracy"], final[others].mean(), rtol=1e-6)
+    np.testing.assert_allclose(row["attacker_reputation"], 0.15 / 0.175, rtol=1e-6)
+    # Of the eight pairs (.1 .3 .25 .05) x (.2 .1): above 4, equal 1, below 3.
+    np.testing.assert_allclose(row["separation"], 4.5 / 8)
+    alone = np.float64(honest.cells[0].evaluation.accuracy[0, -1])
+    rho = 100 * np.corrcoef(alone[honest_ones], final[honest_ones])[0, 1]
+    np.testing.assert_allclose(row["honest_fairness"], rho, atol=1e-3)
+
+
+def test_a_reversed_client_falls_to_the_floor():
+    """A probe with a known verdict: of alike clients the reversed one is told from the others."""
+    asked = {**SMALL, "partitions": "uniform", "rounds": 8, "epochs": 2, "batch_size": 32}
+    config = experiment.configure(
+        **asked, algorithms="cgsv", attacks=["sign_flip:1"], attackers=[2], alpha=0.5
+    )
+    (cell,) = experiment.run(config).cells
+    last = cell.record.reputation[:, -1]
+    assert (last.argmin(axis=1) == 2).all()
+    assert (last[:, 2] < 0.01).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"attacks": ["signflip:1"]}, "did you mean sign_flip"),
+        ({"attacks": ["sign_flip"]}, "it must hold name:clients"),
+        ({"attacks": ["sign_flip:0"]}, "at least one client"),
+        ({"attacks": ["sign_flip:6"]}, "one must be honest"),
+        ({"attacks": ["sign_flip:1", "sign_flip:2"]}, "names an attack twice"),
+        ({"attacks": ["label_flip:1:3"]}, "has no strength"),
+        ({"attacks": ["scaled:1:inf"]}, "it must hold name:clients"),
+        ({"attacks": [3]}, "it must hold name:clients"),
+        ({"attacks": ["sign_flip:2"], "attackers": [1]}, "names 1 clients, --attack needs 2"),
+        ({"attacks": ["sign_flip:1"], "attackers": [9]}, "clients from 0 to 5"),
+        ({"attackers": [1]}, "--attackers does nothing here"),
+        ({"cohort": 9}, "--cohort is 9, it must be at most --clients, 6"),
+        ({"cohort": 0}, "--cohort is 0"),
+        ({"cohort_by": "reputation"}, "it needs --cohort"),
+        ({"cohort": 2, "cohort_by": "luck"}, "--cohort-by is 'luck'"),
+        ({"cohort": 2, "attendance": "x.npy"}, "ask for one"),
+        ({"late": ["3"]}, "it must hold clients:round"),
+        ({"late": ["1:4"]}, "a round before --rounds, 4"),
+        ({"late": ["3:1", "3:2"]}, "one must be there from the start"),
+        ({"dropout": 1.0}, "--dropout is 1.0"),
+    ],
+)
+def test_what_cannot_be_is_named(asked, message):
+    with pytest.raises(ConfigError, match=message):
+        experiment.configure(**SMALL, **asked)
+
+
+# ---------------------------------------------------------------- who takes part, by flags
+
+
+def test_flags_of_participation_reach_the_run(tmp_path):
+    schedule = np.array([[0, 1, -1], [2, 3, 4], [5, 0, -1], [1, 2, 3]])
+    np.save(tmp_path / "who.npy", schedule)
+    (tmp_path / "who.txt").write_text("0, 1\n2,3,4\n5,0\n1,2,3\n")
+    base = {**SMALL, "seeds": 1, "algorithms": "cgsv"}
+    seen = {}
+    for name, asked in {
+        "listed": {"attendance": str(tmp_path / "who.npy")},
+        "lines": {"attendance": str(tmp_path / "who.txt")},
+        "drawn": {"cohort": 2},
+        "late": {"late": ["2:1", "1:3"]},
+        "dropping": {"dropout": 0.5},
+    }.items():
+        result = experiment.run(experiment.configure(**base, **asked))
+        seen[name] = result.cells[0].record.present[0]
+        summary = results.summary_frame(result.cells)
+        np.testing.assert_allclose(summary["present"][0], seen[name].mean())
+        (report, *_) = results.fairness_reports(summary)
+        assert "took part in" in report.caption
+    expected = np.zeros((4, 6), bool)
+    for t, row in enumerate(schedule):
+        expected[t, row[row >= 0]] = True
+    np.testing.assert_array_equal(seen["listed"], expected)
+    np.testing.assert_array_equal(seen["lines"], expected)
+    assert seen["drawn"].sum(axis=1).tolist() == [2] * 4
+    assert seen["late"].sum(axis=1).tolist() == [3, 5, 5, 6]
+    assert 0 < seen["dropping"].mean() < 1
+
+
+def test_a_cohort_by_reputation_is_drawn_by_it():
+    """With all of the reputation, client 4 is in every cohort of two but for the uniform tenth."""
+    config = experiment.configure(**SMALL, algorithms="cgsv", cohort=2, cohort_by="reputation")
+    (problem,), (method,) = experiment.problems(config), config.methods
+    who = experiment.participation_of(config, method, problem, method.hyper())
+    r = jnp.full(6, 1e-9).at[4].set(1.0)
+    found = [
+        4 in who.draw(jax.random.key(i), jnp.int32(0), jnp.arange(6), r, jnp.ones(6, bool))
+        for i in range(60)
+    ]
+    # Left out of both places with probability of at most .1 x .1 a cohort.
+    assert np.sum(found) >= 54
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,9\n", "client 9 in round 0"),
+        ("0,1\n2,2\n", "a client twice in round 1"),
+        ("\n\n", "no round with a client"),
+        ("0;1\n", "is not a .npy file"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(tmp_path, text, message):
+    file = tmp_path / "who.csv"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        experiment.problems(experiment.configure(**SMALL, attendance=str(file)))
+    with pytest.raises(ConfigError, match="no file"):
+        experiment.problems(experiment.configure(**SMALL, attendance=str(tmp_path / "none")))
+
+
+def test_broken_clients_are_counted_and_shown(honest):
+    (_, cell) = honest.cells
+    broken = np.zeros(cell.record.broken.shape, bool)
+    broken[0, 1, 2] = broken[1, :3, 4] = True
+    cell = cell._replace(record=cell.record._replace(broken=broken))
+    summary = results.summary_frame([cell])
+    assert summary["broken"].to_list() == [1, 3]
+    (report,) = results.fairness_reports(summary)
+    assert "cgsv: 4 updates were not finite" in report.caption
+    clients = results.clients_frame([cell])
+    assert clients.filter(pl.col("broken") > 0).select("seed", "client", "broken").rows() == [
+        (0, 2, 1),
+        (1, 4, 3),
+    ]
+    assert results.rounds_frame([cell])["broken"].sum() == 4

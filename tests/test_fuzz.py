@@ -1,0 +1,391 @@
+"""Whatever is asked for ends as a configuration or as one clear error; never as anything else.
+
+Derandomised: the same examples every time, so that what fails here fails everywhere.
+"""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import tyro
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cgsv_jax import cli, experiment, results
+from cgsv_jax import config as config_lib
+from cgsv_jax.config import Config, ConfigError, Method
+
+TABLES = experiment.TABLES
+
+
+def steady(examples):
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+# ---------------------------------------------------------------- what may be asked for
+
+
+def word(names):
+    return st.sampled_from(sorted(names))
+
+
+def number(low, high):
+    return st.floats(low, high) | st.integers(math.ceil(low), math.floor(high))
+
+
+WHOLE = st.integers(1, 10**6)
+NAMES = st.builds(
+    lambda base, setting: base + setting,
+    word(TABLES.algorithms),
+    st.sampled_from(["", ":paper", ":released"]),
+)
+RIGHT = {
+    "dataset": word(TABLES.datasets),
+    "model": word(TABLES.models),
+    "setting": word(config_lib.SETTINGS),
+    "algorithms": NAMES | st.lists(NAMES, min_size=1, max_size=4, unique=True) | st.just("all"),
+    "partitions": word(TABLES.partitions)
+    | st.lists(word(TABLES.partitions), min_size=1, unique=True),
+    "seeds": st.integers(1, 50) | st.lists(st.integers(0, 2**32 - 1), min_size=1, unique=True),
+    "hidden": st.lists(st.integers(1, 100), max_size=3),
+    "layout": st.sampled_from(["auto", "one", "all", "balanced", "3", 3]),
+    "data_dir": st.just("somewhere"),
+    "owners": st.just("owners.npy"),
+    "conv": word(TABLES.convs),
+    "precision": word(TABLES.precisions),
+    "concentration": number(0.01, 100),
+    "validation_share": st.floats(0, 0.9),
+    "partition_seed": st.integers(0, 1000),
+    "learning_rate": number(1e-5, 10),
+    "decay": st.floats(0.1, 1),
+    "gamma": number(1e-5, 1e5),
+    "alpha": number(0, 1),
+    "beta": number(0, 100) | st.just(math.inf),
+    "floor": number(0, 1),
+    "norm_epsilon": number(0, 1),
+    "cosine_epsilon": number(0, 1),
+    "q": number(0, 20),
+    "kappa": number(0, 1),
+    "recovery": number(0, 1),
+    "removal": st.floats(0, 0.99),
+    "tolerance": number(0, 1),
+    "optimizer": word(TABLES.optimizers),
+    "contribution": word(TABLES.contributions),
+    "aggregation": word(TABLES.aggregations),
+    "reward": word(TABLES.rewards),
+    "game": word(TABLES.games),
+    "normalise_scores": st.booleans(),
+    "relative_floor": st.booleans(),
+    **{name: word(allowed) for name, allowed in config_lib.CHOICES.items()},
+}
+FIELDS = [f.name for f in (*dataclasses.fields(Config), *dataclasses.fields(Method))]
+OPTIONS = sorted({*RIGHT, *FIELDS} - {"methods", "name", "algorithm"})
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([0, -1, 2**31 - 1, 2**31, 2**32, 10**30, -(10**30), 10**400]),
+    st.builds(pow, st.just(10), st.just(5000)),  # no int of so many digits can be printed
+    st.floats(),
+    st.sampled_from([-0.0, 1e-60, 1e39, 1e300, math.nan, math.inf, -math.inf]),
+    st.text(max_size=8),
+    st.sampled_from(["", "²", "٣", "9" * 5000, "a\0b", "\ud800", "../..", "inf", "nan", "1e5"]),
+    st.sampled_from(sorted({*TABLES.datasets, *TABLES.models, *TABLES.algorithms, "all", "one"})),
+    st.binary(max_size=4),
+)
+ODD = st.one_of(
+    SCALARS,
+    st.recursive(
+        SCALARS,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+        ),
+        max_leaves=5,
+    ),
+    st.sampled_from([(), [[]], [{}], {1, 2}, range(3), range(10**12), np.int64(3), np.eye(2)]),
+    st.sampled_from([np.float32(0.5), np.array([1, 2]), np.array(3), object(), float, np.nan]),
+)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**31, 10**30, 10**4000, -0.0, 1e39, math.nan, math.inf])
+    | st.floats()
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=5,
+)
+
+
+@st.composite
+def asked(draw):
+    """Some options with values that may be right or odd, seldom one that does not exist."""
+    names = draw(st.lists(st.sampled_from(OPTIONS), max_size=6, unique=True))
+    share = draw(st.sampled_from([0, 0.3, 1]))  # all right, mixed, all odd
+    values = {}
+    for name in names:
+        odd = draw(st.floats(0, 1)) < share
+        values[name] = draw(ODD if odd else RIGHT.get(name, WHOLE))
+    if draw(st.integers(0, 20)) == 0:
+        values[draw(st.sampled_from(["nonsense", "name", "methods", "Clients", "beta_"]))] = draw(
+            ODD
+        )
+    return values
+
+
+# ---------------------------------------------------------------- what may come of it
+
+
+def judge(make):
+    """The Config, after its way through a file; or None where it was refused in clear words."""
+    try:
+        config = make()
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        assert lines
+        assert all(
+            line.startswith("--")
+            or " key " in line
+            or "is no option" in line
+            or "it must be" in line
+            for line in lines
+        ), lines
+        assert len(set(lines)) == len(lines)
+        return None
+    assert isinstance(config, Config)
+    text = json.dumps(config_lib.to_dict(config), allow_nan=False)
+    assert config_lib.from_dict(json.loads(text), TABLES) == config
+    for method in config.methods:
+        numbers = np.array([np.float32(x) for x in method.hyper()])
+        assert not np.isnan(numbers).any()
+        assert np.isfinite(np.delete(numbers, method.hyper()._fields.index("beta"))).all()
+    return config
+
+
+@steady(2000)
+@given(asked())
+def test_keywords(values):
+    judge(lambda: experiment.configure(**values))
+
+
+@steady(300)
+@given(st.lists(st.sampled_from(OPTIONS), min_size=1, unique=True))
+def test_everything_wrong_is_named_at_once(names):
+    """An object is no value of any option."""
+    with pytest.raises(ConfigError) as caught:
+        experiment.configure(**{name: object() for name in names})
+    flags = {"--" + {"partitions": "partition"}.get(n, n).replace("_", "-") for n in names}
+    named = {line.split()[0] for line in str(caught.value).splitlines()}
+    assert named >= flags
+
+
+@st.composite
+def documents(draw):
+    """A valid document with some values replaced, some keys taken away, and some added."""
+    fresh = experiment.configure(algorithms=("cgsv", "fedavg", "cgsv:released"), seeds=(1, 2))
+    values = config_lib.to_dict(fresh)
+    for _ in range(draw(st.integers(0, 4))):
+        place = draw(st.sampled_from([values, *(m for m in values["methods"])]))
+        key = draw(st.sampled_from([*place, "nonsense"]))
+        action = draw(st.sampled_from(["odd", "odd", "right", "drop"]))
+        if action == "drop":
+            place.pop(key, None)
+        else:
+            place[key] = draw(RIGHT.get(key, WHOLE) if action == "right" else JSON)
+        if not isinstance(values.get("methods"), list) or not all(
+            isinstance(m, dict) for m in values["methods"]
+        ):
+            break
+    return values
+
+
+@steady(2000)
+@given(documents() | JSON)
+def test_documents(values):
+    judge(lambda: config_lib.from_dict(values, TABLES))
+
+
+FLAGS = sorted({*cli.PROBLEM, *cli.TRAINING_FLAGS, *cli.HARDWARE, *cli.RULES, "partition"})
+WORDS = st.one_of(
+    st.sampled_from(["", ",", "1", "0", "-1", "3,4", "1,1", "1,,x", "nan", "inf", "-inf", "1e999"]),
+    st.sampled_from(["0.5", "1e-60", "²", "9" * 5000, "all", "sgd", "digits", "cgsv:", "a:b:c"]),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(st.characters(exclude_characters="\0"), max_size=6),
+    st.sampled_from(sorted({*TABLES.algorithms, *TABLES.partitions, *TABLES.contributions})),
+)
+
+
+def typed(value):
+    """A right value as somebody would type it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@st.composite
+def commands(draw):
+    words = [draw(st.sampled_from(["run", "compare"]))]
+    for name in draw(st.lists(st.sampled_from([*FLAGS, "algorithms"]), max_size=4, unique=True)):
+        words.append("--" + name.replace("_", "-"))
+        if name in ("relative_floor", "normalise_scores"):
+            continue
+        key = "partitions" if name == "partition" else name
+        odd = draw(st.integers(0, 3)) == 0
+        words.append(draw(WORDS) if odd else typed(draw(RIGHT.get(key, WHOLE))))
+    return words
+
+
+@steady(300)
+@given(commands())
+def test_commands(words):
+    """The parser's own errors are exits with code 2, after a sentence."""
+    code = 2
+    try:
+        parsed = tyro.cli(cli.Command, args=words, prog="cgsv")
+    except SystemExit as exit_:
+        code = exit_.code
+    else:
+        judge(lambda: cli._configuration(parsed))
+    assert code == 2
+
+
+def test_the_examples_are_of_both_kinds():
+    """Neither all refused nor all accepted: a fuzz of one kind would show nothing."""
+    outcomes = []
+
+    @steady(300)
+    @given(asked())
+    def collect(values):
+        outcomes.append(judge(lambda: experiment.configure(**values)) is not None)
+
+    collect()
+    assert 0.2 < np.mean(outcomes) < 0.8
+
+
+# ---------------------------------------------------------------- whole commands
+
+NUMBERS = {  # of few digits, so that a failure can be typed again
+    "gamma": (0.01, 0.5, 3.0),
+    "alpha": (0.0, 0.5, 1.0),
+    "beta": (0.0, 0.5, 30.0, math.inf),
+    "floor": (0.0, 1e-3, 0.9),
+    "norm_epsilon": (0.0, 1e-7, 10.0),
+    "cosine_epsilon": (0.0, 1e-10, 10.0),
+    "q": (0.0, 1.0, 30.0),
+    "kappa": (0.0, 1.0),
+    "recovery": (0.0, 1.0),
+    "removal": (0.0, 0.5, 0.99),
+    "tolerance": (0.0, 0.5),
+    "permutations": (1, 7),
+    "finetune_rounds": (1, 2),
+    "learning_rate": (1e-6, 0.1, 1e6),  # nothing is learnt, something, everything breaks
+    "decay": (0.1, 1.0),
+}
+TABLE_OF = {
+    "optimizer": TABLES.optimizers,
+    "contribution": TABLES.contributions,
+    "aggregation": TABLES.aggregations,
+    "reward": TABLES.rewards,
+    "game": TABLES.games,
+    **config_lib.CHOICES,
+}
+PARTITIONS = ("uniform", "power_law", "class_imbalance", "dirichlet")
+BREAKING = {  # what only shows once the data are there
+    "--clients": ("5000", "x"),
+    "--devices": ("4000",),
+    "--eval-rows": ("400000",),
+    "--validation-share": ("0.9999",),
+    "--hidden": ("70000,70000",),
+    "--owners": ("/nowhere.npy",),
+    "--model": ("cifar_cnn", "text_cnn"),
+    "--rounds": ("0", "2.5"),
+    "--synthetic-rows": ("3", "2147483647"),
+    "--learning-rate": ("1e39", "nan"),
+}
+
+
+def whole_command(seed):
+    """Flags of a tiny run: methods, and options that some of them read; one in four breaks it."""
+    rng = np.random.default_rng(seed)
+
+    def pick(values):
+        return list(values)[rng.integers(len(values))]
+
+    rows = str(pick((40, 200)))
+    flags = {"--synthetic-rows": rows, "--dataset": "synthetic"} if rng.random() < 0.5 else {}
+    flags |= {
+        "--clients": str(rng.integers(2, 5)),
+        "--rounds": str(rng.integers(1, 4)),
+        "--epochs": str(rng.integers(1, 3)),
+        "--batch-size": str(pick((1, 16, 1000)) if flags else 64),
+        "--hidden": pick(("", "1", "4,3")),
+        "--seeds": pick(("1", "2", "7")),
+        "--partition": pick(PARTITIONS),
+        "--layout": pick(("auto", "all", "one", "3")),
+        "--eval-every": str(rng.integers(1, 5)),
+    }
+    # Every method has its turn, so that all are among the cases whatever their number.
+    names = [list(TABLES.algorithms)[seed % len(TABLES.algorithms)], pick(TABLES.algorithms)]
+    flags["--algorithms"] = ",".join(dict.fromkeys([*names, *(["standalone"] * (seed % 2))]))
+    read = set.union(*(TABLES.reads[name] for name in names)) | config_lib.TRAINING_FIELDS
+    for name in rng.permutation(sorted(read))[:4]:
+        flag = "--" + name.replace("_", "-")
+        if name in TABLE_OF or name in NUMBERS:
+            flags[flag] = str(pick(TABLE_OF.get(name, NUMBERS.get(name))))
+        elif rng.random() < 0.5:
+            flags[flag] = None  # a switch
+        switch, values = config_lib.READ_BY.get(name, (None, ()))
+        if switch is not None and switch in read | {"optimizer"}:
+            flags["--" + switch] = pick(values)
+    if rng.random() < 0.25:
+        flag = pick(BREAKING)
+        flags[flag] = pick(BREAKING[flag])
+    return [word for flag, value in flags.items() for word in (flag, value) if word is not None]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(26))  # twice every method
+def test_a_whole_command_ends_with_a_run_or_a_sentence(seed, tmp_path, capsys):
+    """Exit code 0 and a whole run directory, or exit code 2, a sentence and no file at all."""
+    words = whole_command(seed)
+    out = tmp_path / "run"
+    try:
+        code = cli.main(["compare", *words, "--out", str(out)])
+    except SystemExit as exit_:  # the parser's own errors
+        code = exit_.code
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    if code == 0:
+        read = results.read(out)
+        assert config_lib.from_dict(read.config, TABLES).methods
+        assert {path.name for path in out.iterdir()} == {*results.FILES, "figures"}
+        assert len(list((out / "figures").iterdir())) == 4
+        for name in ("accuracy", "reputation", "share"):
+            assert read.rounds[name].drop_nulls().is_between(0, 1).all()
+        assert read.rounds["reputation"].null_count() == 0
+        assert said.err == ""
+    else:
+        assert code == 2, words
+        assert said.err.strip()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_commands_are_of_all_methods_and_both_kinds():
+    """What the long test would run, judged without running it."""
+    outcomes, names = [], set()
+    for seed in range(26):
+        words = whole_command(seed)
+        names |= set(words[words.index("--algorithms") + 1].split(","))
+        parsed = tyro.cli(cli.Command, args=["compare", *words], prog="cgsv")
+        outcomes.append(judge(lambda p=parsed: cli._configuration(p)) is not None)
+    assert names == set(TABLES.algorithms)
+    assert sum(outcomes) >= 16
+    assert not all(outcomes)
