@@ -620,7 +620,7 @@ def run(
         watch(Progress(problem.partition, method.name, *counts, accuracy, server, look.until))
 
     batches = [batch_of(config, method, problem) for problem, method in asked]
-    seen, clocks = runs.execute(batches, look if watch else lambda look: None, keeper)
+    seen, clocks = runs.execute(batches, look if watch else lambda look: None, keeper=keeper)
     cells = [
         cell_of(config, method, problem, own)
         for (problem, method), own in zip(asked, seen, strict=True)

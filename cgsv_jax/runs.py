@@ -28,13 +28,16 @@ class Programs(NamedTuple):
     hyper: Hyper  # every field [1], of the method as it is configured
     shared: tuple  # what all runs read: the rows, the partition, which clients are evaluated
     in_order: Callable  # (Record, Evaluation) -> the same, clients in the order of their numbers
+    # What decides the compiled code besides the arguments' shapes: batches with equal ones share
+    # it. None: it is this batch's own.
+    code: Any = None
 
 
 class Chunk(NamedTuple):
     """Runs that one call computes, R of them."""
 
     seeds: np.ndarray  # [R] uint32
-    hyper: Hyper  # every field [R]
+    hyper: Any  # Hyper, every field [R]; or whatever the programs take in its place, leaves [R]
 
 
 class Segment(NamedTuple):
@@ -177,7 +180,7 @@ def plan(batches: Sequence[Batch]) -> list[Any]:
                 {
                     "seeds": np.asarray(chunk.seeds).tolist(),
                     # As written: equal floats have equal texts, and infinity has one.
-                    "hyper": [[str(x) for x in np.ravel(v)] for v in chunk.hyper],
+                    "hyper": [[str(x) for x in np.ravel(v)] for v in jax.tree.leaves(chunk.hyper)],
                 }
                 for chunk in batch.chunks
             ],
@@ -189,24 +192,29 @@ def plan(batches: Sequence[Batch]) -> list[Any]:
 def execute(
     batches: Sequence[Batch],
     watch: Callable[[Look], None] = lambda look: None,
+    finish: Callable[[int, int, Seen], Any] = lambda batch, chunk, seen: seen,
     keeper: Keeper | None = None,
-) -> tuple[list[list[Seen]], list[Clock]]:
+) -> tuple[list[list[Any]], list[Clock]]:
     """Runs every chunk of every batch from its first to its last round.
 
     Args:
       batches: what to run, in order.
       watch: called before a batch compiles, and after every segment; once for a batch that was
         finished before.
+      finish: (batch, chunk, what its runs showed) -> what is returned of it; called when a chunk is
+        through, so that of many runs only little need stay in memory. A keeper keeps all the same
+        what they showed, and of chunks that were finished before, this is called again.
       keeper: saves between segments, and may have something to go on from: then what was finished
         is neither compiled nor run again, and the rest computes the same bits.
 
     Returns:
-      What was seen, per batch and chunk, clients in the order of their numbers; and the seconds of
-      every batch.
+      What `finish` made of what was seen, per batch and chunk, clients in the order of their
+      numbers; and the seconds of every batch.
 
     Raises:
       Stopped: the keeper said so.
     """
+    forget = keeper is None
     keeper = keeper or NO_KEEPER
     sketch = plan(batches)
     build = _one_at_a_time(batches)
@@ -217,6 +225,8 @@ def execute(
     first = kept.place if kept else Place(0, 0, 0)
     states = [kept.state] if kept else []  # a list, so that whoever takes the state alone holds it
     del kept
+    known: dict[Any, dict] = {}  # compiled code that batches share
+    results: list[list[Any]] = []
     for index, batch in enumerate(batches):
         if index == len(pieces):
             pieces.append([])
@@ -224,14 +234,21 @@ def execute(
         resumed = states.pop() if states and index == first.batch else None
         done = first.done if index == first.batch else 0
         started = time.perf_counter() - clocks[index].elapsed
-        moments = _moments(batch, index, build, pieces[index], done, resumed, clocks[index])
+        moments = _moments(batch, index, build, known, pieces[index], done, resumed, clocks[index])
         del resumed
+        through = len(pieces[index]) - (0 < done < batch.rounds)
+        results.append([finish(index, i, _joined(pieces[index][i])) for i in range(through)])
         for moment in moments:
             elapsed = time.perf_counter() - started
             clocks[index] = Clock(moment.compiling, moment.running, elapsed)
             watch(moment.look)
             if moment.state is None:
                 continue
+            number = moment.place.chunk
+            if moment.place.done == batch.rounds:
+                results[index].append(finish(index, number, _joined(pieces[index][number])))
+                if forget:
+                    pieces[index][number] = []
             computed, (ahead, _) = _behind(batches, moment.place), _next(batches, moment.place)
             stop = ahead > 0 and keeper.stop()
             if stop or keeper.due(computed, ahead):
@@ -242,7 +259,7 @@ def execute(
             if stop:
                 raise Stopped
         clocks[index] = clocks[index]._replace(elapsed=time.perf_counter() - started)
-    return [[_joined(own) for own in chunks] for chunks in pieces], clocks
+    return results, clocks
 
 
 class _Moment(NamedTuple):
@@ -259,6 +276,7 @@ def _moments(
     batch: Batch,
     index: int,
     build: Callable[[int], Programs],
+    known: dict[Any, dict],
     pieces: list[list[Seen]],
     first: int,
     resumed: ArrayTree | None,
@@ -270,6 +288,7 @@ def _moments(
       batch: what to compute.
       index: its number.
       build: makes its programs.
+      known: the compiled programs of those that share them.
       pieces: per chunk that was begun; the last one has `first` rounds behind it.
       first: as said, or all of them.
       resumed: the state there.
@@ -304,11 +323,12 @@ def _moments(
     yield moment(Place(index, finished, first), False)
     made = build(index)
     start = functools.partial(_start, made.begin)
-    compiled: dict[Any, Any] = {}
+    compiled: dict[Any, Any] = {} if made.code is None else known.setdefault(made.code, {})
 
     def ready(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
-        """The compiled function, compiled once per name."""
+        """The compiled function, compiled once per name and shapes."""
         nonlocal compiling
+        name = (name, *((np.shape(x), x.dtype) for x in jax.tree.leaves(args)))
         if name not in compiled:
             clock = time.perf_counter()
             compiled[name] = jax.jit(function, **options).lower(*args).compile()

@@ -76,7 +76,10 @@ def _batches(built):
             return _programs()
 
         chunks = [
-            runs.Chunk(np.array(s, np.uint32), Hyper(*[np.full(len(s), 0.7, np.float32)] * 13))
+            runs.Chunk(
+                np.array(s, np.uint32),
+                Hyper(*[np.full(len(s), 0.7, np.float32)] * len(Hyper._fields)),
+            )
             for s in seeds
         ]
         return runs.Batch(build, tuple(chunks), segments)
@@ -113,7 +116,7 @@ def test_from_every_cut_to_the_same_bits():
     assert built == [0, 1, 2]
     for done, kept in saved[::2]:
         built, again, looks = [], [], []
-        seen, clocks = runs.execute(_batches(built), looks.append, _keeper(again, kept))
+        seen, clocks = runs.execute(_batches(built), looks.append, keeper=_keeper(again, kept))
         jax.tree.map(np.testing.assert_array_equal, seen, whole)
         assert [d for d, _ in again] == [d for d, _ in saved if d > done]
         for (_, a), (_, b) in zip(reversed(again), reversed(saved), strict=False):
@@ -138,13 +141,13 @@ def test_stopping_saves_first():
     saved, looks = [], []
     keeper = _keeper(saved, stop=lambda: looks[-1].done >= 2, due=lambda *x: False)
     with pytest.raises(runs.Stopped):
-        runs.execute(_batches([]), looks.append, keeper)
+        runs.execute(_batches([]), looks.append, keeper=keeper)
     ((done, kept),) = saved
     assert (done, kept.place) == (2, runs.Place(0, 0, 2))
     # Nothing is left to stop when all is computed.
     looks.clear()
     keeper = _keeper([], stop=lambda: looks[-1].batch == 2 and looks[-1].done == 8)
-    runs.execute(_batches([]), looks.append, keeper)
+    runs.execute(_batches([]), looks.append, keeper=keeper)
 
 
 def test_places_that_are_none():
@@ -167,3 +170,35 @@ def test_a_plan_is_json_and_tells_runs_apart():
     assert runs.plan(one) == runs.plan(other)
     other[1] = other[1]._replace(segments=runs.segments(3, 3, 1))
     assert runs.plan(one) != runs.plan(other)
+
+
+def test_what_is_through_is_handed_over_once_and_again_when_going_on():
+    saved, handed = [], []
+
+    def finish(batch, chunk, seen):
+        handed.append((batch, chunk))
+        return seen.record.score.sum()
+
+    whole, _ = runs.execute(_batches([]), finish=finish)
+    assert handed == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+    runs.execute(_batches([]), keeper=_keeper(saved))
+    kept = next(kept for done, kept in saved if done == 12)  # within the second batch
+    for start, first in ((kept, [(0, 0), (0, 1)]), (saved[-1][1], handed[:])):
+        handed.clear()
+        again, _ = runs.execute(_batches([]), finish=finish, keeper=_keeper([], start))
+        assert handed == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+        assert handed[: len(first)] == first
+        assert again == whole
+
+
+def test_batches_of_equal_code_share_it():
+    def batch(code):
+        made = _programs()._replace(code=code)
+        chunk = runs.Chunk(
+            np.array([1], np.uint32), Hyper(*[np.ones(1, np.float32)] * len(Hyper._fields))
+        )
+        return runs.Batch(lambda: made, (chunk,), runs.segments(2, 1))
+
+    seen, clocks = runs.execute([batch("same"), batch("same"), batch("other")])
+    jax.tree.map(np.testing.assert_array_equal, seen[0], seen[1])
+    assert clocks[1].compiling == 0.0 < clocks[2].compiling
