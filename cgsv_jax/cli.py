@@ -2,7 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -13,13 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from cgsv_jax import checkpoint, experiment, plots, profiling, results, runs
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax import experiment, plots, profiling, results
 from cgsv_jax.config import SETTINGS, TRAINING, Config, ConfigError
 
-_BAD_INPUT = 2  # exit code
-_INTERRUPTED = 130
+# Exit codes; a signal's is 128 and its number, as shells have it.
+_FAILED = 1
+_BAD_INPUT = 2
+_INTERRUPTED = 128 + signal.SIGINT
 _SECONDS_BETWEEN_LINES = 2.0  # of progress, where there is no terminal to redraw
 
 
@@ -123,6 +128,11 @@ TRAINING_FLAGS = {
         _INT, "clients to evaluate, evenly from the fewest rows to the most", "all"
     ),
     "eval_batch": Flag(_INT, "test rows per forward pass", "500"),
+    "checkpoint_every": Flag(
+        _INT,
+        "rounds of a seed that are lost at most when the run is killed; --resume goes on",
+        "about a minute",
+    ),
 }
 WHO = {
     "cohort": Flag(_INT, "clients that take part in a round, drawn anew each time", "all"),
@@ -246,6 +256,9 @@ OUTPUT = {
     ),
     "out": Flag(_NAME, "run directory to write", "runs/<command>-<data set>-<number>"),
     "overwrite": Flag(bool, "replace the run that the directory holds"),
+    "resume": Flag(
+        _NAME, "an unfinished run's directory: go on with it; with --quiet, --profile only", "none"
+    ),
     "profile": Flag(bool, "then time the phases of a round, beside what the device could do"),
     "quiet": Flag(bool, "print nothing but errors"),
 }
@@ -357,8 +370,19 @@ Command = tyro.conf.OmitSubcommandPrefixes[
 ]
 
 
+class _Ended(Exception):
+    """The command ends here: an exit code and the sentence that says why."""
+
+    def __init__(self, code: int, sentence: str):
+        super().__init__(sentence)
+        self.code = code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Runs the command and returns its exit code.
+
+    0; 1 when results cannot be written; 2 for bad input; 130 or 143 when it was told to stop.
+    """
     command = tyro.cli(Command, args=argv, prog="cgsv", description=__doc__)
     command = command.action if isinstance(command, Data) else command
     action = {Compare: _train, Run: _train, Plot: _plot, List: _list, Prepare: _prepare}
@@ -367,6 +391,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         _complain(str(error))
         return _BAD_INPUT
+    except _Ended as end:
+        _complain(str(end))
+        return end.code
     except KeyboardInterrupt:
         _complain("interrupted, no results are written")
         return _INTERRUPTED
@@ -433,19 +460,221 @@ def _configuration(args: Any) -> Config:
 
 
 def _train(args: Any) -> None:
+    if args.resume is not None:
+        _refuse_beside_resume(args)
+        with contextlib.ExitStack() as stack:
+            with _border():
+                directory, values = results.resumable(args.resume)
+                stack.enter_context(results.held(directory))
+                results.tidy(directory)
+            if results.finished(directory):
+                _is_finished(directory, args.quiet)
+            else:
+                _compute(args, config_lib.from_dict(values, experiment.TABLES), directory)
+        return
+    together = [f"--{name}" for name in CLUSTER if getattr(args, name) is not None]
+    if together and args.checkpoint_every is not None:
+        raise ConfigError(_NOT_TOGETHER)
     _connect(args)
     config = _configuration(args)
+    if jax.process_count() > 1 and config.checkpoint_every is not None:
+        raise ConfigError(_NOT_TOGETHER)
     dealt = experiment.problems(config)
     if jax.process_index() > 0:
         experiment.run(config, dealt=dealt)  # its share of the work; process 0 has all results
         return
-    with _border():
-        directory = results.create(args.out or _fresh_name(args, config), args.overwrite)
+    with contextlib.ExitStack() as stack:
+        with _border():
+            directory = results.create(args.out or _fresh_name(args, config), args.overwrite)
+            stack.enter_context(results.held(directory))
+            results.begin(directory, config_lib.to_dict(config))
+        try:
+            _compute(args, config, directory, dealt)
+        except ConfigError:  # found late, and nothing that going on could mend
+            if not results.finished(directory):
+                results.discard(directory)
+            raise
+
+
+_NOT_TOGETHER = (
+    "--checkpoint-every does nothing with --coordinator: several processes save no checkpoints, "
+    "so that such a run cannot be resumed"
+)
+
+
+def _refuse_beside_resume(args: Any) -> None:
+    beside = [
+        "--" + name.replace("_", "-")
+        for name, value in dataclasses.asdict(args).items()
+        if name not in ("resume", "quiet", "profile") and value is not None and value is not False
+    ]
+    if beside:
+        raise ConfigError(
+            f"--resume goes on with a run as it was begun, it cannot be combined with "
+            f"{', '.join(beside)}"
+        )
+
+
+def _is_finished(directory: pathlib.Path, quiet: bool) -> None:
+    # It may have been killed after the results and before what follows them.
+    if (directory / results.CHECKPOINT).exists() or not (directory / results.FIGURES).exists():
+        with _border():
+            results.remove_checkpoints(directory)
+            plots.draw([directory])
+    Console(quiet=quiet, highlight=False).print(
+        f"the run in {directory} is finished, there is nothing to go on with", markup=False
+    )
+
+
+def _compute(
+    args: Any,
+    config: Config,
+    directory: pathlib.Path,
+    dealt: tuple[experiment.Problem, ...] | None = None,
+) -> None:
+    """Runs what a config says, or the rest of it, and writes a run directory that it holds."""
+    dealt = experiment.problems(config) if dealt is None else dealt
     console = Console(quiet=args.quiet, highlight=False)
     _announce(console, config, dealt)
-    with _Watcher(console, config) as watch:
-        result = experiment.run(config, watch, dealt)
-    experiment.save(directory, result)  # before anything else can go wrong
+
+    def work(keeper: runs.Keeper | None, see: Callable[[experiment.Progress], None]) -> Any:
+        with _Watcher(console, config) as watch:
+            return experiment.run(config, lambda p: (see(p), watch(p)), dealt, keeper)
+
+    def settings() -> dict[str, Any]:
+        rows = experiment.fingerprint(dealt)
+        return {"config": config_lib.to_dict(config), "rows": rows}
+
+    every = config.checkpoint_every
+    with _kept(console, directory, settings, every, work) as (result, earlier):
+        _written(directory, lambda: experiment.save(directory, result, earlier))
+    try:
+        _show(args, console, config, directory, dealt, result, earlier)
+    except KeyboardInterrupt:
+        raise _Ended(_INTERRUPTED, f"interrupted, the results are in {directory}") from None
+
+
+@contextlib.contextmanager
+def _kept(
+    console: Console,
+    directory: pathlib.Path,
+    settings: Callable[[], dict[str, Any]],
+    every: int | None,
+    work: Callable[[runs.Keeper | None, Callable[[Any], None]], Any],
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Computes something long: saved as it goes, gone on with where it was left.
+
+    A signal stops it after the running segment. In the body the results are written; then the
+    checkpoints have served and are removed.
+
+    Args:
+      console: where it says what it does.
+      directory: the run directory, which is held.
+      settings: all that decides what is computed (see `checkpoint.of_run`).
+      every: rounds that may be lost at most.
+      work: (keeper, see) -> what is computed; `see` is to be called with every look at it: whatever
+        has `until`, `round` and `rounds`.
+
+    Yields:
+      What was computed, and the other environments that computed a part of it.
+    """
+    if jax.process_count() > 1:  # each holds a part of the state
+        yield work(None, lambda look: None), []
+        return
+    looks: list[Any] = []
+
+    def see(look: Any) -> None:
+        looks[:] = [look]
+
+    def finishing() -> str:
+        what = "what is loading"
+        if looks:
+            what = f"round {looks[0].until:,} of {looks[0].rounds:,} of this method"
+        return f"stopping after {what}, and saving; once more stops at once"
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, soft_wrap=True)
+
+    on = results.resuming(directory)
+    with _signals(console, finishing, lambda: f"stopped at once; go on with: {on}") as received:
+        checkpoints = checkpoint.of_run(
+            directory, settings, every, lambda: bool(received), _complain, say
+        )
+        try:
+            result = work(checkpoints.keeper, see)
+        except runs.Stopped:
+            done = checkpoints.latest()
+            where = "at round 0" if done is None else f"after {done:,} rounds"
+            sentence = f"stopped; go on {where} with: {on}"
+            raise _Ended(128 + received[0], sentence) from None
+        yield result, checkpoints.earlier()
+        checkpoints.remove()
+
+
+def _written(directory: pathlib.Path, write: Callable[[], None]) -> None:
+    """Writes results; what has been computed is not lost when that fails."""
+    try:
+        write()
+    except OSError as error:
+        reason = error.strerror or str(error).partition("\n")[0]
+        sentence = f"the results cannot be written to {directory} ({reason}); "
+        sentence += f"when that is mended: {results.resuming(directory)}"
+        raise _Ended(_FAILED, sentence) from error
+
+
+@contextlib.contextmanager
+def _signals(
+    console: Console, first: Callable[[], str], second: Callable[[], str]
+) -> Iterator[list[int]]:
+    """What SIGINT and SIGTERM asked for, as a list of their numbers that grows.
+
+    The first is answered with a sentence, the second ends the process. A thread does both, since
+    Python's own handlers wait until a compiled program has ended.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # nobody but the main thread may ask for signals
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def listen() -> None:
+        while number := os.read(reading, 1)[0]:
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            received.append(number)
+            _complain(first() if len(received) == 1 else second())
+            if len(received) > 1:
+                console.show_cursor(True)  # the bar had hidden it
+                os._exit(128 + number)
+
+    thread = threading.Thread(target=listen, name="signals", daemon=True)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda *_: None) for number in numbers]
+    wakeup = signal.set_wakeup_fd(writing)
+    thread.start()
+    try:
+        yield received
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+        os.write(writing, b"\0")
+        thread.join()
+        os.close(reading)
+        os.close(writing)
+
+
+def _show(
+    args: Any,
+    console: Console,
+    config: Config,
+    directory: pathlib.Path,
+    dealt: Sequence[experiment.Problem],
+    result: experiment.Result,
+    earlier: list[Any],
+) -> None:
+    """Profiles, figures and tables of a run whose results are written."""
     profiles = [
         profiling.profile(config, method, problem)
         for problem in (dealt if args.profile else ())
@@ -453,7 +682,7 @@ def _train(args: Any) -> None:
     ]
     if profiles:
         result.timing["profiles"] = [profiling.plain(profile) for profile in profiles]
-        experiment.save(directory, result)
+        _written(directory, lambda: experiment.save(directory, result, earlier))
     with _border():
         figures = plots.draw([directory])
     for table in results.tables(result.cells, console.width):
@@ -543,6 +772,7 @@ class _Watcher:
         self.unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
         self.finished = 0  # rounds of the methods before this one
         self.next_line = 0.0
+        self.state = ""  # the latest accuracies of a method
         self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -567,18 +797,22 @@ class _Watcher:
         """Shows one look at the run."""
         name = f"{p.partition} {p.method}"
         if p.compiling:
+            self.state = ""
             self.bar.update(self.task, description=name, state="compiling", pace="")
             if not self.console.is_terminal:
                 self.console.print(f"{name}: compiling", markup=False)
             return
         done = self.finished + p.round
         pace = f"{p.rounds_per_second:.3g}/s"
-        state = f"accuracy mean {100 * p.accuracy.mean():.1f} %, max {100 * p.accuracy.max():.1f} %"
-        self.bar.update(self.task, description=name, completed=done, pace=pace, state=state)
+        if p.accuracy is not None:  # not every segment ends in an evaluation
+            mean, most = 100 * p.accuracy.mean(), 100 * p.accuracy.max()
+            self.state = f"accuracy mean {mean:.1f} %, max {most:.1f} %"
+        self.bar.update(self.task, description=name, completed=done, pace=pace, state=self.state)
         last = p.round == p.rounds
         if not self.console.is_terminal and (last or time.monotonic() > self.next_line):
             left = (p.rounds - p.round) / p.rounds_per_second
-            line = f"{name}: {p.round}/{p.rounds} {self.unit}, {pace}, {left:.0f} s left, {state}"
+            line = f"{name}: {p.round}/{p.rounds} {self.unit}, {pace}, {left:.0f} s left"
+            line += f", {self.state}" if self.state else ""
             self.console.print(line, markup=False, soft_wrap=True)
             self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
         if last:

@@ -265,6 +265,7 @@ class Config:
     late: tuple[str, ...] = ()  # "clients:round"
     attacks: tuple[str, ...] = ()  # "name:clients" or "name:clients:strength"
     attackers: tuple[int, ...] = ()  # who they are; empty: drawn with the partition's seed
+    checkpoint_every: int | None = None  # rounds; None: by the time, see checkpoint.py
 
 
 class Attacking(NamedTuple):
@@ -474,7 +475,7 @@ def _problems(config: Config, tables: Tables) -> list[str]:
     ]
     if _among(c.dataset, tables.datasets) and _among(c.model, tables.models):
         problems += _not_made_for_each_other(c, tables)
-    for name in ("rows_per_client", "eval_rows", "eval_clients"):
+    for name in ("rows_per_client", "eval_rows", "eval_clients", "checkpoint_every"):
         if getattr(c, name) is not None:
             problems += _at_least(name, getattr(c, name), 1)
     for name in ("data_dir", "owners"):

@@ -4,8 +4,8 @@ Everything numerical happens in compiled functions; here they are built, timed a
 """
 
 import functools
+import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from cgsv_jax import participation as participation_lib
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
 from cgsv_jax.config import Config, ConfigError, Method
-from cgsv_jax.contribution import GAMES, MEASURES
+from cgsv_jax.contribution import GAMES, MEASURES, OF_GAMES
 from cgsv_jax.data import attendance, owners, partition
 from cgsv_jax.participation import Participation
 from cgsv_jax.reward import REWARDS
@@ -77,9 +77,16 @@ TABLES = config_lib.Tables(
     attacks=attacks.ATTACKS,
 )
 
-# Rounds between two looks of the host are chosen so that a run has about this many segments: each
-# costs one dispatch, and a person wants to see the bar move.
-SEGMENTS = 20
+
+# A segment ends, and a checkpoint may be written, before a slow CPU has computed for so long.
+SECONDS = 30.0
+# What such a CPU does in a second. Two busy cores reach 34 GFLOP/s on MNIST's CNN, and 40,000 steps
+# per second on digits, where starting the operations is all (README, Long runs): these are three to
+# four times less. What is too low cuts segments needlessly, at a dispatch of a millisecond each.
+RATE = 1e10  # FLOP
+STEPS = 1e4  # mini-batch steps, beside their arithmetic
+BYTES = 2e9  # of the server's matrices
+READINGS = 20  # of such a matrix [N, D] in a round: the ranks, the products, the download
 
 
 class Problem(NamedTuple):
@@ -109,6 +116,7 @@ class Progress(NamedTuple):
     rounds_per_second: float  # of this method so far, compilation apart
     accuracy: np.ndarray | None  # [N] mean over the seeds that run, latest
     server_accuracy: float | None
+    until: int  # rounds completed when the host looks again
 
 
 class Result(NamedTuple):
@@ -523,17 +531,66 @@ def _fitting(config: Config, problem: Problem, training: bool) -> int:
     return int(np.clip(_memory() // 2 // max(each, 1), 1, len(problem.sizes)))
 
 
-def segment_length(rounds: int, eval_every: int) -> int:
-    """Rounds between two looks: a multiple of `eval_every`, counted from round 0."""
-    evaluations = -(-rounds // eval_every)
-    per_segment = -(-evaluations // SEGMENTS)
-    return min(rounds, per_segment * eval_every)
+@functools.lru_cache(maxsize=64)
+def _forward(apply: Any, init: Any, shape: tuple[int, ...], dtype: Any) -> float:
+    """FLOPs of one row's forward pass, by XLA's count; nothing is compiled."""
+    params = jax.eval_shape(init, jax.random.key(0))
+    flops, _ = timing.cost(apply, params, jax.ShapeDtypeStruct(shape, dtype))
+    return flops / shape[0]
+
+
+def seconds_per_round(config: Config, method: Method, problem: Problem) -> float:
+    """Seconds that a round of one seed takes on a slow CPU, by what is to be computed.
+
+    It says how a run is cut, hence which programs compute it: so it follows from the config and the
+    rows alone, and neither from a clock nor from the device.
+    """
+    inputs, clients = problem.data.inputs, len(problem.sizes)
+    rows = min(config.batch_size, problem.clients.mask.shape[1])
+    forward = _forward(
+        problem.model.apply, problem.model.init, (rows, *inputs.shape[1:]), inputs.dtype
+    )
+    taken = float(steps(config, problem).sum()) * (config.cohort or clients) / clients
+    evaluated = 1 + (clients if problem.chosen is None else len(problem.chosen))
+    often = min(config.eval_every, rounds_of(config, method))
+    passes = 3 * taken * rows + evaluated * len(problem.data.test_labels) / often
+    judged = passed = 0
+    if needs_validation(method.algorithm, options_of(config, method, problem)):
+        judged = len(problem.data.validation[1])
+        passed = clients
+    if method.algorithm == "eci" or (
+        method.contribution in OF_GAMES and "contribution" in READS[method.algorithm]
+    ):
+        every = clients <= 10 or method.contribution in ("shapley", "least_core")
+        passed = 2 ** min(clients, 60) if every else clients * method.permutations
+    flops = forward * (passes + passed * judged) + passed * clients**2
+    return flops / RATE + taken / STEPS + READINGS * 4 * clients * sum(problem.tensors) / BYTES
+
+
+def segments_of(config: Config, method: Method, problem: Problem) -> tuple[runs.Segment, ...]:
+    """How the runs of a method are cut: about twenty segments, none of which takes long."""
+    most = max(1, int(SECONDS / seconds_per_round(config, method, problem)))
+    most = min(most, config.checkpoint_every or most)
+    return runs.segments(rounds_of(config, method), config.eval_every, most)
+
+
+def fingerprint(dealt: Sequence[Problem]) -> str:
+    """A digest of all rows and who holds them: a config names files, which may have changed."""
+    digest = hashlib.sha256()
+    for problem in dealt:
+        arrays = (problem.data, problem.clients, problem.chosen, problem.attendance)
+        for x in (*jax.tree.leaves(arrays), np.asarray(problem.cheats, np.str_)):
+            x = np.asarray(x)
+            digest.update(f"{x.dtype.name}{x.shape}".encode())
+            digest.update(np.ascontiguousarray(x).view(np.uint8).reshape(-1))
+    return digest.hexdigest()
 
 
 def run(
     config: Config,
     watch: Callable[[Progress], None] | None = None,
     dealt: tuple[Problem, ...] | None = None,
+    keeper: runs.Keeper | None = None,
 ) -> Result:
     """Every method of the config on every partition, all seeds of a method in one program.
 
@@ -541,15 +598,16 @@ def run(
       config: see `configure`.
       watch: called before compilation, and between segments.
       dealt: what `problems(config)` gave, if it has been called already.
+      keeper: saves what is computed, and may know where to go on (see `runs.execute`).
 
     Returns:
-      Arrays; nothing is written.
+      Arrays; nothing is written, unless by the keeper.
 
     Raises:
       ConfigError: when data or partition cannot be had.
+      runs.Stopped: when the keeper says so.
     """
     dealt = problems(config) if dealt is None else dealt
-    started = time.perf_counter()
     asked = [(problem, method) for problem in dealt for method in config.methods]
 
     def look(look: Look) -> None:
@@ -559,10 +617,10 @@ def run(
             accuracy = look.evaluation.accuracy[:, -1].mean(0)
             server = float(look.evaluation.server_accuracy[:, -1].mean())
         counts = look.done, look.rounds, look.compiling, look.pace
-        watch(Progress(problem.partition, method.name, *counts, accuracy, server))
+        watch(Progress(problem.partition, method.name, *counts, accuracy, server, look.until))
 
     batches = [batch_of(config, method, problem) for problem, method in asked]
-    seen, clocks = runs.execute(batches, look if watch else lambda look: None)
+    seen, clocks = runs.execute(batches, look if watch else lambda look: None, keeper=keeper)
     cells = [
         cell_of(config, method, problem, own)
         for (problem, method), own in zip(asked, seen, strict=True)
@@ -577,7 +635,7 @@ def run(
         }
         for (problem, method), seconds in zip(asked, clocks, strict=True)
     ]
-    timing = {"total_seconds": time.perf_counter() - started, "methods": clock}
+    timing = {"total_seconds": sum(seconds.elapsed for seconds in clocks), "methods": clock}
     return Result(config, dealt, tuple(cells), timing)
 
 
@@ -610,7 +668,14 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
     def begin(seeds: jax.Array, hyper: Hyper) -> State:
         return sweep.runs(start, jax.vmap(jax.random.key)(seeds), hyper)
 
-    def segment(rounds: int, seeds: jax.Array, hyper: Hyper, state: State, shared: tuple) -> Any:
+    def segment(
+        rounds: int,
+        seeds: jax.Array,
+        hyper: Hyper,
+        state: State,
+        shared: tuple,
+        evaluated: bool = True,
+    ) -> Any:
         def one(key, hyper, state, data, clients, chosen):
             state, *seen = simulation.advance(
                 key,
@@ -621,6 +686,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
                 participation=participation_of(config, method, problem, hyper),
                 attack=attack,
                 chosen=chosen,
+                evaluated=evaluated,
                 **parts(config, method, problem, hyper),
             )
             return state, *layout.keep_whole(seen, mesh)
@@ -641,7 +707,6 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
 
 def batch_of(config: Config, method: Method, problem: Problem) -> Batch:
     """The runs of one method on one partition: all seeds."""
-    length = rounds_of(config, method)
 
     def chunk(seeds: tuple[int, ...]) -> Chunk:
         numbers = jax.tree.map(lambda x: np.full(len(seeds), x, np.float32), method.hyper())
@@ -651,8 +716,7 @@ def batch_of(config: Config, method: Method, problem: Problem) -> Batch:
     return Batch(
         build=lambda: programs(config, method, problem),
         chunks=chunks,
-        rounds=length,
-        step=segment_length(length, config.eval_every),
+        segments=segments_of(config, method, problem),
     )
 
 
@@ -687,12 +751,21 @@ def _together(config: Config, problem: Problem) -> list[tuple[int, ...]]:
     return [config.seeds]
 
 
-def save(directory: Any, result: Result) -> None:
-    """Writes a run directory (see results.py); figures are drawn from it, not from here."""
+def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> None:
+    """Writes a run directory (see results.py); figures are drawn from it, not from here.
+
+    Args:
+      directory: where.
+      result: what `run` gave.
+      earlier: other environments in which a part of it was computed.
+
+    Raises:
+      OSError: when it cannot be written.
+    """
     results.write(
         directory,
         config_lib.to_dict(result.config),
-        results.environment(),
+        results.environment() | ({"earlier": list(earlier)} if earlier else {}),
         result.timing,
         result.cells,
     )

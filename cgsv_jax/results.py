@@ -2,7 +2,7 @@
 
 | file | holds |
 |---|---|
-| config.json | every setting of the run |
+| config.json | every setting of the run; written first, so that a run that ends early can go on |
 | environment.json | versions, device, commit |
 | timing.json | seconds; the only file that differs between two equal runs |
 | rounds.parquet | a row per partition, method, seed, round and client |
@@ -11,8 +11,14 @@
 | summary.json | mean and standard deviation over seeds, per partition and method |
 
 What is not known is null in every file, never NaN.
+
+Until all of them are there the run is unfinished, and a folder `checkpoint` may hold what is
+computed so far (see checkpoint.py). No name in a run directory is followed out of it.
 """
 
+import contextlib
+import errno
+import fcntl
 import importlib.metadata
 import io
 import json
@@ -20,9 +26,12 @@ import math
 import os
 import pathlib
 import platform
+import re
+import shlex
+import shutil
 import subprocess
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +54,9 @@ FILES = tuple(f"{name}.json" for name in (*JSON_FILES, "summary")) + tuple(
     f"{name}.parquet" for name in PARQUET_FILES
 )
 FIGURES = "figures"  # folder of a run directory where plots.py puts its own
+CHECKPOINT = (
+    "checkpoint"  # folder of a run directory where checkpoint.py puts its own, while it runs
+)
 FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share")
 FIGURE_FORMATS = ("png", "pdf", "svg")
 
@@ -872,7 +884,7 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
 
     Args:
       path: the directory; parents are made as needed.
-      overwrite: removes the files of a run that is there, and only those.
+      overwrite: removes the files of a run that is there, finished or not, and only those.
 
     Raises:
       ValueError: when `path` is a file, cannot be written to, or holds a run already.
@@ -894,7 +906,14 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             raise refusal(f"but {nearest} is a file, it must be in a directory")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise refusal(f"but {nearest} cannot be written to, it must be writable")
+        if (directory / CHECKPOINT).is_symlink():
+            raise refusal(f"whose {CHECKPOINT} is a symbolic link, it must not lead elsewhere")
         old = [directory / name for name in FILES if os.path.lexists(directory / name)]
+        if unfinished(directory) and not overwrite:
+            raise refusal(
+                f"which holds an unfinished run: go on with `{resuming(directory)}`, "
+                "or give --overwrite to replace it"
+            )
         if old and not overwrite:
             raise refusal(
                 f"which holds a run ({old[0].name}), it must be a new directory "
@@ -907,12 +926,159 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
         figures = directory / FIGURES
         if os.path.lexists(figures) and not (figures.is_dir() and not figures.is_symlink()):
             raise refusal(f"whose {FIGURES} is no folder of its own, figures could not be drawn")
-        for file in [*old, *_figures(directory)] if old else ():
-            file.unlink()
+        if old or (directory / CHECKPOINT).exists():
+            with held(directory):
+                tidy(directory)
+                remove_checkpoints(directory)
+                # The config last: without it nobody could go on with what is left.
+                for file in [*_figures(directory), *reversed(old)]:
+                    file.unlink()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error)
         raise refusal(f"which fails with {reason!r}, it must be a writable directory") from error
     return directory
+
+
+def begin(directory: Path, config: Mapping[str, Any]) -> None:
+    """Writes config.json, so that the run can be gone on with from now on.
+
+    Raises:
+      ValueError: when it cannot be written.
+    """
+    file = pathlib.Path(directory) / FILES[0]
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)  # not through a link of this name
+        temporary.write_text(_json(config), encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def discard(directory: Path) -> None:
+    """Takes `begin` back, for a run that proved impossible: there is nothing to go on with."""
+    directory = pathlib.Path(directory)
+    remove_checkpoints(directory)
+    (directory / FILES[0]).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's files stay
+        directory.rmdir()
+
+
+def unfinished(directory: Path) -> bool:
+    """Whether a run was begun there, and its results are not all written."""
+    directory = pathlib.Path(directory)
+    here = [name for name in FILES if (directory / name).exists()]
+    begun = here == [FILES[0]] or (directory / CHECKPOINT).is_dir()
+    return begun and here != list(FILES)
+
+
+def finished(directory: Path) -> bool:
+    """Whether all results of a run are there; each is written whole or not at all."""
+    return all((pathlib.Path(directory) / name).is_file() for name in FILES)
+
+
+def resuming(directory: Path) -> str:
+    """The command that goes on with an unfinished run."""
+    return f"cgsv run --resume {shlex.quote(os.fspath(directory))}"
+
+
+def resumable(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """A run directory that was begun, and what its config.json says, unjudged.
+
+    Raises:
+      ValueError: when it is none.
+    """
+
+    def refusal(reason: str) -> ValueError:
+        return ValueError(f"--resume is {str(path)!r}, {reason}")
+
+    try:
+        directory = pathlib.Path(path).expanduser()
+        if not directory.is_dir():
+            what = "a file" if directory.exists() else "not there"
+            raise refusal(f"it must be a run directory, it is {what}")
+        for name in (FILES[0], FIGURES, CHECKPOINT):
+            if (directory / name).is_symlink():
+                raise refusal(f"whose {name} is a symbolic link, it must not lead elsewhere")
+        if not (directory / FILES[0]).exists():
+            raise refusal(f"it must be a run directory, it holds no {FILES[0]}")
+    except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
+        raise refusal(f"which cannot be read: {error}") from error
+    return directory, _read_json(directory / FILES[0])
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a run directory at the same time.
+
+    The lock lies on the directory itself: nothing has to be removed, and it goes with the process,
+    however that ends.
+
+    Raises:
+      ValueError: another process holds it.
+    """
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(
+                    f"{directory} is in use: another process runs there, wait until it has ended"
+                ) from error
+            # A file system without such locks: then nobody is kept out.
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Removes what checkpoint.py wrote, and its folder unless somebody else's files are there.
+
+    Raises:
+      ValueError: the folder is a symbolic link.
+    """
+    folder = pathlib.Path(directory) / CHECKPOINT
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a symbolic link, it must not lead elsewhere")
+    if not folder.is_dir():
+        return
+    for path in checkpoints(directory, temporary=True):
+        remove(path)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def checkpoints(directory: Path, temporary: bool = False) -> list[pathlib.Path]:
+    """The checkpoints of a run directory, the oldest first; with those half written, if asked."""
+    folder = pathlib.Path(directory) / CHECKPOINT
+    pattern = r"\d{12}|\.\d{12}\.tmp" if temporary else r"\d{12}"
+    found = [path for path in folder.glob("*") if re.fullmatch(pattern, path.name)]
+    return sorted(found, key=lambda path: path.name)
+
+
+def remove(path: Path) -> None:
+    """A file, a link (not what it leads to) or a folder with all that is in it."""
+    path = pathlib.Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def tidy(directory: Path) -> None:
+    """Removes what a process that was killed had half written."""
+    directory = pathlib.Path(directory)
+    for name in FILES:
+        for file in directory.glob(f".{name}.*.tmp"):
+            remove(file)
+    if not (directory / FIGURES).is_symlink():
+        for kind in FIGURE_KINDS:
+            for file in (directory / FIGURES).glob(f".{kind}-*.tmp"):
+                remove(file)
 
 
 def _figures(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -937,6 +1103,9 @@ def write(
 
     Every file is written under a temporary name first, so that a file is there whole or not at all,
     and nothing is replaced before everything could be written.
+
+    Raises:
+      OSError: when something cannot be written.
     """
     cells = list(cells)
     directory = pathlib.Path(directory)
@@ -955,12 +1124,15 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in FILES}
     try:
+        tidy(directory)  # also: nothing is written through a link
         for name, text in texts.items():
             temporary[name].write_text(text, encoding="utf-8")
         for name, frame in frames.items():
             frame.write_parquet(temporary[name], compression="zstd")
         for name in FILES:
             os.replace(temporary[name], directory / name)
+    except pl.exceptions.PolarsError as error:
+        raise OSError(str(error)) from error
     finally:
         for file in temporary.values():
             file.unlink(missing_ok=True)
@@ -1050,6 +1222,8 @@ def read(directory: Path) -> Run:
     missing = [name for name in names if not (directory / name).is_file()]
     if len(missing) == len(names):
         raise ValueError(f"{directory} is no run directory: it holds none of {', '.join(names)}")
+    if unfinished(directory):
+        raise ValueError(f"the run in {directory} is unfinished: `{resuming(directory)}` goes on")
     if missing:
         raise ValueError(f"the run in {directory} is not complete: {', '.join(missing)} is missing")
     documents = (_read_json(directory / f"{name}.json") for name in JSON_FILES)

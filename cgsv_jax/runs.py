@@ -1,34 +1,50 @@
 """Many runs on the host's side: which calls of which compiled programs, one after another.
 
-Nothing here knows what is computed; a caller says what begins, what continues and how far.
+Nothing here knows what is computed; a caller says what begins, what continues and how far. Nothing
+here knows of files either: a `Keeper` does, which is asked between two segments.
 """
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from cgsv_jax.types import Evaluation, Hyper, Record
+from cgsv_jax.types import Array, ArrayTree, Evaluation, Hyper, Record
+
+# Segments are chosen so that a run has about this many: each costs one dispatch, and a person wants
+# to see the bar move.
+SEGMENTS = 20
 
 
 class Programs(NamedTuple):
     """What is compiled for runs of one shape, and the arguments that do not change."""
 
     begin: Callable  # (seeds [R] uint32, hyper [R]) -> State [R, ...]
-    segment: Callable  # (rounds, seeds, hyper, State, shared) -> (State, Record, Evaluation)
+    # (rounds, seeds, hyper, State, shared, evaluated=True) -> (State, Record, Evaluation)
+    segment: Callable
     hyper: Hyper  # every field [1], of the method as it is configured
     shared: tuple  # what all runs read: the rows, the partition, which clients are evaluated
     in_order: Callable  # (Record, Evaluation) -> the same, clients in the order of their numbers
+    # What decides the compiled code besides the arguments' shapes: batches with equal ones share
+    # it. None: it is this batch's own.
+    code: Any = None
 
 
 class Chunk(NamedTuple):
     """Runs that one call computes, R of them."""
 
     seeds: np.ndarray  # [R] uint32
-    hyper: Hyper  # every field [R]
+    hyper: Any  # Hyper, every field [R]; or whatever the programs take in its place, leaves [R]
+
+
+class Segment(NamedTuple):
+    """Rounds between two looks of the host."""
+
+    rounds: int
+    evaluations: int  # how many fall into it; the last of them ends it, where there is one
 
 
 class Batch(NamedTuple):
@@ -36,8 +52,12 @@ class Batch(NamedTuple):
 
     build: Callable[[], Programs]  # called when its turn has come: its arrays are large
     chunks: tuple[Chunk, ...]
-    rounds: int  # T of every run
-    step: int  # rounds between two looks of the host, counted from round 0
+    segments: tuple[Segment, ...]  # of every run, from round 0
+
+    @property
+    def rounds(self) -> int:
+        """T of every run."""
+        return sum(segment.rounds for segment in self.segments)
 
 
 class Seen(NamedTuple):
@@ -55,76 +75,418 @@ class Look(NamedTuple):
     rounds: int
     compiling: bool
     pace: float  # rounds per second of this batch so far, compilation apart
-    evaluation: Evaluation | None  # of the latest segment
+    evaluation: Evaluation | None  # of the latest segment; None where it has none
+    until: int  # rounds completed when the next segment is
 
 
 class Clock(NamedTuple):
     """Seconds of a batch."""
 
-    compiling: float
-    running: float
+    compiling: float = 0.0
+    running: float = 0.0
+    elapsed: float = 0.0  # these two, and what the host did between
+
+
+# ---------------------------------------------------------------- stopping, and going on
+
+
+class Place(NamedTuple):
+    """Where a sequence of batches stands, between two segments."""
+
+    batch: int
+    chunk: int  # of that batch
+    done: int  # rounds of that chunk
+
+
+class Kept(NamedTuple):
+    """All that a later process needs to go on; NumPy arrays."""
+
+    place: Place
+    state: ArrayTree  # of the place's chunk; typed keys as their numbers
+    seen: list[list[Seen]]  # per batch and chunk up to the place, whose own is not finished
+    clocks: list[Clock]  # per batch up to the place
+
+
+class Keeper(NamedTuple):
+    """Who saves what is computed, and knows when to stop."""
+
+    # (plan, place -> (State, [[Seen]]) as shapes) -> what was kept, or None. A dimension of -1 may
+    # be anything. The function raises ValueError where the place is none of these batches'.
+    restore: Callable[[Any, Callable[[Place], tuple]], Kept | None]
+    # (rounds computed, rounds of the next segment, 0 at the end) -> whether to save between them;
+    # rounds are counted over chunks, those of the runs of a chunk once
+    due: Callable[[int, int], bool]
+    save: Callable[[Any, int, Kept], None]  # (plan, rounds computed, what to keep)
+    stop: Callable[[], bool]  # whether to save and raise `Stopped`, asked after every segment
+
+
+NO_KEEPER = Keeper(
+    restore=lambda plan, expect: None,
+    due=lambda done, ahead: False,
+    save=lambda plan, done, kept: None,
+    stop=lambda: False,
+)
+
+
+class Stopped(Exception):
+    """The keeper wanted to stop, and was given all that was computed to save."""
+
+
+def segment_length(rounds: int, eval_every: int) -> int:
+    """Rounds between two looks: a multiple of `eval_every`, counted from round 0."""
+    evaluations = -(-rounds // eval_every)
+    per_segment = -(-evaluations // SEGMENTS)
+    return min(rounds, per_segment * eval_every)
+
+
+def segments(rounds: int, eval_every: int, most: int | None = None) -> tuple[Segment, ...]:
+    """How a run is cut. It depends on its arguments alone, so that a later process cuts the same.
+
+    Evaluations come after every `eval_every`-th round and after the last, wherever the cuts are.
+
+    Args:
+      rounds: T.
+      eval_every: rounds between two evaluations.
+      most: of a segment; where it is below `eval_every`, only the last of several segments ends in
+        an evaluation.
+
+    >>> segments(60, 3)[0], len(segments(60, 3))
+    (Segment(rounds=3, evaluations=1), 20)
+    >>> segments(5, 10**6, most=2)
+    (Segment(rounds=2, evaluations=0), Segment(rounds=2, evaluations=0), \
+Segment(rounds=1, evaluations=1))
+    """
+    eval_every = min(eval_every, rounds)
+    length = segment_length(rounds, eval_every)
+    if most is not None and most < eval_every:
+        cut = []
+        for first in range(0, rounds, eval_every):
+            block = min(eval_every, rounds - first)
+            pieces = [min(most, block - start) for start in range(0, block, most)]
+            cut += [Segment(piece, 0) for piece in pieces[:-1]] + [Segment(pieces[-1], 1)]
+        return tuple(cut)
+    if most is not None:
+        length = min(length, most // eval_every * eval_every)
+    lengths = [min(length, rounds - first) for first in range(0, rounds, length)]
+    return tuple(Segment(n, -(-n // eval_every)) for n in lengths)
+
+
+def plan(batches: Sequence[Batch]) -> list[Any]:
+    """The batches as JSON: which runs stand together and how they are cut."""
+    return [
+        {
+            "segments": [list(segment) for segment in batch.segments],
+            "chunks": [
+                {
+                    "seeds": np.asarray(chunk.seeds).tolist(),
+                    # As written: equal floats have equal texts, and infinity has one.
+                    "hyper": [[str(x) for x in np.ravel(v)] for v in jax.tree.leaves(chunk.hyper)],
+                }
+                for chunk in batch.chunks
+            ],
+        }
+        for batch in batches
+    ]
 
 
 def execute(
-    batches: Sequence[Batch], watch: Callable[[Look], None] = lambda look: None
-) -> tuple[list[list[Seen]], list[Clock]]:
+    batches: Sequence[Batch],
+    watch: Callable[[Look], None] = lambda look: None,
+    finish: Callable[[int, int, Seen], Any] = lambda batch, chunk, seen: seen,
+    keeper: Keeper | None = None,
+) -> tuple[list[list[Any]], list[Clock]]:
     """Runs every chunk of every batch from its first to its last round.
 
     Args:
       batches: what to run, in order.
-      watch: called before a batch compiles, and after every segment.
+      watch: called before a batch compiles, and after every segment; once for a batch that was
+        finished before.
+      finish: (batch, chunk, what its runs showed) -> what is returned of it; called when a chunk is
+        through, so that of many runs only little need stay in memory. A keeper keeps all the same
+        what they showed, and of chunks that were finished before, this is called again.
+      keeper: saves between segments, and may have something to go on from: then what was finished
+        is neither compiled nor run again, and the rest computes the same bits.
 
     Returns:
-      What was seen, per batch and chunk, clients in the order of their numbers; and the seconds of
-      every batch.
+      What `finish` made of what was seen, per batch and chunk, clients in the order of their
+      numbers; and the seconds of every batch.
+
+    Raises:
+      Stopped: the keeper said so.
     """
-    results, clocks = [], []
+    forget = keeper is None
+    keeper = keeper or NO_KEEPER
+    sketch = plan(batches)
+    build = _one_at_a_time(batches)
+    kept = keeper.restore(sketch, lambda place: _expected(batches, place, build))
+    # Per batch and chunk the pieces that the segments gave; joined where somebody wants them.
+    pieces = [[[seen] for seen in own] for own in kept.seen] if kept else []
+    clocks = list(kept.clocks) if kept else []
+    first = kept.place if kept else Place(0, 0, 0)
+    states = [kept.state] if kept else []  # a list, so that whoever takes the state alone holds it
+    del kept
+    known: dict[Any, dict] = {}  # compiled code that batches share
+    results: list[list[Any]] = []
     for index, batch in enumerate(batches):
-        results_of_batch, clock = _execute_one(batch, index, watch)
-        results.append(results_of_batch)
-        clocks.append(clock)
+        if index == len(pieces):
+            pieces.append([])
+            clocks.append(Clock())
+        resumed = states.pop() if states and index == first.batch else None
+        done = first.done if index == first.batch else 0
+        started = time.perf_counter() - clocks[index].elapsed
+        moments = _moments(batch, index, build, known, pieces[index], done, resumed, clocks[index])
+        del resumed
+        through = len(pieces[index]) - (0 < done < batch.rounds)
+        results.append([finish(index, i, _joined(pieces[index][i])) for i in range(through)])
+        for moment in moments:
+            elapsed = time.perf_counter() - started
+            clocks[index] = Clock(moment.compiling, moment.running, elapsed)
+            watch(moment.look)
+            if moment.state is None:
+                continue
+            number = moment.place.chunk
+            if moment.place.done == batch.rounds:
+                results[index].append(finish(index, number, _joined(pieces[index][number])))
+                if forget:
+                    pieces[index][number] = []
+            computed, (ahead, _) = _behind(batches, moment.place), _next(batches, moment.place)
+            stop = ahead > 0 and keeper.stop()
+            if stop or keeper.due(computed, ahead):
+                joined = [[_joined(own) for own in chunks] for chunks in pieces]
+                kept = Kept(moment.place, moment.state(), joined, list(clocks))
+                keeper.save(sketch, computed, kept)
+                del kept
+            if stop:
+                raise Stopped
+        clocks[index] = clocks[index]._replace(elapsed=time.perf_counter() - started)
     return results, clocks
 
 
-def _execute_one(
-    batch: Batch, index: int, watch: Callable[[Look], None]
-) -> tuple[list[Seen], Clock]:
-    total = batch.rounds * sum(len(chunk.seeds) for chunk in batch.chunks)
-    compiling = running = 0.0
-    done = 0
+class _Moment(NamedTuple):
+    """Between two segments of a batch."""
 
-    def note(evaluation: Evaluation | None = None) -> None:
-        watch(Look(index, done, total, not done, done / running if done else 0.0, evaluation))
+    look: Look
+    place: Place
+    compiling: float  # seconds so far
+    running: float
+    state: Callable[[], ArrayTree] | None  # on the host, while the moment lasts; None: no segment
 
-    note()
-    made = batch.build()
-    compiled: dict[Any, Any] = {}
 
-    def call(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
-        """The function's result; compiled once per name, and the two timed apart."""
-        nonlocal compiling, running
-        clock = time.perf_counter()
+def _moments(
+    batch: Batch,
+    index: int,
+    build: Callable[[int], Programs],
+    known: dict[Any, dict],
+    pieces: list[list[Seen]],
+    first: int,
+    resumed: ArrayTree | None,
+    clock: Clock,
+) -> Iterator[_Moment]:
+    """Computes what is left of a batch, and appends what is seen to the pieces of its chunks.
+
+    Args:
+      batch: what to compute.
+      index: its number.
+      build: makes its programs.
+      known: the compiled programs of those that share them.
+      pieces: per chunk that was begun; the last one has `first` rounds behind it.
+      first: as said, or all of them.
+      resumed: the state there.
+      clock: the seconds so far.
+    """
+    runs = [len(chunk.seeds) for chunk in batch.chunks]
+    compiling, running = clock.compiling, clock.running
+    finished = len(pieces) - (0 < first < batch.rounds)  # chunks
+    first = first % batch.rounds
+    done = batch.rounds * sum(runs[:finished]) + (first * runs[finished] if first else 0)
+    state = None
+
+    def moment(place: Place, held: bool, evaluation: Evaluation | None = None) -> _Moment:
+        ahead, count = _next([batch], place._replace(batch=0))
+        look = Look(
+            batch=index,
+            done=done,
+            rounds=batch.rounds * sum(runs),
+            compiling=not held and ahead > 0,
+            pace=done / running if running else 0.0,
+            evaluation=evaluation,
+            until=done + ahead * count,
+        )
+        return _Moment(look, place, compiling, running, on_host if held else None)
+
+    def on_host() -> ArrayTree:
+        return _on_host(state)
+
+    if finished == len(runs):
+        yield moment(Place(index, finished - 1, batch.rounds), False, pieces[-1][-1].evaluation)
+        return
+    yield moment(Place(index, finished, first), False)
+    made = build(index)
+    start = functools.partial(_start, made.begin)
+    compiled: dict[Any, Any] = {} if made.code is None else known.setdefault(made.code, {})
+
+    def ready(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
+        """The compiled function, compiled once per name and shapes."""
+        nonlocal compiling
+        name = (name, *((np.shape(x), x.dtype) for x in jax.tree.leaves(args)))
         if name not in compiled:
+            clock = time.perf_counter()
             compiled[name] = jax.jit(function, **options).lower(*args).compile()
             compiling += time.perf_counter() - clock
-            clock = time.perf_counter()
-        result = jax.block_until_ready(compiled[name](*args))
+        return compiled[name]
+
+    def call(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
+        """The function's result; compiling and running are timed apart."""
+        nonlocal running
+        program = ready(function, name, *args, **options)
+        clock = time.perf_counter()
+        result = jax.block_until_ready(program(*args))
         running += time.perf_counter() - clock
         return result
 
-    results = []
-    for chunk in batch.chunks:
-        count = len(chunk.seeds)
-        state = call(made.begin, ("begin", count), chunk.seeds, chunk.hyper)
-        pieces = []
-        for first in range(0, batch.rounds, batch.step):
-            rounds = min(batch.step, batch.rounds - first)
-            function = functools.partial(made.segment, rounds)
-            arguments = (chunk.seeds, chunk.hyper, state, made.shared)
-            state, *seen = call(function, (rounds, count), *arguments, donate_argnums=2)
-            pieces.append(Seen(*made.in_order(*jax.device_get(seen))))
+    for number in range(finished, len(runs)):
+        numbers, count = batch.chunks[number], runs[number]
+        if first:
+            # Compiled, although it does not run: it says where every array of a state lies.
+            program = ready(start, ("begin", count), *numbers)
+            state = _on_devices(resumed, jax.eval_shape(start, *numbers), program.output_shardings)
+            resumed = None
+        else:
+            state = call(start, ("begin", count), *numbers)
+            pieces.append([])
+        behind = 0
+        for rounds, evaluations in batch.segments:
+            behind += rounds
+            if behind <= first:
+                continue
+            function = functools.partial(made.segment, rounds, evaluated=evaluations > 0)
+            name = (rounds, evaluations > 0, count)
+            arguments = (*numbers, state, made.shared)
+            state, *seen = call(function, name, *arguments, donate_argnums=2)
+            pieces[number].append(Seen(*made.in_order(*jax.device_get(seen))))
             done += rounds * count
-            note(pieces[-1].evaluation)
-        del state, arguments  # the next chunk's matrices take their place
-        results.append(jax.tree.map(lambda *x: np.concatenate(x, axis=1), *pieces))
-    return results, Clock(compiling, running)
+            evaluation = pieces[number][-1].evaluation if evaluations else None
+            yield moment(Place(index, number, behind), True, evaluation)
+        # The next chunk's matrices take their place.
+        first, state, arguments = 0, None, None
+
+
+def _one_at_a_time(batches: Sequence[Batch]) -> Callable[[int], Programs]:
+    """Builds programs by the batch's number; remembers the latest."""
+    built: dict[int, Programs] = {}
+
+    def build(index: int) -> Programs:
+        if index not in built:
+            built.clear()  # first, since the arrays of two batches need not fit
+            built[index] = batches[index].build()
+        return built[index]
+
+    return build
+
+
+def _joined(pieces: Sequence[Seen]) -> Seen:
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *pieces)
+
+
+def _behind(batches: Sequence[Batch], place: Place) -> int:
+    """Rounds computed at a place; those of the runs of a chunk count once."""
+    before = sum(batch.rounds * len(batch.chunks) for batch in batches[: place.batch])
+    return before + batches[place.batch].rounds * place.chunk + place.done
+
+
+def _next(batches: Sequence[Batch], place: Place) -> tuple[int, int]:
+    """Rounds and runs of the segment that follows a place; (0, 0) at the end of everything."""
+    batch, number, done = batches[place.batch], place.chunk, place.done
+    if done == batch.rounds:
+        number, done = number + 1, 0
+    if number == len(batch.chunks):
+        if place.batch + 1 == len(batches):
+            return 0, 0
+        batch, number = batches[place.batch + 1], 0
+    for segment in batch.segments:
+        if done < segment.rounds:
+            return segment.rounds, len(batch.chunks[number].seeds)
+        done -= segment.rounds
+    raise ValueError(f"{place} lies beyond its batch")
+
+
+# ---------------------------------------------------------------- the state, here and there
+
+
+def _start(begin: Callable, seeds: Array, hyper: Hyper) -> ArrayTree:
+    """The first state, of types that do not depend on how a program came by them.
+
+    An array made of Python's numbers is weakly typed, one from the host never is; programs of the
+    two differ.
+    """
+    state = begin(seeds, hyper)
+    return jax.tree.map(
+        lambda x: x if _is_key(x) else jax.lax.convert_element_type(x, x.dtype), state
+    )
+
+
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _on_host(state: ArrayTree) -> ArrayTree:
+    """NumPy arrays; typed keys as their numbers."""
+    return jax.device_get(_numbers(state))
+
+
+def _on_devices(state: ArrayTree, like: ArrayTree, shardings: ArrayTree) -> ArrayTree:
+    """The inverse of `_on_host`; copies, since a state is donated."""
+
+    def put(x: np.ndarray, like: jax.ShapeDtypeStruct, sharding: Any) -> Array:
+        if _is_key(like):
+            impl = []  # what only an array, or a traced one, tells
+            jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
+            x = jax.random.wrap_key_data(x, impl=impl[0])
+        return jax.device_put(x, sharding, may_alias=False)
+
+    return jax.tree.map(put, state, like, shardings)
+
+
+def _expected(
+    batches: Sequence[Batch], place: Place, build: Callable[[int], Programs]
+) -> tuple[ArrayTree, list[list[Seen]]]:
+    """Shapes of the state and of all that was seen up to a place.
+
+    Raises:
+      ValueError: the batches have no such place between two segments.
+    """
+    if not (
+        0 <= place.batch < len(batches) and 0 <= place.chunk < len(batches[place.batch].chunks)
+    ):
+        raise ValueError(f"there is no {place}")
+    batch = batches[place.batch]
+    ends = np.cumsum([segment.rounds for segment in batch.segments]).tolist()
+    if place.done not in ends:
+        raise ValueError(f"no segment ends at {place}")
+    made, chunk = build(place.batch), batch.chunks[place.chunk]
+    state = jax.eval_shape(functools.partial(_start, made.begin), *chunk)
+    _, *shown = jax.eval_shape(functools.partial(made.segment, 1), *chunk, state, made.shared)
+
+    def seen(batch: Batch, chunk: Chunk, segments: Sequence[Segment], same: bool) -> Seen:
+        # Other batches may have other numbers of clients, but not another type or rank.
+        def leaf(x: jax.ShapeDtypeStruct, length: int) -> jax.ShapeDtypeStruct:
+            rest = x.shape[2:] if same else (-1,) * (len(x.shape) - 2)
+            return jax.ShapeDtypeStruct((len(chunk.seeds), length, *rest), x.dtype)
+
+        lengths = (sum(s.rounds for s in segments), sum(s.evaluations for s in segments))
+        each = [
+            jax.tree.map(lambda x, n=n: leaf(x, n), t) for t, n in zip(shown, lengths, strict=True)
+        ]
+        return Seen(*each)
+
+    finished = [
+        [seen(own, chunk, own.segments, False) for chunk in own.chunks]
+        for own in batches[: place.batch]
+    ]
+    here = [seen(batch, chunk, batch.segments, True) for chunk in batch.chunks[: place.chunk]]
+    part = batch.segments[: ends.index(place.done) + 1]
+    return jax.eval_shape(_numbers, state), [*finished, [*here, seen(batch, chunk, part, True)]]
+
+
+def _numbers(state: ArrayTree) -> ArrayTree:
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)

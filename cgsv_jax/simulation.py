@@ -367,6 +367,7 @@ def advance(
     attack: Attack | None = None,
     orders: Array | None = None,
     chosen: Array | None = None,
+    evaluated: bool = True,
 ) -> tuple[State, Record, Evaluation]:
     """`settings.rounds` further rounds, evaluated after every k-th and after the last.
 
@@ -383,9 +384,10 @@ def advance(
       attack: as in `round_`.
       orders: [T, N, E, M], or drawn.
       chosen: [K] which clients to evaluate; None: all.
+      evaluated: False for rounds that end before the next evaluation.
 
     Returns:
-      The state, Record [T, N] and Evaluation [ceil(T / k), ...].
+      The state, Record [T, N] and Evaluation [ceil(T / k), ...], or [0, ...] if not evaluated.
 
     Raises:
       ValueError: T or k is below 1, or the arrays do not belong together (see `checks.problems`;
@@ -402,15 +404,25 @@ def advance(
     def one_round(state: State, orders: Array | None) -> tuple[State, Record]:
         return round_(key, state, data, clients, orders=orders, **parts)
 
-    def block(state: State, orders: Array | None, length: int):
-        state, record = jax.lax.scan(one_round, state, orders, length)
+    def seen(state: State) -> Evaluation:
         options = {"model": model, "settings": settings, "chosen": chosen}
         options["algorithm"] = algorithm
         result = evaluate(state, data.test_inputs, data.test_labels, **options)
         if chosen is None:  # without the rows that only fill up a device
             fields = {name: getattr(result, name)[:count] for name in PER_CLIENT}
             result = result._replace(**fields)
-        return state, (record, result)
+        return result
+
+    def block(state: State, orders: Array | None, length: int):
+        state, record = jax.lax.scan(one_round, state, orders, length)
+        return state, (record, seen(state))
+
+    if not evaluated:
+        state, record = jax.lax.scan(one_round, state, orders, settings.rounds)
+        nothing = jax.tree.map(
+            lambda x: jnp.zeros((0, *x.shape), x.dtype), jax.eval_shape(seen, state)
+        )
+        return state, record, nothing
 
     whole, rest = divmod(settings.rounds, every)
     head = None if orders is None else orders[: whole * every]

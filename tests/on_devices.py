@@ -1,19 +1,21 @@
 """What tests/test_devices.py runs in a process of its own, where there are eight CPU devices.
 
-    python tests/on_devices.py equal|traffic
+    python tests/on_devices.py equal|traffic|resumed
 
 Prints one JSON object.
 """
 
 import json
+import pathlib
 import re
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax import experiment, layout, simulation
+from cgsv_jax import checkpoint, experiment, layout, results, runs, simulation
 
 METHODS = (*experiment.TABLES.algorithms, "cgsv:released")
 # Methods that hand clients each other's whole updates, or rebuild and judge their models: what they
@@ -96,5 +98,38 @@ def traffic():
     return {"D": sum(problem.tensors), "methods": seen}
 
 
+def resumed():
+    """Bytes in which runs that went on from a checkpoint differ from one that never stopped."""
+    asked = {"clients": 13, "rounds": 3, "seeds": 2, "layout": "2", "checkpoint_every": 1}
+    config = experiment.configure(**asked, algorithms="rffl", optimizer="adam")
+    differing, stopped = 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(name, stop=lambda: False):
+            path = pathlib.Path(folder) / name
+            path.mkdir(exist_ok=True)
+            kept = checkpoint.of_run(path, dict, 1, stop)
+            found = experiment.run(config, keeper=kept.keeper).cells
+            last = checkpoint.read_manifest(results.checkpoints(path)[-1])
+            return [(c.record, c.evaluation) for c in found], last["arrays"]
+
+        whole, state = run("whole")
+        for after in (2, 4):  # in either seed
+            asked = []
+            try:
+                run(
+                    str(after),
+                    lambda asked=asked, after=after: asked.append(1) or len(asked) == after,
+                )
+            except runs.Stopped:
+                stopped += 1
+            again, last = run(str(after))
+            pairs = zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True)
+            differing += sum(int((x.view(np.uint8) != y.view(np.uint8)).sum()) for x, y in pairs)
+            differing += last != state
+    return {"devices": jax.device_count(), "stopped": stopped, "differing": int(differing)}
+
+
 if __name__ == "__main__":
-    print(json.dumps({"equal": equal, "traffic": traffic}[sys.argv[1]]()))
+    what = {"equal": equal, "traffic": traffic, "resumed": resumed}
+    print(json.dumps(what[sys.argv[1]]()))

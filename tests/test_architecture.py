@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "runs": {"types"},
     "models": {"types", "vectors"},
     "data": {"types"},
-    "checkpoint": {"types", "config", "results"},
+    "checkpoint": {"config", "results", "runs"},
     "results": {"types", "config", "metrics"},
     "plots": {"types", "metrics", "results"},
     "experiment": None,

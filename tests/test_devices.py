@@ -49,6 +49,11 @@ def test_eight_devices_equal_one():
             assert gap <= limit, (method, name, gap)
 
 
+def test_on_eight_devices_too_going_on_computes_the_same_bits():
+    """A state that is put back lies as it lay, so that the same programs go on with it."""
+    assert on_eight("resumed") == {"devices": 8, "stopped": 2, "differing": 0}
+
+
 def test_no_parameter_sized_array_is_gathered():
     """The aggregate is a sum over devices; models and updates stay where they are.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cgsv_jax import config as config_lib
-from cgsv_jax import experiment, local, profiling, results, simulation, sweep
+from cgsv_jax import experiment, local, profiling, results, runs, simulation, sweep
 from cgsv_jax import layout as layout_lib
 from cgsv_jax.algorithms import ALGORITHMS
 from cgsv_jax.config import ConfigError
@@ -282,7 +282,7 @@ def test_validation_rows_are_nobodys():
     ("rounds", "every", "length"), [(60, 3, 3), (5, 2, 2), (200, 1, 10), (1, 1, 1), (7, 100, 7)]
 )
 def test_segment_length(rounds, every, length):
-    assert experiment.segment_length(rounds, every) == length
+    assert runs.segment_length(rounds, every) == length
 
 
 # ---------------------------------------------------------------- a budget for evaluation

@@ -1,0 +1,619 @@
+"""What is saved is whole, what is read is judged, and who goes on computes the same bits."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cgsv_jax import checkpoint, cli, experiment, results, runs
+from cgsv_jax import config as config_lib
+from cgsv_jax.config import ConfigError
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 3, "seeds": 1}
+ASKED = {**SMALL, "algorithms": ("cgsv", "fedavg"), "eval_every": 2, "checkpoint_every": 1}
+
+
+def kept_by(directory, config, *, every=1, stop=lambda: False, warn=None, **other):
+    """The checkpoints of a config's run, as the command makes them."""
+    settings = {"config": config_lib.to_dict(config), "rows": "abc", **other}
+    warn = warn if warn is not None else [].append
+    return checkpoint.of_run(directory, lambda: settings, every, stop, warn)
+
+
+def run(directory, config, after=None, **options):
+    """Runs, or goes on; with `after`, stops after so many segments."""
+    segments = []
+
+    def look(progress):
+        if not progress.compiling:
+            segments.append(progress)
+
+    stop = (lambda: len(segments) >= after) if after else (lambda: False)
+    kept = kept_by(directory, config, stop=stop, **options)
+    return experiment.run(config, look, keeper=kept.keeper), kept
+
+
+def stopped(directory, config, after, **options):
+    with pytest.raises(runs.Stopped):
+        run(directory, config, after=after, **options)
+    return results.checkpoints(directory)
+
+
+def equal(one, two):
+    for a, b in zip(one.cells, two.cells, strict=True):
+        for x, y in zip((*a.record, *a.evaluation), (*b.record, *b.evaluation), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def config():
+    return experiment.configure(**ASKED)
+
+
+@pytest.fixture(scope="module")
+def whole(config):
+    return experiment.run(config)
+
+
+@pytest.fixture(scope="module")
+def saved(config, tmp_path_factory):
+    """A run directory that stopped in its second method, with two checkpoints."""
+    directory = tmp_path_factory.mktemp("saved") / "run"
+    directory.mkdir()
+    first, second = stopped(directory, config, 4)
+    assert (first.name, second.name) == ("000000000003", "000000000004")
+    return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+# ---------------------------------------------------------------- saved and restored
+
+
+STATEFUL = [
+    {"algorithms": "cgsv", "optimizer": "adam"},
+    {"algorithms": "iafl", "optimizer": "momentum"},
+    {"algorithms": ("rffl", "shapfed_wa")},
+    {"algorithms": "fedavg_finetuned", "finetune_rounds": 2},
+    {"algorithms": "cffl", "eval_clients": 2, "seeds": 2},
+]
+
+
+@pytest.mark.parametrize("asked", STATEFUL, ids=str)
+def test_who_goes_on_computes_the_same_bits(asked, tmp_path):
+    config = experiment.configure(**{**ASKED, "rounds": 4, **asked})
+    whole, _ = run(tmp_path, config)
+    last = results.checkpoints(tmp_path)[-1]
+    state = checkpoint.read_manifest(last)["arrays"]
+    assert len(results.checkpoints(tmp_path)) == checkpoint.KEEP
+    results.remove_checkpoints(tmp_path)
+    assert not list(tmp_path.iterdir())
+    stopped(tmp_path, config, 3)
+    again, _ = run(tmp_path, config)
+    equal(whole, again)
+    # Names, shapes and digests of the last state and of all that was seen.
+    assert checkpoint.read_manifest(results.checkpoints(tmp_path)[-1])["arrays"] == state
+
+
+def test_what_is_finished_is_neither_compiled_nor_computed_again(config, tmp_path):
+    first, _ = run(tmp_path, config)
+    again, _ = run(tmp_path, config)
+    equal(first, again)
+    for one, other in zip(first.timing["methods"], again.timing["methods"], strict=True):
+        assert one == other
+    assert again.timing["total_seconds"] < first.timing["total_seconds"] + 5
+
+
+def test_without_a_number_of_rounds_it_is_a_minute(config, tmp_path, monkeypatch):
+    kept = kept_by(tmp_path, config, every=None)
+    assert not kept.keeper.due(10, 1)
+    now = time.monotonic()
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now + checkpoint.SECONDS + 1)
+    assert kept.keeper.due(10, 1)
+    _, kept = run(tmp_path, config, every=None)
+    assert not (tmp_path / results.CHECKPOINT).exists()
+
+
+def test_saving_takes_a_tenth_of_the_time_at_most(config, saved, tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+
+    def slowly(*args):
+        clock[0] += 20.0
+        return tmp_path / results.CHECKPOINT / "000000000001"
+
+    monkeypatch.setattr(checkpoint, "write", slowly)
+    keeper = kept_by(tmp_path, config, every=None).keeper
+    clock[0] = 61.0
+    assert keeper.due(1, 1)
+    keeper.save([], 1, None)
+    clock[0] += 179.0
+    assert not keeper.due(2, 1)
+    clock[0] += 2.0
+    assert keeper.due(2, 1)
+
+
+def test_rounds_that_may_be_lost(config, tmp_path):
+    keeper = kept_by(tmp_path, config, every=5).keeper
+    assert [keeper.due(*x) for x in ((3, 2), (3, 3), (5, 1), (5, 0), (0, 9))] == [
+        *(False, True, True, True, False)
+    ]
+
+
+# ---------------------------------------------------------------- refused
+
+
+def _flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _largest(folder):
+    files = [p for p in (folder / checkpoint.ARRAYS).rglob("*") if p.is_file()]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def _link(path):
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def _manifest(change):
+    """Changes a manifest, and gives it the digest that it would have."""
+
+    def damage(folder):
+        path = folder / checkpoint.MANIFEST
+        manifest = json.loads(path.read_text())
+        del manifest["digest"]
+        change(manifest)
+        manifest["digest"] = checkpoint._digest_of(manifest)
+        path.write_text(json.dumps(manifest))
+
+    return damage
+
+
+def _of_state(manifest):
+    return next(x for x in manifest["arrays"] if x["name"].endswith("clients"))
+
+
+DAMAGE = {
+    "manifest missing": (lambda f: (f / "manifest.json").unlink(), "manifest.json cannot be read"),
+    "manifest truncated": (lambda f: _truncate(f / "manifest.json"), "manifest.json is damaged"),
+    "manifest empty": (lambda f: (f / "manifest.json").write_text(""), "manifest.json is damaged"),
+    "manifest no text": (
+        lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"),
+        "manifest.json is damaged",
+    ),
+    "manifest changed": (
+        lambda f: (f / "manifest.json").write_text(
+            (f / "manifest.json").read_text().replace('"done": 4', '"done": 3')
+        ),
+        "manifest.json is damaged",
+    ),
+    "manifest foreign": (
+        lambda f: (f / "manifest.json").write_text("{}"),
+        "not that of a cgsv_jax",
+    ),
+    "manifest of another shape": (
+        _manifest(lambda m: m.update(place=None)),
+        "not that of a cgsv_jax",
+    ),
+    "a data file truncated": (lambda f: _truncate(_largest(f)), "is damaged"),
+    "a data file flipped": (lambda f: _flip(_largest(f)), "is damaged"),
+    "a data file missing": (lambda f: _largest(f).unlink(), "is missing"),
+    "a file too many": (
+        lambda f: (f / "arrays" / "more").write_text("x"),
+        "arrays/more is not of it",
+    ),
+    "arrays missing": (lambda f: shutil.rmtree(f / "arrays"), "is missing"),
+    "a link in it": (lambda f: _link(_largest(f)), "neither a file nor a folder"),
+    "a link": (_link, "symbolic link"),
+    "a linked manifest": (lambda f: _link(f / "manifest.json"), "symbolic link"),
+    "a later format": (_manifest(lambda m: m.update(format=99)), "it has format 99, this version"),
+    "another version": (
+        _manifest(lambda m: m["environment"]["versions"].update(cgsv_jax="9.9")),
+        "saved by version 9.9 of cgsv_jax",
+    ),
+    "another method": (
+        _manifest(lambda m: m["settings"]["config"]["methods"][0].update(alpha=0.5)),
+        "of other settings: config.methods[0].alpha is 0.5 there and 0.95 here",
+    ),
+    "other rows": (
+        _manifest(lambda m: m["settings"].update(rows="xyz")),
+        "of other settings: rows is 'xyz' there and 'abc' here",
+    ),
+    "grouped otherwise": (_manifest(lambda m: m.update(plan="")), "grouped or cut otherwise"),
+    "an array less": (_manifest(lambda m: m["arrays"].pop(0)), "it holds other arrays"),
+    "another shape": (
+        _manifest(lambda m: _of_state(m).update(shape=[1, 4, 7])),
+        "these runs have float32 [1, 4, 610]",
+    ),
+    "another type": (
+        _manifest(lambda m: _of_state(m).update(dtype="float64")),
+        "is float64 [1, 4, 610], these runs have float32",
+    ),
+    "another array": (
+        _manifest(lambda m: _of_state(m).update(sha256="0")),
+        "its array ['state'].clients is damaged",
+    ),
+    "between two segments": (_manifest(lambda m: m.update(place=[1, 0, 9])), "no segment ends at"),
+    "no such place": (_manifest(lambda m: m.update(place=[7, 0, 1])), "there is no Place"),
+}
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_the_one_before_serves_where_the_last_is_damaged(
+    damage, reason, copy, config, whole, monkeypatch
+):
+    """And is the last one then: a refused one is not counted among the two."""
+    first, last = results.checkpoints(copy)
+    damage(last)
+    warned, gone_on = [], []
+    kept = kept_by(copy, config, warn=warned.append)
+    original = checkpoint.read
+    monkeypatch.setattr(
+        checkpoint, "read", lambda path, *rest: (original(path, *rest), gone_on.append(path))[0]
+    )
+    result = experiment.run(config, keeper=kept.keeper)
+    (sentence,) = warned
+    assert sentence.startswith(f"{last} is refused: ")
+    assert reason in sentence
+    assert gone_on == [first]
+    equal(result, whole)
+    assert [p.name for p in results.checkpoints(copy)] == ["000000000005", "000000000006"]
+
+
+def test_with_nothing_left_all_reasons_are_given(copy, config):
+    first, last = results.checkpoints(copy)
+    _flip(_largest(first))
+    (last / "manifest.json").write_text("{}")
+    with pytest.raises(ConfigError) as caught:
+        run(copy, config)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "000000000004 is refused: its manifest.json" in lines[0]
+    assert re.search(r"000000000003 is refused: its file arrays/.* is damaged", lines[1])
+    assert "without" in lines[2]
+    results.remove_checkpoints(copy)
+    run(copy, config)
+
+
+def test_orbax_is_not_trusted(copy, config, monkeypatch):
+    """Values that it changes, and arrays that it lacks, are seen."""
+    original = checkpoint._get
+
+    def other(path, shapes):
+        found = original(path, shapes)
+        name = max(found, key=lambda n: found[n].size)
+        found[name] = found[name] + 1
+        return found
+
+    monkeypatch.setattr(checkpoint, "_get", other)
+    with pytest.raises(ConfigError, match=r"its array \['state'\]\S* is damaged"):
+        run(copy, config)
+    monkeypatch.undo()
+    (_, last) = results.checkpoints(copy)
+    shapes = {"000000": jax.ShapeDtypeStruct((1,), np.float32)}
+    with pytest.raises(ValueError, match="orbax has other arrays"):
+        checkpoint._get(last / checkpoint.ARRAYS, shapes)
+
+
+def test_another_environment_is_warned_of_and_noted(copy, config, whole):
+    for path in results.checkpoints(copy):
+        _manifest(lambda m: m["environment"]["versions"].update(jax="0.9"))(path)
+    warned = []
+    kept = kept_by(copy, config, warn=warned.append)
+    result = experiment.run(config, keeper=kept.keeper)
+    equal(result, whole)
+    (sentence,) = warned
+    assert "the last bits may differ: versions.jax is '0.9' there" in sentence
+    (earlier,) = kept.earlier()
+    assert earlier["versions"]["jax"] == "0.9"
+    experiment.save(copy, result, kept.earlier())
+    assert results.read(copy).environment["earlier"] == [earlier]
+    # And whoever goes on from there still knows.
+    assert checkpoint.read_manifest(results.checkpoints(copy)[-1])["earlier"] == [earlier]
+
+
+def test_a_linked_folder_is_not_followed(copy, config, tmp_path):
+    folder = copy / results.CHECKPOINT
+    folder.rename(tmp_path / "outside")
+    folder.symlink_to(tmp_path / "outside")
+    before = sorted((tmp_path / "outside").rglob("*"))
+    with pytest.raises(ConfigError, match="symbolic link"):
+        run(copy, config)
+    with pytest.raises(ValueError, match="symbolic link"):
+        results.remove_checkpoints(copy)
+    with pytest.raises(ValueError, match="symbolic link"):
+        results.create(copy, overwrite=True)
+    with pytest.raises(OSError, match="symbolic link"):
+        checkpoint.write(copy, [], 9, runs.Kept(runs.Place(0, 0, 1), (), [], []), {})
+    assert sorted((tmp_path / "outside").rglob("*")) == before
+
+
+def test_no_file_is_a_pickle(saved):
+    for path in saved.rglob("*"):
+        if path.is_file():
+            start = path.read_bytes()[:2]
+            assert not (start[:1] == b"\x80" and start[1:] in b"\x02\x03\x04\x05"), path
+    for path in (ROOT / "cgsv_jax").rglob("*.py"):
+        assert not re.search(
+            r"\bpickle\b.*import|import.*\bpickle\b|allow_pickle=True", path.read_text()
+        )
+
+
+# ---------------------------------------------------------------- the command
+
+FLAGS = ["--hidden", "8", "--clients", "4", "--epochs", "1", "--seeds", "1", "--eval-every", "2"]
+COMPARE = ["compare", *FLAGS, "--algorithms", "cgsv,fedavg"]
+
+
+LIMITED = """
+import resource, sys
+from cgsv_jax import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def start(*argv, limit=None):
+    """The command in a process of its own; `limit` is the largest file it may write."""
+    command = ["-m", "cgsv_jax"] if limit is None else ["-c", LIMITED, limit]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+    # Programs that the tests have compiled; a read-only cache would do.
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    return subprocess.Popen(
+        [sys.executable, *map(str, command), *map(str, argv)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def files_of(directory):
+    return {
+        p.relative_to(directory).as_posix(): p.read_bytes()
+        for p in sorted(directory.rglob("*"))
+        if p.is_file() and p.name != "timing.json"
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    argv = [*COMPARE, "--rounds", "6", "--checkpoint-every", "1", "--out", str(out), "--quiet"]
+    assert cli.main(argv) == 0
+    assert not (out / results.CHECKPOINT).exists()
+    return out
+
+
+def wait_for(process, condition, seconds=200):
+    for _ in range(seconds * 50):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("it takes too long")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(number, finished, tmp_path, capsys):
+    out = tmp_path / "a run"
+    argv = [*COMPARE, "--rounds", "6", "--checkpoint-every", "1", "--out", out]
+    process = start(*argv)
+    wait_for(process, lambda: results.checkpoints(out))
+    process.send_signal(number)
+    printed, complained = process.communicate(timeout=200)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in complained
+    first, *rest = complained.splitlines()
+    assert re.search(r"stopping after round \d of 6 of this method, and saving; once more", first)
+    match = re.fullmatch(r"cgsv: stopped; go on after (\d+) rounds with: (.*)", rest[-1])
+    assert match[2] == f"cgsv run --resume '{out}'"
+    assert int(match[1]) == checkpoint.read_manifest(results.checkpoints(out)[-1])["done"]
+    assert "Fairness" not in printed
+    with pytest.raises(ValueError, match="is unfinished: `cgsv run --resume"):
+        results.read(out)
+
+    # A new run may not take its place unasked, and what cannot accompany --resume is named.
+    assert cli.main([str(x) for x in argv]) == 2
+    assert "holds an unfinished run: go on with `cgsv run --resume" in capsys.readouterr().err
+    assert cli.main(["run", "--resume", str(out), "--rounds", "9", "--overwrite"]) == 2
+    assert "cannot be combined with --rounds, --overwrite" in capsys.readouterr().err.replace(
+        "--overwrite, --rounds", "--rounds, --overwrite"
+    )
+    with results.held(out):  # as another process would
+        assert cli.main(["run", "--resume", str(out)]) == 2
+    assert "is in use" in capsys.readouterr().err
+
+    assert cli.main(["compare", "--resume", str(out)]) == 0
+    assert f"going on after {match[1]} of 12 rounds" in capsys.readouterr().out
+    assert files_of(out) == files_of(finished)
+    assert cli.main(["run", "--resume", str(out)]) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_twice_is_at_once(tmp_path):
+    """Even while a program runs: one segment of minutes."""
+    out = tmp_path / "run"
+    # A process that is compiling, or computing its only segment, cannot look at a flag.
+    argv = [*COMPARE, "--rounds", "20000", "--eval-every", "20000", "--out", out]
+    process = start(*argv)
+    wait_for(process, lambda: (out / "config.json").exists())
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert "stopping after" in process.stderr.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, complained = process.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"stopped at once; go on with: cgsv run --resume {out}" in complained
+
+
+def test_killed_before_the_first_checkpoint(finished, tmp_path):
+    out = tmp_path / "run"
+    process = start(*COMPARE, "--rounds", "6", "--checkpoint-every", "1", "--out", out)
+    wait_for(process, lambda: (out / "config.json").exists())
+    process.kill()
+    process.communicate()
+    (out / ".rounds.parquet.1.tmp").write_text("half")  # had it come so far
+    assert cli.main(["run", "--resume", str(out), "--quiet"]) == 0
+    assert files_of(out) == files_of(finished)
+
+
+def test_a_full_disk_stops_nothing(finished, tmp_path, capsys):
+    """Neither checkpoints nor results find room: the run says so, and can go on all the same."""
+    out = tmp_path / "run"
+    argv = [*COMPARE, "--rounds", "6", "--checkpoint-every", "1", "--out", out]
+    process = start(*argv, limit=3000)
+    _, complained = process.communicate(timeout=300)
+    assert process.returncode == 1, complained
+    assert "Traceback" not in complained
+    lines = complained.splitlines()
+    assert re.match(
+        r"cgsv: the checkpoint of 1 rounds cannot be saved \(.*File too large", lines[0]
+    )
+    assert "there is none yet" in lines[0]
+    assert len(lines) == 2  # the same reason is not given after every round
+    assert re.search("results cannot be written .*File too large.*--resume", lines[-1])
+    assert not list(out.rglob("*tmp*"))
+    assert cli.main(["run", "--resume", str(out), "--quiet"]) == 0
+    assert files_of(out) == files_of(finished)
+
+
+def test_the_last_good_one_is_named_when_the_next_cannot_be_saved(config, saved, copy, monkeypatch):
+    warned, whole = [], checkpoint._put
+
+    def full(path, arrays):
+        whole(path, dict(list(arrays.items())[:3]))
+        raise ValueError("No space left on device\nand much more")
+
+    monkeypatch.setattr(checkpoint, "_put", full)
+    kept = kept_by(copy, config, warn=warned.append)
+    with contextlib.suppress(runs.Stopped):
+        experiment.run(config, keeper=kept.keeper._replace(stop=lambda: len(warned) > 0))
+    (sentence,) = warned
+    assert sentence.startswith(
+        "the checkpoint of 5 rounds cannot be saved (No space left on device); "
+        "the last good one holds 4"
+    )
+    assert kept.latest() == 4
+    assert [p.name for p in results.checkpoints(copy, temporary=True)] == [
+        "000000000003",
+        "000000000004",
+    ]
+    monkeypatch.undo()
+    equal(run(copy, config)[0], experiment.run(config))
+
+
+RESUME = {
+    "not there": (lambda d: d / "nowhere", "it is not there"),
+    "a file": (lambda d: (d / "f", (d / "f").write_text(""))[0], "it is a file"),
+    "empty": (lambda d: d, "it holds no config.json"),
+    "damaged": (lambda d: (d, (d / "config.json").write_text("{"))[0], "cannot be read"),
+    "no config": (lambda d: (d, (d / "config.json").write_text("{}"))[0], "lacks the key"),
+    "a link": (lambda d: (d, (d / "config.json").symlink_to("/etc/hosts"))[0], "symbolic link"),
+    "linked figures": (
+        lambda d: (d, (d / "config.json").write_text("{}"), (d / "figures").symlink_to("/tmp"))[0],
+        "symbolic link",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), RESUME.values(), ids=RESUME)
+def test_what_cannot_be_gone_on_with(make, reason, tmp_path, capsys):
+    assert cli.main(["run", "--resume", str(make(tmp_path))]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_several_processes_save_nothing(capsys):
+    argv = ["run", "--checkpoint-every", "2", "--coordinator", "localhost:1"]
+    assert cli.main(argv) == 2
+    assert "several processes save no checkpoints" in capsys.readouterr().err
+    assert cli.main(["run", "--resume", "x", "--coordinator", "localhost:1"]) == 2
+    assert "cannot be combined with --coordinator" in capsys.readouterr().err
+
+
+def test_an_impossible_run_leaves_nothing(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert cli.main(["run", *FLAGS, "--devices", "9", "--out", str(out)]) == 2
+    assert "--devices is 9" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_overwriting_an_unfinished_run(copy):
+    results.begin(copy, {})
+    (copy / results.CHECKPOINT / "notes").write_text("somebody's")
+    assert results.unfinished(copy)
+    results.create(copy, overwrite=True)
+    assert [p.relative_to(copy).as_posix() for p in copy.rglob("*")] == [
+        "checkpoint",
+        "checkpoint/notes",
+    ]
+
+
+def test_overwriting_takes_nothing_from_a_process_that_runs(copy):
+    results.begin(copy, {})
+    with results.held(copy), pytest.raises(ValueError, match="is in use"):
+        results.create(copy, overwrite=True)
+    assert len(results.checkpoints(copy)) == 2
+
+
+# ---------------------------------------------------------------- how runs are cut
+
+
+def test_cuts_follow_from_the_config_alone():
+    """About twenty segments, but none of which may take long, and none longer than asked."""
+    asked = {"dataset": "synthetic", "algorithms": "cgsv", "rounds": 200}
+    config = experiment.configure(**asked, clients=10, epochs=1)
+    (problem,), (method,) = experiment.problems(config), config.methods
+    assert experiment.seconds_per_round(config, method, problem) < 1
+    assert experiment.segments_of(config, method, problem) == runs.segments(200, 10)
+    shorter = experiment.configure(**asked, clients=10, epochs=1, checkpoint_every=4)
+    assert experiment.segments_of(shorter, method, problem) == runs.segments(200, 10, 4)
+    # Ten times the rows and a hundred epochs of a large network.
+    long = experiment.configure(
+        **asked, clients=10, epochs=100, synthetic_rows=100_000, hidden=(1000, 1000)
+    )
+    (problem,) = experiment.problems(long)
+    seconds = experiment.seconds_per_round(long, method, problem)
+    assert seconds > experiment.SECONDS
+    assert set(experiment.segments_of(long, method, problem)) == {(1, 0), (1, 1)}
+    # 64 (or so) inputs, 1000, 1000, 10: three times a product of 2 rows in out.
+    width = np.prod(problem.data.inputs.shape[1:])
+    needed = 3 * 2 * 90_000 * 100 * (width * 1000 + 1000 * 1000 + 1000 * 10) / experiment.RATE
+    assert needed < seconds < 2 * needed
+
+
+def test_a_fingerprint_is_of_rows_and_holders(config):
+    dealt = experiment.problems(config)
+    assert experiment.fingerprint(dealt) == experiment.fingerprint(experiment.problems(config))
+    (problem,) = dealt
+    inputs = problem.data.inputs.copy()
+    inputs[3] += 1e-6
+    data = problem.data._replace(inputs=inputs)
+    assert experiment.fingerprint((problem._replace(data=data),)) != experiment.fingerprint(dealt)

@@ -1,0 +1,141 @@
+"""Really killed, ten times: SIGKILL at a random moment, then --resume, then every byte compared.
+
+    python -m pytest tests/test_kills.py
+
+Half of the moments are anywhere in a run, half while a checkpoint is being written. Programs are
+compiled afresh in every process, as they would be.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cgsv_jax import checkpoint, results
+
+pytestmark = pytest.mark.long
+
+ROOT = Path(__file__).parents[1]
+# The command, except that the last checkpoint stays: it holds the parameters, which results do not.
+COMMAND = """
+import sys
+from cgsv_jax import cli, results
+results.remove_checkpoints = lambda directory: None
+sys.exit(cli.main(sys.argv[1:]))
+"""
+RUN = [
+    *("compare", "--algorithms", "standalone,cgsv", "--optimizer", "adam", "--hidden", "16"),
+    *("--clients", "5", "--epochs", "1", "--rounds", "8", "--seeds", "2", "--eval-every", "2"),
+    *("--checkpoint-every", "1"),
+]
+
+
+def start(*argv):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *map(str, argv)],
+        cwd=ROOT,
+        env=environment | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def outcome(directory):
+    """The bytes of every result, and every array of the last checkpoint."""
+    files = {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and results.CHECKPOINT not in path.parts and path.name != "timing.json"
+    }
+    last = results.checkpoints(directory)[-1]
+    manifest = checkpoint.read_manifest(last)
+    entries = {f"{i:06d}": entry for i, entry in enumerate(manifest["arrays"])}
+    shapes = {
+        number: checkpoint.jax.ShapeDtypeStruct(tuple(entry["shape"]), np.dtype(entry["dtype"]))
+        for number, entry in entries.items()
+        if np.prod(entry["shape"])
+    }
+    arrays = checkpoint._get(last / checkpoint.ARRAYS, shapes)
+    return files, {entries[number]["name"]: x for number, x in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """What a run that nobody kills ends with, and the seconds from its first file to its last."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    process = start(*RUN, "--out", directory)
+    wait_for(process, (directory / "config.json").exists)
+    began = time.monotonic()
+    printed, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, printed
+    return *outcome(directory), time.monotonic() - began
+
+
+def wait_for(process, condition):
+    """Whether it came true while the process lived."""
+    while process.poll() is None:
+        if condition():
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+def kill(process, directory, moment, seconds):
+    """Kills at a random moment; whether there was still something to kill."""
+    if not wait_for(process, (directory / "config.json").exists):
+        return False
+    if moment.random() < 0.5:
+        time.sleep(moment.uniform(0, seconds))
+    else:
+        folder = directory / results.CHECKPOINT
+        wanted = moment.randrange(1, 32)  # of the 32 that are written
+        if not wait_for(process, (folder / f".{wanted:012d}.tmp").exists):
+            return False
+        time.sleep(moment.choice([0, moment.uniform(0, 0.05)]))
+    alive = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    return alive
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_killed_and_resumed_is_never_having_been_killed(number, uninterrupted, tmp_path):
+    files, arrays, seconds = uninterrupted
+    moment, directory = random.Random(number), tmp_path / "run"
+    killed = False
+    while not killed:
+        shutil.rmtree(directory, ignore_errors=True)
+        process = start(*RUN, "--out", directory)
+        killed = kill(process, directory, moment, seconds)
+        process.communicate(timeout=500)
+    assert process.returncode == -signal.SIGKILL
+    # It may have been drawing figures: then they are drawn again.
+    finished = results.finished(directory)
+    left = [path.name for path in results.checkpoints(directory, temporary=True)]
+    print("killed, with", left)
+    process = start("run", "--resume", directory)
+    printed, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, printed
+    assert "refused" not in printed
+    sound = [name for name in left if not name.startswith(".")]
+    if finished:
+        assert "is finished" in printed
+    elif sound:
+        assert f"going on after {int(sound[-1])} of 32 rounds" in printed
+    files_now, arrays_now = outcome(directory)
+    assert files_now.keys() == files.keys()
+    for name, data in files.items():
+        assert files_now[name] == data, name
+    assert arrays_now.keys() == arrays.keys()
+    for name, x in arrays.items():
+        assert arrays_now[name].tobytes() == x.tobytes(), name
+    assert any("optimizer" in name for name in arrays)
+    assert len(results.checkpoints(directory, temporary=True)) == checkpoint.KEEP
