@@ -43,7 +43,10 @@ MAY_IMPORT = {
     "results": {"types", "config", "metrics"},
     "plots": {"types", "metrics", "results"},
     "experiment": None,
-    "profiling": {"types", "config", "timing", "layout", "local", "simulation", "experiment"},
+    "profiling": {
+        *("types", "config", "timing", "layout", "local", "simulation", "participation"),
+        "experiment",
+    },
     "cli": None,
 }
 # Outside libraries, and the units that may import them at the top of a module.
