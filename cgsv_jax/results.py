@@ -44,8 +44,11 @@ PARQUET_FILES = ("rounds", "clients", "summary")
 FILES = tuple(f"{name}.json" for name in (*JSON_FILES, "summary")) + tuple(
     f"{name}.parquet" for name in PARQUET_FILES
 )
+# What the directory of a sweep holds besides config, environment and timing (sweep_results.py).
+SWEEP_FILES = ("sweep.parquet", "settings.parquet", "settings.json")
+PARTS = "parts"  # folder of a sweep where the runs are that are through
 FIGURES = "figures"  # folder of a run directory where plots.py puts its own
-FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share")
+FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share", "pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
 
 KEYS = ("partition", "method", "seed")
@@ -96,6 +99,21 @@ class Cell(NamedTuple):
     record: Record  # leaves [S, T, N]
     evaluation: Evaluation  # round, server_* [S, K], the others [S, K, N]
     evaluated: np.ndarray | None = None  # numbers of the clients in `evaluation`; None: all N
+
+
+TRAFFIC = ("share", "energy", "upload_bytes", "download_bytes")
+
+
+class Outcome(NamedTuple):
+    """What a summary needs of one run after its last round."""
+
+    accuracy: np.ndarray  # [K] of the clients that were evaluated
+    distance: np.ndarray  # [K]
+    server_accuracy: np.ndarray  # []
+    share: np.ndarray  # [N] mean over rounds
+    energy: np.ndarray  # [N] mean over rounds
+    upload_bytes: np.ndarray  # [N]
+    download_bytes: np.ndarray  # [N]
 
 
 class Run(NamedTuple):
@@ -247,36 +265,70 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     (`no_worse`). `distance`, `energy`, `share` and the bytes are means over clients of the columns
     of `clients_frame`.
     """
-    cells = list(cells)
-    alone = _standalone(cells)
-    rows = []
-    for cell in cells:
-        traffic = _traffic(cell)
-        for index, seed in enumerate(cell.seeds):
-            final = np.asarray(cell.evaluation.accuracy)[index, -1]
-            server = np.asarray(cell.evaluation.server_accuracy)[index, -1]
-            row = {
-                "partition": cell.partition,
-                "method": cell.method,
-                "seed": int(seed),
-                "mean_accuracy": final.mean(dtype=np.float64),
-                "max_accuracy": final.max(),
-                "min_accuracy": final.min(),
-                "server_accuracy": server,
-                "distance": np.asarray(cell.evaluation.distance)[index, -1].mean(dtype=np.float64),
-                **{name: values[index].mean() for name, values in traffic.items()},
-                "clients": len(cell.sizes),
-                "evaluated": final.size,
-            }
-            row |= _against_alone(cell.method, alone.get((cell.partition, seed)), final)
-            rows.append({key: _defined(value) for key, value in row.items()})
+    ends = [
+        (cell.partition, cell.method, int(seed), end)
+        for cell in cells
+        for seed, end in zip(cell.seeds, outcomes(cell), strict=True)
+    ]
+    alone = {(place, seed): end for place, method, seed, end in ends if method == YARDSTICK}
+    return summary_of(
+        summary_row(place, method, seed, end, alone.get((place, seed)))
+        for place, method, seed, end in ends
+    )
+
+
+def outcomes(cell: Cell) -> list[Outcome]:
+    """What is left of every seed of a cell, for `summary_row`."""
+    traffic = _traffic(cell)
+    last = [
+        np.asarray(getattr(cell.evaluation, name))[:, -1]
+        for name in ("accuracy", "distance", "server_accuracy")
+    ]
+    return [
+        Outcome(*(values[index] for values in (*last, *traffic.values())))
+        for index in range(len(cell.seeds))
+    ]
+
+
+def summary_row(
+    partition: str, method: str, seed: int, end: Outcome, alone: Outcome | None
+) -> dict[str, Any]:
+    """One row of `summary_frame`.
+
+    Args:
+      partition: where the run was.
+      method: as it is called in the table.
+      seed: of the run.
+      end: the run's end.
+      alone: that of the yardstick on the same partition with the same seed, if there is one.
+    """
+    final = end.accuracy
+    row = {
+        "partition": partition,
+        "method": method,
+        "seed": seed,
+        "mean_accuracy": final.mean(dtype=np.float64),
+        "max_accuracy": final.max(),
+        "min_accuracy": final.min(),
+        "server_accuracy": end.server_accuracy,
+        "distance": end.distance.mean(dtype=np.float64),
+        **{name: getattr(end, name).mean() for name in TRAFFIC},
+        "clients": len(end.share),
+        "evaluated": final.size,
+    }
+    row |= _against_alone(method, None if alone is None else alone.accuracy, final)
+    return {key: _defined(value) for key, value in row.items()}
+
+
+def summary_of(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    """Rows of `summary_row` as a frame."""
     texts = {"partition", "method", "fairness_undefined"}
     whole = {"seed", "clients", "evaluated"}
     schema = {
         name: pl.String if name in texts else pl.Int64 if name in whole else pl.Float64
         for name in SUMMARY_COLUMNS
     }
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(list(rows), schema=schema, orient="row")
 
 
 def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> dict[str, Any]:
@@ -575,7 +627,7 @@ def overview(summary: pl.DataFrame) -> Table:
     """All methods on all partitions in one table, for a terminal."""
     lines = ["fairness: 100 x Pearson(standalone, final accuracy), mean over seeds"]
     title = "All partitions: fairness (average accuracy, %)"
-    return _table(shown_overview(summary), title, lines + why_undefined(summary))
+    return report(shown_overview(summary), title, lines + why_undefined(summary))
 
 
 def fairness_reports(summary: pl.DataFrame) -> list[Table]:
@@ -594,7 +646,7 @@ def fairness_reports(summary: pl.DataFrame) -> list[Table]:
             lines.append(f"over the {evaluated:,} of {number:,} clients that were evaluated")
         lines += why_undefined(own) + close_accuracies(own)
         shown = shown_fairness(own).drop("partition", "seeds")
-        reports.append(_table(shown, f"Fairness and accuracy on {partition}", lines))
+        reports.append(report(shown, f"Fairness and accuracy on {partition}", lines))
     return reports
 
 
@@ -618,7 +670,7 @@ def traffic_reports(summary: pl.DataFrame) -> list[Table]:
             "MB of one client in the whole run, values and indices",
         ]
         shown = shown_traffic(own).drop("partition", "seeds")
-        reports.append(_table(shown, f"Gains, distance and traffic on {partition}", lines))
+        reports.append(report(shown, f"Gains, distance and traffic on {partition}", lines))
     return reports
 
 
@@ -630,7 +682,7 @@ def seconds_table(timing: Mapping[str, Any]) -> Table:
     lines = ["rounds per second: of all seeds together, evaluation included"]
     if timing.get("profiles"):
         lines.append("ms: of one round of one seed, each phase on its own")
-    return _table(shown, "Seconds", lines)
+    return report(shown, "Seconds", lines)
 
 
 def clients_reports(clients: pl.DataFrame, console_width: int = 80) -> list[Table]:
@@ -647,11 +699,11 @@ def clients_reports(clients: pl.DataFrame, console_width: int = 80) -> list[Tabl
             wider = [*groups[-1], method] if groups else []
             if method == YARDSTICK:
                 continue
-            if wider and _width(_table(shown_clients(own, wider))) <= console_width:
+            if wider and _width(report(shown_clients(own, wider))) <= console_width:
                 groups[-1] = wider
             else:
                 groups.append([method])
-        reports += [_table(shown_clients(own, group), title, lines) for group in groups or [[]]]
+        reports += [report(shown_clients(own, group), title, lines) for group in groups or [[]]]
     return reports
 
 
@@ -665,11 +717,11 @@ def holdings_table(sizes: np.ndarray, classes: np.ndarray, partition: str = "") 
     """
     title = f"What each client holds ({partition})" if partition else "What each client holds"
     lines = [f"{len(sizes):,} clients, {int(np.sum(sizes)):,} rows in all"]
-    return _table(shown_holdings(sizes, classes), title, lines + _selection_line(len(sizes)))
+    return report(shown_holdings(sizes, classes), title, lines + _selection_line(len(sizes)))
 
 
-def _table(frame: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> Table:
-    """A frame of texts; headers break between words, values never do."""
+def report(frame: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> Table:
+    """A frame of texts for a terminal; headers break between words, values never do."""
     table = Table(
         title=title or None,
         caption="\n".join(lines) or None,
@@ -783,7 +835,8 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             raise refusal(f"but {nearest} is a file, it must be in a directory")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise refusal(f"but {nearest} cannot be written to, it must be writable")
-        old = [directory / name for name in FILES if os.path.lexists(directory / name)]
+        names = (*FILES, *SWEEP_FILES)
+        old = [directory / name for name in names if os.path.lexists(directory / name)]
         if old and not overwrite:
             raise refusal(
                 f"which holds a run ({old[0].name}), it must be a new directory "
@@ -793,7 +846,8 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             if file.is_dir() and not file.is_symlink():
                 raise refusal(f"whose {file.name} is a directory, it must hold a run or nothing")
         directory.mkdir(parents=True, exist_ok=True)
-        for file in [*old, *_figures(directory)] if old else ():
+        parts = sorted((directory / PARTS).glob("*.parquet"))
+        for file in [*old, *_figures(directory), *parts] if old else ():
             file.unlink()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error)
@@ -828,31 +882,40 @@ def write(
     directory = pathlib.Path(directory)
     summary = summary_frame(cells)
     texts = {
-        "config.json": _json(config),
-        "environment.json": _json(environment),
-        "timing.json": _json(timing),
-        "summary.json": _json(fairness_table(summary).to_dicts()),
+        "config.json": json_text(config),
+        "environment.json": json_text(environment),
+        "timing.json": json_text(timing),
+        "summary.json": json_text(fairness_table(summary).to_dicts()),
     }
     frames = {
         "rounds.parquet": rounds_frame(cells),
         "clients.parquet": clients_frame(cells),
         "summary.parquet": summary,
     }
+    write_files(directory, texts, frames)
+
+
+def write_files(
+    directory: pathlib.Path, texts: Mapping[str, str], frames: Mapping[str, pl.DataFrame]
+) -> None:
+    """Writes named texts and tables, all of them or none."""
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in FILES}
+    names = (*texts, *frames)
+    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in names}
     try:
         for name, text in texts.items():
             temporary[name].write_text(text, encoding="utf-8")
         for name, frame in frames.items():
             frame.write_parquet(temporary[name], compression="zstd")
-        for name in FILES:
+        for name in names:
             os.replace(temporary[name], directory / name)
     finally:
         for file in temporary.values():
             file.unlink(missing_ok=True)
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """Strict JSON, the same for equal values."""
     text = json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return text + "\n"
 
@@ -938,10 +1001,10 @@ def read(directory: Path) -> Run:
         raise ValueError(f"{directory} is no run directory: it holds none of {', '.join(names)}")
     if missing:
         raise ValueError(f"the run in {directory} is not complete: {', '.join(missing)} is missing")
-    documents = (_read_json(directory / f"{name}.json") for name in JSON_FILES)
+    documents = (read_json(directory / f"{name}.json") for name in JSON_FILES)
     columns = (ROUND_COLUMNS, CLIENT_COLUMNS, SUMMARY_COLUMNS)
     frames = (
-        _read_parquet(directory / f"{name}.parquet", expected)
+        read_parquet(directory / f"{name}.parquet", expected)
         for name, expected in zip(PARQUET_FILES, columns, strict=True)
     )
     return Run(*documents, *frames, directory)
@@ -954,12 +1017,13 @@ def read_config(path: Path) -> dict[str, Any]:
       ValueError: when the file cannot be read, or does not hold an object.
     """
     try:
-        return _read_json(pathlib.Path(path))
+        return read_json(pathlib.Path(path))
     except ValueError as error:
         raise ValueError(f"--config is {str(path)!r}: {error}") from error
 
 
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """A file that holds an object."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -969,7 +1033,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def _read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
+def read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
+    """A table that has the columns."""
     try:
         frame = pl.read_parquet(file, glob=False)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

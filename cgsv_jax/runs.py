@@ -22,13 +22,16 @@ class Programs(NamedTuple):
     hyper: Hyper  # every field [1], of the method as it is configured
     shared: tuple  # what all runs read: the rows, the partition, which clients are evaluated
     in_order: Callable  # (Record, Evaluation) -> the same, clients in the order of their numbers
+    # What decides the compiled code besides the arguments' shapes: batches with equal ones share
+    # it. None: it is this batch's own.
+    code: Any = None
 
 
 class Chunk(NamedTuple):
     """Runs that one call computes, R of them."""
 
     seeds: np.ndarray  # [R] uint32
-    hyper: Hyper  # every field [R]
+    hyper: Any  # Hyper, every field [R]; or whatever the programs take in its place, leaves [R]
 
 
 class Batch(NamedTuple):
@@ -66,29 +69,38 @@ class Clock(NamedTuple):
 
 
 def execute(
-    batches: Sequence[Batch], watch: Callable[[Look], None] = lambda look: None
-) -> tuple[list[list[Seen]], list[Clock]]:
+    batches: Sequence[Batch],
+    watch: Callable[[Look], None] = lambda look: None,
+    finish: Callable[[int, int, Seen], Any] = lambda batch, chunk, seen: seen,
+) -> tuple[list[list[Any]], list[Clock]]:
     """Runs every chunk of every batch from its first to its last round.
 
     Args:
       batches: what to run, in order.
       watch: called before a batch compiles, and after every segment.
+      finish: (batch, chunk, what its runs showed) -> what is kept of it; called when a chunk is
+        through, so that of many runs only little need stay in memory.
 
     Returns:
-      What was seen, per batch and chunk, clients in the order of their numbers; and the seconds of
+      What was kept, per batch and chunk, clients in the order of their numbers; and the seconds of
       every batch.
     """
     results, clocks = [], []
+    known: dict[Any, dict] = {}  # compiled code that batches share
     for index, batch in enumerate(batches):
-        results_of_batch, clock = _execute_one(batch, index, watch)
+        results_of_batch, clock = _execute_one(batch, index, watch, finish, known)
         results.append(results_of_batch)
         clocks.append(clock)
     return results, clocks
 
 
 def _execute_one(
-    batch: Batch, index: int, watch: Callable[[Look], None]
-) -> tuple[list[Seen], Clock]:
+    batch: Batch,
+    index: int,
+    watch: Callable[[Look], None],
+    finish: Callable[[int, int, Seen], Any],
+    known: dict[Any, dict],
+) -> tuple[list[Any], Clock]:
     total = batch.rounds * sum(len(chunk.seeds) for chunk in batch.chunks)
     compiling = running = 0.0
     done = 0
@@ -98,12 +110,13 @@ def _execute_one(
 
     note()
     made = batch.build()
-    compiled: dict[Any, Any] = {}
+    compiled: dict[Any, Any] = {} if made.code is None else known.setdefault(made.code, {})
 
     def call(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
-        """The function's result; compiled once per name, and the two timed apart."""
+        """The function's result; compiled once per name and shapes, and the two timed apart."""
         nonlocal compiling, running
         clock = time.perf_counter()
+        name = (name, *((np.shape(x), x.dtype) for x in jax.tree.leaves(args)))
         if name not in compiled:
             compiled[name] = jax.jit(function, **options).lower(*args).compile()
             compiling += time.perf_counter() - clock
@@ -113,7 +126,7 @@ def _execute_one(
         return result
 
     results = []
-    for chunk in batch.chunks:
+    for place, chunk in enumerate(batch.chunks):
         count = len(chunk.seeds)
         state = call(made.begin, ("begin", count), chunk.seeds, chunk.hyper)
         pieces = []
@@ -126,5 +139,6 @@ def _execute_one(
             done += rounds * count
             note(pieces[-1].evaluation)
         del state, arguments  # the next chunk's matrices take their place
-        results.append(jax.tree.map(lambda *x: np.concatenate(x, axis=1), *pieces))
+        seen = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *pieces)
+        results.append(finish(index, place, seen))
     return results, Clock(compiling, running)
