@@ -136,7 +136,7 @@ def shown_settings(own: Judged, axes: Sequence[str], criterion: str) -> pl.DataF
     lines = []
     for (rank,), rows in from_table.group_by("rank", maintain_order=True):
         first = rows.row(0, named=True)
-        line = {"": "best" if first["best"] else str(rank)}
+        line = {"rank": "best" if first["best"] else str(rank)}
         line |= {"method": first["method"]} if several else {}
         line |= {name.replace("_", " "): _value(first[name]) for name in names}
         line[_header(criterion)] = _of(criterion, first["criterion"]) + (
@@ -151,7 +151,7 @@ def shown_settings(own: Judged, axes: Sequence[str], criterion: str) -> pl.DataF
             line[row["partition"] if len(partitions) > 1 else "fairness (accuracy, %)"] = text
         lines.append(line)
     if len(lines) > MANY:
-        lines = [*lines[: MANY // 2], {"": "…"}, *lines[-MANY // 4 :]]
+        lines = [*lines[: MANY // 2], {"rank": "…"}, *lines[-MANY // 4 :]]
     return pl.DataFrame(lines, infer_schema_length=None).with_columns(pl.all().fill_null(""))
 
 

@@ -236,7 +236,7 @@ def shown(value: Any) -> str:
         return "x".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def describe(sweep: Sweep) -> dict[str, Any]:
@@ -269,16 +269,16 @@ def described(values: Any) -> Sweep:
     try:
         settings = tuple(
             Setting(
-                _unplain(each["values"]),
+                unplain(each["values"]),
                 config_lib.from_dict(_merged(values["config"], each["differs"]), experiment.TABLES),
             )
             for each in values["settings"]
         )
-        axes = {name: tuple(_unplain({name: v})[name] for v in own) for name, own in
+        axes = {name: tuple(unplain({name: v})[name] for v in own) for name, own in
                 values["axes"].items()}  # fmt: skip
         _check(axes, values["best"], values["judge"])
         return Sweep(
-            *(_unplain(values["asked"]), axes, settings, tuple(values["shown"])),
+            *(unplain(values["asked"]), axes, settings, tuple(values["shown"])),
             *(values["best"], values["judge"]),
         )
     except (TypeError, KeyError, AttributeError, IndexError) as error:
@@ -293,7 +293,9 @@ def _plain(value: Any) -> Any:
     return "inf" if isinstance(value, float) and value == math.inf else value
 
 
-def _unplain(values: Mapping[str, Any]) -> dict[str, Any]:
+def unplain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values from JSON as they were asked for."""
+
     def one(name: str, value: Any) -> Any:
         if isinstance(value, list):
             return tuple(value)
