@@ -47,6 +47,7 @@ FILES = tuple(f"{name}.json" for name in (*JSON_FILES, "summary")) + tuple(
 # What the directory of a sweep holds besides config, environment and timing (sweep_results.py).
 SWEEP_FILES = ("sweep.parquet", "settings.parquet", "settings.json")
 PARTS = "parts"  # folder of a sweep where the runs are that are through
+PART_FILES = ("*.parquet", "*.json")
 FIGURES = "figures"  # folder of a run directory where plots.py puts its own
 FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share", "pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
@@ -846,7 +847,7 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             if file.is_dir() and not file.is_symlink():
                 raise refusal(f"whose {file.name} is a directory, it must hold a run or nothing")
         directory.mkdir(parents=True, exist_ok=True)
-        parts = sorted((directory / PARTS).glob("*.parquet"))
+        parts = [file for name in PART_FILES for file in (directory / PARTS).glob(name)]
         for file in [*old, *_figures(directory), *parts] if old else ():
             file.unlink()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError

@@ -200,7 +200,7 @@ def _grid(
                 ]
             else:
                 options = _ray_options(own, directory)
-                done = ray.execute(described, runs, missing, options, watch, keep)
+                done = ray.execute(described, runs, plan, options, watcher.through, keep)
                 spent = []
     except KeyboardInterrupt as stopped:
         flush()
@@ -356,10 +356,10 @@ def _search(
     except KeyboardInterrupt as stopped:
         raise KeyboardInterrupt(_go_on(directory)) from stopped
     ends |= done
-    complete = [trial["values"] for trial in told if trial["state"] == "finished"]
+    complete = [sweeping.unplain(trial["values"]) for trial in told if trial["state"] == "finished"]
     stopped = len(told) - len(complete)
     if stopped:
-        console.print(f"{stopped} trials were ended early, see settings.json for the others")
+        console.print(f"{stopped} trials were ended early; they are in config.json")
     if not complete:
         raise ConfigError("no trial came to its end")
     sweep = sweeping.of_points(
@@ -367,7 +367,7 @@ def _search(
     )
     keyed = {run: ends[sweeping.key_of(run, sweep.judge)] for run in sweeping.runs_of(sweep)}
     timing = {"total_seconds": time.perf_counter() - started, "programs": []}
-    described = sweeping.describe(sweep)
+    described = sweeping.describe(sweep) | {"trials": told}
     _finish(console, sweep, keyed, directory, described, environment, timing)
 
 
@@ -476,9 +476,9 @@ class _Watcher:
     def __exit__(self, *exception: Any) -> None:
         self.bar.stop()
 
-    def see(self, look: Look) -> None:
+    def see(self, look: Look, name: str | None = None) -> None:
         """Shows one look at the sweep."""
-        name = self.portions[look.batch].name
+        name = name or self.portions[look.batch].name
         done = self.before[look.batch] + look.done
         state = "compiling" if look.compiling else ""
         pace = f"{look.pace:.3g}/s" if look.pace else ""
@@ -492,6 +492,11 @@ class _Watcher:
             line = f"{done:,}/{self.total:,} rounds of all runs, {told}"
             self.console.print(line, markup=False, soft_wrap=True)
             self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+    def through(self, done: int, seconds: float) -> None:
+        """Shows that so many rounds of all runs are through, wherever they were."""
+        self.before = [0]
+        self.see(Look(0, done, self.total, False, done / seconds, None), "ray")
 
 
 class _Trials:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from cgsv_jax import metrics, plots, results
 
@@ -66,22 +67,24 @@ def pair(
     scattered = any(cells[name].n_unique() > MAPPED for name in (x, y))
     panels = cells.select("method", "partition").unique(maintain_order=True).rows()
     figure, grid = _panels(panels, told, criterion)
-    known = cells["mean"].drop_nulls()
-    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-    limits = {"vmin": low, "vmax": max(high, low + 1e-9)}
-    shown = None
+    draw_one = _points if scattered else _map
     for axes, (method, partition) in zip(grid, panels, strict=True):
         own = cells.filter(method=method, partition=partition)
+        known = own["mean"].drop_nulls()
+        # Partitions differ more than settings do, so that each has its own colours.
+        low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+        limits = {"vmin": low, "vmax": max(high, low + 1e-6 + 1e-6 * abs(low))}
         marked = best if best is not None and best["method"] == method else None
-        draw_one = _points if scattered else _map
         shown = draw_one(axes, own, x, y, limits, marked)
         axes.set_xlabel(_words(x))
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel(_words(y))
-    bar = figure.colorbar(shown, ax=grid, pad=0.015, aspect=30)
-    bar.set_label(_label(criterion))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8)
+        bar = figure.colorbar(shown, ax=axes, pad=0.02, aspect=25)
+        bar.outline.set_visible(False)
+        bar.locator = MaxNLocator(5)
+        bar.formatter.set_useOffset(False)
+        bar.ax.tick_params(labelsize=7)
+        bar.update_ticks()
     return figure
 
 
@@ -208,7 +211,7 @@ def _panels(
     FigureCanvasAgg(figure)
     seeds = told["seed"].n_unique()
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
-    figure.suptitle(f"{criterion.replace('_', ' ').capitalize()}{over}", fontsize=11)
+    figure.suptitle(f"{_label(criterion).capitalize()}{over}", fontsize=11)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[len(panels) :]:
         axes.remove()

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from cgsv_jax import results
-from cgsv_jax.results import FIGURES, PARTS, YARDSTICK, Outcome
+from cgsv_jax.results import FIGURES, PART_FILES, PARTS, YARDSTICK, Outcome
 
 Path = str | os.PathLike[str]
 
@@ -204,8 +204,9 @@ def write(
         {name: results.json_text(value) for name, value in texts.items()},
         {"sweep.parquet": table, "settings.parquet": own.table},
     )
-    for file in (directory / PARTS).glob("*.parquet"):
-        file.unlink()
+    for pattern in PART_FILES:
+        for file in (directory / PARTS).glob(pattern):
+            file.unlink()
     if (directory / PARTS).is_dir() and not any((directory / PARTS).iterdir()):
         (directory / PARTS).rmdir()
 
@@ -262,6 +263,18 @@ def parts(directory: Path) -> dict[str, Outcome]:
         except (OSError, KeyError, pl.exceptions.PolarsError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from error
     return done
+
+
+def add_trial(directory: Path, trial: Mapping[str, Any]) -> None:
+    """Keeps a trial of a search that came to an end."""
+    text = results.json_text(trial)
+    name = hashlib.sha256(results.json_text(trial["values"]).encode()).hexdigest()[:20]
+    results.write_files(pathlib.Path(directory) / PARTS, {f"{name}.json": text}, {})
+
+
+def trials(directory: Path) -> list[dict[str, Any]]:
+    """The trials that came to an end."""
+    return [results.read_json(f) for f in sorted((pathlib.Path(directory) / PARTS).glob("*.json"))]
 
 
 def plain(end: Outcome) -> dict[str, list[float]]:
