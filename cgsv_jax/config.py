@@ -610,3 +610,7 @@ def _list(name: str, values: Sequence[Any]) -> list[str]:
     if len(set(values)) != len(values):
         return [f"{_flag(name)} names something twice: {', '.join(map(str, values))}"]
     return []
+
+
+# The same sentences for values that are judged elsewhere.
+flag, known, at_least, number, distinct = _flag, _known, _at_least, _number, _list

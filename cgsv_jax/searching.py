@@ -57,6 +57,8 @@ def draw(
 ) -> list[dict[str, Any]]:
     """Points drawn at random, all different; the first are the same however many are drawn.
 
+    The order of the spaces does not count.
+
     Args:
       spaces: name -> a range, or values of which each is as likely.
       number: how many; fewer come where there are no more different ones.
@@ -70,7 +72,7 @@ def draw(
     rng = np.random.default_rng(seed)
     points: dict[tuple, dict[str, Any]] = {}
     for _ in range(100 * number):
-        point = {name: _draw_one(rng, space) for name, space in spaces.items()}
+        point = {name: _draw_one(rng, spaces[name]) for name in sorted(spaces)}
         points.setdefault(tuple(point.values()), point)
         if len(points) == number:
             break

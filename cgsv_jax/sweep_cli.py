@@ -80,30 +80,30 @@ def _check(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         )
         idle = [name for name in (*flags, *own) if name not in allowed]
         if idle:
-            names = ", ".join(config_lib._flag(name) for name in idle)
+            names = ", ".join(config_lib.flag(name) for name in idle)
             problems.append(f"--{source} is a whole sweep, it cannot be combined with {names}")
-    problems += config_lib._known("on", own.get("on", "local"), ("local", "ray"))
-    problems += config_lib._known("scheduler", own.get("scheduler", "none"), searching.SCHEDULERS)
+    problems += config_lib.known("on", own.get("on", "local"), ("local", "ray"))
+    problems += config_lib.known("scheduler", own.get("scheduler", "none"), searching.SCHEDULERS)
     if "search" in own:
-        problems += config_lib._known("search", own["search"], searching.SEARCHES)
+        problems += config_lib.known("search", own["search"], searching.SEARCHES)
     elif not {"config", "resume"} & set(own):
         for name in ("trials", "search_seed"):
             if name in own:
                 problems.append(f"--{name.replace('_', '-')} does nothing without --search")
         for name, value in flags.items():
             if isinstance(value, Range):
-                problems.append(f"{config_lib._flag(name)} is a range, it needs --search")
+                problems.append(f"{config_lib.flag(name)} is a range, it needs --search")
     for name, least in (("trials", 1), ("search_seed", 0), ("together", 1), ("cpus_per_trial", 1)):
         if name in own:
-            problems += config_lib._at_least(name, own[name], least)
+            problems += config_lib.at_least(name, own[name], least)
     if "gpus_per_trial" in own:
-        problems += config_lib._number(
+        problems += config_lib.number(
             "gpus_per_trial", own["gpus_per_trial"], 0, 64, open_high=True
         )
     if own.get("on", "local") != "ray":
         idle = [name for name in _OF_RAY if name in own and own[name] != "none"]
         idle += ["search"] if own.get("search") == "optuna" else []
-        problems += [f"{config_lib._flag(name)} needs --on ray" for name in idle]
+        problems += [f"{config_lib.flag(name)} needs --on ray" for name in idle]
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -135,7 +135,7 @@ def _from_flags(flags: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Sea
 
 
 def _axes_of(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple]:
-    names = points[0] if points else ()
+    names = sorted(points[0]) if points else ()
     return {name: tuple(dict.fromkeys(point[name] for point in points)) for name in names}
 
 
@@ -203,9 +203,9 @@ def _grid(
                 done = ray.execute(described, runs, plan, options, watcher.through, keep)
                 spent = []
     except KeyboardInterrupt as stopped:
-        flush()
         raise KeyboardInterrupt(_go_on(directory)) from stopped
-    flush()
+    finally:
+        flush()
     timing = {"total_seconds": time.perf_counter() - started, "programs": spent}
     _finish(console, sweep, ends | done, directory, described, environment, timing)
 
@@ -310,13 +310,19 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
     asked["algorithms"] = (YARDSTICK, method) if method != YARDSTICK else (method,)
     seeds = setting.config.seeds
     asked["seeds"] = len(seeds) if seeds == tuple(range(len(seeds))) else seeds
-    for name, value in asked.items():
+    # In one order, whoever asked: a repeated sweep says the same.
+    order = (*LISTS, *sweeping.SWEEPABLE)
+    for name in sorted(asked, key=lambda n: order.index(n) if n in order else len(order)):
+        value = asked[name]
         if value is True:
-            words.append(config_lib._flag(name))
-        elif isinstance(value, tuple):
-            words += [config_lib._flag(name), ",".join(map(str, value))]
+            words.append(config_lib.flag(name))
+        elif isinstance(value, tuple) or name in LISTS:
+            several = value if isinstance(value, tuple) else (value,)
+            # One seed is a list of it: a number says how many there are.
+            alone = "," if name == "seeds" and len(several) == 1 and value is several else ""
+            words += [config_lib.flag(name), ",".join(map(str, several)) + alone]
         elif value is not False:
-            words += [config_lib._flag(name), sweeping.shown(value)]
+            words += [config_lib.flag(name), sweeping.shown(value)]
     return shlex.join(words)
 
 
@@ -340,7 +346,10 @@ def _search(
         "spaces": {n: s._asdict() if isinstance(s, Range) else s for n, s in search.spaces.items()}
     }}  # fmt: skip
     sweep_results.begin(directory, config, environment)
-    told = sweep_results.trials(directory)
+    told = [
+        trial | {"values": sweeping.unplain(trial["values"])}
+        for trial in sweep_results.trials(directory)
+    ]
     ends = sweep_results.parts(directory)
     console.print(
         f"search: {search.how}, {search.trials} trials of all seeds and partitions, "

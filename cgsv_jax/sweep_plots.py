@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from cgsv_jax import metrics, plots, results
 
 _MAP = "cividis"
 _LABELS = {"fairness": "fairness", "mean_gain": "mean gain, points"}
 WORDS = 6  # values of an axis up to which a cell of a map has room for its number
+FLAT = 0.1  # points that the colours span at least
 MAPPED = 12  # values of an axis up to which a pair is a map; beyond, points
 
 
@@ -64,7 +65,10 @@ def pair(
     cells = told.group_by("method", "partition", x, y, maintain_order=True).agg(
         (factor * pl.col(criterion)).mean().alias("mean"), pl.len().alias("count")
     )
-    scattered = any(cells[name].n_unique() > MAPPED for name in (x, y))
+    wide, high = (cells[name].n_unique() for name in (x, y))
+    # Settings that were drawn lie anywhere; a map of them would be mostly holes.
+    grid_of = cells.select(x, y).n_unique() == wide * high
+    scattered = not grid_of or max(wide, high) > MAPPED
     panels = cells.select("method", "partition").unique(maintain_order=True).rows()
     figure, grid = _panels(panels, told, criterion)
     draw_one = _points if scattered else _map
@@ -73,7 +77,8 @@ def pair(
         known = own["mean"].drop_nulls()
         # Partitions differ more than settings do, so that each has its own colours.
         low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-        limits = {"vmin": low, "vmax": max(high, low + 1e-6 + 1e-6 * abs(low))}
+        room = max(0.0, (FLAT - (high - low)) / 2)  # a rounding is no difference
+        limits = {"vmin": low - room, "vmax": high + room}
         marked = best if best is not None and best["method"] == method else None
         shown = draw_one(axes, own, x, y, limits, marked)
         axes.set_xlabel(_words(x))
@@ -129,7 +134,9 @@ def _points(
     limits: Mapping[str, float],
     best: Mapping[str, Any] | None,
 ) -> Any:
-    """Searched settings, which lie anywhere."""
+    """Settings that lie anywhere."""
+    words = [name for name in (x, y) if not own[name].dtype.is_numeric()]
+    own = own.with_columns(pl.col(name).cast(pl.String) for name in words)
     known = own.drop_nulls("mean")
     style = {"cmap": colormaps[_MAP], "s": 34, "edgecolors": "white", "linewidths": 0.5}
     points = axes.scatter(known[x], known[y], c=known["mean"], **style, **limits)
@@ -137,7 +144,9 @@ def _points(
     axes.scatter(unknown[x], unknown[y], marker="x", s=20, color=plots.GREY, linewidths=0.8)
     if best is not None and x in best and y in best:
         ring = {"s": 120, "facecolors": "none", "edgecolors": plots.VERMILION, "linewidths": 1.8}
-        axes.scatter([best[x]], [best[y]], **ring)
+        place = [str(best[name]) if name in words else best[name] for name in (x, y)]
+        if known.filter(pl.col(x) == place[0], pl.col(y) == place[1]).height:
+            axes.scatter([place[0]], [place[1]], **ring)
     for axis, name in ((axes.xaxis, x), (axes.yaxis, y)):
         _scale(axis, own[name])
     return points
@@ -231,6 +240,9 @@ def _scale(axis: Any, values: pl.Series) -> None:
     """Logarithmic where positive numbers span more than a decade."""
     if values.dtype.is_numeric() and values.min() > 0 and values.max() >= 10 * values.min():
         axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _factor(criterion: str) -> float:

@@ -219,7 +219,7 @@ def open_again(path: Path, versions: Mapping[str, Any]) -> tuple[pathlib.Path, d
       versions: those that would go on; runs of others do not belong into one table.
 
     Raises:
-      ValueError: when there is no sweep, or it was begun by other versions.
+      ValueError: when there is no sweep, it is finished, or it was begun by other versions.
     """
     directory = pathlib.Path(path).expanduser()
     try:
@@ -227,6 +227,8 @@ def open_again(path: Path, versions: Mapping[str, Any]) -> tuple[pathlib.Path, d
         environment = results.read_json(directory / "environment.json")
     except ValueError as error:
         raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
+    if (directory / "sweep.parquet").exists():
+        raise ValueError(f"--resume is {str(path)!r}, which is finished: nothing is missing")
     before = environment.get("versions")
     if before != versions:
         names = [n for n in versions if (before or {}).get(n) != versions[n]]

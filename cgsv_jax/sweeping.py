@@ -161,14 +161,14 @@ def sweep(
 
 def _check(swept: Mapping[str, Sequence[Any]], best: str, judge: str) -> None:
     problems = [
-        f"{config_lib._flag(name)} cannot be swept, it takes one value"
+        f"{config_lib.flag(name)} cannot be swept, it takes one value"
         for name, values in swept.items()
         if name not in SWEEPABLE and len(values) > 1
     ]
     for name, values in swept.items():
-        problems += config_lib._list(name, values)
-    problems += config_lib._known("best", best, CRITERIA)
-    problems += config_lib._known("judge", judge, JUDGES)
+        problems += config_lib.distinct(name, values)
+    problems += config_lib.known("best", best, CRITERIA)
+    problems += config_lib.known("judge", judge, JUDGES)
     count = math.prod(len(values) for values in swept.values())
     if count > MAX_SETTINGS:
         problems.append(f"these are {count:,} settings, there must be at most {MAX_SETTINGS:,}")
@@ -244,7 +244,8 @@ def describe(sweep: Sweep) -> dict[str, Any]:
     first, *_ = configs = [config_lib.to_dict(setting.config) for setting in sweep.settings]
     return {
         "asked": _plain(sweep.asked),
-        "axes": _plain(sweep.axes),
+        # A list: keys of a file are sorted, and the axes have an order.
+        "axes": [{"name": name, "values": _plain(values)} for name, values in sweep.axes.items()],
         "shown": list(sweep.shown),
         "best": sweep.best,
         "judge": sweep.judge,
@@ -267,15 +268,15 @@ def described(values: Any) -> Sweep:
         lacking = [key for key in keys if not isinstance(values, dict) or key not in values]
         raise ConfigError(f"this is no sweep's config: it lacks {', '.join(lacking)}")
     try:
+        axes = {axis["name"]: tuple(_one(axis["name"], v) for v in axis["values"])
+                for axis in values["axes"]}  # fmt: skip
         settings = tuple(
             Setting(
-                unplain(each["values"]),
+                {name: _one(name, each["values"][name]) for name in axes},
                 config_lib.from_dict(_merged(values["config"], each["differs"]), experiment.TABLES),
             )
             for each in values["settings"]
         )
-        axes = {name: tuple(unplain({name: v})[name] for v in own) for name, own in
-                values["axes"].items()}  # fmt: skip
         _check(axes, values["best"], values["judge"])
         return Sweep(
             *(unplain(values["asked"]), axes, settings, tuple(values["shown"])),
@@ -295,13 +296,13 @@ def _plain(value: Any) -> Any:
 
 def unplain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values from JSON as they were asked for."""
+    return {name: _one(name, value) for name, value in values.items()}
 
-    def one(name: str, value: Any) -> Any:
-        if isinstance(value, list):
-            return tuple(value)
-        return math.inf if name == "beta" and value == "inf" else value
 
-    return {name: one(name, value) for name, value in values.items()}
+def _one(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return math.inf if name == "beta" and value == "inf" else value
 
 
 def _difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
