@@ -8,6 +8,7 @@ stopped goes on from the parts in its directory, whoever made them.
 Importing this module does not need Ray; its functions do (extra [ray]).
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cgsv_jax import searching, sweep_results, sweeping
+from cgsv_jax import experiment, searching, sweep_results, sweeping
 from cgsv_jax.config import ConfigError
 from cgsv_jax.results import YARDSTICK, Outcome
 from cgsv_jax.runs import Look
@@ -39,7 +40,13 @@ _SECONDS_BETWEEN_REPORTS = 2.0
 _TRIALS_PER_PLACE = 2
 
 
+def share_the_device() -> None:
+    """In the driver, before JAX looks at its devices: their memory is for the trials."""
+    os.environ.setdefault(_PREALLOCATE, "false")
+
+
 _NAME = __name__
+_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 _LISTENING: list[Callable[[dict], None]] = []
 
 
@@ -86,6 +93,7 @@ class _Session:
 
         # Ray starts its processes by forking; they execute another program at once.
         warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        os.environ.pop(_PREALLOCATE, None)  # which was for this process alone
         address = self.options["address"]
         common = {"logging_level": "error", "log_to_driver": False, "configure_logging": True}
         try:
@@ -165,11 +173,45 @@ class _Session:
 def _prepare(options: Mapping[str, Any]) -> None:
     """In a trial's process, before it computes: its threads, and a memory of compiled code."""
     os.environ["NPROC"] = str(options["cpus"])  # the size of XLA's pool of threads
+    if 0 < (options["gpus"] or 0) < 1:  # several processes share one
+        fraction = f"{0.9 * options['gpus']:.2f}"
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", fraction)
     directory = pathlib.Path(options["directory"])
     if directory.is_dir():  # on this machine, or shared; each host its own code
         cache = directory / _FOLDER / f"compiled-{socket.gethostname()}"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _run_here(
+    runs: Sequence[Run],
+    asked: Mapping[str, Any],
+    judge: str,
+    together: int | None,
+    keep: Callable[[dict[Run, Outcome]], None] = lambda done: None,
+    looking: Callable[[Plan, dict[Run, Run]], Callable[[Look], None]] | None = None,
+) -> dict[Run, Outcome]:
+    """Runs of a sweep in this process, with the devices and the layout of this machine.
+
+    The driver may be another kind of machine; neither is a part of what a run is.
+    """
+    here = {}
+    for run in runs:
+        config = run.config
+        layout = config.layout
+        if "layout" not in asked:
+            layout = experiment.configure(dataset=config.dataset, model=config.model).layout
+        devices = min(config.devices, jax.device_count())
+        config = dataclasses.replace(config, layout=layout, devices=devices)
+        here[run._replace(config=config)] = run
+    plan = sweeping.plan(list(here), judge, together=together)
+    watch = looking(plan, here) if looking else lambda look: None
+
+    def kept(done: Mapping[Run, Outcome]) -> None:
+        keep({here[run]: end for run, end in done.items()})
+
+    ends, _ = sweeping.execute(plan, watch, kept)
+    return {here[run]: end for run, end in ends.items()}
 
 
 def _tidy(options: Mapping[str, Any]) -> None:
@@ -281,8 +323,7 @@ def _run_some(
         for run, number in place.items()
         if (key := sweeping.key_of(run, sweep.judge)) in known
     ]
-    plan = sweeping.plan(left, sweep.judge, together=options["together"])
-    sweeping.execute(plan, keep=keep)
+    _run_here(left, sweep.asked, sweep.judge, options["together"], keep)
     report()
 
 
@@ -346,7 +387,7 @@ def search(
                       for part in _split(plan, session.places)]  # fmt: skip
 
             def yardstick(own: Mapping[str, Any]) -> None:
-                _run_common(pieces[own["piece"]], wanted.judge, options)
+                _run_common(pieces[own["piece"]], wanted.asked, wanted.judge, options)
 
             from ray import tune
 
@@ -379,12 +420,16 @@ def _common_runs(wanted: Any, ends: Mapping[str, Outcome]) -> list[tuple[str, Ru
     return [(key, run) for key, run in keyed if key not in ends]
 
 
-def _run_common(pieces: Sequence[tuple[str, Run]], judge: str, options: Mapping[str, Any]) -> None:
+def _run_common(
+    pieces: Sequence[tuple[str, Run]],
+    asked: Mapping[str, Any],
+    judge: str,
+    options: Mapping[str, Any],
+) -> None:
     from ray import tune
 
     _prepare(options)
-    plan = sweeping.plan([run for _, run in pieces], judge, together=options["together"])
-    ends, _ = sweeping.execute(plan)
+    ends = _run_here([run for _, run in pieces], asked, judge, options["together"])
     tune.report({"rows": [(key, sweep_results.plain(ends[run])) for key, run in pieces]})
 
 
@@ -482,26 +527,28 @@ def _judge_one(
     ends = {run: sweep_results.outcome(shared[k]) for run, k in keys.items() if k in shared}
     left = [run for run in runs if run not in ends]
     yardsticks = [run for run in left if run.method.algorithm == YARDSTICK]
-    done, _ = sweeping.execute(sweeping.plan(yardsticks, sweep.judge))
-    ends |= done
+    where = sweep.asked, sweep.judge
+    ends |= _run_here(yardsticks, *where, options["together"])
     left = [run for run in left if run not in ends]
+
+    def looking(plan: Plan, here: dict[Run, Run]) -> Callable[[Look], None]:
+        made = sweeping.batches(plan)
+        single = len(made) == 1 and len(made[0][0].chunks) == 1
+
+        def watch(look: Look) -> None:
+            batch, own = made[look.batch]
+            rounds = look.done // len(batch.chunks[0].seeds)
+            # What follows the last look is the end itself.
+            if not (looks and single) or look.evaluation is None or rounds >= batch.rounds:
+                return
+            now = {here[run]: _so_far(look, place) for place, run in enumerate(own)}
+            tune.report(_told(sweep, ends | now) | {"values": dict(values), "rounds": rounds})
+
+        return watch
+
     # All at once in one program, so that a look is one at the setting and not at one seed.
-    plan = sweeping.plan(left, sweep.judge, together=options["together"] or max(len(left), 1))
-    made = sweeping.batches(plan)
-    single = len(made) == 1 and len(made[0][0].chunks) == 1
-
-    def watch(look: Look) -> None:
-        if look.evaluation is None or not (looks and single):
-            return
-        own = made[0][1]
-        rounds = look.done // len(made[0][0].chunks[0].seeds)
-        if rounds >= made[0][0].rounds:
-            return  # what follows is the end itself
-        now = {run: _so_far(look, place) for place, run in enumerate(own)}
-        tune.report(_told(sweep, ends | now) | {"values": dict(values), "rounds": rounds})
-
-    new, _ = sweeping.execute(plan, watch)
-    ends |= new
+    together = options["together"] or max(len(left), 1)
+    ends |= _run_here(left, *where, together, looking=looking)
     rows = [(key, sweep_results.plain(ends[run])) for run, key in keys.items() if key not in shared]
     last = {"values": dict(values), "rounds": sweep.settings[0].config.rounds}
     tune.report(_told(sweep, ends) | last | {"finished": True, "rows": rows})

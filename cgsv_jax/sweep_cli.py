@@ -50,6 +50,12 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
       ConfigError, ValueError: one sentence for each thing that cannot be.
     """
     _check(flags, own)
+    ray = None
+    if own.get("on", "local") == "ray":
+        from cgsv_jax import ray_sweep as ray  # its own libraries are optional
+
+        ray.check()
+        ray.share_the_device()
     versions = results.environment()["versions"]
     directory = config = None
     if "resume" in own:
@@ -58,11 +64,6 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         config = results.read_config(own["config"])
     wanted = _from_file(config) if config is not None else _from_flags(flags, own)
     console = Console(quiet=own.get("quiet", False), highlight=False)
-    ray = None
-    if own.get("on", "local") == "ray":
-        from cgsv_jax import ray_sweep as ray  # its own libraries are optional
-
-        ray.check()
     if isinstance(wanted, Search):
         _search(console, wanted, own, directory, ray)
     else:
@@ -186,7 +187,7 @@ def _grid(
     environment = results.environment()
     described = sweeping.describe(sweep)
     sweep_results.begin(directory, described, environment)
-    _announce(console, sweep, plan, len(ends))
+    _announce(console, sweep, plan, len(ends), ray is not None)
     keep, flush = _keeper(directory, keys)
     watcher = _Watcher(console, plan)
     try:
@@ -389,7 +390,7 @@ def _space(space: Any) -> str:
 # ---------------------------------------------------------------- what is seen
 
 
-def _announce(console: Console, sweep: Sweep, plan: Plan, known: int) -> None:
+def _announce(console: Console, sweep: Sweep, plan: Plan, known: int, on_ray: bool = False) -> None:
     first = sweep.settings[0].config
     lines = {
         "data set": f"{first.dataset}, model {first.model}",
@@ -433,6 +434,7 @@ def _announce(console: Console, sweep: Sweep, plan: Plan, known: int) -> None:
         f"{_count(plan.num_runs, 'run')} by {_count(len(rows), 'program')}, each compiled once",
         f"of {_bytes(plan.budget)} of memory",
     ]
+    notes += ["calls as on this machine; trials go by their own"] if on_ray else []
     notes += [f"{known:,} further runs are through already"] if known else []
     if rows:
         console.print(results.report(pl.DataFrame(rows), "Plan", notes))

@@ -48,7 +48,9 @@ MAY_IMPORT = {
         *("config", "runs", "results", "searching", "sweeping", "sweep_results", "sweep_plots"),
         "ray_sweep",
     },
-    "ray_sweep": {"config", "results", "runs", "searching", "sweeping", "sweep_results"},
+    "ray_sweep": {
+        *("config", "experiment", "results", "runs", "searching", "sweeping", "sweep_results"),
+    },
     "profiling": {"types", "config", "timing", "layout", "local", "simulation", "experiment"},
     "cli": None,
 }
