@@ -8,6 +8,7 @@ stopped goes on from the parts in its directory, whoever made them.
 Importing this module does not need Ray; its functions do (extra [ray]).
 """
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -17,15 +18,15 @@ import shutil
 import socket
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from cgsv_jax import experiment, searching, sweep_results, sweeping
 from cgsv_jax.config import ConfigError
-from cgsv_jax.results import YARDSTICK, Outcome
+from cgsv_jax.results import RAYS, YARDSTICK, Outcome
 from cgsv_jax.runs import Look
 from cgsv_jax.searching import Range
 from cgsv_jax.sweeping import Plan, Run, Sweep
@@ -33,7 +34,6 @@ from cgsv_jax.sweeping import Plan, Run, Sweep
 RETRIES = 3  # of a trial whose process dies
 # What a search is told of a setting whose criterion is undefined: worse than any that is defined.
 WORST = -1000.0
-_FOLDER = "ray"  # of Ray's own files, in the sweep's directory; gone at the end
 _OBJECT_STORE = 100 * 2**20  # bytes; what goes through it is small
 _SECONDS_BETWEEN_REPORTS = 2.0
 # Work of a trial: about so many trials per place, so that the last ones are not waited for long.
@@ -42,11 +42,14 @@ _TRIALS_PER_PLACE = 2
 
 def share_the_device() -> None:
     """In the driver, before JAX looks at its devices: their memory is for the trials."""
-    os.environ.setdefault(_PREALLOCATE, "false")
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    if name not in os.environ:
+        os.environ[name] = "false"
+        _SET.append(name)
 
 
 _NAME = __name__
-_PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+_SET: list[str] = []  # variables of the environment that trials are not to inherit
 _LISTENING: list[Callable[[dict], None]] = []
 
 
@@ -74,100 +77,103 @@ def check() -> None:
         )
 
 
-class _Session:
-    """A connection to Ray for the length of a `with`; a local one ends with it."""
+class Session(NamedTuple):
+    """A connection to Ray: what a trial takes of it, and how many find place at a time."""
 
-    def __init__(self, options: Mapping[str, Any]):
-        self.options = options
+    cpus: int
+    gpus: float
+    places: int
 
-    def __enter__(self) -> "_Session":
-        for name, value in (
-            ("RAY_USAGE_STATS_ENABLED", "0"),
-            ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),  # results come back through reports
-            ("TUNE_DISABLE_SIGINT_HANDLER", "1"),  # an interruption is ours to explain
-            ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
-            ("RAY_AIR_NEW_OUTPUT", "0"),
-        ):
-            os.environ.setdefault(name, value)
-        import ray
 
-        # Ray starts its processes by forking; they execute another program at once.
-        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-        os.environ.pop(_PREALLOCATE, None)  # which was for this process alone
-        address = self.options["address"]
-        common = {"logging_level": "error", "log_to_driver": False, "configure_logging": True}
-        try:
-            if address is None:
-                ray.init(
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE,
-                    **common,
-                )
-            else:
-                ray.init(address=address, **common)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConfigError(f"--address is {address!r}, Ray says: {sentence}") from error
+@contextlib.contextmanager
+def _session(options: Mapping[str, Any]) -> Iterator[Session]:
+    """Connects to Ray for the length of a `with`; one that is started here ends with it."""
+    for name, value in (
+        ("RAY_USAGE_STATS_ENABLED", "0"),
+        ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),  # results come back through reports
+        ("TUNE_DISABLE_SIGINT_HANDLER", "1"),  # an interruption is ours to explain
+        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1"),  # a trial without a GPU sees none
+        ("RAY_AIR_NEW_OUTPUT", "0"),
+    ):
+        os.environ.setdefault(name, value)
+    import ray
+
+    # Ray starts its processes by forking; they execute another program at once.
+    warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+    while _SET:  # for this process alone
+        os.environ.pop(_SET.pop(), None)
+    address = options["address"]
+    started = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    try:
+        # "local", or Ray would look for one that somebody else has started.
+        ray.init(
+            address=address or "local",
+            logging_level="error",
+            log_to_driver=False,
+            **({} if address else started),
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"--address is {address!r}, Ray says: {sentence}") from error
+    try:
         there = ray.cluster_resources()
-        gpus = self.options["gpus"]
-        self.gpus = (1.0 if there.get("GPU", 0) >= 1 else 0.0) if gpus is None else gpus
-        self.cpus = self.options["cpus"]
-        places = [there.get("CPU", 0) // self.cpus]
-        places += [there.get("GPU", 0) // self.gpus] if self.gpus else []
-        self.places = int(min(places))
-        if self.places < 1:
-            self.__exit__()
+        gpus, cpus = options["gpus"], options["cpus"]
+        gpus = (1.0 if there.get("GPU", 0) >= 1 else 0.0) if gpus is None else gpus
+        places = [there.get("CPU", 0) // cpus] + ([there.get("GPU", 0) // gpus] if gpus else [])
+        if min(places) < 1:
             raise ConfigError(
-                f"--cpus-per-trial is {self.cpus}, --gpus-per-trial {self.gpus:g}: Ray has "
+                f"--cpus-per-trial is {cpus}, --gpus-per-trial {gpus:g}: Ray has "
                 f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
             )
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        import ray
-
+        yield Session(cpus, gpus, int(min(places)))
+    finally:
         ray.shutdown()
+        shutil.rmtree(pathlib.Path(options["directory"]) / RAYS, ignore_errors=True)
 
-    def fit(
-        self, trainable: Callable, see: Callable[[dict], None], space: Any, **tune_config: Any
-    ) -> None:
-        """Runs trials until there are none left.
 
-        Raises:
-          RuntimeError: when a trial failed in spite of being started again.
-        """
-        from ray import tune
+def _fit(
+    session: Session,
+    options: Mapping[str, Any],
+    trainable: Callable,
+    see: Callable[[dict], None],
+    space: Any,
+    **tune_config: Any,
+) -> None:
+    """Runs trials until there are none left, and hands their reports to `see`.
 
-        folder = pathlib.Path(self.options["directory"]) / _FOLDER
+    Raises:
+      RuntimeError: when a trial failed in spite of being started again.
+    """
+    from ray import tune
 
-        class Reports(tune.Callback):
-            """Hands every report on, in the driver."""
+    class Reports(tune.Callback):
+        """Hands every report on, in the driver; Tune asks for a class."""
 
-            def on_trial_result(self, iteration, trials, trial, result, **rest):
-                importlib.import_module(_NAME).listen(result | {"trial": trial.trial_id})
+        def on_trial_result(self, iteration, trials, trial, result, **rest):
+            importlib.import_module(_NAME).listen(result | {"trial": trial.trial_id})
 
-            def on_trial_complete(self, iteration, trials, trial, **rest):
-                last = (trial.last_result or {}) | {"trial": trial.trial_id, "ended": True}
-                importlib.import_module(_NAME).listen(last)
+        def on_trial_complete(self, iteration, trials, trial, **rest):
+            last = (trial.last_result or {}) | {"trial": trial.trial_id, "ended": True}
+            importlib.import_module(_NAME).listen(last)
 
-        _LISTENING[:] = [see]
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": self.cpus, "gpu": self.gpus}),
-            param_space=space,
-            tune_config=tune.TuneConfig(reuse_actors=False, **tune_config),
-            run_config=tune.RunConfig(
-                name="trials",
-                storage_path=str(folder),
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
-                callbacks=[Reports()],
-                verbose=0,
-            ),
-        )
-        grid = tuner.fit()
-        errors = [str(error) for error in grid.errors]
-        shutil.rmtree(folder / "trials", ignore_errors=True)
-        if errors:
-            raise RuntimeError(f"{len(errors)} trials failed, the first with: {errors[0]}")
+    _LISTENING[:] = [see]
+    folder = pathlib.Path(options["directory"]) / RAYS
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": session.cpus, "gpu": session.gpus}),
+        param_space=space,
+        tune_config=tune.TuneConfig(**tune_config),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(folder),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[Reports()],
+            verbose=0,
+        ),
+    )
+    errors = [str(error) for error in tuner.fit().errors]
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+    if errors:
+        raise RuntimeError(f"{len(errors)} trials failed, the first with: {errors[0]}")
 
 
 def _prepare(options: Mapping[str, Any]) -> None:
@@ -178,7 +184,7 @@ def _prepare(options: Mapping[str, Any]) -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", fraction)
     directory = pathlib.Path(options["directory"])
     if directory.is_dir():  # on this machine, or shared; each host its own code
-        cache = directory / _FOLDER / f"compiled-{socket.gethostname()}"
+        cache = directory / RAYS / f"compiled-{socket.gethostname()}"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -212,10 +218,6 @@ def _run_here(
 
     ends, _ = sweeping.execute(plan, watch, kept)
     return {here[run]: end for run, end in ends.items()}
-
-
-def _tidy(options: Mapping[str, Any]) -> None:
-    shutil.rmtree(pathlib.Path(options["directory"]) / _FOLDER, ignore_errors=True)
 
 
 # ---------------------------------------------------------------- the runs of known settings
@@ -264,12 +266,11 @@ def execute(
     def trial(own: Mapping[str, Any]) -> None:
         _run_some(described, own["runs"], options)
 
-    with _Session(options) as session:
+    with _session(options) as session:
         from ray import tune
 
         portions = [[numbers[run] for run in own] for own in _split(plan, session.places)]
-        session.fit(trial, see, {"runs": tune.grid_search(portions)})
-    _tidy(options)
+        _fit(session, options, trial, see, {"runs": tune.grid_search(portions)})
     lost = [run for run in rounds if run not in ends]
     if lost:
         raise RuntimeError(f"{len(lost)} runs did not come back")
@@ -379,7 +380,7 @@ def search(
     shared = {key: sweep_results.plain(end) for key, end in ends.items()}
     base = {"asked": wanted.asked, "best": wanted.best, "judge": wanted.judge}
 
-    with _Session(options) as session:
+    with _session(options) as session:
         common = _common_runs(wanted, ends)
         if common:
             plan = sweeping.plan([run for _, run in common], wanted.judge)
@@ -391,7 +392,13 @@ def search(
 
             from ray import tune
 
-            session.fit(yardstick, see, {"piece": tune.grid_search(list(range(len(pieces))))})
+            _fit(
+                session,
+                options,
+                yardstick,
+                see,
+                {"piece": tune.grid_search(list(range(len(pieces))))},
+            )
             shared |= {key: sweep_results.plain(ends[key]) for key, _ in common}
 
         def trial(point: Mapping[str, Any]) -> None:
@@ -399,8 +406,7 @@ def search(
             _judge_one(base, values, shared, wanted.scheduler != "none", options)
 
         space, how = _how(wanted, told, left)
-        session.fit(trial, see, space, **how, **_scheduling(wanted, session.places))
-    _tidy(options)
+        _fit(session, options, trial, see, space, **how, **_scheduling(wanted, session.places))
     return told, ends
 
 

@@ -47,6 +47,7 @@ FILES = tuple(f"{name}.json" for name in (*JSON_FILES, "summary")) + tuple(
 # What the directory of a sweep holds besides config, environment and timing (sweep_results.py).
 SWEEP_FILES = ("sweep.parquet", "settings.parquet", "settings.json")
 PARTS = "parts"  # folder of a sweep where the runs are that are through
+RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
 PART_FILES = ("*.parquet", "*.json")
 FIGURES = "figures"  # folder of a run directory where plots.py puts its own
 FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share", "pair", "line")

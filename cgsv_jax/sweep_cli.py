@@ -487,27 +487,28 @@ class _Watcher:
     def __exit__(self, *exception: Any) -> None:
         self.bar.stop()
 
-    def see(self, look: Look, name: str | None = None) -> None:
+    def see(self, look: Look) -> None:
         """Shows one look at the sweep."""
-        name = name or self.portions[look.batch].name
         done = self.before[look.batch] + look.done
-        state = "compiling" if look.compiling else ""
-        pace = f"{look.pace:.3g}/s" if look.pace else ""
+        self._show(self.portions[look.batch].name, done, look.pace, look.compiling)
+
+    def _show(self, name: str, done: int, rate: float, compiling: bool) -> None:
+        state = "compiling" if compiling else ""
+        pace = f"{rate:.3g}/s" if rate else ""
         self.bar.update(self.task, description=name, completed=done, pace=pace, state=state)
         if self.console.is_terminal:
             return
         last = done == self.total
-        if look.compiling or last or time.monotonic() > self.next_line:
-            left = f", {(self.total - done) / look.pace:.0f} s left" if look.pace else ""
-            told = f"{name}: compiling" if look.compiling else f"{name}: {pace}{left}"
+        if compiling or last or time.monotonic() > self.next_line:
+            left = f", {(self.total - done) / rate:.0f} s left" if rate else ""
+            told = f"{name}: compiling" if compiling else f"{name}: {pace}{left}"
             line = f"{done:,}/{self.total:,} rounds of all runs, {told}"
             self.console.print(line, markup=False, soft_wrap=True)
             self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
 
     def through(self, done: int, seconds: float) -> None:
         """Shows that so many rounds of all runs are through, wherever they were."""
-        self.before = [0]
-        self.see(Look(0, done, self.total, False, done / seconds, None), "ray")
+        self._show("ray", done, done / max(seconds, 1e-9), False)
 
 
 class _Trials:

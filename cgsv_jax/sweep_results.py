@@ -15,6 +15,7 @@ import hashlib
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from cgsv_jax import results
-from cgsv_jax.results import FIGURES, PART_FILES, PARTS, YARDSTICK, Outcome
+from cgsv_jax.results import FIGURES, PART_FILES, PARTS, RAYS, YARDSTICK, Outcome
 
 Path = str | os.PathLike[str]
 
@@ -207,6 +208,7 @@ def write(
     for pattern in PART_FILES:
         for file in (directory / PARTS).glob(pattern):
             file.unlink()
+    shutil.rmtree(directory / RAYS, ignore_errors=True)  # a driver that was killed left them
     if (directory / PARTS).is_dir() and not any((directory / PARTS).iterdir()):
         (directory / PARTS).rmdir()
 

@@ -590,14 +590,16 @@ def _programs(program: Program, portion: Portion, judge: str) -> Programs:
 
         return over_clients(first, program.width)(seeds, numbers)
 
-    def segment(rounds: int, seeds: jax.Array, numbers: Any, state: Any, shared: tuple) -> Any:
+    def segment(
+        rounds: int, seeds: jax.Array, numbers: Any, state: Any, shared: tuple, **how: Any
+    ) -> Any:
         data, clients, chosen = shared
 
         def go_on(seed: jax.Array, numbers: Any, state: Any) -> Any:
             hyper, place = split(numbers)
             own = jax.tree.map(lambda x: x[place], (clients, chosen))
             state = jax.tree.map(lambda x: x[None], state)
-            done = one.segment(rounds, seed[None], hyper, state, (data, *own))
+            done = one.segment(rounds, seed[None], hyper, state, (data, *own), **how)
             return jax.tree.map(lambda x: x[0], done)
 
         return over_clients(go_on, program.width)(seeds, numbers, state)
