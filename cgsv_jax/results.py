@@ -50,7 +50,8 @@ PARTS = "parts"  # folder of a sweep where the runs are that are through
 RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
 PART_FILES = ("*.parquet", "*.json")
 FIGURES = "figures"  # folder of a run directory where plots.py puts its own
-FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share", "pair", "line")
+FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share")
+SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
 
 KEYS = ("partition", "method", "seed")
@@ -861,7 +862,7 @@ def _figures(directory: pathlib.Path) -> list[pathlib.Path]:
     """Figures drawn from the run in `directory`, which would outlive it."""
     return [
         file
-        for kind in FIGURE_KINDS
+        for kind in (*FIGURE_KINDS, *SWEEP_FIGURE_KINDS)
         for suffix in FIGURE_FORMATS
         for file in sorted((directory / FIGURES).glob(f"{kind}-*.{suffix}"))
         if file.is_file()

@@ -314,7 +314,10 @@ def test_figures(swept, tmp_path):
     assert file.name == "line-beta.png"
     holes = table.filter((pl.col("alpha") == 0.5) | (pl.col("beta") == 2.0))
     holes = holes.filter(pl.col("beta") < math.inf)
-    assert sweep_plots.draw(holes, sweep.axes, "fairness", best, tmp_path)
+    (other,) = sweep_plots.draw(holes, sweep.axes, "fairness", best, tmp_path)
+    # What --overwrite clears away goes by these names.
+    kinds = {drawn.name.split("-")[0] for drawn in (file, other)}
+    assert kinds == set(results.SWEEP_FIGURE_KINDS)
 
 
 # ---------------------------------------------------------------- ranges
