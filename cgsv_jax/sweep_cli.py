@@ -101,6 +101,8 @@ def _check(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         problems += config_lib.number(
             "gpus_per_trial", own["gpus_per_trial"], 0, 64, open_high=True
         )
+    if own.get("scheduler", "none") != "none" and "search" not in own:
+        problems += [] if {"config", "resume"} & set(own) else ["--scheduler needs --search"]
     if own.get("on", "local") != "ray":
         idle = [name for name in _OF_RAY if name in own and own[name] != "none"]
         idle += ["search"] if own.get("search") == "optuna" else []
@@ -204,15 +206,18 @@ def _grid(
                 done = ray.execute(described, runs, plan, options, watcher.through, keep)
                 spent = []
     except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(_go_on(directory)) from stopped
+        raise KeyboardInterrupt(_go_on(directory, own)) from stopped
     finally:
         flush()
     timing = {"total_seconds": time.perf_counter() - started, "programs": spent}
     _finish(console, sweep, ends | done, directory, described, environment, timing)
 
 
-def _go_on(directory: pathlib.Path) -> str:
-    return f"interrupted; go on with: cgsv sweep --resume {shlex.quote(str(directory))}"
+def _go_on(directory: pathlib.Path, own: Mapping[str, Any]) -> str:
+    words = ["cgsv", "sweep", "--resume", str(directory)]
+    for name in ("on", "address", "cpus_per_trial", "gpus_per_trial"):
+        words += [config_lib.flag(name), str(own[name])] if name in own else []
+    return f"interrupted; go on with: {shlex.join(words)}"
 
 
 def _keeper(
@@ -304,7 +309,7 @@ def _report(console: Console, sweep: Sweep, table: pl.DataFrame, own: sweep_resu
 
 def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
     """What runs the best setting beside the yardstick."""
-    setting = sweep.settings[best["setting"]]
+    setting = sweep.settings[best["point"]]
     words = ["cgsv", "compare"]
     asked = dict(sweep.asked) | setting.values
     method = best["method"]
@@ -364,7 +369,7 @@ def _search(
             options = _ray_options(own, directory)
             told, done = ray.search(search, told, ends, options, watch)
     except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(_go_on(directory)) from stopped
+        raise KeyboardInterrupt(_go_on(directory, own)) from stopped
     ends |= done
     complete = [sweeping.unplain(trial["values"]) for trial in told if trial["state"] == "finished"]
     stopped = len(told) - len(complete)

@@ -27,7 +27,6 @@ from cgsv_jax.results import FIGURES, PART_FILES, PARTS, RAYS, YARDSTICK, Outcom
 
 Path = str | os.PathLike[str]
 
-_WHOLE = ("setting", "seed", "clients", "evaluated")
 MANY = 20  # settings that a terminal shows
 
 
@@ -35,7 +34,7 @@ class Judged(NamedTuple):
     """The settings in the order of the criterion."""
 
     table: pl.DataFrame  # a row per setting, method and partition
-    best: dict[str, Any] | None  # its swept values, `setting` and `method`; None: nothing to go by
+    best: dict[str, Any] | None  # its swept values, `point` and `method`; None: nothing to go by
     near: int  # further settings within one standard error of it
 
 
@@ -43,20 +42,20 @@ class Judged(NamedTuple):
 
 
 def frame(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    """A row per setting, partition, method and seed.
+    """A row per setting, partition, method and seed; `point` is the number of the setting.
 
     Args:
       rows: see `sweeping.rows`.
       axes: swept name -> its values.
     """
     names = [name for name in axes if name not in results.SUMMARY_COLUMNS]
-    columns = ["setting", *names, *results.SUMMARY_COLUMNS]
+    columns = ["point", *names, *results.SUMMARY_COLUMNS]
     if not rows:
         return pl.DataFrame({name: [] for name in columns})
     summary = results.summary_of(
         {name: row[name] for name in results.SUMMARY_COLUMNS if name in row} for row in rows
     )
-    own = [pl.Series("setting", [row["setting"] for row in rows], pl.Int64)]
+    own = [pl.Series("point", [row["point"] for row in rows], pl.Int64)]
     own += [pl.Series(name, [row[name] for row in rows], strict=False) for name in names]
     return pl.DataFrame(own).hstack(summary).select(columns)
 
@@ -74,7 +73,7 @@ def judged(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Judged:
       criterion: a column, more is better.
     """
     axes = [name for name in axes if name in table.columns]
-    keys = ("setting", "method")
+    keys = ("point", "method")
     told = table.filter(pl.col("method") != YARDSTICK)
     told = told if len(told) else table  # of the yardstick alone
     cells = told.group_by(*keys, "partition", maintain_order=True).agg(
@@ -100,24 +99,24 @@ def judged(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Judged:
         .with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("rank"))
     )
     means = pl.concat(
-        results.fairness_table(own).with_columns(pl.lit(setting, pl.Int64).alias("setting"))
-        for (setting,), own in told.group_by("setting", maintain_order=True)
+        results.fairness_table(own).with_columns(pl.lit(setting, pl.Int64).alias("point"))
+        for (setting,), own in told.group_by("point", maintain_order=True)
     )
-    swept = told.select("setting", *axes).unique(maintain_order=True)
+    swept = told.select("point", *axes).unique(maintain_order=True)
     ordered = (
         whole.select(*keys, "rank", "criterion", "criterion_defined")
-        .join(swept, on="setting", maintain_order="left")
+        .join(swept, on="point", maintain_order="left")
         .join(means, on=keys, maintain_order="left_right")
         .with_columns((pl.col("rank") == 1).alias("best"))
     )
-    front = ["rank", "best", "setting", *axes, "method", "partition"]
+    front = ["rank", "best", "point", *axes, "method", "partition"]
     front += ["criterion", "criterion_defined"]
     ordered = ordered.select(*front, pl.exclude(front))
     first = ordered.row(0, named=True) if len(ordered) else None
     if first is None or first["criterion"] is None:
         return Judged(ordered.with_columns(pl.lit(False).alias("best")), None, 0)
-    best = {name: first[name] for name in ("setting", *axes, "method", "criterion")}
-    seeds = told.filter(setting=first["setting"], method=first["method"])
+    best = {name: first[name] for name in ("point", *axes, "method", "criterion")}
+    seeds = told.filter(point=first["point"], method=first["method"])
     seeds = seeds.group_by("seed").agg(pl.col(criterion).mean())[criterion].drop_nulls()
     error = (seeds.std() or 0.0) / math.sqrt(max(len(seeds), 1))
     complete = whole.filter(pl.col("criterion_defined") == first["criterion_defined"])
@@ -311,8 +310,8 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
     tables = (
         results.read_parquet(directory / name, columns)
         for name, columns in (
-            ("sweep.parquet", ("setting", *results.SUMMARY_COLUMNS)),
-            ("settings.parquet", ("rank", "best", "setting")),
+            ("sweep.parquet", ("point", *results.SUMMARY_COLUMNS)),
+            ("settings.parquet", ("rank", "best", "point")),
         )
     )
     return config, *tables

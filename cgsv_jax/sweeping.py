@@ -456,9 +456,7 @@ def _dealt(world: Config) -> tuple[Problem, ...]:
 
 def _sketch(problem: Problem) -> Problem:
     """A problem without its rows, which are large."""
-    return problem._replace(data=problem.data._replace(
-        **{name: problem.data.inputs[:0] for name in ("inputs", "test_inputs")}
-    ))  # fmt: skip
+    return problem._replace(data=None)
 
 
 def _shapes(dealt: Sequence[Problem], judge: str) -> tuple:
@@ -671,6 +669,8 @@ def _ends(own: Sequence[Run], seen: Seen, parameters: int) -> dict[Run, Outcome]
 def rows(sweep: Sweep, ends: Mapping[Run, Outcome]) -> list[dict[str, Any]]:
     """A row per setting, partition, method and seed that is through: swept values and summary.
 
+    `point` is the setting's number.
+
     Fairness is against the yardstick of the same training numbers, partition and seed.
     """
     made = []
@@ -686,7 +686,7 @@ def rows(sweep: Sweep, ends: Mapping[Run, Outcome]) -> list[dict[str, Any]]:
                 continue
             alone = ends.get(run_of(config, yardstick, partition, seed))
             row = results.summary_row(partition, method.name, seed, end, alone)
-            made.append({"setting": number, **in_table(setting.values), **row})
+            made.append({"point": number, **in_table(setting.values), **row})
     return made
 
 

@@ -96,7 +96,7 @@ def _same(out, local):
     """
     (_, one, ranks), (_, two, others) = (sweep_results.read(folder) for folder in (out, local))
     assert one.columns == two.columns
-    keys = ["setting", "beta", "alpha", *results.KEYS]
+    keys = ["point", "beta", "alpha", *results.KEYS]
     assert one.select(keys).equals(two.select(keys))
     for name in ("mean_accuracy", "share", "mean_gain"):
         a, b = (table[name].to_numpy() for table in (one, two))
@@ -174,7 +174,7 @@ def test_a_search_is_stopped_and_goes_on(marked, cluster, tmp_path):
     printed = _end(_start(env, "sweep", "--resume", str(out), *where))
     assert f"{len(before)} done before" in " ".join(printed.split())
     config, table, settings = sweep_results.read(out)
-    assert len(config["trials"]) == table["setting"].n_unique() == 4
+    assert len(config["trials"]) == table["point"].n_unique() == 4
     assert {t["values"]["beta"] for t in before} <= set(table["beta"])
     assert settings["rank"].n_unique() == 4
     best = settings.filter("best")

@@ -266,7 +266,7 @@ def _rows(values):
     base = dict.fromkeys(results.SUMMARY_COLUMNS)
     return [
         base
-        | {"setting": setting, "beta": float(setting), "partition": "uniform", "method": "cgsv"}
+        | {"point": setting, "beta": float(setting), "partition": "uniform", "method": "cgsv"}
         | {"seed": seed, "fairness": value, "mean_accuracy": 0.5 + accuracy}
         for (setting, seed), (value, accuracy) in values.items()
     ]
@@ -288,9 +288,23 @@ def test_the_best_setting(values, best):
     axes = {"beta": (0.0, 1.0)}
     table = sweep_results.frame(_rows(values), axes)
     own = sweep_results.judged(table, ("beta",), "fairness")
-    assert (None if own.best is None else own.best["setting"]) == best
-    assert own.table.filter("best")["setting"].to_list() == ([] if best is None else [best])
+    assert (None if own.best is None else own.best["point"]) == best
+    assert own.table.filter("best")["point"].to_list() == ([] if best is None else [best])
     assert len(sweep_results.shown_settings(own, ("beta",), "fairness")) == 2
+
+
+@pytest.mark.parametrize("name", ["clients", "setting", "hidden"])
+def test_names_that_a_table_has_already(name):
+    """Swept options may be called like a column of the summary, or be no numbers."""
+    values = {"clients": (4, 5), "setting": ("paper", "released"), "hidden": ("4", "8x4")}[name]
+    rows = _rows({(0, 0): (50.0, 0), (1, 0): (60.0, 0)})
+    rows = [row | {name: values[row["point"]]} for row in rows]
+    table = sweep_results.frame(rows, {name: values})
+    own = sweep_results.judged(table, (name,), "fairness")
+    assert own.best[name] == values[1]
+    assert own.table[name].to_list() == list(values[::-1])
+    shown = sweep_results.shown_settings(own, (name,), "fairness")
+    assert shown[name].to_list() == list(map(str, values[::-1]))
 
 
 def test_settings_within_one_standard_error():
@@ -371,7 +385,7 @@ def test_the_command_twice(tmp_path, capsys):
     assert {name for name in one if one[name] != two[name]} <= {"timing.json"}
     config, table, settings = sweep_results.read(out)
     assert table.height == 4 * 2
-    assert table.columns[:3] == ["setting", "alpha", "beta"]
+    assert table.columns[:3] == ["point", "alpha", "beta"]
     assert settings.filter("best").height in (0, 1)
     assert len(config["settings"]) == 4
     assert cli.main([*argv, "--out", str(out)]) == 2  # holds a run
@@ -436,7 +450,7 @@ BAD = {
     "--trials 3": "--trials does nothing without --search",
     "--search optuna --beta 1:2": "--search needs --on ray",
     "--search random": "needs something to search",
-    "--scheduler asha": "--scheduler needs --on ray",
+    "--scheduler asha": "--scheduler needs --search",
     "--on mars": "--on is 'mars'",
     "--together 0": "--together is 0",
     "--judge train": "--judge is 'train'",
