@@ -15,7 +15,17 @@ from rich.progress import Progress as Bar
 
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax import experiment, plots, profiling, results, searching, sweep_cli, sweeping
+from cgsv_jax import (
+    experiment,
+    plots,
+    profiling,
+    results,
+    searching,
+    sweep_cli,
+    sweep_plots,
+    sweep_results,
+    sweeping,
+)
 from cgsv_jax.config import SETTINGS, TRAINING, Config, ConfigError
 
 _BAD_INPUT = 2  # exit code
@@ -669,9 +679,16 @@ def _plot(args: Plot) -> None:
     if not args.runs:
         raise ConfigError("cgsv plot needs at least one run directory")
     several = "figures" if len(args.runs) > 1 else None
+    sweeps = [pathlib.Path(path) for path in args.runs if sweep_results.is_sweep(path)]
+    runs = [path for path in args.runs if pathlib.Path(path) not in sweeps]
+    out = args.out or several
     with _border():
-        for path in plots.draw(args.runs, args.out or several):
-            console.print(str(path), markup=False)
+        files = plots.draw(runs, out) if runs else []
+        for path in sweeps:
+            own = out and pathlib.Path(out) / (path.resolve().name if several else "")
+            files += sweep_plots.again(path, own)
+    for file in files:
+        console.print(str(file), markup=False)
 
 
 def _list(args: List) -> None:

@@ -1,6 +1,7 @@
 """Figures of a sweep, from its tables: a map per swept pair, a line for a single swept option."""
 
 import itertools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from cgsv_jax import metrics, plots, results
+from cgsv_jax import metrics, plots, results, sweep_results
 
 _MAP = "cividis"
 _LABELS = {"fairness": "fairness", "mean_gain": "mean gain, points"}
@@ -55,6 +56,20 @@ def draw(
         figure = pair(told, x, y, criterion, best)
         files += plots.save(figure, folder / f"pair-{x}-{y}", formats)
     return files
+
+
+def again(directory: pathlib.Path, folder: pathlib.Path | None = None) -> list[pathlib.Path]:
+    """The figures of a finished sweep, from its directory.
+
+    Raises:
+      ValueError: when it is none, or a file is damaged.
+    """
+    config, table, _ = sweep_results.read(directory)
+    best = results.read_json(directory / "settings.json").get("best")
+    if best is not None:
+        best = {name: math.inf if value == "inf" else value for name, value in best.items()}
+    axes = {axis["name"]: tuple(axis["values"]) for axis in config["axes"]}
+    return draw(table, axes, config["best"], best, folder or sweep_results.figures_of(directory))
 
 
 def pair(

@@ -317,6 +317,11 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
     return config, *tables
 
 
+def is_sweep(directory: Path) -> bool:
+    """Whether a directory is that of a finished sweep."""
+    return (pathlib.Path(directory) / "sweep.parquet").is_file()
+
+
 def figures_of(directory: Path) -> pathlib.Path:
     """Where a sweep's figures go."""
     return pathlib.Path(directory) / FIGURES

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "searching": {"config"},
     "sweeping": {"types", "config", "layout", "results", "runs", "experiment"},
     "sweep_results": {"results"},
-    "sweep_plots": {"metrics", "plots", "results"},
+    "sweep_plots": {"metrics", "plots", "results", "sweep_results"},
     "sweep_cli": {
         *("config", "runs", "results", "searching", "sweeping", "sweep_results", "sweep_plots"),
         "ray_sweep",

@@ -389,6 +389,10 @@ def test_the_command_twice(tmp_path, capsys):
     assert settings.filter("best").height in (0, 1)
     assert len(config["settings"]) == 4
     assert cli.main([*argv, "--out", str(out)]) == 2  # holds a run
+    figure = out / "figures" / "pair-alpha-beta.png"
+    figure.unlink()
+    assert cli.main(["plot", str(out)]) == 0
+    assert figure.read_bytes() == one["figures/pair-alpha-beta.png"]
     # What is said to run the best setting does.
     best = json.loads(one["settings.json"])["best"]
     words = [*shlex.split(best["command"])[1:], "--quiet", "--out", str(tmp_path / "best")]
