@@ -28,6 +28,7 @@ QUESTIONS = (
     "whole_round",
     "fedjax_rounds",
     "sweeps",
+    "sweep_command",
     "padding",
     "population",
     "compile_time",

@@ -16,7 +16,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from cgsv_jax import checkpoint, experiment, plots, profiling, results, runs
+from cgsv_jax import (
+    checkpoint,
+    experiment,
+    plots,
+    profiling,
+    results,
+    runs,
+    searching,
+    sweep_cli,
+    sweep_plots,
+    sweep_results,
+    sweeping,
+)
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
 from cgsv_jax.config import SETTINGS, TRAINING, Config, ConfigError
@@ -62,6 +74,34 @@ def _list_of(cast: Callable[[str], Any]) -> Callable[[str], tuple]:
 
 def _number_or_list(word: str) -> int | tuple[int, ...]:
     return _list_of(int)(word) if "," in word else int(word)
+
+
+def _layers(word: str) -> tuple[int, ...]:
+    """`64` or `32x16`: in a sweep, commas are between settings."""
+    return tuple(int(item) for item in word.split("x"))
+
+
+def _truth(word: str) -> bool:
+    if word not in ("true", "false"):
+        raise ValueError(word)
+    return word == "true"
+
+
+def _several(cast: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Values of a swept flag; what cannot be one stays a word, for config.validate to refuse."""
+
+    def one(word: str) -> Any:
+        try:
+            return cast(word)
+        except ValueError:
+            return word
+
+    def parse(word: str) -> Any:
+        if ":" in word and cast in (int, float):
+            return searching.span(word, whole=cast is int)
+        return tuple(one(item.strip()) for item in word.split(",") if item.strip())
+
+    return parse
 
 
 _INT, _FLOAT, _NAME = _value(int, "INT"), _value(float, "NUMBER"), _value(str, "NAME")
@@ -250,6 +290,42 @@ CLUSTER = {
     "processes": Flag(_INT, "how many processes there are, with --coordinator host:port", "none"),
     "process": Flag(_INT, "which of them this is, from 0; only 0 prints and writes", "none"),
 }
+SWEEP = {
+    "best": Flag(
+        _NAME, f"what the best setting is chosen by: {', '.join(sweeping.CRITERIA)}", "fairness"
+    ),
+    "judge": Flag(
+        _NAME,
+        "rows that accuracies are on: test, or validation, so that choosing does not touch the "
+        "test set",
+        "test",
+    ),
+    "search": Flag(
+        _NAME,
+        "draw --trials settings from ranges (--beta 0.1:10, :log or :linear behind) and lists "
+        f"instead of running all: {', '.join(searching.SEARCHES)} (optuna needs --on ray)",
+        "all combinations",
+    ),
+    "trials": Flag(_INT, "settings that a search runs", "20"),
+    "search_seed": Flag(_INT, "seed of what a search draws", "0"),
+    "together": Flag(
+        _INT,
+        "runs that one call of a program computes",
+        "as many as half of the memory holds; on a CPU 1",
+    ),
+}
+RAY = {
+    "on": Flag(_NAME, "where: local, or ray (extra [ray])", "local"),
+    "address": Flag(_NAME, "of a Ray cluster; without it --on ray starts a local one", "local"),
+    "cpus_per_trial": Flag(_INT, "CPU cores of a trial, and its threads", "1"),
+    "gpus_per_trial": Flag(_FLOAT, "GPUs of a trial", "0, or 1 where there are some"),
+    "scheduler": Flag(
+        _NAME,
+        "ends trials of a search early that do badly: "
+        f"{', '.join(searching.SCHEDULERS)} (needs --on ray)",
+        "none",
+    ),
+}
 OUTPUT = {
     "config": Flag(
         _NAME, "a config.json to repeat; then only the flags of this group count", "none"
@@ -320,6 +396,63 @@ Compare = _arguments(
 )
 
 
+def _swept(flags: dict[str, Flag]) -> dict[str, Flag]:
+    """The flags as a sweep takes them: those that can be swept take several values."""
+    kinds = (
+        *((_INT, int, "INT"), (_FLOAT, float, "NUMBER"), (_NAME, str, "NAME")),
+        *((bool, _truth, "true|false"), (_INTS, _layers, "INT[xINT...]")),
+    )
+    ranges = {int: " | LOW:HIGH", float: " | LOW:HIGH"}
+    made = {}
+    for name, flag in flags.items():
+        if name in sweeping.SWEEPABLE:
+            ((cast, word),) = (own for kind, *own in kinds if kind is flag.kind)
+            kind = _value(_several(cast), f"{word},...{ranges.get(cast, '')}")
+            default = "false" if flag.kind is bool else flag.default
+            flag = flag._replace(kind=kind, default=default)
+        made[name] = flag
+    made |= {
+        name: flag._replace(help=f"{flag.help}; layers joined by x")
+        for name, flag in made.items()
+        if name == "hidden"
+    }
+    return made
+
+
+Sweep = _arguments(
+    "Sweep",
+    "Many settings at once: every flag of a number or a choice takes several values.\n\n"
+    "`cgsv sweep --beta 0.5,1,2 --alpha 0.9,0.95 --seeds 5 --partition uniform,power_law` runs all "
+    "combinations, as few compiled programs, and says which setting is best.",
+    _swept(PROBLEM)
+    | {
+        "partition": Flag(
+            _NAMES, f"partitions, comma-separated: {', '.join(_T.partitions)}", "power_law"
+        ),
+        "algorithms": Flag(
+            _NAMES,
+            f"methods, comma-separated, or all: {', '.join(_T.algorithms)}; standalone is run with "
+            "them wherever fairness needs it",
+            "cgsv",
+            "--algorithm",
+        ),
+    }
+    | _swept(TRAINING_FLAGS | HARDWARE | RULES)
+    | _swept(WHO)
+    | SWEEP
+    | RAY
+    | {
+        "config": OUTPUT["config"]._replace(help="the config.json of a sweep, to repeat it"),
+        "out": OUTPUT["out"]._replace(help="directory to write"),
+        "overwrite": OUTPUT["overwrite"]._replace(help="replace what the directory holds"),
+        "resume": Flag(
+            _NAME, "the directory of a sweep that was stopped, to run what is missing", "none"
+        ),
+        "quiet": OUTPUT["quiet"],
+    },
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Plot:
     """Draws the figures of finished runs again; several runs are also compared with each other."""
@@ -364,6 +497,7 @@ Command = tyro.conf.OmitSubcommandPrefixes[
     tyro.conf.OmitArgPrefixes[
         Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Run, tyro.conf.subcommand("run")]
+        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Plot, tyro.conf.subcommand("plot")]
         | Annotated[Data, tyro.conf.subcommand("data")]
     ]
@@ -385,7 +519,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     command = tyro.cli(Command, args=argv, prog="cgsv", description=__doc__)
     command = command.action if isinstance(command, Data) else command
-    action = {Compare: _train, Run: _train, Plot: _plot, List: _list, Prepare: _prepare}
+    action = {
+        Compare: _train,
+        Run: _train,
+        Sweep: _sweep,
+        Plot: _plot,
+        List: _list,
+        Prepare: _prepare,
+    }
     try:
         action[type(command)](command)
     except ConfigError as error:
@@ -394,8 +535,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Ended as end:
         _complain(str(end))
         return end.code
-    except KeyboardInterrupt:
-        _complain("interrupted, no results are written")
+    except KeyboardInterrupt as stopped:
+        _complain(str(stopped) or "interrupted, no results are written")
         return _INTERRUPTED
     return 0
 
@@ -819,14 +960,36 @@ class _Watcher:
             self.finished += p.rounds
 
 
+def _sweep(args: Any) -> None:
+    flags = {
+        name: value
+        for name, value in dataclasses.asdict(args).items()
+        if value is not None and value is not False
+    }
+    where = [*SWEEP, *RAY, "config", "out", "overwrite", "resume", "quiet"]
+    own = {name: flags.pop(name) for name in where if name in flags}
+    for flag, name in (("partition", "partitions"), ("attack", "attacks")):
+        if flag in flags:
+            flags[name] = flags.pop(flag)
+    with _border():
+        sweep_cli.command(flags, own)
+
+
 def _plot(args: Plot) -> None:
     console = Console(highlight=False)
     if not args.runs:
         raise ConfigError("cgsv plot needs at least one run directory")
     several = "figures" if len(args.runs) > 1 else None
+    sweeps = [pathlib.Path(path) for path in args.runs if sweep_results.is_sweep(path)]
+    runs = [path for path in args.runs if pathlib.Path(path) not in sweeps]
+    out = args.out or several
     with _border():
-        for path in plots.draw(args.runs, args.out or several):
-            console.print(str(path), markup=False)
+        files = plots.draw(runs, out) if runs else []
+        for path in sweeps:
+            own = out and pathlib.Path(out) / (path.resolve().name if several else "")
+            files += sweep_plots.again(path, own)
+    for file in files:
+        console.print(str(file), markup=False)
 
 
 def _list(args: List) -> None:

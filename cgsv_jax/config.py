@@ -886,3 +886,7 @@ def _list(name: str, values: Any, most: int | None = None) -> list[str]:
 def _identity(value: Any) -> Any:
     """What makes a value another one; of what is refused for its type anyway, the object."""
     return value if isinstance(value, str | int) else id(value)
+
+
+# The same sentences for values that are judged elsewhere.
+flag, known, at_least, number, distinct = _flag, _known, _at_least, _number, _list

@@ -499,7 +499,7 @@ def _width_asked(layout: str) -> int | None:
     return int(layout) if layout.isdigit() else None
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes of the device, or of the host where that is the device."""
     return timing.memory_limit() or _host_memory()
 
@@ -528,7 +528,7 @@ def _fitting(config: Config, problem: Problem, training: bool) -> int:
     rows = min(config.batch_size, problem.clients.mask.shape[1]) if training else config.eval_batch
     shape = (min(rows, len(inputs)), *inputs.shape[1:])
     each = _scratch(problem.model.apply, problem.model.init, shape, inputs.dtype, training)
-    return int(np.clip(_memory() // 2 // max(each, 1), 1, len(problem.sizes)))
+    return int(np.clip(memory() // 2 // max(each, 1), 1, len(problem.sizes)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -737,15 +737,19 @@ def cell_of(config: Config, method: Method, problem: Problem, seen: Sequence[See
     )
 
 
+def matrices_of(problem: Problem) -> int:
+    """Bytes of what a run holds per client and parameter: models, updates, sorts, chunks."""
+    return 4 * 4 * len(problem.sizes) * sum(problem.tensors)
+
+
 def _together(config: Config, problem: Problem) -> list[tuple[int, ...]]:
     """The seeds in groups, each of which is one program.
 
     On a CPU width does not pay, and over several devices the clients already fill them: there one
     after another, so that one state is in memory at a time. Elsewhere all at once if their matrices
-    (the models, the updates, and what a sort or a chunk of the rest needs) take half of the memory.
+    take half of the memory.
     """
-    matrices = 4 * 4 * len(problem.sizes) * sum(problem.tensors)  # bytes
-    fits = 2 * matrices * len(config.seeds) <= _memory()
+    fits = 2 * matrices_of(problem) * len(config.seeds) <= memory()
     if jax.default_backend() == "cpu" or config.devices > 1 or not fits:
         return [(seed,) for seed in config.seeds]
     return [config.seeds]

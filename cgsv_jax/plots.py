@@ -90,10 +90,10 @@ def draw(
         for partition in run.rounds["partition"].unique(maintain_order=True):
             _must_be_a_name(partition)
             for kind, figure in KINDS.items():
-                files += _save(figure(run, partition), folder / f"{kind}-{partition}", formats)
+                files += save(figure(run, partition), folder / f"{kind}-{partition}", formats)
     if len(read) > 1:
         figure = comparison([run.summary for run in read], labels)
-        files += _save(figure, pathlib.Path(out) / "comparison", formats)
+        files += save(figure, pathlib.Path(out) / "comparison", formats)
     return files
 
 
@@ -516,7 +516,8 @@ def _num_methods(run: results.Run, partition: str) -> int:
     return len(_methods(run.rounds.filter(partition=partition)))
 
 
-def _save(figure: Figure, stem: pathlib.Path, formats: Sequence[str]) -> list[pathlib.Path]:
+def save(figure: Figure, stem: pathlib.Path, formats: Sequence[str]) -> list[pathlib.Path]:
+    """Writes a figure in every format; equal figures give equal bytes."""
     files = []
     for name in formats:
         file = stem.with_name(f"{stem.name}.{name}")

@@ -53,11 +53,17 @@ PARQUET_FILES = ("rounds", "clients", "summary")
 FILES = tuple(f"{name}.json" for name in (*JSON_FILES, "summary")) + tuple(
     f"{name}.parquet" for name in PARQUET_FILES
 )
+# What the directory of a sweep holds besides config, environment and timing (sweep_results.py).
+SWEEP_FILES = ("sweep.parquet", "settings.parquet", "settings.json")
+PARTS = "parts"  # folder of a sweep where the runs are that are through
+RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
+PART_FILES = ("*.parquet", "*.json")
 FIGURES = "figures"  # folder of a run directory where plots.py puts its own
 CHECKPOINT = (
     "checkpoint"  # folder of a run directory where checkpoint.py puts its own, while it runs
 )
 FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share")
+SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
 
 KEYS = ("partition", "method", "seed")
@@ -116,6 +122,26 @@ class Cell(NamedTuple):
     evaluation: Evaluation  # round, server_* [S, K], the others [S, K, N]
     evaluated: np.ndarray | None = None  # numbers of the clients in `evaluation`; None: all N
     cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
+
+
+TRAFFIC = ("share", "energy", "upload_bytes", "download_bytes")
+
+
+class Outcome(NamedTuple):
+    """What a summary needs of one run after its last round."""
+
+    accuracy: np.ndarray  # [K] of the clients that were evaluated
+    distance: np.ndarray  # [K]
+    server_accuracy: np.ndarray  # []
+    share: np.ndarray  # [N] mean over rounds
+    energy: np.ndarray  # [N] mean over rounds
+    upload_bytes: np.ndarray  # [N]
+    download_bytes: np.ndarray  # [N]
+    reputation: np.ndarray  # [N]
+    present: np.ndarray  # [N] share of rounds
+    broken: np.ndarray  # [N] updates that were not finite
+    honest: np.ndarray  # [N] bool
+    honest_seen: np.ndarray  # [K] bool, of the clients that were evaluated
 
 
 class Run(NamedTuple):
@@ -280,39 +306,83 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     `attacker_reputation` theirs over the mean honest one, `separation` the probability that an
     honest client has the higher reputation (AUC).
     """
-    cells = list(cells)
-    alone = _standalone(cells)
-    rows = []
-    for cell in cells:
-        traffic = _traffic(cell)
-        for index, seed in enumerate(cell.seeds):
-            final = np.asarray(cell.evaluation.accuracy)[index, -1]
-            server = np.asarray(cell.evaluation.server_accuracy)[index, -1]
-            row = {
-                "partition": cell.partition,
-                "method": cell.method,
-                "seed": int(seed),
-                "mean_accuracy": final.mean(dtype=np.float64),
-                "max_accuracy": final.max(),
-                "min_accuracy": final.min(),
-                "server_accuracy": server,
-                "distance": np.asarray(cell.evaluation.distance)[index, -1].mean(dtype=np.float64),
-                **{name: values[index].mean() for name, values in traffic.items()},
-                "clients": len(cell.sizes),
-                "evaluated": final.size,
-                "present": np.asarray(cell.record.present)[index].mean(dtype=np.float64),
-                "broken": int(np.asarray(cell.record.broken)[index].sum()),
-                "attackers": sum(map(bool, cell.cheats)),
-            }
-            row |= _honesty(cell, index, alone.get((cell.partition, seed)), traffic)
-            row |= _against_alone(cell.method, alone.get((cell.partition, seed)), final)
-            rows.append({key: _defined(value) for key, value in row.items()})
+    ends = [
+        (cell.partition, cell.method, int(seed), end)
+        for cell in cells
+        for seed, end in zip(cell.seeds, outcomes(cell), strict=True)
+    ]
+    alone = {(place, seed): end for place, method, seed, end in ends if method == YARDSTICK}
+    return summary_of(
+        summary_row(place, method, seed, end, alone.get((place, seed)))
+        for place, method, seed, end in ends
+    )
+
+
+def outcomes(cell: Cell) -> list[Outcome]:
+    """What is left of every seed of a cell, for `summary_row`."""
+    traffic = _traffic(cell)
+    honest = np.array([not name for name in cell.cheats] or [True] * len(cell.sizes), bool)
+    seen = honest if cell.evaluated is None else honest[cell.evaluated]
+    last = [
+        np.asarray(getattr(cell.evaluation, name))[:, -1]
+        for name in ("accuracy", "distance", "server_accuracy")
+    ]
+    # In the order of the fields of an Outcome.
+    arrays = (
+        *last,
+        *traffic.values(),
+        np.asarray(cell.record.reputation)[:, -1],
+        np.asarray(cell.record.present).mean(axis=1),
+        np.asarray(cell.record.broken).sum(axis=1, dtype=np.int64),
+    )
+    return [
+        Outcome(*(values[index] for values in arrays), honest, seen)
+        for index in range(len(cell.seeds))
+    ]
+
+
+def summary_row(
+    partition: str, method: str, seed: int, end: Outcome, alone: Outcome | None
+) -> dict[str, Any]:
+    """One row of `summary_frame`.
+
+    Args:
+      partition: where the run was.
+      method: as it is called in the table.
+      seed: of the run.
+      end: the run's end.
+      alone: that of the yardstick on the same partition with the same seed, if there is one.
+    """
+    final = end.accuracy
+    row = {
+        "partition": partition,
+        "method": method,
+        "seed": seed,
+        "mean_accuracy": final.mean(dtype=np.float64),
+        "max_accuracy": final.max(),
+        "min_accuracy": final.min(),
+        "server_accuracy": end.server_accuracy,
+        "distance": end.distance.mean(dtype=np.float64),
+        **{name: getattr(end, name).mean() for name in TRAFFIC},
+        "clients": len(end.share),
+        "evaluated": final.size,
+        "present": end.present.mean(),
+        "broken": int(end.broken.sum()),
+        "attackers": int((~end.honest).sum()),
+    }
+    row |= _honesty(method, end, alone)
+    row |= _against_alone(method, None if alone is None else alone.accuracy, final)
+    return {key: _defined(value) for key, value in row.items()}
+
+
+def summary_of(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    """Rows of `summary_row` as a frame."""
     whole = {"seed", "clients", "evaluated", "broken", "attackers"}
     schema = {
         name: pl.String if name in TEXTS else pl.Int64 if name in whole else pl.Float64
         for name in SUMMARY_COLUMNS
     }
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    return pl.DataFrame(list(rows), schema=schema, orient="row")
 
 
 def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> dict[str, Any]:
@@ -324,27 +394,23 @@ def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> 
     return jax.device_get(_judge(alone, final)) | {"fairness_undefined": reason}
 
 
-def _honesty(
-    cell: Cell, index: int, alone: np.ndarray | None, traffic: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """What cheating did, in one seed of a cell."""
-    honest = np.array([not name for name in cell.cheats], bool)
+def _honesty(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]:
+    """What cheating did, in one run."""
+    honest, seen = end.honest, end.honest_seen
     if honest.all():
         return {}
-    reputation = np.asarray(cell.record.reputation, np.float64)[index, -1]
-    accuracy = np.asarray(cell.evaluation.accuracy)[index, -1]
-    seen = honest if cell.evaluated is None else honest[cell.evaluated]
+    reputation, accuracy = np.asarray(end.reputation, np.float64), end.accuracy
     found = {
         "honest_accuracy": accuracy[seen].mean(dtype=np.float64) if seen.any() else None,
         "attacker_accuracy": None if seen.all() else accuracy[~seen].mean(dtype=np.float64),
-        "attacker_share": traffic["share"][index][~honest].mean(),
-        "attacker_energy": traffic["energy"][index][~honest].mean(),
+        "attacker_share": end.share[~honest].mean(),
+        "attacker_energy": end.energy[~honest].mean(),
     }
-    if cell.method != YARDSTICK and reputation.any():
+    if method != YARDSTICK and reputation.any():
         found["attacker_reputation"] = reputation[~honest].mean() / reputation[honest].mean()
         found["separation"] = float(metrics.separation(reputation, honest))
-    if cell.method != YARDSTICK and alone is not None:
-        found["honest_fairness"] = float(metrics.fairness(alone[seen], accuracy[seen]))
+    if method != YARDSTICK and alone is not None:
+        found["honest_fairness"] = float(metrics.fairness(alone.accuracy[seen], accuracy[seen]))
     return found
 
 
@@ -579,7 +645,7 @@ def honesty_reports(summary: pl.DataFrame) -> list[Table]:
             "honest one; AUC: an honest client has the higher reputation",
         ]
         shown = shown_honesty(own).drop("partition")
-        reports.append(_table(shown, f"Dishonest clients on {partition}", lines))
+        reports.append(report(shown, f"Dishonest clients on {partition}", lines))
     return reports
 
 
@@ -696,7 +762,7 @@ def overview(summary: pl.DataFrame) -> Table:
     """All methods on all partitions in one table, for a terminal."""
     lines = ["fairness: 100 x Pearson(standalone, final accuracy), mean over seeds"]
     title = "All partitions: fairness (average accuracy, %)"
-    return _table(shown_overview(summary), title, lines + why_undefined(summary))
+    return report(shown_overview(summary), title, lines + why_undefined(summary))
 
 
 def fairness_reports(summary: pl.DataFrame) -> list[Table]:
@@ -715,7 +781,7 @@ def fairness_reports(summary: pl.DataFrame) -> list[Table]:
             lines.append(f"over the {evaluated:,} of {number:,} clients that were evaluated")
         lines += why_undefined(own) + close_accuracies(own) + absences(own)
         shown = shown_fairness(own).drop("partition", "seeds")
-        reports.append(_table(shown, f"Fairness and accuracy on {partition}", lines))
+        reports.append(report(shown, f"Fairness and accuracy on {partition}", lines))
     return reports
 
 
@@ -739,7 +805,7 @@ def traffic_reports(summary: pl.DataFrame) -> list[Table]:
             "MB of one client in the whole run, values and indices",
         ]
         shown = shown_traffic(own).drop("partition", "seeds")
-        reports.append(_table(shown, f"Gains, distance and traffic on {partition}", lines))
+        reports.append(report(shown, f"Gains, distance and traffic on {partition}", lines))
     return reports
 
 
@@ -751,7 +817,7 @@ def seconds_table(timing: Mapping[str, Any]) -> Table:
     lines = ["rounds per second: of all seeds together, evaluation included"]
     if timing.get("profiles"):
         lines.append("ms: of one round of one seed, each phase on its own")
-    return _table(shown, "Seconds", lines)
+    return report(shown, "Seconds", lines)
 
 
 def clients_reports(clients: pl.DataFrame, console_width: int = 80) -> list[Table]:
@@ -768,11 +834,11 @@ def clients_reports(clients: pl.DataFrame, console_width: int = 80) -> list[Tabl
             wider = [*groups[-1], method] if groups else []
             if method == YARDSTICK:
                 continue
-            if wider and _width(_table(shown_clients(own, wider))) <= console_width:
+            if wider and _width(report(shown_clients(own, wider))) <= console_width:
                 groups[-1] = wider
             else:
                 groups.append([method])
-        reports += [_table(shown_clients(own, group), title, lines) for group in groups or [[]]]
+        reports += [report(shown_clients(own, group), title, lines) for group in groups or [[]]]
     return reports
 
 
@@ -786,11 +852,11 @@ def holdings_table(sizes: np.ndarray, classes: np.ndarray, partition: str = "") 
     """
     title = f"What each client holds ({partition})" if partition else "What each client holds"
     lines = [f"{len(sizes):,} clients, {int(np.sum(sizes)):,} rows in all"]
-    return _table(shown_holdings(sizes, classes), title, lines + _selection_line(len(sizes)))
+    return report(shown_holdings(sizes, classes), title, lines + _selection_line(len(sizes)))
 
 
-def _table(frame: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> Table:
-    """A frame of texts; headers break between words, values never do."""
+def report(frame: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> Table:
+    """A frame of texts for a terminal; headers break between words, values never do."""
     table = Table(
         title=title or None,
         caption="\n".join(lines) or None,
@@ -908,7 +974,8 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             raise refusal(f"but {nearest} cannot be written to, it must be writable")
         if (directory / CHECKPOINT).is_symlink():
             raise refusal(f"whose {CHECKPOINT} is a symbolic link, it must not lead elsewhere")
-        old = [directory / name for name in FILES if os.path.lexists(directory / name)]
+        names = (*FILES, *SWEEP_FILES)
+        old = [directory / name for name in names if os.path.lexists(directory / name)]
         if unfinished(directory) and not overwrite:
             raise refusal(
                 f"which holds an unfinished run: go on with `{resuming(directory)}`, "
@@ -923,15 +990,17 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             if file.is_dir() and not file.is_symlink():
                 raise refusal(f"whose {file.name} is a directory, it must hold a run or nothing")
         directory.mkdir(parents=True, exist_ok=True)
-        figures = directory / FIGURES
-        if os.path.lexists(figures) and not (figures.is_dir() and not figures.is_symlink()):
-            raise refusal(f"whose {FIGURES} is no folder of its own, figures could not be drawn")
+        for name in (FIGURES, PARTS):
+            folder = directory / name
+            if os.path.lexists(folder) and not (folder.is_dir() and not folder.is_symlink()):
+                raise refusal(f"whose {name} is no folder of its own, nothing could be put there")
         if old or (directory / CHECKPOINT).exists():
             with held(directory):
                 tidy(directory)
                 remove_checkpoints(directory)
+                parts = [file for name in PART_FILES for file in (directory / PARTS).glob(name)]
                 # The config last: without it nobody could go on with what is left.
-                for file in [*_figures(directory), *reversed(old)]:
+                for file in [*_figures(directory), *parts, *reversed(old)]:
                     file.unlink()
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error)
@@ -949,7 +1018,7 @@ def begin(directory: Path, config: Mapping[str, Any]) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # not through a link of this name
-        temporary.write_text(_json(config), encoding="utf-8")
+        temporary.write_text(json_text(config), encoding="utf-8")
         os.replace(temporary, file)
     except OSError as error:
         raise ValueError(f"{file} cannot be written: {error.strerror or error}") from error
@@ -1007,7 +1076,7 @@ def resumable(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
             raise refusal(f"it must be a run directory, it holds no {FILES[0]}")
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
         raise refusal(f"which cannot be read: {error}") from error
-    return directory, _read_json(directory / FILES[0])
+    return directory, read_json(directory / FILES[0])
 
 
 @contextlib.contextmanager
@@ -1085,7 +1154,7 @@ def _figures(directory: pathlib.Path) -> list[pathlib.Path]:
     """Figures drawn from the run in `directory`, which would outlive it."""
     return [
         file
-        for kind in FIGURE_KINDS
+        for kind in (*FIGURE_KINDS, *SWEEP_FIGURE_KINDS)
         for suffix in FIGURE_FORMATS
         for file in sorted((directory / FIGURES).glob(f"{kind}-*.{suffix}"))
         if file.is_file()
@@ -1111,25 +1180,33 @@ def write(
     directory = pathlib.Path(directory)
     summary = summary_frame(cells)
     texts = {
-        "config.json": _json(config),
-        "environment.json": _json(environment),
-        "timing.json": _json(timing),
-        "summary.json": _json(fairness_table(summary).to_dicts()),
+        "config.json": json_text(config),
+        "environment.json": json_text(environment),
+        "timing.json": json_text(timing),
+        "summary.json": json_text(fairness_table(summary).to_dicts()),
     }
     frames = {
         "rounds.parquet": rounds_frame(cells),
         "clients.parquet": clients_frame(cells),
         "summary.parquet": summary,
     }
+    write_files(directory, texts, frames)
+
+
+def write_files(
+    directory: pathlib.Path, texts: Mapping[str, str], frames: Mapping[str, pl.DataFrame]
+) -> None:
+    """Writes named texts and tables, all of them or none."""
     directory.mkdir(parents=True, exist_ok=True)
-    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in FILES}
+    names = (*texts, *frames)
+    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in names}
     try:
         tidy(directory)  # also: nothing is written through a link
         for name, text in texts.items():
             temporary[name].write_text(text, encoding="utf-8")
         for name, frame in frames.items():
             frame.write_parquet(temporary[name], compression="zstd")
-        for name in FILES:
+        for name in names:
             os.replace(temporary[name], directory / name)
     except pl.exceptions.PolarsError as error:
         raise OSError(str(error)) from error
@@ -1138,7 +1215,8 @@ def write(
             file.unlink(missing_ok=True)
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """Strict JSON, the same for equal values."""
     text = json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return text + "\n"
 
@@ -1226,10 +1304,10 @@ def read(directory: Path) -> Run:
         raise ValueError(f"the run in {directory} is unfinished: `{resuming(directory)}` goes on")
     if missing:
         raise ValueError(f"the run in {directory} is not complete: {', '.join(missing)} is missing")
-    documents = (_read_json(directory / f"{name}.json") for name in JSON_FILES)
+    documents = (read_json(directory / f"{name}.json") for name in JSON_FILES)
     columns = (ROUND_COLUMNS, CLIENT_COLUMNS, SUMMARY_COLUMNS)
     frames = (
-        _read_parquet(directory / f"{name}.parquet", expected)
+        read_parquet(directory / f"{name}.parquet", expected)
         for name, expected in zip(PARQUET_FILES, columns, strict=True)
     )
     run = Run(*documents, *frames, directory)
@@ -1260,12 +1338,13 @@ def read_config(path: Path) -> dict[str, Any]:
       ValueError: when the file cannot be read, or does not hold an object.
     """
     try:
-        return _read_json(pathlib.Path(path))
+        return read_json(pathlib.Path(path))
     except ValueError as error:
         raise ValueError(f"--config is {str(path)!r}: {error}") from error
 
 
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """A file that holds an object."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -1277,7 +1356,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
     return value
 
 
-def _read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
+def read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
+    """A table that has the columns."""
     try:
         frame = pl.read_parquet(file, glob=False)
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

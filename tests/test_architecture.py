@@ -47,22 +47,36 @@ MAY_IMPORT = {
         *("types", "config", "timing", "layout", "local", "simulation", "participation"),
         "experiment",
     },
+    "searching": {"config"},
+    "sweeping": {"types", "config", "layout", "results", "runs", "experiment"},
+    "sweep_results": {"results"},
+    "sweep_plots": {"metrics", "plots", "results", "sweep_results"},
+    "sweep_cli": {
+        *("config", "runs", "results", "searching", "sweeping", "sweep_results", "sweep_plots"),
+        *("ray_sweep", "checkpoint"),
+    },
+    "ray_sweep": {
+        *("config", "experiment", "results", "runs", "searching", "sweeping", "sweep_results"),
+    },
     "cli": None,
 }
 # Outside libraries, and the units that may import them at the top of a module.
 ONLY = {
     "flax": {"models"},
     "sklearn": {"data"},
-    "polars": {"results", "plots"},
-    "matplotlib": {"plots"},
+    "polars": {"results", "plots", "sweep_results", "sweep_plots", "sweep_cli"},
+    "matplotlib": {"plots", "sweep_plots"},
     "orbax": {"checkpoint"},
     "tyro": {"cli"},
-    "rich": {"cli", "results"},
+    "rich": {"cli", "results", "sweep_cli"},
     "optax": {"local", "experiment"},
+    **{name: set() for name in ("ray", "optuna")},
     **{name: set() for name in ("tensorflow", "tensorflow_datasets", "torch", "torchvision")},
     **{name: set() for name in ("experiments", "benchmarks", "tests")},
 }
-FILES = {"data", "checkpoint", "results", "plots"}  # these open files; the others ask them to
+# These open files; the others ask them to. Ray has a folder of its own, which goes with it.
+FILES = {"data", "checkpoint", "results", "plots", "sweep_results", "sweep_plots", "ray_sweep"}
+HOLDERS = {"cli", "sweep_cli", "experiment", "__init__"}  # may hold a path, and hand it on
 FILE_MODULES = {"io", "os", "pathlib", "pickle", "shutil", "tempfile", "zipfile", "urllib"}
 FILE_CALLS = {
     *("open", "read_text", "write_text", "read_bytes", "write_bytes", "mkdir", "unlink", "rename"),
@@ -128,7 +142,7 @@ def test_only_some_touch_files(path):
     if unit in FILES:
         return
     tree = tree_of(path)
-    if unit not in ("cli", "experiment", "__init__"):  # they may hold a path, and hand it on
+    if unit not in HOLDERS:
         libraries = {name.split(".")[0] for name in imported(ast.walk(tree))}
         assert not libraries & FILE_MODULES
     for node in ast.walk(tree):
@@ -146,6 +160,13 @@ def test_only_the_command_prints(path):
     assert not [c.lineno for c in calls if getattr(c.func, "id", None) == "print"]
 
 
+def test_no_file_is_a_pickle():
+    """Ray has its own; what is written here and read back is not."""
+    for path in MODULES.values():
+        libraries = {name.split(".")[0] for name in imported(ast.walk(tree_of(path)))}
+        assert not libraries & {"pickle", "cloudpickle", "dill", "shelve"}, path
+
+
 def loaded_by(module):
     code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -158,3 +179,7 @@ def test_the_methods_load_nothing_heavy():
     loaded = loaded_by("cgsv_jax.algorithms")
     assert "jax" in loaded
     assert not loaded & heavy
+
+
+def test_the_command_does_not_load_ray():
+    assert not loaded_by("cgsv_jax.cli") & {"ray", "optuna"}

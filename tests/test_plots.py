@@ -230,8 +230,7 @@ def test_draw_writes_images(tmp_path, run):
 def test_equal_runs_are_equal_bytes(tmp_path, run, name):
     figures = [plots.fairness(run, "power_law") for _ in range(2)]
     first, second = (
-        plots._save(figure, tmp_path / str(index), [name])[0]
-        for index, figure in enumerate(figures)
+        plots.save(figure, tmp_path / str(index), [name])[0] for index, figure in enumerate(figures)
     )
     assert first.suffix == f".{name}"
     assert first.read_bytes() == second.read_bytes()

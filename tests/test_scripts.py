@@ -43,6 +43,7 @@ def test_digits_defaults(capsys):
     [
         pytest.param("exact_shapley", 1, marks=needs_torch),
         ("sweeps", 1),
+        ("sweep_command", 1),
         ("padding", 3),
         ("population", 2),
         ("compile_time", 1),

@@ -1,0 +1,578 @@
+"""The same sweep as trials of Ray Tune: on this machine, or on a cluster.
+
+A trial is one process that runs some runs of one program, or one setting of a search, by the same
+functions as a sweep without Ray. What it finds out comes back with its reports, and only the driver
+writes: a cluster needs no shared folder. Ray's own files are never read back; a sweep that was
+stopped goes on from the parts in its directory, whoever made them.
+
+Importing this module does not need Ray; its functions do (extra [ray]).
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import os
+import pathlib
+import shutil
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cgsv_jax import experiment, searching, sweep_results, sweeping
+from cgsv_jax.config import ConfigError
+from cgsv_jax.results import RAYS, YARDSTICK, Outcome
+from cgsv_jax.runs import Look
+from cgsv_jax.searching import Range
+from cgsv_jax.sweeping import Plan, Run, Sweep
+
+RETRIES = 3  # of a trial whose process dies
+# What a search is told of a setting whose criterion is undefined: worse than any that is defined.
+WORST = -1000.0
+_OBJECT_STORE = 100 * 2**20  # bytes; what goes through it is small
+_SECONDS_BETWEEN_REPORTS = 2.0
+# Work of a trial: about so many trials per place, so that the last ones are not waited for long.
+_TRIALS_PER_PLACE = 2
+
+
+def share_the_device() -> None:
+    """In the driver, before JAX looks at its devices: their memory is for the trials."""
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    if name not in os.environ:
+        os.environ[name] = "false"
+        _SET.append(name)
+
+
+_NAME = __name__
+_SET: list[str] = []  # variables of the environment that trials are not to inherit
+_LISTENING: list[Callable[[dict], None]] = []
+
+
+def listen(report: dict[str, Any]) -> None:
+    """Hands a trial's report to whoever waits for it.
+
+    Tune copies its callbacks to a file, which one that holds a terminal would not survive: so the
+    callback finds the listener here instead of holding it.
+    """
+    for see in _LISTENING:
+        see(report)
+
+
+def check() -> None:
+    """Whether the extra is there.
+
+    Raises:
+      ConfigError: it is not.
+    """
+    missing = [name for name in ("ray", "optuna") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--on ray needs {' and '.join(missing)}, which is not installed: "
+            "pip install 'cgsv_jax[ray]'"
+        )
+
+
+class Session(NamedTuple):
+    """A connection to Ray: what a trial takes of it, and how many find place at a time."""
+
+    cpus: int
+    gpus: float
+    places: int
+
+
+@contextlib.contextmanager
+def _session(options: Mapping[str, Any]) -> Iterator[Session]:
+    """Connects to Ray for the length of a `with`; one that is started here ends with it."""
+    for name, value in (
+        ("RAY_USAGE_STATS_ENABLED", "0"),
+        ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"),  # results come back through reports
+        ("TUNE_DISABLE_SIGINT_HANDLER", "1"),  # an interruption is ours to explain
+        ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1"),  # a trial without a GPU sees none
+        ("RAY_AIR_NEW_OUTPUT", "0"),
+    ):
+        os.environ.setdefault(name, value)
+    import ray
+
+    # Ray starts its processes by forking; they execute another program at once.
+    warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+    while _SET:  # for this process alone
+        os.environ.pop(_SET.pop(), None)
+    address = options["address"]
+    started = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    try:
+        # "local", or Ray would look for one that somebody else has started.
+        ray.init(
+            address=address or "local",
+            logging_level="error",
+            log_to_driver=False,
+            **({} if address else started),
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        sentence = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"--address is {address!r}, Ray says: {sentence}") from error
+    try:
+        there = ray.cluster_resources()
+        gpus, cpus = options["gpus"], options["cpus"]
+        gpus = (1.0 if there.get("GPU", 0) >= 1 else 0.0) if gpus is None else gpus
+        places = [there.get("CPU", 0) // cpus] + ([there.get("GPU", 0) // gpus] if gpus else [])
+        if min(places) < 1:
+            raise ConfigError(
+                f"--cpus-per-trial is {cpus}, --gpus-per-trial {gpus:g}: Ray has "
+                f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+            )
+        yield Session(cpus, gpus, int(min(places)))
+    finally:
+        ray.shutdown()
+        shutil.rmtree(pathlib.Path(options["directory"]) / RAYS, ignore_errors=True)
+
+
+def _fit(
+    session: Session,
+    options: Mapping[str, Any],
+    trainable: Callable,
+    see: Callable[[dict], None],
+    space: Any,
+    **tune_config: Any,
+) -> None:
+    """Runs trials until there are none left, and hands their reports to `see`.
+
+    Raises:
+      RuntimeError: when a trial failed in spite of being started again.
+    """
+    from ray import tune
+
+    class Reports(tune.Callback):
+        """Hands every report on, in the driver; Tune asks for a class."""
+
+        def on_trial_result(self, iteration, trials, trial, result, **rest):
+            importlib.import_module(_NAME).listen(result | {"trial": trial.trial_id})
+
+        def on_trial_complete(self, iteration, trials, trial, **rest):
+            last = (trial.last_result or {}) | {"trial": trial.trial_id, "ended": True}
+            importlib.import_module(_NAME).listen(last)
+
+    _LISTENING[:] = [see]
+    folder = pathlib.Path(options["directory"]) / RAYS
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": session.cpus, "gpu": session.gpus}),
+        param_space=space,
+        tune_config=tune.TuneConfig(**tune_config),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(folder),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[Reports()],
+            verbose=0,
+        ),
+    )
+    errors = [str(error) for error in tuner.fit().errors]
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+    if errors:
+        raise RuntimeError(f"{len(errors)} trials failed, the first with: {errors[0]}")
+
+
+def _prepare(options: Mapping[str, Any]) -> None:
+    """In a trial's process, before it computes: its threads, and a memory of compiled code."""
+    os.environ["NPROC"] = str(options["cpus"])  # the size of XLA's pool of threads
+    if 0 < (options["gpus"] or 0) < 1:  # several processes share one
+        fraction = f"{0.9 * options['gpus']:.2f}"
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", fraction)
+    directory = pathlib.Path(options["directory"])
+    if directory.is_dir():  # on this machine, or shared; each host its own code
+        cache = directory / RAYS / f"compiled-{socket.gethostname()}"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _run_here(
+    runs: Sequence[Run],
+    asked: Mapping[str, Any],
+    judge: str,
+    together: int | None,
+    keep: Callable[[dict[Run, Outcome]], None] = lambda done: None,
+    looking: Callable[[Plan, dict[Run, Run]], Callable[[Look], None]] | None = None,
+) -> dict[Run, Outcome]:
+    """Runs of a sweep in this process, with the devices and the layout of this machine.
+
+    The driver may be another kind of machine; neither is a part of what a run is.
+    """
+    here = {}
+    for run in runs:
+        config = run.config
+        layout = config.layout
+        if "layout" not in asked:
+            layout = experiment.configure(dataset=config.dataset, model=config.model).layout
+        devices = min(config.devices, jax.device_count())
+        config = dataclasses.replace(config, layout=layout, devices=devices)
+        here[run._replace(config=config)] = run
+    plan = sweeping.plan(list(here), judge, together=together)
+    watch = looking(plan, here) if looking else lambda look: None
+
+    def kept(done: Mapping[Run, Outcome]) -> None:
+        keep({here[run]: end for run, end in done.items()})
+
+    ends, _ = sweeping.execute(plan, watch, kept)
+    return {here[run]: end for run, end in ends.items()}
+
+
+# ---------------------------------------------------------------- the runs of known settings
+
+
+def execute(
+    described: Mapping[str, Any],
+    runs: Sequence[Run],
+    plan: Plan,
+    options: Mapping[str, Any],
+    watch: Callable[[int, float], None],
+    keep: Callable[[Mapping[Run, Outcome]], None],
+) -> dict[Run, Outcome]:
+    """Runs what a plan holds as trials.
+
+    Args:
+      described: the sweep, as `sweeping.describe` gives it.
+      runs: all of its runs, in the order of `sweeping.runs_of`.
+      plan: what is to be run of them.
+      options: directory, address, cpus, gpus, together.
+      watch: (rounds done, seconds since the start), called at every report.
+      keep: called with runs that are through.
+
+    Returns:
+      The end of every run of the plan.
+    """
+    ends: dict[Run, Outcome] = {}
+    numbers = {run: number for number, run in enumerate(runs)}
+    rounds = {
+        run: sweeping.rounds_of(program)
+        for program in plan.programs
+        for portion in program.portions
+        for run in portion.runs
+    }
+    if not rounds:
+        return ends
+    started = time.monotonic()
+
+    def see(report: Mapping[str, Any]) -> None:
+        done = {runs[n]: sweep_results.outcome(end) for n, end in report.get("rows", ())}
+        done = {run: end for run, end in done.items() if run not in ends}
+        ends.update(done)
+        keep(done)
+        watch(sum(rounds[run] for run in ends), time.monotonic() - started)
+
+    def trial(own: Mapping[str, Any]) -> None:
+        _run_some(described, own["runs"], options)
+
+    with _session(options) as session:
+        from ray import tune
+
+        portions = [[numbers[run] for run in own] for own in _split(plan, session.places)]
+        _fit(session, options, trial, see, {"runs": tune.grid_search(portions)})
+    lost = [run for run in rounds if run not in ends]
+    if lost:
+        raise RuntimeError(f"{len(lost)} runs did not come back")
+    return ends
+
+
+def _split(plan: Plan, places: int) -> list[list[Run]]:
+    """Runs of one program each, in pieces of about equal work."""
+    work = sum(
+        sweeping.rounds_of(program) * len(portion.runs)
+        for program in plan.programs
+        for portion in program.portions
+    )
+    target = max(work / (_TRIALS_PER_PLACE * places), 1)
+    pieces = []
+    for program in plan.programs:
+        own = [run for portion in program.portions for run in portion.runs]
+        count = int(np.clip(-(-sweeping.rounds_of(program) * len(own) // target), 1, len(own)))
+        pieces += [[own[i] for i in part] for part in np.array_split(np.arange(len(own)), count)]
+    return pieces
+
+
+def _run_some(
+    described: Mapping[str, Any], numbers: Sequence[int], options: Mapping[str, Any]
+) -> None:
+    """A trial: these runs, reported as they end."""
+    from ray import tune
+
+    _prepare(options)
+    sweep = sweeping.described(dict(described))
+    runs = sweeping.runs_of(sweep)
+    place = {runs[number]: number for number in numbers}
+    # After the death of a process, what it had reported is in the directory, if that is here.
+    known = sweep_results.parts(options["directory"])
+    left = [run for run in place if sweeping.key_of(run, sweep.judge) not in known]
+    waiting: list[tuple[int, dict]] = []
+    last = [time.monotonic()]
+
+    def report() -> None:
+        tune.report({"rows": list(waiting)})
+        waiting.clear()
+        last[0] = time.monotonic()
+
+    def keep(done: Mapping[Run, Outcome]) -> None:
+        waiting.extend((place[run], sweep_results.plain(end)) for run, end in done.items())
+        if time.monotonic() - last[0] > _SECONDS_BETWEEN_REPORTS:
+            report()
+
+    waiting += [
+        (number, sweep_results.plain(known[key]))
+        for run, number in place.items()
+        if (key := sweeping.key_of(run, sweep.judge)) in known
+    ]
+    _run_here(left, sweep.asked, sweep.judge, options["together"], keep)
+    report()
+
+
+# ---------------------------------------------------------------- a search
+
+
+def search(
+    wanted: Any,
+    told: Sequence[Mapping[str, Any]],
+    known: Mapping[str, Outcome],
+    options: Mapping[str, Any],
+    watch: Callable[[Mapping[str, Any]], None],
+) -> tuple[list[dict[str, Any]], dict[str, Outcome]]:
+    """Trials of one setting each, all its seeds and partitions in one program.
+
+    Args:
+      wanted: a sweep_cli.Search.
+      told: trials that came to an end before, as `sweep_results.trials` reads them.
+      known: runs that are through, by their keys.
+      options: as in `execute`.
+      watch: called with every trial that comes to an end.
+
+    Returns:
+      All trials, those of before included, and the runs that are through.
+    """
+    told, ends = [dict(trial) for trial in told], dict(known)
+    left = wanted.trials - len(told)
+    if left < 1:
+        return told, ends
+    ended: set[str] = set()
+
+    def see(report: Mapping[str, Any]) -> None:
+        rows = {key: sweep_results.outcome(end) for key, end in report.get("rows", ())}
+        fresh = {key: end for key, end in rows.items() if key not in ends}
+        ends.update(fresh)
+        sweep_results.add_part(options["directory"], fresh)
+        finished = report.get("finished", False)
+        if "values" not in report or not (finished or report.get("ended")):
+            return
+        if report["trial"] in ended:
+            return
+        ended.add(report["trial"])
+        trial = {
+            "values": report["values"],
+            "state": "finished" if finished else "stopped",
+            "criterion": report["criterion"],
+            "rounds": report["rounds"],
+        }
+        sweep_results.add_trial(options["directory"], trial)
+        told.append(trial)
+        watch(trial)
+
+    shared = {key: sweep_results.plain(end) for key, end in ends.items()}
+    base = {"asked": wanted.asked, "best": wanted.best, "judge": wanted.judge}
+
+    with _session(options) as session:
+        common = _common_runs(wanted, ends)
+        if common:
+            plan = sweeping.plan([run for _, run in common], wanted.judge)
+            pieces = [[(key, run) for key, run in common if run in part]
+                      for part in _split(plan, session.places)]  # fmt: skip
+
+            def yardstick(own: Mapping[str, Any]) -> None:
+                _run_common(pieces[own["piece"]], wanted.asked, wanted.judge, options)
+
+            from ray import tune
+
+            _fit(
+                session,
+                options,
+                yardstick,
+                see,
+                {"piece": tune.grid_search(list(range(len(pieces))))},
+            )
+            shared |= {key: sweep_results.plain(ends[key]) for key, _ in common}
+
+        def trial(point: Mapping[str, Any]) -> None:
+            values = point["point"] if wanted.how == "random" else _values(wanted.spaces, point)
+            _judge_one(base, values, shared, wanted.scheduler != "none", options)
+
+        space, how = _how(wanted, told, left)
+        _fit(session, options, trial, see, space, **how, **_scheduling(wanted, session.places))
+    return told, ends
+
+
+def _common_runs(wanted: Any, ends: Mapping[str, Outcome]) -> list[tuple[str, Run]]:
+    """Runs that all settings share and that are not through: the yardstick's, mostly."""
+    points = searching.draw(wanted.spaces, 2, wanted.seed)
+    sweeps = [
+        sweeping.of_points(wanted.asked, {}, [point], wanted.best, wanted.judge) for point in points
+    ]
+    first, *others = [sweeping.runs_of(sweep) for sweep in sweeps]
+    both = [
+        run
+        for run in first
+        if run.method.algorithm == YARDSTICK and all(run in own for own in others)
+    ]
+    keyed = [(sweeping.key_of(run, wanted.judge), run) for run in both]
+    return [(key, run) for key, run in keyed if key not in ends]
+
+
+def _run_common(
+    pieces: Sequence[tuple[str, Run]],
+    asked: Mapping[str, Any],
+    judge: str,
+    options: Mapping[str, Any],
+) -> None:
+    from ray import tune
+
+    _prepare(options)
+    ends = _run_here([run for _, run in pieces], asked, judge, options["together"])
+    tune.report({"rows": [(key, sweep_results.plain(ends[run])) for key, run in pieces]})
+
+
+def _how(wanted: Any, told: Sequence[Mapping], left: int) -> tuple[Any, dict[str, Any]]:
+    """What Tune draws settings from, and how it is told of those that were judged before."""
+    from ray import tune
+
+    if wanted.how == "random":
+        before = [trial["values"] for trial in told]
+        points = searching.draw(wanted.spaces, wanted.trials, wanted.seed)
+        points = [point for point in points if point not in before]
+        return {"point": tune.grid_search(points)}, {}
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = optuna.distributions
+
+    def distribution(space: Range | Sequence[Any]) -> Any:
+        if not isinstance(space, Range):  # by its place: layers are no value of Optuna's
+            return distributions.CategoricalDistribution(list(range(len(space))))
+        kind = distributions.IntDistribution if space.whole else distributions.FloatDistribution
+        return kind(space.low, space.high, log=space.log)
+
+    def point(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: values[name] if isinstance(space, Range) else list(space).index(values[name])
+            for name, space in wanted.spaces.items()
+        }
+
+    # Of a trial that was ended early its last value is told: it was among the bad ones.
+    before = [
+        (point(trial["values"]), WORST if trial["criterion"] is None else trial["criterion"])
+        for trial in told
+    ]
+    algorithm = OptunaSearch(
+        {name: distribution(space) for name, space in wanted.spaces.items()},
+        metric="objective",
+        mode="max",
+        # Going on must not draw the first ones again.
+        seed=wanted.seed + len(told),
+        points_to_evaluate=[point for point, _ in before] or None,
+        evaluated_rewards=[value for _, value in before] or None,
+    )
+    return None, {"search_alg": algorithm, "num_samples": left}
+
+
+def _values(spaces: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of Optuna's as values that are run."""
+    return {
+        name: searching.rounded(point[name], space)
+        if isinstance(space, Range)
+        else space[point[name]]
+        for name, space in spaces.items()
+    }
+
+
+def _scheduling(wanted: Any, places: int) -> dict[str, Any]:
+    from ray.tune import schedulers
+
+    common = {"metric": "objective", "mode": "max", "time_attr": "rounds"}
+    tune_config = {"max_concurrent_trials": places}
+    if wanted.scheduler == "asha":
+        rounds = wanted.asked.get("rounds") or sweeping.of_points(
+            wanted.asked, {}, searching.draw(wanted.spaces, 1, wanted.seed)
+        ).settings[0].config.rounds  # fmt: skip
+        grace = max(1, rounds // 9)
+        tune_config["scheduler"] = schedulers.ASHAScheduler(
+            **common, max_t=rounds + 1, grace_period=grace, reduction_factor=3
+        )
+    if wanted.scheduler == "median":
+        tune_config["scheduler"] = schedulers.MedianStoppingRule(
+            **common, grace_period=1, min_samples_required=3
+        )
+    return tune_config
+
+
+def _judge_one(
+    base: Mapping[str, Any],
+    values: Mapping[str, Any],
+    shared: Mapping[str, Mapping],
+    looks: bool,
+    options: Mapping[str, Any],
+) -> None:
+    """A trial: all runs of one setting, its criterion reported as it goes on."""
+    from ray import tune
+
+    _prepare(options)
+    sweep = sweeping.of_points(
+        base["asked"], {name: (value,) for name, value in values.items()}, [values],
+        base["best"], base["judge"],
+    )  # fmt: skip
+    runs = sweeping.runs_of(sweep)
+    keys = {run: sweeping.key_of(run, sweep.judge) for run in runs}
+    ends = {run: sweep_results.outcome(shared[k]) for run, k in keys.items() if k in shared}
+    left = [run for run in runs if run not in ends]
+    yardsticks = [run for run in left if run.method.algorithm == YARDSTICK]
+    where = sweep.asked, sweep.judge
+    ends |= _run_here(yardsticks, *where, options["together"])
+    left = [run for run in left if run not in ends]
+
+    def looking(plan: Plan, here: dict[Run, Run]) -> Callable[[Look], None]:
+        made = sweeping.batches(plan)
+        single = len(made) == 1 and len(made[0][0].chunks) == 1
+
+        def watch(look: Look) -> None:
+            batch, own = made[look.batch]
+            rounds = look.done // len(batch.chunks[0].seeds)
+            # What follows the last look is the end itself.
+            if not (looks and single) or look.evaluation is None or rounds >= batch.rounds:
+                return
+            now = {here[run]: _so_far(look, place) for place, run in enumerate(own)}
+            tune.report(_told(sweep, ends | now) | {"values": dict(values), "rounds": rounds})
+
+        return watch
+
+    # All at once in one program, so that a look is one at the setting and not at one seed.
+    together = options["together"] or max(len(left), 1)
+    ends |= _run_here(left, *where, together, looking=looking)
+    rows = [(key, sweep_results.plain(ends[run])) for run, key in keys.items() if key not in shared]
+    last = {"values": dict(values), "rounds": sweep.settings[0].config.rounds}
+    tune.report(_told(sweep, ends) | last | {"finished": True, "rows": rows})
+
+
+def _so_far(look: Look, place: int) -> Outcome:
+    """A run in its course, by its latest evaluation."""
+    seen = look.evaluation
+    accuracy, distance = (np.asarray(x)[place, -1] for x in (seen.accuracy, seen.distance))
+    nothing = np.zeros(accuracy.shape)
+    server = np.asarray(seen.server_accuracy)[place, -1]
+    honest = np.ones(accuracy.shape, bool)  # who cheats counts when the run is through
+    return Outcome(accuracy, distance, server, *(nothing,) * 7, honest, honest)
+
+
+def _told(sweep: Sweep, ends: Mapping[Run, Outcome]) -> dict[str, Any]:
+    """The criterion of a setting: of its best method, as in the tables."""
+    table = sweep_results.frame(sweeping.rows(sweep, ends), sweep.axes)
+    best = sweep_results.judged(table, tuple(sweep.axes), sweep.best).best
+    value = None if best is None else best["criterion"]
+    return {"criterion": value, "objective": WORST if value is None else value}
