@@ -50,6 +50,16 @@ class Checkpoints(NamedTuple):
     remove: Callable[[], None]  # when the results are written
 
 
+def begun_with(directory: results.Path) -> dict[str, Any] | None:
+    """The settings of the newest checkpoint whose manifest is whole; None where there is none."""
+    for path in reversed(results.checkpoints(directory)):
+        try:
+            return read_manifest(path)["settings"]
+        except ValueError:
+            continue
+    return None
+
+
 def of_run(
     directory: results.Path,
     settings: Callable[[], Mapping[str, Any]],

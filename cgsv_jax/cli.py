@@ -972,7 +972,7 @@ def _sweep(args: Any) -> None:
         if flag in flags:
             flags[name] = flags.pop(flag)
     with _border():
-        sweep_cli.command(flags, own)
+        sweep_cli.command(flags, own, _kept)
 
 
 def _plot(args: Plot) -> None:

@@ -1050,8 +1050,18 @@ def finished(directory: Path) -> bool:
 
 
 def resuming(directory: Path) -> str:
-    """The command that goes on with an unfinished run."""
-    return f"cgsv run --resume {shlex.quote(os.fspath(directory))}"
+    """The command that goes on with an unfinished run or sweep."""
+    command = "sweep" if begun_as_sweep(directory) else "run"
+    return f"cgsv {command} --resume {shlex.quote(os.fspath(directory))}"
+
+
+def begun_as_sweep(directory: Path) -> bool:
+    """Whether the config.json of a directory is a sweep's."""
+    try:
+        config = read_json(pathlib.Path(directory) / FILES[0])
+    except ValueError:
+        return False
+    return "axes" in config or "search" in config
 
 
 def resumable(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
@@ -1074,6 +1084,8 @@ def resumable(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
                 raise refusal(f"whose {name} is a symbolic link, it must not lead elsewhere")
         if not (directory / FILES[0]).exists():
             raise refusal(f"it must be a run directory, it holds no {FILES[0]}")
+        if begun_as_sweep(directory):
+            raise refusal(f"which holds a sweep, with which `{resuming(directory)}` goes on")
     except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
         raise refusal(f"which cannot be read: {error}") from error
     return directory, read_json(directory / FILES[0])

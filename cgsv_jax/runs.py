@@ -194,6 +194,7 @@ def execute(
     watch: Callable[[Look], None] = lambda look: None,
     finish: Callable[[int, int, Seen], Any] = lambda batch, chunk, seen: seen,
     keeper: Keeper | None = None,
+    whole: bool = True,
 ) -> tuple[list[list[Any]], list[Clock]]:
     """Runs every chunk of every batch from its first to its last round.
 
@@ -202,23 +203,24 @@ def execute(
       watch: called before a batch compiles, and after every segment; once for a batch that was
         finished before.
       finish: (batch, chunk, what its runs showed) -> what is returned of it; called when a chunk is
-        through, so that of many runs only little need stay in memory. A keeper keeps all the same
-        what they showed, and of chunks that were finished before, this is called again.
+        through, so that of many runs only little need stay in memory.
       keeper: saves between segments, and may have something to go on from: then what was finished
         is neither compiled nor run again, and the rest computes the same bits.
+      whole: whether the keeper also keeps what finished chunks showed, so that `finish` is called
+        again of those that were finished before. Otherwise the caller keeps what `finish` made.
 
     Returns:
       What `finish` made of what was seen, per batch and chunk, clients in the order of their
-      numbers; and the seconds of every batch.
+      numbers, None where it was called in an earlier process; and the seconds of every batch.
 
     Raises:
       Stopped: the keeper said so.
     """
-    forget = keeper is None
+    whole = whole and keeper is not None
     keeper = keeper or NO_KEEPER
     sketch = plan(batches)
     build = _one_at_a_time(batches)
-    kept = keeper.restore(sketch, lambda place: _expected(batches, place, build))
+    kept = keeper.restore(sketch, lambda place: _expected(batches, place, build, whole))
     # Per batch and chunk the pieces that the segments gave; joined where somebody wants them.
     pieces = [[[seen] for seen in own] for own in kept.seen] if kept else []
     clocks = list(kept.clocks) if kept else []
@@ -236,8 +238,10 @@ def execute(
         started = time.perf_counter() - clocks[index].elapsed
         moments = _moments(batch, index, build, known, pieces[index], done, resumed, clocks[index])
         del resumed
-        through = len(pieces[index]) - (0 < done < batch.rounds)
-        results.append([finish(index, i, _joined(pieces[index][i])) for i in range(through)])
+        before = pieces[index][: len(pieces[index]) - (0 < done < batch.rounds)]
+        results.append(
+            [finish(index, i, _joined(own)) if whole else None for i, own in enumerate(before)]
+        )
         for moment in moments:
             elapsed = time.perf_counter() - started
             clocks[index] = Clock(moment.compiling, moment.running, elapsed)
@@ -246,9 +250,10 @@ def execute(
                 continue
             number = moment.place.chunk
             if moment.place.done == batch.rounds:
-                results[index].append(finish(index, number, _joined(pieces[index][number])))
-                if forget:
-                    pieces[index][number] = []
+                seen = _joined(pieces[index][number])
+                results[index].append(finish(index, number, seen))
+                if not whole:
+                    pieces[index][number] = [jax.tree.map(lambda x: x[:, :0].copy(), seen)]
             computed, (ahead, _) = _behind(batches, moment.place), _next(batches, moment.place)
             stop = ahead > 0 and keeper.stop()
             if stop or keeper.due(computed, ahead):
@@ -318,7 +323,9 @@ def _moments(
         return _on_host(state)
 
     if finished == len(runs):
-        yield moment(Place(index, finished - 1, batch.rounds), False, pieces[-1][-1].evaluation)
+        last = pieces[-1][-1].evaluation
+        last = last if last.round.shape[1] else None  # nobody kept what was seen
+        yield moment(Place(index, finished - 1, batch.rounds), False, last)
         return
     yield moment(Place(index, finished, first), False)
     made = build(index)
@@ -448,9 +455,9 @@ def _on_devices(state: ArrayTree, like: ArrayTree, shardings: ArrayTree) -> Arra
 
 
 def _expected(
-    batches: Sequence[Batch], place: Place, build: Callable[[int], Programs]
+    batches: Sequence[Batch], place: Place, build: Callable[[int], Programs], whole: bool
 ) -> tuple[ArrayTree, list[list[Seen]]]:
-    """Shapes of the state and of all that was seen up to a place.
+    """Shapes of the state and of all that was seen up to a place, or of what is left of it.
 
     Raises:
       ValueError: the batches have no such place between two segments.
@@ -479,12 +486,17 @@ def _expected(
         ]
         return Seen(*each)
 
+    def through(own: Batch) -> Sequence[Segment]:
+        return own.segments if whole else ()
+
     finished = [
-        [seen(own, chunk, own.segments, False) for chunk in own.chunks]
+        [seen(own, chunk, through(own), False) for chunk in own.chunks]
         for own in batches[: place.batch]
     ]
-    here = [seen(batch, chunk, batch.segments, True) for chunk in batch.chunks[: place.chunk]]
+    here = [seen(batch, chunk, through(batch), True) for chunk in batch.chunks[: place.chunk]]
     part = batch.segments[: ends.index(place.done) + 1]
+    if place.done == batch.rounds:
+        part = through(batch)
     return jax.eval_shape(_numbers, state), [*finished, [*here, seen(batch, chunk, part, True)]]
 
 

@@ -4,6 +4,7 @@ import pathlib
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -11,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from cgsv_jax import checkpoint, results, searching, sweep_plots, sweep_results, sweeping
 from cgsv_jax import config as config_lib
-from cgsv_jax import results, searching, sweep_plots, sweep_results, sweeping
 from cgsv_jax.config import ConfigError
 from cgsv_jax.results import YARDSTICK, Outcome
 from cgsv_jax.runs import Look
@@ -23,6 +24,10 @@ _SECONDS_BETWEEN_LINES = 2.0  # of progress, where there is no terminal to redra
 _SECONDS_BETWEEN_PARTS = 5.0  # what a kill may cost; a file per run would be many
 _OF_RAY = ("address", "cpus_per_trial", "gpus_per_trial", "scheduler")
 _WHERE = ("on", *_OF_RAY, "together", "quiet")
+
+
+# (console, directory, settings, every, work) -> a context of what was computed, see cli.py
+Kept = Callable[..., AbstractContextManager[tuple[Any, Any]]]
 
 
 class Search(NamedTuple):
@@ -38,13 +43,14 @@ class Search(NamedTuple):
     judge: str
 
 
-def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def command(flags: Mapping[str, Any], own: Mapping[str, Any], kept: Kept) -> None:
     """Runs a sweep.
 
     Args:
       flags: what the settings are made of: fields of Config and Method; those that can be swept as
         tuples of values or a Range.
       own: the flags of the sweep itself.
+      kept: computes something long, saved as it goes and gone on with.
 
     Raises:
       ConfigError, ValueError: one sentence for each thing that cannot be.
@@ -59,6 +65,12 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     versions = results.environment()["versions"]
     directory = config = None
     if "resume" in own:
+        if sweep_results.is_sweep(own["resume"]):
+            Console(quiet=own.get("quiet", False), highlight=False).print(
+                f"the sweep in {own['resume']} is finished, there is nothing to go on with",
+                markup=False,
+            )
+            return
         directory, config = sweep_results.open_again(own["resume"], versions)
     elif "config" in own:
         config = results.read_config(own["config"])
@@ -67,7 +79,7 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     if isinstance(wanted, Search):
         _search(console, wanted, own, directory, ray)
     else:
-        _grid(console, wanted, own, directory, ray)
+        _grid(console, wanted, own, directory, ray, kept)
 
 
 def _check(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -177,40 +189,78 @@ def _grid(
     own: Mapping[str, Any],
     directory: pathlib.Path | None,
     ray: Any,
+    kept: Kept,
 ) -> None:
     started = time.perf_counter()
-    runs = sweeping.runs_of(sweep)
-    keys = {run: sweeping.key_of(run, sweep.judge) for run in runs}
-    known = sweep_results.parts(directory) if directory is not None else {}
-    ends = {run: known[key] for run, key in keys.items() if key in known}
-    missing = [run for run in runs if run not in ends]
-    plan = sweeping.plan(missing, sweep.judge, together=own.get("together"))
+    again = directory is not None
     directory = _directory(own, sweep.settings[0].config.dataset, directory)
-    environment = results.environment()
-    described = sweeping.describe(sweep)
-    sweep_results.begin(directory, described, environment)
-    _announce(console, sweep, plan, len(ends), ray is not None)
-    keep, flush = _keeper(directory, keys)
-    watcher = _Watcher(console, plan)
-    try:
-        with watcher as watch:
-            if ray is None:
-                done, clocks = sweeping.execute(plan, watch, keep)
-                portions = [p.name for p in plan.programs for _ in p.portions]
-                spent = [
-                    {"program": n, "compile_seconds": c.compiling, "run_seconds": c.running}
-                    for n, c in zip(portions, clocks, strict=True)
-                ]
-            else:
-                options = _ray_options(own, directory)
-                done = ray.execute(described, runs, plan, options, watcher.through, keep)
-                spent = []
-    except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(_go_on(directory, own)) from stopped
-    finally:
-        flush()
-    timing = {"total_seconds": time.perf_counter() - started, "programs": spent}
-    _finish(console, sweep, ends | done, directory, described, environment, timing)
+    with results.held(directory):
+        runs = sweeping.runs_of(sweep)
+        keys = {run: sweeping.key_of(run, sweep.judge) for run in runs}
+        known = sweep_results.parts(directory) if again else {}
+        ends = {run: known[key] for run, key in keys.items() if key in known}
+        missing = [run for run in runs if run not in ends]
+        together = own.get("together")
+        begun = checkpoint.begun_with(directory) if again and ray is None else None
+        if begun is not None and begun.get("runs") is not None:
+            # The call that was running is one of a plan of these.
+            planned = set(begun["runs"])
+            missing = [run for run in runs if keys[run] in planned]
+            together = begun["together"]
+        plan = sweeping.plan(missing, sweep.judge, together=together)
+        environment = results.environment()
+        described = sweeping.describe(sweep)
+        sweep_results.begin(directory, described, environment)
+        _announce(console, sweep, plan, len(ends), ray is not None)
+        keep, flush = _keeper(directory, keys)
+        watcher = _Watcher(console, plan)
+
+        def finish(done: Mapping[Run, Outcome], spent: Sequence[Mapping[str, Any]]) -> None:
+            flush()
+            timing = {"total_seconds": time.perf_counter() - started, "programs": spent}
+            every = ends | done
+            _finish(console, sweep, every, directory, described, environment, timing)
+
+        if ray is not None:
+            options = _ray_options(own, directory)
+            try:
+                with watcher:
+                    done = ray.execute(described, runs, plan, options, watcher.through, keep)
+            except KeyboardInterrupt as stopped:
+                raise KeyboardInterrupt(_go_on(directory, own)) from stopped
+            finally:
+                flush()
+            finish(done, [])
+            return
+
+        def work(keeper: Any, see: Callable[[Look], None]) -> Any:
+            def save(*what: Any) -> None:
+                flush()  # what is through first: the checkpoint counts on it
+                keeper.save(*what)
+
+            try:
+                with watcher as watch:
+                    return sweeping.execute(
+                        plan,
+                        lambda look: (see(look), watch(look)),
+                        keep,
+                        None if keeper is None else keeper._replace(save=save),
+                    )
+            finally:
+                flush()
+
+        def settings() -> dict[str, Any]:
+            planned = [keys[run] for run in missing]
+            return {"sweep": described, "runs": planned, "together": together}
+
+        every = max((s.config.checkpoint_every or 0 for s in sweep.settings), default=0) or None
+        with kept(console, directory, settings, every, work) as ((done, clocks), _):
+            portions = [p.name for p in plan.programs for _ in p.portions]
+            spent = [
+                {"program": n, "compile_seconds": c.compiling, "run_seconds": c.running}
+                for n, c in zip(portions, clocks, strict=True)
+            ]
+            finish(done, spent)
 
 
 def _go_on(directory: pathlib.Path, own: Mapping[str, Any]) -> str:

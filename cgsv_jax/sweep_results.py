@@ -228,8 +228,6 @@ def open_again(path: Path, versions: Mapping[str, Any]) -> tuple[pathlib.Path, d
         environment = results.read_json(directory / "environment.json")
     except ValueError as error:
         raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
-    if (directory / "sweep.parquet").exists():
-        raise ValueError(f"--resume is {str(path)!r}, which is finished: nothing is missing")
     before = environment.get("versions")
     if before != versions:
         names = [n for n in versions if (before or {}).get(n) != versions[n]]

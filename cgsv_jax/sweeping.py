@@ -626,6 +626,7 @@ def execute(
     plan: Plan,
     watch: Callable[[Look], None] = lambda look: None,
     keep: Callable[[dict[Run, Outcome]], None] = lambda done: None,
+    keeper: runs.Keeper | None = None,
 ) -> tuple[dict[Run, Outcome], list[Clock]]:
     """Runs a plan.
 
@@ -633,9 +634,10 @@ def execute(
       plan: see `plan`.
       watch: as in `runs.execute`; a batch is a portion.
       keep: called with the runs of every call when it is through.
+      keeper: saves the call that is running; of those that are through, `keep` keeps the ends.
 
     Returns:
-      The end of every run, and the seconds of every portion.
+      The end of every run that was computed here, and the seconds of every portion.
     """
     made = batches(plan)
     of = [program for program in plan.programs for _ in program.portions]
@@ -649,8 +651,8 @@ def execute(
         ends.update(done)
         keep(done)
 
-    # The place for a keeper of checkpoints: a chunk is told by the keys of its runs.
-    _, clocks = runs.execute([batch for batch, _ in made], watch, finish)
+    each = [batch for batch, _ in made]
+    _, clocks = runs.execute(each, watch, finish, keeper, whole=False)
     return ends, clocks
 
 

@@ -139,3 +139,47 @@ def test_killed_and_resumed_is_never_having_been_killed(number, uninterrupted, t
         assert arrays_now[name].tobytes() == x.tobytes(), name
     assert any("optimizer" in name for name in arrays)
     assert len(results.checkpoints(directory, temporary=True)) == checkpoint.KEEP
+
+
+SWEEP = [
+    *("sweep", "--alpha", "0.5,0.9", "--beta", "0.5,2", "--hidden", "8", "--clients", "4"),
+    *("--epochs", "1", "--rounds", "6", "--seeds", "2", "--partition", "uniform,power_law"),
+    *("--checkpoint-every", "1"),
+]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_sweep_killed_and_resumed_is_never_having_been_killed(number, tmp_path):
+    """Three kills each, in whatever call of whatever program; the same tables, and only the rest.
+
+    SIGTERM is answered with what goes on, and nothing that was through is computed again.
+    """
+    moment = random.Random(100 + number)
+    whole, directory = tmp_path / "whole", tmp_path / "killed"
+    process = start(*SWEEP, "--out", whole)
+    wait_for(process, (whole / "environment.json").exists)
+    began = time.monotonic()
+    printed, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, printed
+    seconds = time.monotonic() - began
+    command = [*SWEEP, "--out", directory]
+    how = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
+    for asked in how:
+        process = start(*command)
+        wait_for(process, (directory / "environment.json").exists)
+        time.sleep(moment.uniform(0, seconds / 2))
+        process.send_signal(asked)
+        printed, _ = process.communicate(timeout=500)
+        if process.returncode == 0:  # it was through before
+            break
+        # Below 0 also where it was still loading, and had begun nothing.
+        assert process.returncode in (-asked, 128 + signal.SIGTERM), printed
+        if process.returncode > 0:
+            assert f"cgsv sweep --resume {directory}" in printed
+        command = ["sweep", "--resume", directory]
+    process = start("sweep", "--resume", directory)
+    printed, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, printed
+    assert "refused" not in printed
+    for name in ("sweep.parquet", "settings.parquet", "settings.json", "config.json"):
+        assert (directory / name).read_bytes() == (whole / name).read_bytes(), name
