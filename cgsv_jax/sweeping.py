@@ -516,6 +516,8 @@ def _named(programs: Sequence[Program]) -> Iterable[Program]:
         config, method = _statics(program.portions[0].runs[0])
         told.append(dataclasses.asdict(config) | dataclasses.asdict(method))
     told = [{k: v for k, v in own.items() if k not in ("name", "methods")} for own in told]
+    for own in told:  # numbers of which a program only knows whether there are any
+        own |= {name: "on" if own[name] else "off" for name in ("removal", "dropout")}
     for program, own in zip(programs, told, strict=True):
         same = [other for other in told if other["algorithm"] == own["algorithm"]]
         extra = {key: own[key] for key in own if any(other[key] != own[key] for other in same)}

@@ -1,6 +1,6 @@
 """Really killed, ten times: SIGKILL at a random moment, then --resume, then every byte compared.
 
-    python -m pytest tests/test_kills.py
+    python -m pytest -m long tests/test_kills.py
 
 Half of the moments are anywhere in a run, half while a checkpoint is being written. Programs are
 compiled afresh in every process, as they would be.
