@@ -1,11 +1,12 @@
 """Fair collaborative learning in JAX: the cosine gradient Shapley value, clients as rows.
 
 The parts: `models` and `data` on one side, `cgsv`, `fedavg`, `standalone` and `compose` on the
-other, `trainer` for local epochs, `run` for a whole federation and `grid` for many of them.
+other, `trainer` for local epochs, `participation`
+and `attacks` for who takes part and who cheats, `run` for a whole federation and `grid` for many of them.
 `cgsv_jax.experiment` is the same with defaults, partitions and results; the command is built on it.
 """
 
-from cgsv_jax import aggregation, contribution, data, models, reward
+from cgsv_jax import aggregation, attacks, contribution, data, models, participation, reward
 from cgsv_jax.algorithms import ALGORITHMS, cgsv, cgsv_released, compose, fedavg, standalone
 from cgsv_jax.checks import check
 from cgsv_jax.data import partition
@@ -60,6 +61,7 @@ __all__ = [
     "Upload",
     "advance",
     "aggregation",
+    "attacks",
     "cgsv",
     "cgsv_released",
     "check",
@@ -74,6 +76,7 @@ __all__ = [
     "grid",
     "init",
     "models",
+    "participation",
     "partition",
     "pearson",
     "reward",
