@@ -1,9 +1,9 @@
 """Fair collaborative learning in JAX: the cosine gradient Shapley value, clients as rows.
 
 The parts: `models` and `data` on one side, `cgsv`, `fedavg`, `standalone` and `compose` on the
-other, `trainer` for local epochs, `participation`
-and `attacks` for who takes part and who cheats, `run` for a whole federation and `grid` for many of them.
-`cgsv_jax.experiment` is the same with defaults, partitions and results; the command is built on it.
+other, `trainer` for local epochs, `participation` and `attacks` for who takes part and who cheats,
+`run` for a whole federation and `grid` for many of them. `cgsv_jax.experiment` is the same with
+defaults, partitions and results; the command is built on it.
 """
 
 from cgsv_jax import aggregation, attacks, contribution, data, models, participation, reward
