@@ -55,6 +55,13 @@ SHOWN = {
 }
 
 
+NOTE = (
+    "Fairness in k of n runs where it is undefined in others. A reputation over the honest mean is "
+    "undefined where no honest client has any left, all having been removed. With replication the "
+    "number is that of the copies that come on top."
+)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs every attack with every share of attackers."""
     what = common.asked("robustness", __doc__, argv)
@@ -90,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         .alias("honest_fairness"),
     )
     number = chosen["base"]["clients"]
-    sections = []
+    sections: list = [("", NOTE)]
     for partition in chosen["partitions"]:
         own = frame.filter(partition=partition)
         for column, (heading, factor, digits, _) in SHOWN.items():
@@ -158,7 +165,7 @@ def figure(frame: pl.DataFrame, number: int) -> Figure:
                     ha="center", va="center", fontsize=6, color="black",
                     bbox={"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.6, "lw": 0},
                 )  # fmt: skip
-            axes.set_title(f"{partition}: {heading}", fontsize=7)
+            axes.set_title(f"{partition}\n{heading}", fontsize=7)
             axes.set_xticks(range(len(methods)), methods, fontsize=6, rotation=20)
             labels = [f"{attack}, {count}" if count else attack for attack, count in kinds]
             axes.set_yticks(range(len(kinds)), labels if place == 0 else [], fontsize=6)
