@@ -1391,4 +1391,4 @@ def read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _truths(column: pl.Series) -> bool:
-    return column.name in ("present", "broken") and column.dtype == pl.Boolean
+    return column.name in ("present", "broken", "best") and column.dtype == pl.Boolean

@@ -69,6 +69,7 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any], kept: Kept) -> Non
             Console(quiet=own.get("quiet", False), highlight=False).print(
                 f"the sweep in {own['resume']} is finished, there is nothing to go on with",
                 markup=False,
+                soft_wrap=True,
             )
             return
         directory, config = sweep_results.open_again(own["resume"], versions)
@@ -246,6 +247,8 @@ def _grid(
                         keep,
                         None if keeper is None else keeper._replace(save=save),
                     )
+            except KeyboardInterrupt as stopped:
+                raise KeyboardInterrupt(_go_on(directory, own)) from stopped
             finally:
                 flush()
 

@@ -408,14 +408,14 @@ def test_going_on_after_a_stop(tmp_path, capsys, monkeypatch):
     assert cli.main([*argv, "--out", str(whole)]) == 0
     execute, seen = sweeping.execute, []
 
-    def stopping(plan, watch, keep):
+    def stopping(plan, watch, keep, keeper=None):
         def kept(done):
             keep(done)
             seen.extend(done)
             if len(seen) == 3:
                 raise KeyboardInterrupt
 
-        return execute(plan, watch, kept)
+        return execute(plan, watch, kept, keeper)
 
     with monkeypatch.context() as patch:
         patch.setattr(sweeping, "execute", stopping)
@@ -434,8 +434,8 @@ def test_going_on_after_a_stop(tmp_path, capsys, monkeypatch):
     one, two = _files(whole), _files(part)
     assert set(one) == set(two)
     assert {name for name in one if one[name] != two[name]} <= {"timing.json"}
-    assert cli.main(["sweep", "--resume", str(part)]) == 2
-    assert "which is finished" in capsys.readouterr().err
+    assert cli.main(["sweep", "--resume", str(part)]) == 0
+    assert "is finished" in capsys.readouterr().out
 
 
 def test_a_random_search_without_ray(tmp_path):
