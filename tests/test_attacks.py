@@ -198,6 +198,7 @@ ASKED = [f"{name}:2" for name in attacks.ATTACKS]
 
 
 @pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.long
 def test_every_flag_reaches_the_run_and_not_the_yardstick(asked, honest):
     config = experiment.configure(**SMALL, algorithms=("standalone", "cgsv"), attacks=[asked])
     result = experiment.run(config)

@@ -16,6 +16,8 @@ from benchmarks.pytorch.work import Work, shortened, shuffled
 from benchmarks.pytorch.worker import WorkerError, worker
 from cgsv_jax import timing
 
+pytestmark = pytest.mark.long
+
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="the yardstick needs PyTorch (extra [bench])"
 )

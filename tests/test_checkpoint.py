@@ -95,6 +95,7 @@ STATEFUL = [
 
 
 @pytest.mark.parametrize("asked", STATEFUL, ids=str)
+@pytest.mark.long
 def test_who_goes_on_computes_the_same_bits(asked, tmp_path):
     config = experiment.configure(**{**ASKED, "rounds": 4, **asked})
     whole, _ = run(tmp_path, config)
@@ -262,6 +263,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.long
 def test_the_one_before_serves_where_the_last_is_damaged(
     damage, reason, copy, config, whole, monkeypatch
 ):

@@ -105,6 +105,7 @@ def test_state_is_a_legal_carry(rule, tiny):
         assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
 
 
+@pytest.mark.long
 def test_lifts_over_seeds_and_over_every_number(rule, tiny):
     """Row 0 has the plain numbers, row i + 1 another value of field i; each has its own key."""
     rows = [tiny.hyper()] + [tiny.hyper(**{f: getattr(OTHER, f)}) for f in Hyper._fields]
@@ -118,6 +119,7 @@ def test_lifts_over_seeds_and_over_every_number(rule, tiny):
         np.testing.assert_allclose(a, b, **CLOSE)
 
 
+@pytest.mark.long
 def test_compiled_or_not_is_the_same(rule, tiny):
     arguments = jax.random.key(0), tiny.hyper(), tiny.upload(updates(), SIZES, [1, 1, 0, 1])
     state = rule.init(tiny.hyper())
@@ -128,6 +130,7 @@ def test_compiled_or_not_is_the_same(rule, tiny):
         np.testing.assert_allclose(a, b, **CLOSE)
 
 
+@pytest.mark.long
 def test_deterministic_rules_do_not_know_a_clients_place(rule, tiny):
     numbers, order = tiny.hyper(), np.array([2, 0, 3, 1])
     present = np.array([[1, 1, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1]], bool)
@@ -167,6 +170,7 @@ def test_an_absent_client_gets_nothing_and_harms_nobody(rule, tiny, beta):
         old = np.asarray(standing.reputation)
 
 
+@pytest.mark.long
 def test_a_client_by_itself(rule, tiny):
     dw = updates(count=1)
     numbers = tiny.hyper()

@@ -14,6 +14,8 @@ import pytest
 
 from cgsv_jax import layout
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 EPS = float(np.finfo(np.float32).eps)
 

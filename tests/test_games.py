@@ -483,6 +483,7 @@ def test_a_game_on_validation_rows_says_what_it_lacks(tiny):
         *(("leave_one_out", game) for game in GAMES if game != "accuracy"),
     ],
 )
+@pytest.mark.long
 def test_a_solution_of_a_game_is_a_legal_measure(tiny, name, game):
     """One trace for all rounds, lifted over keys, numbers and who is there; absent means 0."""
     count = 4
@@ -625,6 +626,7 @@ def test_too_many_clients_are_refused_before_anything_is_compiled():
     ],
     ids=str,
 )
+@pytest.mark.long
 def test_a_run_is_rewarded_by_a_game(asked):
     """Inside the scan over rounds, batched over seeds: a callback and a loop of loops."""
     base = {"dataset": "synthetic", "synthetic_rows": 300, "clients": 5, "rounds": 3, "seeds": 2}

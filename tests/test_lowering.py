@@ -16,6 +16,8 @@ from cgsv_jax.contribution import GAMES, MEASURES
 from cgsv_jax.models import words
 from cgsv_jax.reward import REWARDS
 
+pytestmark = pytest.mark.long
+
 # Every method, measure, reward, layout, precision and model once, on rows without a data set.
 BASE = {"dataset": "synthetic", "synthetic_rows": 200, "clients": 4, "rounds": 2, "seeds": 1}
 RUNS = {

@@ -478,6 +478,7 @@ def test_every_method_says_what_it_needs_and_costs():
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.long
 def test_an_option_that_a_method_reads_matters(name, sent, tiny):
     """Every number in READS changes what the method computes, and no other number does."""
     base = {"gamma": 0.1, "alpha": 0.8, "beta": 40.0, "removal": 0.5, "floor": 1e-3}

@@ -234,6 +234,7 @@ def logits_and_gradient(name, shape, block):
 
 @pytest.mark.parametrize("background", [False, True], ids=["random", "background"])
 @pytest.mark.parametrize("name", CNNS)
+@pytest.mark.long
 def test_training_form_equals_evaluation_form(name, background):
     """Logits and gradients: tightly in float64; in float32 no worse than the library's own error.
 
@@ -320,6 +321,7 @@ def two_steps(model, params, inputs, labels):
 
 
 @pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.long
 def test_clients_by_vmap_map_and_loop_agree(name):
     """Sums in another order per layout: equal in float64 up to its rounding."""
     shape = SMALL.get(name, SHAPES[name])

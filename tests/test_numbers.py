@@ -86,6 +86,7 @@ def server_rounds(tiny, name, options, lengths, rounds=3, **numbers):
 
 
 @pytest.mark.parametrize("case", TO_GAMMA)
+@pytest.mark.long
 def test_rescaled_uploads_do_not_know_how_long_they_were(tiny, case):
     """A whole server round of every rule after the rescaling, within the noise of the norms.
 
@@ -108,6 +109,7 @@ def test_rescaled_uploads_do_not_know_how_long_they_were(tiny, case):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.long
 def test_no_method_makes_infinities_of_finite_updates(tiny, name, lengths):
     for download, standing in server_rounds(tiny, name, Options(removes=True), LENGTHS[lengths]):
         # What a client receives may be 1e30 times as long as what the server moves by.

@@ -54,6 +54,7 @@ def several(rounds, key, state, data, clients, parts, **who):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.long
 def test_a_cohort_of_everybody_is_everybody(tiny, name):
     """The gathered round is the whole one, up to the place of a row of zeros in every sum.
 
@@ -136,6 +137,7 @@ def test_one_model_for_all_is_the_servers(tiny, name):
 
 
 @pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in ("iafl",)])
+@pytest.mark.long
 def test_a_cohort_is_the_same_absence_among_all(tiny, name):
     """Gathered rows against all rows with the others absent: the same round, float noise apart."""
     state, parts, data, clients = start(tiny, name)

@@ -41,6 +41,8 @@ import numpy as np
 
 from benchmarks.peers import protocol
 
+pytestmark = pytest.mark.long
+
 BROKEN = os.environ.get("BROKEN_PEER", "")
 
 

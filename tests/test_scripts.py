@@ -18,6 +18,8 @@ from cgsv_jax.contribution import MEASURES, games
 from cgsv_jax.contribution.shapley import exact
 from experiments import common, digits_defaults, overhead, psi_error, schedule
 
+pytestmark = pytest.mark.long
+
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="the yardstick needs PyTorch (extra [bench])"
 )

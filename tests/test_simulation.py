@@ -125,6 +125,7 @@ def test_distance_needs_no_second_matrix(tiny, width):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.long
 def test_energy_is_that_of_the_rewards(tiny, name):
     """Every method's own account against its rewards, an absent client among them.
 

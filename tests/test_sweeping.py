@@ -165,6 +165,7 @@ def test_chunks_where_memory_is_short(swept, runs_in_memory, size, calls):
 
 
 @pytest.mark.parametrize(("width", "together"), [(None, 9), (1, 24)])
+@pytest.mark.long
 def test_chunks_change_nothing(swept, width, together):
     """Vmapped or in turn, and the last call filled up, against a run per call.
 
