@@ -16,6 +16,8 @@ from benchmarks.peers import __main__ as command
 from benchmarks.peers import comparison, environments, ours, protocol, work
 from cgsv_jax import models
 
+pytestmark = pytest.mark.long
+
 FOLDER = Path(benchmarks.peers.__file__).parent
 TINY = work.Case(
     kind="tiny MLP",
@@ -40,8 +42,6 @@ import time
 import numpy as np
 
 from benchmarks.peers import protocol
-
-pytestmark = pytest.mark.long
 
 BROKEN = os.environ.get("BROKEN_PEER", "")
 
