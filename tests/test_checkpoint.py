@@ -422,6 +422,7 @@ def wait_for(process, condition, seconds=200):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.long
 def test_a_signal_saves_and_says_how_to_go_on(number, finished, tmp_path, capsys):
     out = tmp_path / "a run"
     argv = [*COMPARE, "--rounds", "6", "--checkpoint-every", "1", "--out", out]

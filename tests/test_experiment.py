@@ -163,6 +163,7 @@ def test_three_seeds_by_three_betas_in_one_program():
 
 
 @pytest.mark.parametrize("name", ["q_ffl", "rank", "rffl", "fedavg_finetuned"])
+@pytest.mark.long
 def test_every_kind_of_method_can_be_profiled(name):
     """One that wants losses before training, one that judges models, one with states of its own."""
     config = experiment.configure(**SMALL, algorithms=name)

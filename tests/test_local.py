@@ -42,6 +42,7 @@ STACKED = Examples(None, 0, 0)
 @pytest.mark.parametrize(
     ("name", "per"), [*((name, "round") for name in OPTIMIZERS), ("sgd", "epoch")]
 )
+@pytest.mark.long
 def test_ragged_clients_under_vmap_train_as_alone(tiny, name, per):
     """Two rounds by hand: NumPy's gradients, optax's updates, each client on its own.
 

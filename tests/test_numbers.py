@@ -247,6 +247,7 @@ MEMORIES = {
 
 @pytest.mark.parametrize("number", [2, 10, 100])
 @pytest.mark.parametrize("name", MEMORIES)
+@pytest.mark.long
 def test_reputations_sum_to_one_after_ten_thousand_rounds(tiny, name, number):
     """Random scores of either sign, some no numbers; random presence, at times nobody; float32."""
     memory, rounds = MEMORIES[name], 10_000

@@ -120,6 +120,7 @@ def test_numbers_and_partitions_share_a_program(swept):
     assert len({program.slots for program in plan.programs}) == 1
 
 
+@pytest.mark.long
 def test_shapes_are_compiled_once_each():
     """Two widths and two partition seeds: pools of equal shape share what is compiled."""
     asked = SMALL | {"seeds": 1, "rounds": 1, "partitions": ("class_imbalance",)}
