@@ -148,14 +148,17 @@ def who(
     joined = jnp.ones(count, bool)
     if clients.joins is not None:
         joined = state.round >= jnp.asarray(clients.joins)
-    stays = jax.vmap(lambda k: ~jax.random.bernoulli(k, participation.dropout))(
-        vectors.draws(drop_key, numbers, count)
-    )
+
+    def stay(numbers: Array) -> Array:
+        keys = vectors.draws(drop_key, numbers, numbers.size)
+        return jax.vmap(lambda k: ~jax.random.bernoulli(k, participation.dropout))(keys)
+
     if participation.size is None:
-        return joined & stays, None
+        return joined & stay(numbers), None
     members = participation.draw(draw_key, state.round, numbers, state.reputation, joined)
     members = jnp.append(members, count)
-    here = take(stays, members)
+    # Of a cohort only its members' fates are drawn.
+    here = stay(take(numbers, members)) & (members < count)
     return here, jnp.where(members < count, members, state.clients.shape[0]).astype(jnp.int32)
 
 
@@ -180,9 +183,8 @@ def by_row(
     Raises:
       ValueError: a leaf grows with N otherwise than by rows, so that no part of it is a cohort's.
     """
-    other = (
-        num_clients - 1 if num_clients > 1 else 2
-    )  # a rule may refuse more clients, hardly fewer
+    # One client fewer: a rule may refuse more of them.
+    other = num_clients - 1 if num_clients > 1 else 2
     mine, theirs = (
         jax.tree.leaves(jax.eval_shape(lambda n=n: init(n, num_parameters)))
         for n in (num_clients, other)
