@@ -1,5 +1,6 @@
 """Many runs as one program: seeds and hyper-parameters are axes like any other."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,11 +36,10 @@ def grid(
       The results of `run` with leading axes [S, H].
     """
 
-    def over_settings(key: Array, carry: ArrayTree) -> Any:
-        def one(hyper: Hyper, carry: ArrayTree) -> Any:
-            return run(key, hyper, *(() if carry is None else (carry,)), *args)
+    one = _one(run, args)
 
-        return over_clients(one, width)(hyper, carry)
+    def over_settings(key: Array, carry: ArrayTree) -> Any:
+        return over_clients(functools.partial(one, key), width)(hyper, carry)
 
     return over_clients(over_settings, width)(keys, carry)
 
@@ -65,8 +65,13 @@ def runs(
     Returns:
       The results of `run` with a leading axis [R].
     """
+    return over_clients(_one(run, args), width)(keys, hyper, carry)
+
+
+def _one(run: Callable, args: tuple) -> Callable:
+    """The run of one key and one setting, with its carry if there is one."""
 
     def one(key: Array, hyper: Hyper, carry: ArrayTree) -> Any:
         return run(key, hyper, *(() if carry is None else (carry,)), *args)
 
-    return over_clients(one, width)(keys, hyper, carry)
+    return one
