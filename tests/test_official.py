@@ -1,0 +1,99 @@
+"""The official servers of the rivals: same updates in every round, same numbers.
+
+Code of each method's authors was run on recorded updates of five clients over 14 rounds (torch 2.13,
+float32; four tensors of 30, 6, 24 and 4 entries); `data/official_inputs.npz` holds what was sent and
+`data/official_<method>.npz` what came of it. A client's update does not depend on its model, so a
+difference shows where it is made. Sums of a few float32 numbers below 1 over 14 rounds differ by
+less than 2e-6; a wrong sign, order, weight or entry by 1e-3 and more.
+
+Scenarios: `plain`; `zero`, client 0 sends zeros, with accuracy .05 and loss 0; `negative`, client 1
+points away; `ties`, updates on a grid and two clients alike; `equal` sizes; `tiny`, a client of one
+row.
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.types import Network, Options
+
+DATA = Path(__file__).parent / "data"
+TENSORS = (30, 6, 24, 4)
+CLOSE = {"rtol": 0, "atol": 2e-6}
+ROUNDS = 14
+MODELS = [0, 9, 13]  # rounds whose models were kept; each holds all rewards before it
+
+
+@functools.cache
+def recorded(method):
+    """The arrays of a method, or the "inputs", by name."""
+    with np.load(DATA / f"official_{method}.npz") as arrays:
+        return dict(arrays)
+
+
+def of(method, *path):
+    """What was recorded below a path, without it: `of("rffl", "plain")["r"]`."""
+    start = "/".join(path) + "/"
+    found = {k.removeprefix(start): v for k, v in recorded(method).items() if k.startswith(start)}
+    assert found, f"nothing is recorded at {start}"
+    return found
+
+
+# What a measure on validation rows is told in these runs: the recorded accuracies, sent in their
+# place. The output layer is the last two tensors, 4 classes of 6 features and their biases.
+NETWORK = Network(
+    lambda weights, inputs, labels: (inputs, labels),
+    lambda: np.c_[np.arange(36, 60).reshape(4, 6), np.arange(60, 64)].astype(np.int32),
+)
+
+
+def played(tiny, name, scenarios, *, options=None, key=0, **numbers):
+    """All rounds of a method in several scenarios at once, one compiled program.
+
+    Returns:
+      Per scenario, arrays over rounds: score, r, weight, part [T, N], aggregate [T, D], server
+      [T, D] and model [T, N, D] after the round.
+    """
+    options = (options or Options())._replace(tensors=TENSORS, network=NETWORK, rounds=ROUNDS)
+    algorithm = ALGORITHMS[name](tiny.hyper(**numbers), options)
+
+    def one(start, sizes, deltas, accuracies, losses):
+        def round_(carry, sent):
+            (server, clients, state), (t, deltas, accuracy, loss) = carry, sent
+            upload = tiny.upload(deltas, sizes, clients=clients, server=server)._replace(
+                validation=(accuracy, loss), start_loss=loss, loss=loss, round=t
+            )
+            rules_key = jax.random.fold_in(jax.random.key(key), t)
+            download, standing, state = algorithm.update(rules_key, upload, state)
+            server, clients = server + download.aggregate, clients + download.rewards
+            part = upload.present if download.took_part is None else download.took_part
+            seen = {"score": standing.score, "r": standing.reputation, "weight": download.weights}
+            seen |= {"aggregate": download.aggregate, "server": server, "model": clients}
+            return (server, clients, state), seen | {"part": part}
+
+        clients = jnp.broadcast_to(start, (len(sizes), len(start)))
+        carry = start, clients, algorithm.init(*clients.shape)
+        rounds = jnp.arange(ROUNDS, dtype=jnp.int32), deltas, accuracies, losses
+        return jax.lax.scan(round_, carry, rounds)[1]
+
+    names = ("w0", "sizes", "deltas", "accs", "losses")
+    sent = [np.stack([of("inputs", s)[n] for s in scenarios]) for n in names]
+    seen = jax.device_get(jax.jit(jax.vmap(one))(*sent))
+    return {s: {k: v[i] for k, v in seen.items()} for i, s in enumerate(scenarios)}
+
+
+def test_rffl(tiny):
+    """Where nobody is removed and nobody opposes, whatever the ties."""
+    options = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all")
+    scenarios = ("plain", "ties")
+    ours = played(tiny, "rffl", scenarios, options=options, gamma=0.5, alpha=0.95, removal=1 / 3)
+    for scenario in scenarios:
+        theirs, seen = of("rffl", scenario), ours[scenario]
+        np.testing.assert_allclose(seen["score"], theirs["phi"], **CLOSE)
+        np.testing.assert_allclose(seen["model"][MODELS], theirs["model"], **CLOSE)
+        for name in ("r", "weight", "aggregate"):
+            np.testing.assert_allclose(seen[name], theirs[name], **CLOSE)
