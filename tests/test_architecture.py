@@ -17,6 +17,8 @@ MAY_IMPORT = {
     "__init__": None,  # None: anything
     "__main__": {"cli"},
     "types": set(),
+    "files": set(),
+    "terminal": set(),
     "vectors": {"types"},
     "rescale": {"types"},
     "shares": {"types"},
@@ -38,25 +40,26 @@ MAY_IMPORT = {
     "sweep": {"types", "layout", "simulation"},
     "runs": {"types"},
     "models": {"types", "vectors"},
-    "data": {"types"},
-    "checkpoint": {"config", "results", "runs"},
-    "results": {"types", "config", "metrics"},
-    "plots": {"types", "metrics", "results"},
+    "data": {"types", "files"},
+    "checkpoint": {"config", "files", "results", "runs"},
+    "results": {"types", "config", "files", "metrics", "terminal"},
+    "plots": {"types", "files", "metrics", "results"},
     "experiment": None,
     "profiling": {
         *("types", "config", "timing", "layout", "local", "simulation", "participation"),
         "experiment",
     },
-    "searching": {"config"},
-    "sweeping": {"types", "config", "layout", "results", "runs", "experiment"},
-    "sweep_results": {"results"},
-    "sweep_plots": {"metrics", "plots", "results", "sweep_results"},
+    "searching": {"config", "files"},
+    "sweeping": {"types", "files", "config", "layout", "results", "runs", "experiment"},
+    "sweep_results": {"files", "results"},
+    "sweep_plots": {"files", "metrics", "plots", "results", "sweep_results"},
     "sweep_cli": {
         *("config", "runs", "results", "searching", "sweeping", "sweep_results", "sweep_plots"),
-        *("ray_sweep", "checkpoint"),
+        *("ray_sweep", "checkpoint", "files", "terminal"),
     },
     "ray_sweep": {
         *("config", "experiment", "results", "runs", "searching", "sweeping", "sweep_results"),
+        "files",
     },
     "cli": None,
 }
@@ -68,14 +71,25 @@ ONLY = {
     "matplotlib": {"plots", "sweep_plots"},
     "orbax": {"checkpoint"},
     "tyro": {"cli"},
-    "rich": {"cli", "results", "sweep_cli"},
+    "rich": {"cli", "results", "sweep_cli", "terminal"},
+    "msgspec": set(),
     "optax": {"local", "experiment"},
     **{name: set() for name in ("ray", "optuna")},
     **{name: set() for name in ("tensorflow", "tensorflow_datasets", "torch", "torchvision")},
     **{name: set() for name in ("experiments", "benchmarks", "tests")},
 }
 # These open files; the others ask them to. Ray has a folder of its own, which goes with it.
-FILES = {"data", "checkpoint", "results", "plots", "sweep_results", "sweep_plots", "ray_sweep"}
+FILES = {
+    "files",
+    "terminal",
+    "data",
+    "checkpoint",
+    "results",
+    "plots",
+    "sweep_results",
+    "sweep_plots",
+    "ray_sweep",
+}
 HOLDERS = {"cli", "sweep_cli", "experiment", "__init__"}  # may hold a path, and hand it on
 FILE_MODULES = {"io", "os", "pathlib", "pickle", "shutil", "tempfile", "zipfile", "urllib"}
 FILE_CALLS = {
