@@ -1,10 +1,10 @@
 """The official servers of the rivals: same updates in every round, same numbers.
 
-Code of each method's authors was run on recorded updates of five clients over 14 rounds (torch 2.13,
-float32; four tensors of 30, 6, 24 and 4 entries); `data/official_inputs.npz` holds what was sent and
-`data/official_<method>.npz` what came of it. A client's update does not depend on its model, so a
-difference shows where it is made. Sums of a few float32 numbers below 1 over 14 rounds differ by
-less than 2e-6; a wrong sign, order, weight or entry by 1e-3 and more.
+Code of each method's authors was run on recorded updates of five clients over 14 rounds (torch
+2.13, float32; four tensors of 30, 6, 24 and 4 entries); `data/official_inputs.npz` holds what was
+sent and `data/official_<method>.npz` what came of it. A client's update does not depend on its
+model, so a difference shows where it is made. Sums of a few float32 numbers below 1 over 14 rounds
+differ by less than 2e-6; a wrong sign, order, weight or entry by 1e-3 and more.
 
 Scenarios: `plain`; `zero`, client 0 sends zeros, with accuracy .05 and loss 0; `negative`, client 1
 points away; `ties`, updates on a grid and two clients alike; `equal` sizes; `tiny`, a client of one
