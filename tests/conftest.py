@@ -1,7 +1,11 @@
 """Tiny models and worlds for every test, and no silent broadcasting anywhere."""
 
+import hashlib
 import itertools
+import os
+import re
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import chex
@@ -29,9 +33,18 @@ from cgsv_jax.types import (
 # A [N] that meets an [N, D] must say so; at import, so that wider fixtures obey as well.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Most of the suite's time is XLA compiling, and several tests compile the same program.
-_cache = tempfile.TemporaryDirectory(prefix="cgsv-jax-tests-")
-jax.config.update("jax_compilation_cache_dir", _cache.name)
+# Most of the suite's time is XLA compiling: one cache for all tests, for workers, for the processes
+# that tests start, and for the next time. With a largest size, and only then, JAX locks it while an
+# entry is written. Compiled code is of one processor: another one has another folder.
+_processor = next(Path("/proc").glob("cpuinfo"), None)
+_flags = re.findall(r"^flags.*$", _processor.read_text(), re.M)[:1] if _processor else []
+_key = hashlib.sha256(repr((jax.__version__, _flags)).encode()).hexdigest()[:12]
+_cache = Path(tempfile.gettempdir(), f"cgsv-jax-tests-{os.getuid()}-{_key}")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 << 30))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_compilation_cache_max_size", 4 << 30)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 FEATURES, HIDDEN, CLASSES = 3, 4, 3
