@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cgsv_jax import files as files_lib
 from cgsv_jax.types import Hyper, Options
 
 MAX_WHOLE = 2**31 - 1  # rounds, steps, rows and coalitions are counted in int32
@@ -131,6 +132,9 @@ SUMMED_SCORES = {"normalise_scores": True, "relative_floor": True}
 
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
 OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
+
+FILES = ("owners", "attendance")  # files beside the data; which they are is told by their content
+PATHS = ("data_dir", *FILES)  # absolute in a config, since it may be read from another folder
 
 # Options that mean something only beside certain values of another one.
 ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -365,6 +369,7 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         "validation_share": source.validation_share,
         "layout": "auto",
     } | {key: value for key, value in asked.items() if key in common}
+    fields |= {name: absolute(name, fields[name]) for name in PATHS if name in fields}
     fields["partitions"] = _sequence(fields["partitions"])
     fields["hidden"] = _sequence(fields.get("hidden", (64,)))
     fields |= {name: _sequence(fields.get(name, ())) for name in ("late", "attacks", "attackers")}
@@ -478,7 +483,7 @@ def _problems(config: Config, tables: Tables) -> list[str]:
     for name in ("rows_per_client", "eval_rows", "eval_clients", "checkpoint_every"):
         if getattr(c, name) is not None:
             problems += _at_least(name, getattr(c, name), 1)
-    for name in ("data_dir", "owners"):
+    for name in PATHS:
         if getattr(c, name) is not None:
             problems += _path(name, getattr(c, name))
     if c.layout is not _LACKING and not _is_layout(c.layout):
@@ -523,8 +528,6 @@ def _presence_problems(c: Config) -> list[str]:
             problems.append("--cohort draws who takes part and --attendance says so, ask for one")
     elif c.cohort_by != "uniform":
         problems.append(f"--cohort-by {_shown(c.cohort_by)} does nothing here: it needs --cohort")
-    if c.attendance is not None:
-        problems += _path("attendance", c.attendance)
     total = 0
     for text in _items(c.late):
         try:
@@ -711,6 +714,7 @@ def from_dict(values: Any, tables: Tables) -> Config:
         problems += lacking
     if _items(fields["methods"]):
         fields["methods"] = tuple(methods) or _LACKING
+    fields |= {name: absolute(name, fields[name]) for name in PATHS if fields[name] is not None}
     config = Config(**fields)
     _raise(problems + _problems(config, tables))
     return config
@@ -811,20 +815,25 @@ def _known(name: str, value: Any, allowed: Iterable[str]) -> list[str]:
 
 
 def _path(name: str, value: Any) -> list[str]:
-    # A config.json is UTF-8, and no file's name has a zero byte.
     if value is _LACKING:
         return []
-    if isinstance(value, str) and value and "\0" not in value and _is_utf8(value):
-        return []
-    return [f"{_flag(name)} is {_shown(value)}, it must be a path"]
-
-
-def _is_utf8(text: str) -> bool:
+    if not isinstance(value, str):
+        return [f"{_flag(name)} is {_shown(value)}, it must be a path"]
     try:
-        text.encode()
-    except UnicodeEncodeError:  # a name that Python read from bytes of another encoding
-        return False
-    return True
+        files_lib.path_of(value, _flag(name))
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def absolute(name: str, value: Any) -> Any:
+    """A path from where this process is; what is none as it is, for `_path` to refuse."""
+    if not (isinstance(value, str) or hasattr(value, "__fspath__")):
+        return value
+    try:
+        return str(files_lib.path_of(value, _flag(name)).absolute())
+    except ValueError:
+        return value
 
 
 def _is_layout(value: Any) -> bool:

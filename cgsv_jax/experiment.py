@@ -4,10 +4,9 @@ Everything numerical happens in compiled functions; here they are built, timed a
 """
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import optax
 from cgsv_jax import (
     attacks,
     checks,
+    files,
     layout,
     local,
     models,
@@ -89,6 +89,13 @@ BYTES = 2e9  # of the server's matrices
 READINGS = 20  # of such a matrix [N, D] in a round: the ranks, the products, the download
 
 
+class DataIdentity(TypedDict):
+    """Which data were meant, by content; environment.json holds it as `data`."""
+
+    sets: dict[str, dict[str, str | None]]  # see `data.Identity`; all that a sweep reads
+    files: dict[str, str]  # field of `config.FILES` -> SHA-256 of its bytes
+
+
 class Problem(NamedTuple):
     """What all methods of one partition share."""
 
@@ -103,6 +110,7 @@ class Problem(NamedTuple):
     chosen: np.ndarray | None  # [K] the clients that are evaluated; None: all
     cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
     attendance: np.ndarray | None = None  # [T, C] who takes part in which round, if that is given
+    identity: DataIdentity | None = None  # of the data as a config named them; None: of one's own
 
 
 class Progress(NamedTuple):
@@ -149,11 +157,8 @@ def problems(config: Config) -> tuple[Problem, ...]:
     _devices(config)
     source = data_lib.DATASETS[config.dataset]
     try:
-        options = {}
-        if config.dataset == "synthetic":
-            options = {"num_rows": config.synthetic_rows}
-            _must_fit_in_memory(config.synthetic_rows, source.input_shape)
-        full = data_lib.load(config.dataset, config.data_dir, **options)
+        full, found = data_lib.loaded(**_named(config))
+        identity = DataIdentity(sets={_label(config): found._asdict()}, files=_digests(config))
         by_owner = "by_owner" in config.partitions
         owner_ids = owners.load(config.owners, len(full.labels)) if by_owner else None
         model = _model(config, full, source.num_classes)
@@ -168,11 +173,67 @@ def problems(config: Config) -> tuple[Problem, ...]:
             wrong += str(error).splitlines()
     _refuse(wrong)
     made = tuple(
-        _problem(config, name, *arrays, model)
+        _problem(config, name, *arrays, model)._replace(identity=identity)
         for name, arrays in zip(config.partitions, dealt, strict=True)
     )
     _refuse(wrong for problem in made for wrong in _unfit(config, problem))
     return made
+
+
+def data_identity(*configs: Config) -> DataIdentity:
+    """Which data the configs mean, as they are now; those of a sweep name the same files.
+
+    `problems` says the same of one config in `Problem.identity`, and has read them anyway.
+
+    Raises:
+      ConfigError: when the data are not there.
+    """
+    sets: dict[str, dict[str, str | None]] = {}
+    try:
+        for config in configs:
+            if _label(config) not in sets:
+                sets[_label(config)] = data_lib.identity(**_named(config))._asdict()
+        return DataIdentity(sets=sets, files=_digests(configs[0]))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def other_data(before: DataIdentity, now: DataIdentity) -> list[str]:
+    """A sentence for each data set and file that is not what it was; where they lie is no matter.
+
+    Args:
+      before: as some environment.json has it.
+      now: what the same config means.
+    """
+    wrong = []
+    for name, found in now["sets"].items():
+        was = before["sets"].get(name, found)
+        if was["rows"] != found["rows"]:
+            folders = [x["folder"] or "its package" for x in (found, was)]
+            wrong.append(f"{name} in {folders[0]} has other rows than {folders[1]} had")
+    for name in config_lib.FILES:
+        if before["files"].get(name) != now["files"].get(name):
+            wrong.append(f"the file of {config_lib.flag(name)} holds something else than it held")
+    return wrong
+
+
+def _named(config: Config) -> dict[str, Any]:
+    """The data set of a config, as `data.load` is asked for it."""
+    options = {}
+    if config.dataset == "synthetic":
+        options = {"num_rows": config.synthetic_rows}
+        _must_fit_in_memory(config.synthetic_rows, data_lib.DATASETS[config.dataset].input_shape)
+    return {"name": config.dataset, "data_dir": config.data_dir, **options}
+
+
+def _label(config: Config) -> str:
+    synthetic = config.dataset == "synthetic"
+    return f"synthetic of {config.synthetic_rows} rows" if synthetic else config.dataset
+
+
+def _digests(config: Config) -> dict[str, str]:
+    chosen = {name: getattr(config, name) for name in config_lib.FILES}
+    return {name: files.digest_of_file(path) for name, path in chosen.items() if path is not None}
 
 
 def given(config: Config, data: Dataset, clients: Clients, model: Model | None = None) -> Problem:
@@ -576,14 +637,11 @@ def segments_of(config: Config, method: Method, problem: Problem) -> tuple[runs.
 
 def fingerprint(dealt: Sequence[Problem]) -> str:
     """A digest of all rows and who holds them: a config names files, which may have changed."""
-    digest = hashlib.sha256()
+    arrays = []
     for problem in dealt:
-        arrays = (problem.data, problem.clients, problem.chosen, problem.attendance)
-        for x in (*jax.tree.leaves(arrays), np.asarray(problem.cheats, np.str_)):
-            x = np.asarray(x)
-            digest.update(f"{x.dtype.name}{x.shape}".encode())
-            digest.update(np.ascontiguousarray(x).view(np.uint8).reshape(-1))
-    return digest.hexdigest()
+        leaves = (problem.data, problem.clients, problem.chosen, problem.attendance)
+        arrays += [*jax.tree.leaves(leaves), np.asarray(problem.cheats, np.str_)]
+    return files.digest_of_arrays(arrays)
 
 
 def run(
@@ -766,10 +824,11 @@ def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> None:
     Raises:
       OSError: when it cannot be written.
     """
+    environment = results.environment() | {"data": result.problems[0].identity}
     results.write(
         directory,
         config_lib.to_dict(result.config),
-        results.environment() | ({"earlier": list(earlier)} if earlier else {}),
+        environment | ({"earlier": list(earlier)} if earlier else {}),
         result.timing,
         result.cells,
     )

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ def path_of(word: Any, what: str) -> pathlib.Path:
     """
 
     def refusal(reason: str) -> ValueError:
-        return ValueError(f"{what} is {word!r}, {reason}")
+        return ValueError(f"{what} is {word!r:.160}, {reason}")
 
     try:
         name = os.fspath(word)
@@ -162,6 +163,23 @@ def read_text(file: Path) -> str:
     content = read_bytes(file)
     with reading(file):
         return content.decode("utf-8-sig")
+
+
+def read_numbers(file: Path) -> list[list[int]]:
+    """A line per list of whole numbers from 0, between commas; an empty line is an empty list.
+
+    Raises:
+      ValueError: it cannot be read, or holds something else.
+    """
+    lines = read_text(file).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    with reading(file):
+        for number, line in enumerate(lines, 1):
+            if not _NUMBERS.fullmatch(line):
+                raise ValueError(f"line {number} must hold whole numbers between commas")
+        return [[int(word) for word in line.split(",") if word.strip()] for line in lines]
+
+
+_NUMBERS = re.compile(r"[0-9, \t]*")  # int() alone takes digits of every alphabet
 
 
 def read_json(

@@ -207,7 +207,8 @@ def of_points(
             for line in str(error).splitlines():
                 refused.setdefault(line, []).append(point)
     _refuse(refused, len(points))
-    return Sweep(asked, dict(axes), tuple(settings), algorithms, best, judge)
+    here = {name: getattr(settings[0].config, name) for name in config_lib.PATHS if name in asked}
+    return Sweep(asked | here, dict(axes), tuple(settings), algorithms, best, judge)
 
 
 def _refuse(refused: Mapping[str, list[Mapping[str, Any]]], count: int) -> None:

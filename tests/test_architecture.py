@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "metrics": {"types", "vectors"},
     "timing": set(),
     "checks": {"types", "vectors"},
-    "config": {"types"},
+    "config": {"types", "files"},
     "contribution": RULES,
     "aggregation": RULES,
     "reward": RULES,

@@ -142,8 +142,8 @@ BAD = [
     ({"seeds": range(10**12)}, r"--seeds names too many, it must name at most 10000"),
     ({"hidden": (8,) * 101}, r"--hidden has too many layers"),
     ({"hidden": b"ab"}, r"--hidden is b'ab', it must be a whole number"),
-    ({"data_dir": "a\0b"}, r"--data-dir is 'a\\x00b', it must be a path"),
-    ({"owners": "\udcff.npy"}, r"--owners is '\\udcff.npy', it must be a path"),
+    ({"data_dir": "a\0b"}, r"--data-dir is 'a\\x00b', it must be the name of a file"),
+    ({"owners": "\udcff.npy"}, r"--owners is '\\udcff.npy', it must be the name of a file"),
 ]
 
 

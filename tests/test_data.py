@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import sklearn.datasets
 
-from cgsv_jax import data
+from cgsv_jax import data, experiment
 from cgsv_jax.data import images, owners, store, synthetic
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
@@ -234,6 +234,70 @@ def test_data_dir_wins_over_the_environment(tmp_path):
     np.testing.assert_array_equal(dataset.inputs, images.standardised_mnist(raw["train"][0]))
 
 
+# ---------------------------------------------------------------- which data they were
+
+
+def test_the_identity_is_of_the_rows_and_not_of_their_place(tmp_path):
+    folder, _ = write_tiny(tmp_path / "data", "mnist")
+    shutil.copytree(tmp_path / "data", tmp_path / "elsewhere")
+    write_tiny(tmp_path / "other", "mnist", seed=1)
+    one, same, other = (
+        data.identity("mnist", tmp_path / name) for name in ("data", "elsewhere", "other")
+    )
+    assert (one.folder, one.version) == (str(folder), "3.0.1")
+    assert one.rows == same.rows != other.rows
+    assert one.folder != same.folder
+    assert one == data.identity("mnist", tmp_path / "data")  # from the cache
+    assert one == data.loaded("mnist", tmp_path / "data")[1]
+    assert data.identity("digits")[:2] == (None, None)
+
+
+def test_of_several_versions_the_newest_is_read_and_recorded(tmp_path):
+    folder, _ = write_tiny(tmp_path / "data", "mnist")
+    os.rename(folder, folder.parent / "3.0.9")
+    write_tiny(tmp_path / "other", "mnist", seed=1)
+    os.rename(tmp_path / "other" / "mnist" / "3.0.1", folder.parent / "3.0.10")
+    found = data.identity("mnist")
+    assert (found.folder, found.version) == (str(folder.parent / "3.0.10"), "3.0.10")
+    shutil.rmtree(folder.parent / "3.0.10")
+    assert data.identity("mnist").rows != found.rows
+
+
+def test_what_a_config_means(tmp_path, monkeypatch):
+    """Paths are of where somebody typed them; what they lead to is told by its content."""
+    monkeypatch.chdir(tmp_path)
+    write_tiny(tmp_path / "data", "mnist")
+    np.save("owners.npy", np.arange(40) % 4)
+    (tmp_path / "who.txt").write_text("0,1\n")
+    asked = {
+        "dataset": "mnist", "data_dir": pathlib.Path("data"), "owners": "owners.npy",
+        "attendance": "who.txt", "clients": 2, "partitions": "by_owner", "validation_share": 0.0,
+    }  # fmt: skip
+    config = experiment.configure(**asked)
+    paths = [config.data_dir, config.owners, config.attendance]
+    assert paths == [str(tmp_path / name) for name in ("data", "owners.npy", "who.txt")]
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    before = experiment.data_identity(config)
+    assert experiment.problems(config)[0].identity == before
+    assert experiment.other_data(json.loads(json.dumps(before)), before) == []
+    (tmp_path / "who.txt").write_text("0\n")
+    np.save(tmp_path / "owners.npy", np.arange(40) % 5)
+    write_tiny(tmp_path / "data", "mnist", seed=1)
+    wrong = experiment.other_data(before, experiment.data_identity(config))
+    assert [next(word for word in ("mnist", "owners", "attendance") if word in line)
+            for line in wrong] == ["mnist", "owners", "attendance"]  # fmt: skip
+
+
+def test_a_sweep_means_every_set_that_its_settings_read():
+    configs = [experiment.configure(dataset="digits")] + [
+        experiment.configure(dataset="synthetic", synthetic_rows=rows) for rows in (100, 200, 100)
+    ]
+    found = experiment.data_identity(*configs)["sets"]
+    assert list(found) == ["digits", "synthetic of 100 rows", "synthetic of 200 rows"]
+    assert len({each["rows"] for each in found.values()}) == 3
+
+
 # ---------------------------------------------------------------- the cache
 
 
@@ -328,10 +392,13 @@ TRAIN = "mnist-train.array_record-00000-of-00001"
     [
         (lambda folder: truncate(folder / TRAIN), "split train cannot be read"),
         (lambda folder: truncate(folder / TRAIN, 0), "split train cannot be read"),
-        (lambda folder: (folder / TRAIN).unlink(), "0 of the 1 files of split train are there"),
-        (lambda folder: (folder / "dataset_info.json").unlink(), "its metadata cannot be read"),
-        (lambda folder: truncate(folder / "features.json"), "its metadata cannot be read"),
-        (lambda folder: (folder / "dataset_info.json").write_text("[]"), "its metadata cannot"),
+        (lambda folder: (folder / TRAIN).unlink(), "there is no file mnist-train.array_record"),
+        (
+            lambda folder: (folder / "dataset_info.json").unlink(),
+            "dataset_info.json cannot be read",
+        ),
+        (lambda folder: truncate(folder / "features.json"), "features.json cannot be read"),
+        (lambda folder: (folder / "dataset_info.json").write_text("[]"), "it must hold"),
     ],
 )
 def test_damaged_files_are_one_clear_error(damage, reason, tmp_path):
@@ -418,9 +485,9 @@ def test_owners_in_three_layouts(tmp_path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, "there is no file"),
-        (lambda path: path.write_text("id\n1\n"), "is not a complete .npy or .npz file"),
-        (lambda path: path.write_bytes(b""), "is not a complete .npy or .npz file"),
+        (lambda path: None, "No such file"),
+        (lambda path: path.write_text("id\n1\n"), "must be a .npy or .npz file"),
+        (lambda path: path.write_bytes(b""), "must be a .npy or .npz file"),
         (lambda path: np.savez(path, a=np.arange(4), b=np.arange(4)), "must hold one array, or"),
         (lambda path: np.savez(path, a=np.arange(3)), r"each of the 4 training rows, got int64 of"),
         (lambda path: np.savez(path, a=np.zeros(4)), "one integer or string for each of the 4"),
@@ -443,7 +510,7 @@ def test_truncated_owners(tmp_path):
     for name, write in (("a.npy", np.save), ("b.npz", np.savez)):
         write(tmp_path / name, np.arange(1000))
         truncate(tmp_path / name)
-        with pytest.raises(ValueError, match=r"is not a complete .npy or .npz file"):
+        with pytest.raises(ValueError, match=r"must be a .npy or .npz file"):
             owners.load(tmp_path / name, 1000)
 
 

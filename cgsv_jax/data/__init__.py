@@ -1,15 +1,18 @@
 """Data sets by name, on the host: `load("digits")`, `available()`, `prepare("mnist")`.
 
-A data set is one loader and one line in `DATASETS`. TFDS is imported only where a set is read
-from disk, TensorFlow only where one of TFDS's own is prepared.
+A data set is one loader and one line in `DATASETS`; one that is read from disk has a line in
+`store.SETS` as well, and its loader is given arrays. TFDS is imported only where a set is decoded,
+TensorFlow only where one of TFDS's own is prepared.
 """
 
 import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from cgsv_jax import types
+import jax
+
+from cgsv_jax import files, types
 from cgsv_jax.data import builders, digits, images, store, synthetic, text
 
 
@@ -24,8 +27,15 @@ class Source(NamedTuple):
     validation_share: float  # of the training rows, held out where the set has no such rows
     description: str
     num_rows: tuple[int, int]  # training and test rows
-    stored: bool = False  # read from a data folder, as opposed to built in
     tokens: bool = False  # the inputs are numbers of words
+
+
+class Identity(NamedTuple):
+    """Which rows a name stood for."""
+
+    folder: str | None  # absolute; None: the set is built in
+    version: str | None
+    rows: str  # SHA-256 of all rows and labels, images and texts as they are stored
 
 
 class Availability(NamedTuple):
@@ -60,7 +70,6 @@ DATASETS: dict[str, Source] = {
         validation_share=0.1,
         description="handwritten digits, padded to 32 x 32",
         num_rows=(60_000, 10_000),
-        stored=True,
     ),
     "cifar10": Source(
         images.cifar10,
@@ -71,7 +80,6 @@ DATASETS: dict[str, Source] = {
         validation_share=0.2,
         description="colour photographs of ten kinds of things",
         num_rows=(50_000, 10_000),
-        stored=True,
     ),
     "sst": Source(
         text.sst,
@@ -82,7 +90,6 @@ DATASETS: dict[str, Source] = {
         validation_share=0.0,
         description="sentences of film reviews, very negative to very positive",
         num_rows=(8544, 2210),
-        stored=True,
         tokens=True,
     ),
     "mr": Source(
@@ -94,7 +101,6 @@ DATASETS: dict[str, Source] = {
         validation_share=0.0,
         description="snippets of film reviews, negative or positive",
         num_rows=(8530, 1066),
-        stored=True,
         tokens=True,
     ),
     "synthetic": Source(
@@ -110,7 +116,7 @@ DATASETS: dict[str, Source] = {
 }
 
 
-def load(name: str, data_dir: store.Path | None = None, **options: Any) -> types.Dataset:
+def load(name: str, data_dir: files.Path | None = None, **options: Any) -> types.Dataset:
     """A data set as arrays.
 
     Only SST and MR have a validation set; of the others `partition.split` chooses its rows.
@@ -124,23 +130,57 @@ def load(name: str, data_dir: store.Path | None = None, **options: Any) -> types
       ValueError: if the name or an option is unknown, a value is out of range, or the files are
         absent or damaged.
     """
-    source = _source(name)
-    allowed = [key for key in inspect.signature(source.load).parameters if key != "data_dir"]
+    return loaded(name, data_dir, **options)[0]
+
+
+def loaded(
+    name: str, data_dir: files.Path | None = None, **options: Any
+) -> tuple[types.Dataset, Identity]:
+    """`load`, and which rows they are."""
+    found, made = _read(name, data_dir, options)
+    return made(), found
+
+
+def identity(name: str, data_dir: files.Path | None = None, **options: Any) -> Identity:
+    """Which rows `load` would give; less is computed."""
+    return _read(name, data_dir, options)[0]
+
+
+def _read(
+    name: str, data_dir: files.Path | None, options: dict[str, Any]
+) -> tuple[Identity, Callable[[], types.Dataset]]:
+    """The identity of what is read or drawn, and what makes a data set of it."""
+    load = _source(name).load
+    if name in store.SETS:
+        _no_others(name, options, ())
+        prepared = store.find(name, data_dir)
+        arrays = store.arrays(prepared)
+        rows = files.digest_of_arrays(list(arrays.values()))
+        return Identity(str(prepared.folder), prepared.version, rows), lambda: load(arrays)
+    _no_others(name, options, inspect.signature(load).parameters)
+    full = load(**options)
+    return Identity(None, None, files.digest_of_arrays(jax.tree.leaves(full))), lambda: full
+
+
+def _no_others(name: str, options: dict[str, Any], allowed: Collection[str]) -> None:
     for key, value in options.items():
         if key not in allowed:
             takes = f"takes {', '.join(allowed)}" if allowed else "takes no options"
             raise ValueError(f"data set {name} has no option {key} (got {value!r}): it {takes}")
-    if source.stored:
-        options["data_dir"] = data_dir
-    return source.load(**options)
 
 
-def available(data_dir: store.Path | None = None) -> list[Availability]:
-    """Every data set: its shape and size, and whether it is there and where."""
+def available(data_dir: files.Path | None = None) -> list[Availability]:
+    """Every data set: its shape and size, and whether it is there and where.
+
+    Raises:
+      ValueError: if the folder can be none.
+    """
+    if data_dir is not None:
+        store.data_folder(data_dir)  # what can be no folder is said once
     lines = []
     for name, source in DATASETS.items():
         present, where = True, "built in"
-        if source.stored:
+        if name in store.SETS:
             try:
                 where = str(store.find(name, data_dir).folder)
             except ValueError as error:
@@ -151,7 +191,7 @@ def available(data_dir: store.Path | None = None) -> list[Availability]:
 
 
 def prepare(
-    name: str, data_dir: store.Path | None = None, archive: store.Path | None = None
+    name: str, data_dir: files.Path | None = None, archive: files.Path | None = None
 ) -> pathlib.Path:
     """Download and write a stored data set.
 
@@ -167,7 +207,8 @@ def prepare(
       ValueError: if the name is unknown, the set is built in or takes no archive, the archive is
         another one, the download fails, or TensorFlow is needed and not installed.
     """
-    if not _source(name).stored:
+    _source(name)
+    if name not in store.SETS:
         raise ValueError(f"data set {name} is built in: there is nothing to prepare")
     if archive is not None and name not in builders.ARCHIVES:
         names = " and ".join(builders.ARCHIVES)

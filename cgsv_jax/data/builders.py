@@ -14,6 +14,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from cgsv_jax import files
+
 Examples = dict[str, list[dict[str, Any]]]  # split -> examples, in the order of the archive
 
 LEAF = re.compile(r" ([^()]+)\)")  # of a tree: the word behind its label
@@ -97,16 +99,14 @@ ARCHIVES: dict[str, Archive] = {
 }
 
 
-def examples(name: str, path: pathlib.Path) -> Examples:
+def examples(name: str, path: files.Path) -> Examples:
     """What the archive at `path` holds.
 
     Raises:
       ValueError: if it is absent, or not the published archive of the set.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"the archive {path} cannot be read: {error.strerror}") from error
+    path = files.path_of(path, "--archive")
+    content = files.read_bytes(path)
     found, expected = hashlib.sha256(content).hexdigest(), ARCHIVES[name].sha256
     if found != expected:
         raise ValueError(

@@ -3,39 +3,31 @@
 Only the uint8 images are cached: they are a quarter of the size and standardising is quick.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from cgsv_jax import types
-from cgsv_jax.data import store
 
 # Mean and std of the training images per channel, as widely used and as in the released code.
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
 
 
-def mnist(data_dir: store.Path | None = None) -> types.Dataset:
+def mnist(arrays: Mapping[str, np.ndarray]) -> types.Dataset:
     """60,000 and 10,000 images [32, 32, 1]: padded by 2, divided by 255, standardised.
 
     Mean and std are one number each, taken over the PADDED images (.1000 and .2752, not the usual
     .1307 and .3081 of 28 x 28), and the test images are standardised by their own.
-
-    Raises:
-      ValueError: if the files are absent or damaged.
     """
-    arrays = _decoded("mnist", (28, 28, 1), data_dir)
     inputs, test_inputs = (
         standardised_mnist(arrays[f"{split}_images"]) for split in ("train", "test")
     )
     return types.Dataset(inputs, arrays["train_labels"], test_inputs, arrays["test_labels"])
 
 
-def cifar10(data_dir: store.Path | None = None) -> types.Dataset:
-    """50,000 and 10,000 images [32, 32, 3], standardised per channel, without augmentation.
-
-    Raises:
-      ValueError: if the files are absent or damaged.
-    """
-    arrays = _decoded("cifar10", (32, 32, 3), data_dir)
+def cifar10(arrays: Mapping[str, np.ndarray]) -> types.Dataset:
+    """50,000 and 10,000 images [32, 32, 3], standardised per channel, without augmentation."""
     inputs, test_inputs = (
         standardised_cifar(arrays[f"{split}_images"]) for split in ("train", "test")
     )
@@ -63,17 +55,3 @@ def standardised_cifar(images: np.ndarray) -> np.ndarray:
     inputs -= np.asarray(CIFAR_MEAN, np.float32)
     inputs /= np.asarray(CIFAR_STD, np.float32)
     return inputs
-
-
-def _decoded(
-    name: str, shape: tuple[int, ...], data_dir: store.Path | None
-) -> dict[str, np.ndarray]:
-    """`train_images` uint8 [n, ...], `train_labels` int32 [n] and the same for the test split."""
-    prepared = store.find(name, data_dir)
-
-    def stack(images: list[np.ndarray]) -> np.ndarray:
-        if any(image.shape != shape or image.dtype != np.uint8 for image in images):
-            raise ValueError(f"{name} in {prepared.folder} holds images other than {shape}")
-        return np.stack(images)
-
-    return store.labelled(prepared, "image", ("train", "test"), stack)

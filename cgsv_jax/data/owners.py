@@ -1,13 +1,13 @@
 """Who owns which training row, for `partition.by_owner`."""
 
-import os
-import pathlib
-import zipfile
-
 import numpy as np
 
+from cgsv_jax import files
 
-def load(path: str | os.PathLike[str], num_rows: int) -> np.ndarray:
+_MOST = 1 << 30  # bytes of all arrays
+
+
+def load(path: files.Path, num_rows: int) -> np.ndarray:
     """One owner id [num_rows] per training row, in the order of the data set's rows.
 
     Three layouts are read: a .npy file, a .npz file with one array, and a .npz file with the ids
@@ -20,28 +20,24 @@ def load(path: str | os.PathLike[str], num_rows: int) -> np.ndarray:
       num_rows: training rows of the data set.
 
     Raises:
-      ValueError: if the file is absent, damaged, laid out otherwise or of another length.
+      ValueError: if the file cannot be read, is laid out otherwise or of another length.
     """
-    path = pathlib.Path(path)
+    path = files.path_of(path, "--owners")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except FileNotFoundError as error:
-        raise ValueError(f"owners: there is no file {path}") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"owners: {path} is not a complete .npy or .npz file of numbers or strings ({error})"
-        ) from error
+        arrays = files.read_arrays(path, _MOST)
+    except ValueError as error:
+        raise ValueError(f"owners must be a .npy or .npz file: {error}") from error
+    order = None
     if {"train_writer", "train_tfds_to_raw"} <= arrays.keys():
         ids, order = arrays["train_writer"], arrays["train_tfds_to_raw"]
-        if not np.array_equal(np.sort(order, axis=None), np.arange(num_rows)):
+        numbers = order.shape == (num_rows,) and order.dtype.kind in "iu"
+        if not (numbers and np.array_equal(np.sort(order), np.arange(num_rows))):
             raise ValueError(
                 f"owners: train_tfds_to_raw in {path} must hold every number from 0 to "
                 f"{num_rows - 1} once, got shape {order.shape}"
             )
     elif len(arrays) == 1:
         (ids,) = arrays.values()
-        order = None
     else:
         raise ValueError(
             f"owners: {path} must hold one array, or train_writer and train_tfds_to_raw, "

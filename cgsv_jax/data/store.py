@@ -1,7 +1,8 @@
 """TFDS data sets on disk: where they lie, reading them without TensorFlow, caching, preparing.
 
-TFDS decodes one example at a time, seconds for a whole set, so the decoded arrays are kept in the
-user's cache folder. The data folder itself is only ever read.
+Decoding takes seconds for a whole set, so the decoded arrays are kept in the user's cache folder.
+The data folder itself is only ever read, and somebody else may have made it: of its metadata
+nothing decides how its records are decoded, which `SETS` says, and nothing in it is imported.
 """
 
 import contextlib
@@ -11,18 +12,35 @@ import logging
 import os
 import pathlib
 import re
+import shlex
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from cgsv_jax import files
 from cgsv_jax.data import builders
+from cgsv_jax.files import Path
 
 CACHE_FORMAT = 1  # raise when what the cached arrays mean changes
-VERSION = re.compile(r"\d+\.\d+\.\d+")
-Path = str | os.PathLike[str]
+VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
+
+
+class Stored(NamedTuple):
+    """What a data set on disk holds, besides labels."""
+
+    feature: str  # what a label is of: image or text
+    splits: tuple[str, ...]
+    shape: tuple[int, ...] = ()  # of an image, uint8
+
+
+SETS = {
+    "mnist": Stored("image", ("train", "test"), (28, 28, 1)),
+    "cifar10": Stored("image", ("train", "test"), (32, 32, 3)),
+    "sst": Stored("text", ("train", "test", "validation")),
+    "mr": Stored("text", ("train",)),
+}
 
 
 class Prepared(NamedTuple):
@@ -31,80 +49,176 @@ class Prepared(NamedTuple):
     name: str
     version: str
     folder: pathlib.Path  # <data_dir>/<name>/<version>
-    num_rows: dict[str, int]  # of each split
+    shards: dict[str, list[int]]  # split -> examples in each of its files
+
+
+class _Split(TypedDict):
+    name: str
+    shardLengths: list[int | str]  # TFDS writes them as strings
+
+
+class _Info(TypedDict):
+    splits: list[_Split]
+    fileFormat: NotRequired[str]
+
+
+class _Feature(TypedDict):
+    pythonClassName: str
+
+
+class _FeaturesDict(TypedDict):
+    features: dict[str, _Feature]
+
+
+class _Features(_Feature):
+    featuresDict: _FeaturesDict
+
+
+_MODULE = "tensorflow_datasets.core.features"
+_CLASSES = {
+    "image": f"{_MODULE}.image_feature.Image",
+    "text": f"{_MODULE}.text_feature.Text",
+    "label": f"{_MODULE}.class_label_feature.ClassLabel",
+}
+_TOP_CLASS = f"{_MODULE}.features_dict.FeaturesDict"
 
 
 def data_folder(data_dir: Path | None = None) -> pathlib.Path:
-    """The folder that holds the data sets: the argument, TFDS_DATA_DIR, or TFDS's default."""
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(chosen).expanduser().resolve()
+    """The folder that holds the data sets: the argument, TFDS_DATA_DIR, or TFDS's default.
+
+    Raises:
+      ValueError: it can be no folder.
+    """
+    word, what = "~/tensorflow_datasets", "the folder of the data sets"
+    if chosen := os.environ.get("TFDS_DATA_DIR"):
+        word, what = chosen, "TFDS_DATA_DIR"
+    if data_dir:
+        word, what = data_dir, "--data-dir"
+    return files.path_of(word, what).resolve()
 
 
 def find(name: str, data_dir: Path | None = None) -> Prepared:
     """The newest prepared version of a data set.
 
     Raises:
-      ValueError: if it is not there, or its metadata or a file is missing.
+      ValueError: if it is not there, its metadata cannot be read or are another set's, or a file is
+        missing.
     """
     root = data_folder(data_dir)
-    versions = [
-        path.name
-        for path in (root / name).glob("*")  # of a folder that is not there: nothing
-        if path.is_dir() and VERSION.fullmatch(path.name)
-    ]
+    versions = _versions(root / name)
     if not versions:
         raise ValueError(
             f"{name} is not in {root}: run `{_command(name, root)}` (needs {_needs(name)}), or "
             "name the folder that holds it with --data-dir or TFDS_DATA_DIR"
         )
-    version = max(versions, key=lambda version: [int(part) for part in version.split(".")])
-    folder = root / name / version
-    try:
-        info = json.loads((folder / "dataset_info.json").read_text())
-        json.loads((folder / "features.json").read_text())
-        num_rows = {
-            split["name"]: sum(int(length) for length in split["shardLengths"])
-            for split in info["splits"]
-        }
-        file_format = info.get("fileFormat", "tfrecord")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(_damaged(name, folder, f"its metadata cannot be read: {error}")) from error
-    if file_format != "array_record":
+    folder = root / name / versions[-1]
+    with _whole(name, folder):
+        info = files.read_json(folder / "dataset_info.json", _Info)
+        features = files.read_json(folder / "features.json", _Features)
+    found = {key: value["pythonClassName"] for key, value in _parts(features).items()}
+    needed = {key: _CLASSES[key] for key in (SETS[name].feature, "label")}
+    known = found.items() >= needed.items() and set(found.values()) <= set(_CLASSES.values())
+    if not known or features["pythonClassName"] != _TOP_CLASS:
+        kinds = ", ".join(f"{key} ({value.rpartition('.')[2]})" for key, value in found.items())
+        raise ValueError(
+            f"{name} in {folder} is another data set: it must hold {' and '.join(needed)} as TFDS "
+            f"knows them, its features.json says {kinds or 'nothing'}"
+        )
+    if (file_format := info.get("fileFormat", "tfrecord")) != "array_record":
         raise ValueError(
             f"{name} in {folder} is stored as {file_format}, which only TensorFlow reads: prepare "
             f"it as array_record with `{_command(name, root)}` in another folder"
         )
-    for split in info["splits"]:
-        shards = len(split["shardLengths"])
-        found = len(list(folder.glob(f"{name}-{split['name']}.array_record-*-of-{shards:05d}")))
-        if found != shards:
-            missing = f"{found} of the {shards} files of split {split['name']} are there"
-            raise ValueError(_damaged(name, folder, missing))
-    return Prepared(name, version, folder, num_rows)
+    prepared = Prepared(name, versions[-1], folder, {})
+    with _whole(name, folder):
+        for split in info["splits"]:
+            if split["name"] in SETS[name].splits:
+                prepared.shards[split["name"]] = [int(length) for length in split["shardLengths"]]
+        for split in SETS[name].splits:
+            if not sum(prepared.shards.get(split, ())):
+                raise ValueError(f"it has no rows in split {split}")
+            for path in _files(prepared, split):
+                if files.kind(path) != "file":
+                    raise ValueError(f"there is no file {path.name}")
+    return prepared
+
+
+def _parts(features: _Features) -> dict[str, _Feature]:
+    return features["featuresDict"]["features"]
+
+
+def _versions(folder: pathlib.Path) -> list[str]:
+    """The versions of a set that are there, the newest last."""
+    with files.reading(folder):
+        if files.kind(folder) != "folder":
+            return []
+        names = [
+            path.name
+            for path in folder.iterdir()
+            if VERSION.fullmatch(path.name) and files.kind(path) == "folder"
+        ]
+        return sorted(names, key=lambda name: [int(part) for part in name.split(".")])
+
+
+def _files(prepared: Prepared, split: str) -> Iterator[pathlib.Path]:
+    count = len(prepared.shards[split])
+    for number in range(count):
+        name = f"{prepared.name}-{split}.array_record-{number:05d}-of-{count:05d}"
+        yield prepared.folder / name
 
 
 def read(prepared: Prepared, split: str) -> list[dict[str, Any]]:
-    """Every example of a split, decoded, in TFDS's order.
+    """Feature and label of every example of a split, decoded, in TFDS's order.
 
     Raises:
-      ValueError: if the files are truncated or hold fewer examples than their metadata says.
+      ValueError: if the files are damaged, or hold more or fewer examples than their metadata says.
     """
     import tensorflow_datasets as tfds
+    from array_record.python import array_record_data_source
 
-    name, version, folder, _ = prepared
-    try:
-        with _quiet():
-            source = tfds.data_source(
-                f"{name}:{version}", data_dir=folder.parents[1], split=split, download=False
-            )
-            return source.__getitems__(range(len(source)))
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:  # array_record raises RuntimeError, TFDS a dozen others
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            _damaged(name, folder, f"split {split} cannot be read: {reason}")
-        ) from error
+    stored, expected = SETS[prepared.name], sum(prepared.shards[split])
+    feature = tfds.features.Text()
+    if stored.feature == "image":
+        feature = tfds.features.Image(shape=stored.shape)
+    features = tfds.features.FeaturesDict(
+        {stored.feature: feature, "label": tfds.features.ClassLabel()}
+    )
+    with _whole(prepared.name, prepared.folder), files.reading(f"split {split}"), _quiet():
+        paths = [str(path) for path in _files(prepared, split)]
+        source = array_record_data_source.ArrayRecordDataSource(paths)
+        if len(source) != expected:
+            raise ValueError(f"it has {len(source)} examples, its metadata say {expected}")
+        records = source.__getitems__(range(expected))
+        return [features.deserialize_example_np(record) for record in records]
+
+
+def arrays(prepared: Prepared) -> dict[str, np.ndarray]:
+    """`<split>_<feature>s` [n, ...] and `<split>_labels` int32 [n] of every split, cached.
+
+    Images are uint8, texts are bytes.
+
+    Raises:
+      ValueError: if a split cannot be read, or holds something else.
+    """
+    _, splits, shape = SETS[prepared.name]
+    key = SETS[prepared.name].feature
+
+    def build() -> dict[str, np.ndarray]:
+        made = {}
+        for split in splits:
+            examples = read(prepared, split)
+            with _whole(prepared.name, prepared.folder), files.reading(f"split {split}"):
+                values = [example[key] for example in examples]
+                if shape and {(x.shape, x.dtype) for x in values} != {(shape, np.dtype(np.uint8))}:
+                    raise ValueError(f"it holds images other than {shape}")
+                for value in () if shape else values:
+                    value.decode()  # or raises
+                made[f"{split}_{key}s"] = np.stack(values) if shape else np.array(values)
+                made[f"{split}_labels"] = np.array([x["label"] for x in examples], np.int32)
+        return made
+
+    names = [f"{split}_{part}" for split in splits for part in (f"{key}s", "labels")]
+    return cached(prepared, names, build)
 
 
 def cached(
@@ -112,77 +226,51 @@ def cached(
 ) -> dict[str, np.ndarray]:
     """The arrays `names` of `build`, from the cache where it holds those of these very files.
 
-    The cache is a convenience: one that is damaged is rebuilt, one that cannot be written is
-    ignored.
+    The cache is a convenience: one that is damaged is rebuilt, one that cannot be written or has no
+    folder is ignored.
     """
-    path = cache_folder() / f"{prepared.name}-{prepared.version}-{_fingerprint(prepared)}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in names}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        pass
-    arrays = build()
-    for name, array in arrays.items():
+    folder = cache_folder()
+    if folder is None:
+        return build()
+    path = folder / f"{prepared.name}-{prepared.version}-{_fingerprint(prepared)}.npz"
+    with contextlib.suppress(ValueError, KeyError):
+        found = files.read_arrays(path)
+        return {name: found[name] for name in names}
+    made = build()
+    for name, array in made.items():
         if array.dtype.hasobject:  # a file of them would be a pickle
             raise ValueError(f"{prepared.name}: {name} holds objects, it must be numbers or bytes")
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
             try:
-                np.savez(file, **arrays)
+                np.savez(file, **made)
                 file.close()
                 os.replace(file.name, path)  # a reader sees the old file or the whole new one
             except BaseException:
                 pathlib.Path(file.name).unlink(missing_ok=True)
                 raise
-    return arrays
+    return made
 
 
-def labelled(
-    prepared: Prepared,
-    feature: str,
-    splits: Iterable[str],
-    stack: Callable[[list[Any]], np.ndarray],
-) -> dict[str, np.ndarray]:
-    """`<split>_<feature>s` [n, ...] and `<split>_labels` int32 [n] of every split, cached.
+def cache_folder() -> pathlib.Path | None:
+    """CGSV_CACHE_DIR, or `cgsv_jax` in XDG_CACHE_HOME or ~/.cache; None: there is no such folder.
 
-    Args:
-      prepared: the set.
-      feature: which one the labels are of.
-      splits: which of the set's.
-      stack: the feature of all examples as one array.
-
-    Raises:
-      ValueError: if a split is absent or empty, or cannot be read.
+    A user without a home has none, for instance in a container.
     """
-    splits = tuple(splits)
-
-    def build() -> dict[str, np.ndarray]:
-        arrays = {}
-        for split in splits:
-            if not prepared.num_rows.get(split):
-                raise ValueError(
-                    f"{prepared.name} in {prepared.folder} has no rows in split {split}"
-                )
-            examples = read(prepared, split)
-            arrays[f"{split}_{feature}s"] = stack([example[feature] for example in examples])
-            labels = [example["label"] for example in examples]
-            arrays[f"{split}_labels"] = np.array(labels, np.int32)
-        return arrays
-
-    names = [f"{split}_{part}" for split in splits for part in (f"{feature}s", "labels")]
-    return cached(prepared, names, build)
-
-
-def cache_folder() -> pathlib.Path:
-    """CGSV_CACHE_DIR, or `cgsv_jax` in XDG_CACHE_HOME, or ~/.cache/cgsv_jax."""
-    if chosen := os.environ.get("CGSV_CACHE_DIR"):
-        return pathlib.Path(chosen).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cgsv_jax"
+    chosen = os.environ.get("CGSV_CACHE_DIR")
+    try:
+        if chosen:
+            return files.path_of(chosen, "CGSV_CACHE_DIR")
+        return files.path_of(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cache") / "cgsv_jax"
+    except ValueError:
+        return None
 
 
 def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None) -> pathlib.Path:
     """Download a data set and write it as array_record files; TFDS's own sets need TensorFlow.
+
+    One that is there already stays as it is.
 
     Args:
       name: of the set.
@@ -193,11 +281,13 @@ def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None
       The folder of the prepared version.
 
     Raises:
-      ValueError: if the download fails, the archive is another one, or TensorFlow is needed and
-        not installed.
+      ValueError: if the download fails, the archive is another one, TensorFlow is needed and not
+        installed, or what is there is damaged.
     """
     root = data_folder(data_dir)
-    given = None if archive is None else builders.examples(name, pathlib.Path(archive))
+    given = None if archive is None else builders.examples(name, archive)
+    if _versions(root / name):  # TFDS would import what its metadata name
+        return find(name, root).folder
     try:
         with _quiet():
             if name in builders.ARCHIVES:
@@ -215,27 +305,32 @@ def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None
             "need it)"
         ) from error
     except Exception as error:  # of the network, of the disk, or of TFDS's own checks
-        reason = (str(error).splitlines() or [""])[0]
         need = "a writable folder" if archive else "a network and a writable folder"
         raise ValueError(
             f"{name} could not be prepared in {root} (needs {need}): "
-            f"{type(error).__name__}: {reason}"
+            f"{type(error).__name__}: {files.reason_of(error)}"
         ) from error
     return find(name, root).folder
 
 
 def _fingerprint(prepared: Prepared) -> str:
-    files = sorted(path for path in prepared.folder.iterdir() if path.is_file())
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    with files.reading(prepared.folder):
+        inside = sorted(path for path in prepared.folder.iterdir() if path.is_file())
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in inside]
     key = json.dumps([CACHE_FORMAT, prepared.name, str(prepared.folder), stats])
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _damaged(name: str, folder: pathlib.Path, reason: str) -> str:
-    return (
-        f"{name} in {folder} is incomplete or damaged ({reason}): delete that folder and run "
-        f"`{_command(name, folder.parents[1])}`"
-    )
+@contextlib.contextmanager
+def _whole(name: str, folder: pathlib.Path) -> Iterator[None]:
+    """What is wrong with a prepared set, with its name and the cure."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{name} in {folder} is incomplete or damaged ({error}): delete that folder and run "
+            f"`{_command(name, folder.parents[1])}`"
+        ) from error
 
 
 def _needs(name: str) -> str:
@@ -245,7 +340,7 @@ def _needs(name: str) -> str:
 
 
 def _command(name: str, root: pathlib.Path) -> str:
-    return f"cgsv data prepare {name} --data-dir {root}"
+    return shlex.join(["cgsv", "data", "prepare", name, "--data-dir", str(root)])
 
 
 @contextlib.contextmanager

@@ -7,12 +7,11 @@ their own. Only the texts are cached: numbering them is quick.
 
 import collections
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from cgsv_jax import types
-from cgsv_jax.data import store
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # the numbers below FIRST are no word of the vocabulary
 
@@ -21,28 +20,19 @@ SST_LENGTH, MR_LENGTH = 56, 59
 MR_SHARES = (0.8, 0.1, 0.1)  # of training, validation and test rows
 
 
-def sst(data_dir: store.Path | None = None) -> types.Dataset:
-    """8,544, 1,101 and 2,210 sentences [56] of five classes, in the official splits.
-
-    Raises:
-      ValueError: if the files are absent or damaged.
-    """
-    arrays = _texts("sst", ("train", "test", "validation"), data_dir)
+def sst(arrays: Mapping[str, np.ndarray]) -> types.Dataset:
+    """8,544, 1,101 and 2,210 sentences [56] of five classes, in the official splits."""
     parts = [(arrays[f"{s}_texts"], arrays[f"{s}_labels"]) for s in ("train", "test", "validation")]
     return dataset(*parts, length=SST_LENGTH)
 
 
-def mr(data_dir: store.Path | None = None) -> types.Dataset:
+def mr(arrays: Mapping[str, np.ndarray]) -> types.Dataset:
     """8,530, 1,066 and 1,066 snippets [59] of two classes, split at random but without a seed.
 
     The set has one split with the negative snippets first. Its rows are ordered by the SHA-256 of
     their texts: that shuffles, cannot change with a version of NumPy, and puts the copies of a
     snippet side by side, so that no training row is a test row as well.
-
-    Raises:
-      ValueError: if the files are absent or damaged.
     """
-    arrays = _texts("mr", ("train",), data_dir)
     texts, labels = arrays["train_texts"], arrays["train_labels"]
     order = np.array(scattered(texts), np.int64)
     train, validation, _ = MR_SHARES
@@ -112,8 +102,3 @@ def encode(sentences: Sequence[Sequence[str]], number: dict[str, int], length: i
 def scattered(texts: Sequence[bytes]) -> list[int]:
     """The rows in the order of their texts' SHA-256."""
     return sorted(range(len(texts)), key=lambda row: hashlib.sha256(texts[row]).digest())
-
-
-def _texts(name: str, splits: Sequence[str], data_dir: store.Path | None) -> dict[str, np.ndarray]:
-    """`<split>_texts` bytes [n] and `<split>_labels` int32 [n]."""
-    return store.labelled(store.find(name, data_dir), "text", splits, np.array)
