@@ -5,36 +5,41 @@ A run directory's folder `checkpoint` holds the last two, folders named by the r
 | file | holds |
 |---|---|
 | manifest.json | which settings, versions and device; where the runs stand; every array's name, \
-shape, type and digest; every file's size and digest; its own digest |
+shape, type and digest; every file's size and digest; sealed, see files.py |
 | arrays/ | the arrays, by orbax: the state and what was seen, numbered as in the manifest |
 
 Orbax restores what it finds: a bit flipped in a float is a float. So the manifest is read first,
 the files are held against it before orbax sees them, and the arrays after. Nothing is a pickle.
+A manifest is no secret: whoever wrote it, it holds what `_schema` says, and of no size that these
+runs do not have.
 """
 
 import contextlib
 import errno
-import hashlib
+import functools
 import json
 import logging
+import math
 import os
 import pathlib
+import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from cgsv_jax import results
+from cgsv_jax import files, results
 from cgsv_jax.config import ConfigError
 from cgsv_jax.runs import Clock, Keeper, Kept, Place
 
-FORMAT = 1  # raise when a manifest or the arrays mean something else
+FORMAT = 2  # raise when a manifest or the arrays mean something else
 KIND = "cgsv_jax checkpoint"
 MANIFEST, ARRAYS = "manifest.json", "arrays"
 KEEP = 2
 SPARE = 1 << 20  # bytes beside the arrays
+FILES_OF_ONE = 1 << 16  # bytes that orbax writes of an array, beside what is in it
 SECONDS = 60.0  # between two checkpoints where nobody says how many rounds
 SHARE = (
     9.0  # and at least so many times what the last one took: saving is a tenth of the time at most
@@ -93,11 +98,16 @@ def of_run(
         return known
 
     def restore(plan: Any, expect: Callable[[Place], tuple]) -> Kept | None:
-        with _named(directory):
-            for path in results.checkpoints(directory, temporary=True):
-                if path.name.startswith("."):
-                    results.remove(path)
-            found = results.checkpoints(directory)
+        folder = pathlib.Path(directory) / results.CHECKPOINT
+        try:
+            with files.reading(folder):
+                files.inside(directory, results.CHECKPOINT)
+                for path in results.checkpoints(directory, temporary=True):
+                    if path.name.startswith("."):
+                        results.remove(path)
+                found = results.checkpoints(directory)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         reasons = []
         for path in reversed(found):
             try:
@@ -122,7 +132,6 @@ def of_run(
             say(f"going on after {manifest['done']:,} of {_total(plan):,} rounds")
             return kept
         if reasons:
-            folder = pathlib.Path(directory) / results.CHECKPOINT
             reasons.append(f"nothing is left to go on from; without {folder} it begins at round 0")
             raise ConfigError("\n".join(reasons))
         return None
@@ -138,10 +147,11 @@ def of_run(
             path = write(directory, plan, done, kept, fixed() | {"earlier": earlier})
         except Exception as error:  # orbax passes on what its threads and tensorstore raise
             have = f"the last good one holds {last['done']:,}" if good else "there is none yet"
-            text = f"the checkpoint of {done:,} rounds cannot be saved ({_reason(error)}); {have}"
-            if _reason(error) != failure[0]:  # not the same sentence after every round
+            reason = files.reason_of(error)
+            text = f"the checkpoint of {done:,} rounds cannot be saved ({reason}); {have}"
+            if reason != failure[0]:  # not the same sentence after every round
                 warn(f"{text}. The run goes on, and tries again.")
-            failure[0] = _reason(error)
+            failure[0] = reason
             last["time"] = time.monotonic()
             return
         if failure[0]:
@@ -164,26 +174,8 @@ def of_run(
     )
 
 
-@contextlib.contextmanager
-def _named(directory: results.Path) -> Iterator[None]:
-    """What is wrong with a folder, as an error of the run's."""
-    folder = pathlib.Path(directory) / results.CHECKPOINT
-    try:
-        if folder.is_symlink():
-            raise ConfigError(f"{folder} is a symbolic link, it must not lead elsewhere")
-        yield
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be read: {_reason(error)}") from error
-
-
 def _total(plan: Any) -> int:
     return sum(len(own["chunks"]) * sum(n for n, _ in own["segments"]) for own in plan)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of it; a system's error without the path that the sentence has already."""
-    strerror = getattr(error, "strerror", None)
-    return strerror or (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 # ---------------------------------------------------------------- writing
@@ -207,9 +199,7 @@ def write(
     Raises:
       Exception: whatever orbax, or the system, says; nothing is left behind.
     """
-    folder = pathlib.Path(directory) / results.CHECKPOINT
-    if folder.is_symlink():
-        raise OSError(f"{folder} is a symbolic link, it must not lead elsewhere")
+    folder = files.inside(directory, results.CHECKPOINT)
     path = folder / f"{done:012d}"
     temporary = folder / f".{path.name}.tmp"
     leaves, _ = jax.tree.flatten_with_path({"state": kept.state, "seen": kept.seen})
@@ -224,7 +214,7 @@ def write(
             "kind": KIND,
             "format": FORMAT,
             **fixed,
-            "plan": _digest_of(plan),
+            "plan": files.digest_of(plan),
             "done": done,
             "place": list(kept.place),
             "clocks": [list(clock) for clock in kept.clocks],
@@ -232,9 +222,9 @@ def write(
                 _described(jax.tree_util.keystr(name), x)
                 for (name, _), x in zip(leaves, arrays, strict=True)
             ],
-            "files": _files(temporary / ARRAYS),
+            "files": _files(temporary),
         }
-        text = json.dumps(manifest | {"digest": _digest_of(manifest)}, indent=1, sort_keys=True)
+        text = json.dumps(files.sealed(manifest), indent=1, sort_keys=True)
         with (temporary / MANIFEST).open("x", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
@@ -270,7 +260,8 @@ def _reserve(path: pathlib.Path, size: int) -> None:
 
 
 def _described(name: str, x: np.ndarray) -> dict[str, Any]:
-    return {"name": name, "shape": list(x.shape), "dtype": x.dtype.name, "sha256": _digest(x)}
+    digest = files.digest_of_arrays([x])
+    return {"name": name, "shape": list(x.shape), "dtype": x.dtype.name, "sha256": digest}
 
 
 def _number(index: int) -> str:
@@ -278,33 +269,28 @@ def _number(index: int) -> str:
     return f"{index:06d}"
 
 
-def _digest(x: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(x).view(np.uint8).reshape(-1)).hexdigest()
+def _files(path: pathlib.Path, most: float = math.inf) -> dict[str, Any]:
+    """Size and digest of every file of a checkpoint's arrays.
 
-
-def _digest_of(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _files(folder: pathlib.Path) -> dict[str, Any]:
-    """Size and digest of every file below.
+    Args:
+      path: the checkpoint's folder.
+      most: bytes in all, of more nothing is read.
 
     Raises:
-      ValueError: there is something else than files and folders.
+      ValueError: there is something else than files and folders, or more.
     """
-    found = {}
-    for root, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            path = pathlib.Path(root) / name
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise ValueError(f"{path.relative_to(folder)} is neither a file nor a folder")
-        for name in files:
-            path = pathlib.Path(root) / name
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[path.relative_to(folder).as_posix()] = [path.stat().st_size, digest]
-    return dict(sorted(found.items()))
+    top, sizes = files.inside(path, ARRAYS), {}
+    for root, folders, names in os.walk(top):
+        for name in [*folders, *names]:
+            own = pathlib.Path(root) / name
+            kind = "link" if own.is_symlink() else files.kind(own)
+            if kind not in ("file", "folder"):
+                raise ValueError(f"{own.relative_to(top)} is neither a file nor a folder")
+            if kind == "file":
+                sizes[own.relative_to(top).as_posix()] = own.stat().st_size
+    if sum(sizes.values()) > most:
+        raise ValueError(f"its {ARRAYS} hold {sum(sizes.values()):,} bytes, at most {most:,}")
+    return {name: [sizes[name], files.digest_of_file(top / name)] for name in sorted(sizes)}
 
 
 def _sync(folder: pathlib.Path) -> None:
@@ -325,34 +311,43 @@ def read_manifest(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: why it is none.
     """
-    try:
-        if path.is_symlink() or (path / MANIFEST).is_symlink():
-            raise ValueError("it is a symbolic link, it must not lead elsewhere")
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"its {MANIFEST} cannot be read ({_reason(error)})") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"its {MANIFEST} is damaged ({error})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"its {MANIFEST} is damaged ({error.reason})") from error
-    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+    file = files.inside(path.parent, path.name, MANIFEST)
+    manifest = files.read_json(file, must_be_sealed=True)
+    if manifest.get("kind") != KIND:
         raise ValueError(f"its {MANIFEST} is not that of a {KIND}")
     if manifest.get("format") != FORMAT:
-        raise ValueError(f"it has format {manifest.get('format')!r}, this version reads {FORMAT}")
-    digest = manifest.pop("digest", None)
-    if digest != _digest_of(manifest):
-        raise ValueError(f"its {MANIFEST} is damaged (its digest is that of another one)")
-    fits = all(isinstance(manifest.get(name), kind) for name, kind in _TYPES.items())
-    if not fits or not isinstance(manifest["environment"].get("versions"), dict):
-        raise ValueError(f"its {MANIFEST} is not that of a {KIND}")
+        there = _SHORT.repr(manifest.get("format"))
+        raise ValueError(f"it has format {there}, this version reads {FORMAT}")
+    with files.reading(file):
+        files.judged(manifest, _schema())
     return manifest
 
 
-_TYPES = {
-    **dict.fromkeys(("settings", "environment", "files"), dict),
-    **dict.fromkeys(("earlier", "place", "clocks", "arrays"), list),
-    **{"plan": str, "done": int},
-}
+@functools.cache
+def _schema() -> Any:
+    """What a manifest holds."""
+    import msgspec
+
+    count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+    place = Annotated[list[count], msgspec.Meta(min_length=3, max_length=3)]
+    clock = Annotated[list[seconds], msgspec.Meta(min_length=3, max_length=3)]
+    array = {"name": str, "shape": list[count], "dtype": str, "sha256": str}
+    environment = msgspec.defstruct("environment", [("versions", dict[str, Any])])
+    fields = {
+        "kind": str,
+        "format": int,
+        "settings": dict[str, Any],
+        "environment": environment,
+        "earlier": list[dict[str, Any]],
+        "plan": str,
+        "done": count,
+        "place": place,
+        "clocks": list[clock],
+        "arrays": list[msgspec.defstruct("array", array.items(), forbid_unknown_fields=True)],
+        "files": dict[str, tuple[count, str]],
+    }
+    return msgspec.defstruct("manifest", fields.items(), forbid_unknown_fields=True)
 
 
 def _judge(manifest: Mapping[str, Any], fixed: Mapping[str, Any], plan: Any) -> None:
@@ -366,12 +361,17 @@ def _judge(manifest: Mapping[str, Any], fixed: Mapping[str, Any], plan: Any) -> 
         raise ValueError(f"it is of other settings: {differs}")
     there, here = (x["environment"]["versions"].get("cgsv_jax") for x in (manifest, fixed))
     if there != here:
-        raise ValueError(f"it was saved by version {there} of cgsv_jax, this is {here}")
-    if manifest["plan"] != _digest_of(plan):
+        there = _SHORT.repr(there)
+        raise ValueError(f"it was saved by version {there} of cgsv_jax, this is {here!r}")
+    if manifest["plan"] != files.digest_of(plan):
         raise ValueError(
             "its runs are grouped or cut otherwise: that follows from the device and its memory, "
             "so go on with it where it was begun"
         )
+
+
+_SHORT = reprlib.Repr()  # what a stranger wrote, in a sentence
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def _differences(there: Any, here: Any, most: int = 5) -> str:
@@ -387,7 +387,10 @@ def _differences(there: Any, here: Any, most: int = 5) -> str:
         elif a != b:
             yield name, a, b
 
-    found = [f"{name} is {a!r} there and {b!r} here" for name, a, b in pairs("", there, here)]
+    found = [
+        f"{name} is {_SHORT.repr(a)} there and {_SHORT.repr(b)} here"
+        for name, a, b in pairs("", there, here)
+    ]
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return ", ".join(found[:most]) + more
 
@@ -407,12 +410,14 @@ def read(path: pathlib.Path, manifest: Mapping[str, Any], expect: Callable[[Plac
     wanted, structure = jax.tree.flatten_with_path(
         dict(zip(("state", "seen"), expect(place), strict=True))
     )
+    if len(manifest["clocks"]) != place.batch + 1:
+        raise ValueError(f"it has the seconds of {len(manifest['clocks'])} batches at {place}")
     entries = manifest["arrays"]
     _compare([(jax.tree_util.keystr(name), x) for name, x in wanted], entries)
-    try:
-        found = _files(path / ARRAYS)
-    except OSError as error:
-        raise ValueError(f"its {ARRAYS} cannot be read ({_reason(error)})") from error
+    shapes = {_number(i): jax.ShapeDtypeStruct(x.shape, x.dtype) for i, (_, x) in enumerate(wanted)}
+    most = sum(x.size * x.dtype.itemsize + FILES_OF_ONE for x in shapes.values()) + SPARE
+    with files.reading(path / ARRAYS):
+        found = _files(path, most)
     for name in sorted({*found, *manifest["files"]}):
         if name not in found:
             raise ValueError(f"its file {ARRAYS}/{name} is missing")
@@ -420,15 +425,9 @@ def read(path: pathlib.Path, manifest: Mapping[str, Any], expect: Callable[[Plac
             raise ValueError(f"its file {ARRAYS}/{name} is not of it")
         if found[name] != manifest["files"][name]:
             raise ValueError(f"its file {ARRAYS}/{name} is damaged")
-    shapes = {
-        _number(i): jax.ShapeDtypeStruct(tuple(entry["shape"]), x.dtype)
-        for i, (entry, (_, x)) in enumerate(zip(entries, wanted, strict=True))
-    }
     full = {name: x for name, x in shapes.items() if x.size}
-    try:
+    with files.reading(path / ARRAYS):
         restored = _get(path / ARRAYS, full)
-    except Exception as error:  # as above
-        raise ValueError(f"its {ARRAYS} cannot be restored ({_reason(error)})") from error
     arrays = [restored[n] if n in full else np.zeros(x.shape, x.dtype) for n, x in shapes.items()]
     for entry, x in zip(entries, arrays, strict=True):
         if _described(entry["name"], x) != entry:
@@ -442,16 +441,13 @@ def _compare(wanted: Sequence[tuple[str, Any]], entries: Sequence[Mapping[str, A
     names, here = [entry["name"] for entry in entries], [name for name, _ in wanted]
     if names != here:
         odd = sorted({*names} ^ {*here}) or ["in another order"]
-        raise ValueError(f"it holds other arrays than these runs have: {', '.join(odd[:3])}")
+        odd = ", ".join(name[:200] for name in odd[:3])
+        raise ValueError(f"it holds other arrays than these runs have: {odd}")
     for (name, x), entry in zip(wanted, entries, strict=True):
-        shape = entry["shape"]
-        fits = len(shape) == len(x.shape)
-        fits = fits and all(a in (-1, b) for a, b in zip(x.shape, shape, strict=True))
-        if not fits or np.dtype(x.dtype).name != entry["dtype"]:
-            raise ValueError(
-                f"its array {name} is {entry['dtype']} {shape}, "
-                f"these runs have {np.dtype(x.dtype).name} {list(x.shape)}"
-            )
+        there = f"{entry['dtype'][:80]} {entry['shape'][:80]}"
+        here = f"{np.dtype(x.dtype).name} {list(x.shape)}"
+        if there != here:
+            raise ValueError(f"its array {name} is {there}, these runs have {here}")
 
 
 # ---------------------------------------------------------------- orbax

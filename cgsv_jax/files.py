@@ -25,6 +25,7 @@ Path = str | os.PathLike[str]
 
 SEAL = "sha256"  # the key of a document that holds the digest of the others
 MOST_TEXT = 1 << 28  # bytes of a document
+DEEPEST = 100  # lists within lists of a document
 MOST = 1 << 33  # bytes that arrays or a table may take in memory
 _LONGEST = 300  # characters of a foreign error that are repeated
 
@@ -197,22 +198,35 @@ def read_json(
       must_be_sealed: a document without a seal is one that was changed.
 
     Raises:
-      ValueError: it cannot be read, holds a name twice, a number that is none, or something else.
+      ValueError: it cannot be read, holds a name twice, a number or a text that is none, or
+        something else.
     """
-    import msgspec
-
     text = read_text(file)
     with reading(file):
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+        _not_too_deep(value)
+        if "\\ud" in text.lower():  # half a character, which could neither be said nor written
+            json.dumps(value, ensure_ascii=False).encode()
         sealed = isinstance(value, dict) and (must_be_sealed or SEAL in value)
         if sealed and value.pop(SEAL, None) != digest_of(value):
             if edited is None:
                 raise ValueError("it was changed or damaged since it was written")
             edited(f"{os.fspath(file)} was changed since it was written")
-        try:
-            return msgspec.convert(value, schema)
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error).replace("Expected", "it must hold", 1)) from error
+        return judged(value, schema)
+
+
+def judged(value: Any, schema: Any) -> Any:
+    """A value of JSON as what a schema says.
+
+    Raises:
+      ValueError: where it is something else.
+    """
+    import msgspec
+
+    try:
+        return msgspec.convert(value, schema)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error).replace("Expected", "it must hold", 1)) from error
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -222,6 +236,21 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"it holds the name {twice!r} twice")
     return value
+
+
+def _not_too_deep(value: Any) -> None:
+    """Whoever looks at a document calls itself at every level of it."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _no_constant(name: str) -> None:
@@ -310,7 +339,7 @@ def read_table(
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON value, the same however it is written."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_of_file(file: Path) -> str:

@@ -110,8 +110,8 @@ class Kept(NamedTuple):
 class Keeper(NamedTuple):
     """Who saves what is computed, and knows when to stop."""
 
-    # (plan, place -> (State, [[Seen]]) as shapes) -> what was kept, or None. A dimension of -1 may
-    # be anything. The function raises ValueError where the place is none of these batches'.
+    # (plan, place -> (State, [[Seen]]) as shapes) -> what was kept, or None. The function raises
+    # ValueError where the place is none of these batches'.
     restore: Callable[[Any, Callable[[Place], tuple]], Kept | None]
     # (rounds computed, rounds of the next segment, 0 at the end) -> whether to save between them;
     # rounds are counted over chunks, those of the runs of a chunk once
@@ -207,7 +207,8 @@ def execute(
       keeper: saves between segments, and may have something to go on from: then what was finished
         is neither compiled nor run again, and the rest computes the same bits.
       whole: whether the keeper also keeps what finished chunks showed, so that `finish` is called
-        again of those that were finished before. Otherwise the caller keeps what `finish` made.
+        again of those that were finished before; all batches show equally many clients then.
+        Otherwise the caller keeps what `finish` made.
 
     Returns:
       What `finish` made of what was seen, per batch and chunk, clients in the order of their
@@ -253,7 +254,7 @@ def execute(
                 seen = _joined(pieces[index][number])
                 results[index].append(finish(index, number, seen))
                 if not whole:
-                    pieces[index][number] = [jax.tree.map(lambda x: x[:, :0].copy(), seen)]
+                    pieces[index][number] = [jax.tree.map(_nothing_of, seen)]
             computed, (ahead, _) = _behind(batches, moment.place), _next(batches, moment.place)
             stop = ahead > 0 and keeper.stop()
             if stop or keeper.due(computed, ahead):
@@ -391,6 +392,11 @@ def _one_at_a_time(batches: Sequence[Batch]) -> Callable[[int], Programs]:
     return build
 
 
+def _nothing_of(x: np.ndarray) -> np.ndarray:
+    """[R, T, ...] -> [R, 0, ...], what is left of what nobody keeps."""
+    return np.zeros((len(x), *[0] * (x.ndim - 1)), x.dtype)
+
+
 def _joined(pieces: Sequence[Seen]) -> Seen:
     return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *pieces)
 
@@ -474,10 +480,9 @@ def _expected(
     state = jax.eval_shape(functools.partial(_start, made.begin), *chunk)
     _, *shown = jax.eval_shape(functools.partial(made.segment, 1), *chunk, state, made.shared)
 
-    def seen(batch: Batch, chunk: Chunk, segments: Sequence[Segment], same: bool) -> Seen:
-        # Other batches may have other numbers of clients, but not another type or rank.
+    def seen(chunk: Chunk, segments: Sequence[Segment]) -> Seen:
         def leaf(x: jax.ShapeDtypeStruct, length: int) -> jax.ShapeDtypeStruct:
-            rest = x.shape[2:] if same else (-1,) * (len(x.shape) - 2)
+            rest = x.shape[2:] if segments else (0,) * (len(x.shape) - 2)
             return jax.ShapeDtypeStruct((len(chunk.seeds), length, *rest), x.dtype)
 
         lengths = (sum(s.rounds for s in segments), sum(s.evaluations for s in segments))
@@ -490,14 +495,13 @@ def _expected(
         return own.segments if whole else ()
 
     finished = [
-        [seen(own, chunk, through(own), False) for chunk in own.chunks]
-        for own in batches[: place.batch]
+        [seen(chunk, through(own)) for chunk in own.chunks] for own in batches[: place.batch]
     ]
-    here = [seen(batch, chunk, through(batch), True) for chunk in batch.chunks[: place.chunk]]
+    here = [seen(chunk, through(batch)) for chunk in batch.chunks[: place.chunk]]
     part = batch.segments[: ends.index(place.done) + 1]
     if place.done == batch.rounds:
         part = through(batch)
-    return jax.eval_shape(_numbers, state), [*finished, [*here, seen(batch, chunk, part, True)]]
+    return jax.eval_shape(_numbers, state), [*finished, [*here, seen(chunk, part)]]
 
 
 def _numbers(state: ArrayTree) -> ArrayTree:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from cgsv_jax import checkpoint, cli, experiment, results, runs
+from cgsv_jax import checkpoint, cli, experiment, files, results, runs
 from cgsv_jax import config as config_lib
 from cgsv_jax.config import ConfigError
 
@@ -185,10 +185,9 @@ def _manifest(change):
     def damage(folder):
         path = folder / checkpoint.MANIFEST
         manifest = json.loads(path.read_text())
-        del manifest["digest"]
+        del manifest[files.SEAL]
         change(manifest)
-        manifest["digest"] = checkpoint._digest_of(manifest)
-        path.write_text(json.dumps(manifest))
+        path.write_text(json.dumps(files.sealed(manifest)))
 
     return damage
 
@@ -197,28 +196,57 @@ def _of_state(manifest):
     return next(x for x in manifest["arrays"] if x["name"].endswith("clients"))
 
 
+def _nested(depth, key=None):
+    """A manifest, or something in it, of lists within lists."""
+
+    def damage(folder):
+        path = folder / checkpoint.MANIFEST
+        path.write_text("[" * depth + "]" * depth)
+
+    def inner(manifest):
+        value = []
+        for _ in range(depth):
+            value = [value]
+        manifest[key]["deep"] = value
+
+    return damage if key is None else _manifest(inner)
+
+
+def _fifo(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    os.mkfifo(path)
+
+
+def _huge(path):
+    """As large as the manifest says, and of no size that these runs have."""
+    (path / "arrays" / "more").touch()
+    os.truncate(path / "arrays" / "more", 1 << 40)
+    _manifest(lambda m: m["files"].update(more=[1 << 40, "0" * 64]))(path)
+
+
+UNREAD = "manifest.json cannot be read"
 DAMAGE = {
-    "manifest missing": (lambda f: (f / "manifest.json").unlink(), "manifest.json cannot be read"),
-    "manifest truncated": (lambda f: _truncate(f / "manifest.json"), "manifest.json is damaged"),
-    "manifest empty": (lambda f: (f / "manifest.json").write_text(""), "manifest.json is damaged"),
-    "manifest no text": (
-        lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"),
-        "manifest.json is damaged",
-    ),
+    "manifest missing": (lambda f: (f / "manifest.json").unlink(), UNREAD),
+    "manifest truncated": (lambda f: _truncate(f / "manifest.json"), UNREAD),
+    "manifest empty": (lambda f: (f / "manifest.json").write_text(""), UNREAD),
+    "manifest no text": (lambda f: (f / "manifest.json").write_bytes(b"\xff\xfe\x00"), UNREAD),
     "manifest changed": (
         lambda f: (f / "manifest.json").write_text(
             (f / "manifest.json").read_text().replace('"done": 4', '"done": 3')
         ),
-        "manifest.json is damaged",
+        "manifest.json cannot be read: it was changed or damaged",
     ),
-    "manifest foreign": (
-        lambda f: (f / "manifest.json").write_text("{}"),
-        "not that of a cgsv_jax",
-    ),
-    "manifest of another shape": (
-        _manifest(lambda m: m.update(place=None)),
-        "not that of a cgsv_jax",
-    ),
+    "manifest foreign": (_manifest(lambda m: m.clear()), "not that of a cgsv_jax"),
+    "manifest nested": (_nested(100_000), "nested too deeply"),
+    "settings nested": (_nested(90, "settings"), "of other settings: deep is [[[[[[[...]]]]]]]"),
+    "environment nested": (_nested(400, "environment"), "nested too deeply"),
+    "manifest a fifo": (lambda f: _fifo(f / "manifest.json"), "no regular file"),
+    "a fifo": (_fifo, "manifest.json cannot be read: Not a directory"),
+    "a data file a fifo": (lambda f: _fifo(_largest(f)), "neither a file nor a folder"),
+    "arrays a fifo": (lambda f: _fifo(f / "arrays"), "is missing"),
     "a data file truncated": (lambda f: _truncate(_largest(f)), "is damaged"),
     "a data file flipped": (lambda f: _flip(_largest(f)), "is damaged"),
     "a data file missing": (lambda f: _largest(f).unlink(), "is missing"),
@@ -226,14 +254,16 @@ DAMAGE = {
         lambda f: (f / "arrays" / "more").write_text("x"),
         "arrays/more is not of it",
     ),
+    "a file too large": (_huge, "arrays cannot be read: its arrays hold 1,099,511,"),
     "arrays missing": (lambda f: shutil.rmtree(f / "arrays"), "is missing"),
     "a link in it": (lambda f: _link(_largest(f)), "neither a file nor a folder"),
     "a link": (_link, "symbolic link"),
     "a linked manifest": (lambda f: _link(f / "manifest.json"), "symbolic link"),
+    "linked arrays": (lambda f: _link(f / "arrays"), "symbolic link"),
     "a later format": (_manifest(lambda m: m.update(format=99)), "it has format 99, this version"),
     "another version": (
         _manifest(lambda m: m["environment"]["versions"].update(cgsv_jax="9.9")),
-        "saved by version 9.9 of cgsv_jax",
+        "saved by version '9.9' of cgsv_jax",
     ),
     "another method": (
         _manifest(lambda m: m["settings"]["config"]["methods"][0].update(alpha=0.5)),
@@ -249,6 +279,10 @@ DAMAGE = {
         _manifest(lambda m: _of_state(m).update(shape=[1, 4, 7])),
         "these runs have float32 [1, 4, 610]",
     ),
+    "another shape of what was seen": (
+        _manifest(lambda m: m["arrays"][0].update(shape=[1, 3, 10**12])),
+        "these runs have float32 [1, 3, 4]",
+    ),
     "another type": (
         _manifest(lambda m: _of_state(m).update(dtype="float64")),
         "is float64 [1, 4, 610], these runs have float32",
@@ -259,28 +293,84 @@ DAMAGE = {
     ),
     "between two segments": (_manifest(lambda m: m.update(place=[1, 0, 9])), "no segment ends at"),
     "no such place": (_manifest(lambda m: m.update(place=[7, 0, 1])), "there is no Place"),
+    "seconds of another place": (_manifest(lambda m: m["clocks"].pop()), "the seconds of 1 batch"),
 }
 
 
+@pytest.fixture(scope="module")
+def asked(config):
+    """What a run asks of its checkpoints: its plan, and the function of what it expects."""
+    found = []
+
+    def restore(*arguments):
+        found.extend(arguments)
+        raise runs.Stopped
+
+    with contextlib.suppress(runs.Stopped):
+        experiment.run(config, keeper=runs.NO_KEEPER._replace(restore=restore))
+    return found
+
+
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
-@pytest.mark.long
-def test_the_one_before_serves_where_the_last_is_damaged(
-    damage, reason, copy, config, whole, monkeypatch
-):
-    """And is the last one then: a refused one is not counted among the two."""
+def test_the_one_before_serves_where_the_last_is_damaged(damage, reason, copy, config, asked):
     first, last = results.checkpoints(copy)
     damage(last)
-    warned, gone_on = [], []
-    kept = kept_by(copy, config, warn=warned.append)
-    original = checkpoint.read
-    monkeypatch.setattr(
-        checkpoint, "read", lambda path, *rest: (original(path, *rest), gone_on.append(path))[0]
-    )
-    result = experiment.run(config, keeper=kept.keeper)
+    warned = []
+    kept = kept_by(copy, config, warn=warned.append).keeper.restore(*asked)
     (sentence,) = warned
     assert sentence.startswith(f"{last} is refused: ")
     assert reason in sentence
-    assert gone_on == [first]
+    assert len(sentence) < 1000
+    assert "\n" not in sentence
+    assert kept.place == runs.Place(0, 0, 3)
+    assert first.exists()
+
+
+# What the digest of a manifest does not tell, since everybody can make one.
+ODD = [
+    *(("place", x) for x in (None, 3, "abc", [], [1, 0], [1, 0, 1, 0], ["a", "b", "c"])),
+    *(("place", x) for x in ([1, 0, None], [1, 0, 1.5], [-1, 0, 1], [1, 0, 10**400])),
+    *(("place", x) for x in ([True, 0, 1], {"batch": 1}, [[1], 0, 1])),
+    *(("clocks", x) for x in (None, [1], ["a"], [[1, 2]], [[1, 2, 3, 4]], [[1, 2, -3]])),
+    *(("clocks", x) for x in ([["a", "b", "c"]], [None], {"a": 1}, [[1, 2, 1e300]])),
+    *(("arrays", x) for x in (None, [1], ["a"], [{}], [[]], {"a": 1}, [{"name": "x"}])),
+    *(("files", x) for x in (None, [], {"a": 1}, {"a": [1]}, {"a": ["b", "c"]})),
+    *(("settings", x) for x in (None, [], "x")),
+    *(("environment", x) for x in (None, {}, {"versions": [1]}, {"versions": None})),
+    *(("earlier", x) for x in (None, {}, [1], ["x"])),
+    *(("plan", x) for x in (None, 3)),
+    *(("done", x) for x in (None, "x", 1.5, -1, True, 10**30)),
+    ("more", 1),
+]
+ODD_ARRAY = [
+    *(("name", 3), ("shape", None), ("shape", "abc"), ("shape", [1, "x"]), ("shape", [1, -3])),
+    *(("dtype", 3), ("dtype", None), ("sha256", 1), ("more", 1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "of_array"),
+    [(*x, False) for x in ODD] + [(*x, True) for x in ODD_ARRAY],
+    ids=lambda x: str(x)[:20],
+)
+def test_what_no_manifest_holds(key, value, of_array, saved, tmp_path):
+    _, last = results.checkpoints(saved)
+    path = tmp_path / last.name
+    path.mkdir()
+    shutil.copy(last / checkpoint.MANIFEST, path)
+    checkpoint.read_manifest(path)
+    _manifest(lambda m: (m["arrays"][0] if of_array else m).update({key: value}))(path)
+    with pytest.raises(ValueError, match=UNREAD) as caught:
+        checkpoint.read_manifest(path)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.long
+def test_a_refused_checkpoint_is_not_counted_among_the_two(copy, config, whole):
+    """And the one before is the last one then."""
+    _, last = results.checkpoints(copy)
+    _flip(_largest(last))
+    result, _ = run(copy, config)
     equal(result, whole)
     assert [p.name for p in results.checkpoints(copy)] == ["000000000005", "000000000006"]
 
@@ -293,7 +383,7 @@ def test_with_nothing_left_all_reasons_are_given(copy, config):
         run(copy, config)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
-    assert "000000000004 is refused: its manifest.json" in lines[0]
+    assert re.search(r"000000000004 is refused: .*manifest.json cannot be read", lines[0])
     assert re.search(r"000000000003 is refused: its file arrays/.* is damaged", lines[1])
     assert "without" in lines[2]
     results.remove_checkpoints(copy)
@@ -348,7 +438,7 @@ def test_a_linked_folder_is_not_followed(copy, config, tmp_path):
         results.remove_checkpoints(copy)
     with pytest.raises(ValueError, match="symbolic link"):
         results.create(copy, overwrite=True)
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(ValueError, match="symbolic link"):
         checkpoint.write(copy, [], 9, runs.Kept(runs.Place(0, 0, 1), (), [], []), {})
     assert sorted((tmp_path / "outside").rglob("*")) == before
 

@@ -38,11 +38,13 @@ SEALED = json.dumps(files.sealed({"alpha": 0.95, "name": "ü"})).encode()
     [
         (files.read_json, b"", "Expecting value"),
         (files.read_json, b"[" * 100_000, "nested too deeply"),
+        (files.read_json, b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "nested too deeply"),
         (files.read_json, b'{"a": 1, "a": 2}', "'a' twice"),
         (files.read_json, b'{"a": NaN}', "NaN"),
         (files.read_json, b'{"a": -Infinity}', "-Infinity"),
         (files.read_json, b"\xff{}", "decode"),
         (files.read_json, b"[1]", "must hold"),
+        (files.read_json, b'{"a": "\\uD800"}', "surrogates not allowed"),
         (files.read_json, SEALED.replace(b"0.95", b"0.94"), "changed or damaged"),
         (files.read_arrays, b"", "EOF"),
         (files.read_arrays, b"text", "magic"),
