@@ -157,7 +157,7 @@ def problems(config: Config) -> tuple[Problem, ...]:
     _devices(config)
     source = data_lib.DATASETS[config.dataset]
     try:
-        full, found = data_lib.loaded(**_named(config))
+        full, found = data_lib.identified(**_named(config))
         identity = DataIdentity(sets={_label(config): found._asdict()}, files=_digests(config))
         by_owner = "by_owner" in config.partitions
         owner_ids = owners.load(config.owners, len(full.labels)) if by_owner else None
@@ -192,7 +192,7 @@ def data_identity(*configs: Config) -> DataIdentity:
     try:
         for config in configs:
             if _label(config) not in sets:
-                sets[_label(config)] = data_lib.identity(**_named(config))._asdict()
+                sets[_label(config)] = data_lib.identified(**_named(config))[1]._asdict()
         return DataIdentity(sets=sets, files=_digests(configs[0]))
     except ValueError as error:
         raise ConfigError(str(error)) from error

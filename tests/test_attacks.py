@@ -335,24 +335,6 @@ def test_a_cohort_by_reputation_is_drawn_by_it():
     assert np.sum(found) >= 54
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("0,9\n", "client 9 in round 0"),
-        ("0,1\n2,2\n", "a client twice in round 1"),
-        ("\n\n", "no round with a client"),
-        ("0;1\n", "is not a .npy file"),
-    ],
-)
-def test_a_schedule_that_cannot_be_is_refused(tmp_path, text, message):
-    file = tmp_path / "who.csv"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        experiment.problems(experiment.configure(**SMALL, attendance=str(file)))
-    with pytest.raises(ConfigError, match="no file"):
-        experiment.problems(experiment.configure(**SMALL, attendance=str(tmp_path / "none")))
-
-
 def test_broken_clients_are_counted_and_shown(honest):
     (_, cell) = honest.cells
     broken = np.zeros(cell.record.broken.shape, bool)

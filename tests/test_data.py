@@ -8,6 +8,8 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -15,7 +17,9 @@ import pytest
 import sklearn.datasets
 
 from cgsv_jax import data, experiment
-from cgsv_jax.data import images, owners, store, synthetic
+from cgsv_jax.config import ConfigError
+from cgsv_jax.data import attendance, images, owners, store, synthetic
+from cgsv_jax.files import digest_of_arrays
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 VERSIONS = {"mnist": "3.0.1", "cifar10": "3.0.2"}
@@ -237,19 +241,20 @@ def test_data_dir_wins_over_the_environment(tmp_path):
 # ---------------------------------------------------------------- which data they were
 
 
+def identity(*name):
+    return data.identified(*name)[1]
+
+
 def test_the_identity_is_of_the_rows_and_not_of_their_place(tmp_path):
     folder, _ = write_tiny(tmp_path / "data", "mnist")
     shutil.copytree(tmp_path / "data", tmp_path / "elsewhere")
     write_tiny(tmp_path / "other", "mnist", seed=1)
-    one, same, other = (
-        data.identity("mnist", tmp_path / name) for name in ("data", "elsewhere", "other")
-    )
+    one, same, other = (identity("mnist", tmp_path / x) for x in ("data", "elsewhere", "other"))
     assert (one.folder, one.version) == (str(folder), "3.0.1")
     assert one.rows == same.rows != other.rows
     assert one.folder != same.folder
-    assert one == data.identity("mnist", tmp_path / "data")  # from the cache
-    assert one == data.loaded("mnist", tmp_path / "data")[1]
-    assert data.identity("digits")[:2] == (None, None)
+    assert one == identity("mnist", tmp_path / "data")  # from the cache
+    assert identity("digits")[:2] == (None, None)
 
 
 def test_of_several_versions_the_newest_is_read_and_recorded(tmp_path):
@@ -257,10 +262,10 @@ def test_of_several_versions_the_newest_is_read_and_recorded(tmp_path):
     os.rename(folder, folder.parent / "3.0.9")
     write_tiny(tmp_path / "other", "mnist", seed=1)
     os.rename(tmp_path / "other" / "mnist" / "3.0.1", folder.parent / "3.0.10")
-    found = data.identity("mnist")
+    found = identity("mnist")
     assert (found.folder, found.version) == (str(folder.parent / "3.0.10"), "3.0.10")
     shutil.rmtree(folder.parent / "3.0.10")
-    assert data.identity("mnist").rows != found.rows
+    assert identity("mnist").rows != found.rows
 
 
 def test_what_a_config_means(tmp_path, monkeypatch):
@@ -433,6 +438,122 @@ def test_a_set_stored_for_tensorflow_only(tmp_path):
         data.load("mnist")
 
 
+def edit_features(folder, change):
+    path = folder / "features.json"
+    features = json.loads(path.read_text())
+    change(features, features["featuresDict"]["features"])
+    path.write_text(json.dumps(features))
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+@pytest.mark.parametrize("part", ["image", "label", "another", None])
+def test_nothing_that_a_folder_names_is_imported(part, prepares, tmp_path, monkeypatch):
+    folder, _ = write_tiny(tmp_path / "data", "mnist")
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    strange = {"pythonClassName": "stranger.Image"}
+    edit_features(folder, lambda top, parts: (parts.setdefault(part, {}) if part else top)
+                  .update(strange))  # fmt: skip
+    with pytest.raises(ValueError, match=r"has other features: .*stranger.Image"):
+        data.prepare("mnist") if prepares else data.load("mnist")
+    assert "stranger" not in sys.modules
+
+
+def test_a_set_without_labels_says_what_it_has(tmp_path):
+    folder, _ = write_tiny(tmp_path / "data", "mnist")
+    edit_features(folder, lambda top, parts: parts.update(digit=parts.pop("label")))
+    with pytest.raises(ValueError, match=r"digit class_label\S+; it must have .*label class_label"):
+        data.load("mnist")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 100_000, "[]", "{}", "null", '{"splits": 3}', '{"featuresDict": []}', "\ufeff{}"),
+        '{"splits": [{"name": "train", "shardLengths": [Infinity]}]}',
+        '{"fileFormat": "array_record", "splits": [{"name": "train", "shardLengths": ["%s"]}]}'
+        % ("9" * 5000),
+        '{"splits": [{"name": ["train"], "shardLengths": ["40"]}]}',
+        '{"pythonClassName": "X", "pythonClassName": "Y"}',
+    ],
+)
+def test_metadata_of_strangers(name, text, tmp_path):
+    folder, _ = write_tiny(tmp_path / "data", "mnist")
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=r"mnist in .* is incomplete or damaged") as error:
+        data.load("mnist")
+    assert len(str(error.value)) < 800
+    assert "mnist in" in next(x.where for x in data.available() if x.name == "mnist")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", TRAIN, "cache"])
+def test_a_fifo_in_place_of_a_file(name, tmp_path):
+    folder, _ = write_tiny(tmp_path / "data", "mnist")
+    first = data.load("mnist")
+    (path,) = cache_files(tmp_path) if name == "cache" else [folder / name]
+    path.unlink()
+    os.mkfifo(path)
+    if name == "cache":
+        np.testing.assert_array_equal(data.load("mnist").inputs, first.inputs)
+        assert path.is_file()
+        return
+    with pytest.raises(ValueError, match=f"damaged .*{name}"):
+        data.load("mnist")
+
+
+def test_an_image_of_another_size(tmp_path, monkeypatch):
+    write_tiny(tmp_path / "data", "mnist")
+    monkeypatch.setitem(SHAPES, "cifar10", (28, 28, 3))
+    write_tiny(tmp_path / "data", "cifar10")
+    with pytest.raises(ValueError, match=r"split train .*shape \(28, 28, 3\), not \(32, 32, 3\)"):
+        data.load("cifar10")
+
+
+@pytest.mark.parametrize("word", ["a" * 300, "~nosuchuser/x", "a\0b"])
+def test_folders_that_cannot_be(word, monkeypatch, tmp_path):
+    for call in (data.load, data.prepare):
+        with pytest.raises(ValueError, match="--data-dir is "):
+            call("mnist", data_dir=word)
+    with pytest.raises(ValueError, match="--data-dir is "):
+        data.available(word)
+    with pytest.raises(ValueError, match="--archive is "):
+        data.prepare("mr", tmp_path, archive=word)
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    write_tiny(tmp_path / "data", "mnist")
+    root = str(tmp_path / "data" / "mnist")
+    scan = os.scandir
+
+    def refuse(path="."):
+        if str(path) == root:
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match="data/mnist cannot be read: Permission denied"):
+        data.load("mnist")
+
+
+def test_without_a_home_there_is_no_cache(tmp_path, monkeypatch):
+    """A container whose user nobody knows."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    for name in ("HOME", "CGSV_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    write_tiny(tmp_path / "data", "mnist")
+    assert len(data.load("mnist").inputs) == 40
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    with pytest.raises(ValueError, match=r"folder of the data sets is .*no home|home directory"):
+        data.load("mnist")
+    assert {x.name for x in data.available() if x.present} == {"digits", "synthetic"}
+
+
 def test_unfinished_preparations_are_not_versions(tmp_path):
     folder, _ = write_tiny(tmp_path / "data", "mnist")
     (folder.parent / "3.0.1.incompleteABC").mkdir()
@@ -468,7 +589,15 @@ def test_preparing_without_a_network(monkeypatch, tmp_path):
         data.prepare("mnist", tmp_path)
 
 
-# ---------------------------------------------------------------- owners
+# ---------------------------------------------------------------- owners and attendance
+
+
+def npy(shape, kind="<i8", content=b""):
+    """A .npy file whose header may claim anything."""
+    file = io.BytesIO()
+    header = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
 
 
 def test_owners_in_three_layouts(tmp_path):
@@ -482,36 +611,174 @@ def test_owners_in_three_layouts(tmp_path):
     np.testing.assert_array_equal(owners.load(tmp_path / "c.npz", 4), [9, 5, 7, 5])
 
 
+def ordered(order):
+    return lambda path: np.savez(path, train_writer=np.arange(4), train_tfds_to_raw=order)
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (lambda path: None, "No such file"),
-        (lambda path: path.write_text("id\n1\n"), "must be a .npy or .npz file"),
-        (lambda path: path.write_bytes(b""), "must be a .npy or .npz file"),
+        (lambda path: os.mkfifo(path), "no regular file"),
+        (lambda path: path.mkdir(), "Is a directory|a folder"),
+        (lambda path: path.write_text("id\n1\n"), r"must be a \.npy or \.npz .*magic"),
+        (lambda path: path.write_bytes(b""), r"must be a \.npy or \.npz file"),
+        (lambda path: path.write_bytes(npy((10**12,))), r"claims 8,000,000,000,000 bytes"),
+        (lambda path: path.write_bytes(npy((10**8,), "<U100000000")), "claims"),
         (lambda path: np.savez(path, a=np.arange(4), b=np.arange(4)), "must hold one array, or"),
         (lambda path: np.savez(path, a=np.arange(3)), r"each of the 4 training rows, got int64 of"),
         (lambda path: np.savez(path, a=np.zeros(4)), "one integer or string for each of the 4"),
-        (
-            lambda path: np.savez(
-                path, train_writer=np.arange(4), train_tfds_to_raw=np.array([0, 1, 2, 2])
-            ),
-            "train_tfds_to_raw in .* must hold every number from 0 to 3 once",
-        ),
+        (ordered(np.array([0, 1, 2, 2])), "must hold every number from 0 to 3 once"),
+        (ordered(np.arange(4.0)), "must hold every number from 0 to 3 once"),
+        (ordered(np.arange(4).reshape(2, 2)), "must hold every number from 0 to 3 once"),
     ],
 )
 def test_owners_that_do_not_fit(write, message, tmp_path):
     path = tmp_path / "owners.npz"
     write(path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         owners.load(path, 4)
+    assert "pickle" not in str(error.value)
 
 
-def test_truncated_owners(tmp_path):
-    for name, write in (("a.npy", np.save), ("b.npz", np.savez)):
-        write(tmp_path / name, np.arange(1000))
-        truncate(tmp_path / name)
-        with pytest.raises(ValueError, match=r"must be a .npy or .npz file"):
-            owners.load(tmp_path / name, 1000)
+WHO = {
+    "0, 1\n\n2,1,\n": [[0, 1], [-1, -1], [1, 2]],
+    "\ufeff0,1\r\n2": [[0, 1], [2, -1]],
+    "\n3": [[-1], [3]],
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WHO.items())
+def test_attendance_by_lines(text, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "who.txt").write_bytes(text.encode())
+    found = attendance.load("~/who.txt", 4)
+    assert found.dtype == np.int32
+    assert found.tolist() == expected
+    np.save(tmp_path / "who.npy", np.array(expected, ">i2")[:, ::-1])
+    assert attendance.load(tmp_path / "who.npy", 4).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("0,9\n", "client 9 in round 0"),
+        ("0,1\n2,2\n", "a client twice in round 1"),
+        ("\n\n", "no round with a client"),
+        *((text, "line 1 must hold whole numbers between commas") for text in
+          ("0;1", "-1", "٣", "0\u20281", "0\v1", "0\r1", "0\x851", "1_0", "+1", "0\xa0", "nan")),
+        ("1 2", "cannot be read"),
+        ("9" * 5000, "cannot be read"),
+        ("9" * 30, "cannot be read"),
+        (b"\xff0", "cannot be read"),
+        ("0," * 20_000 + "\n" * 20_000, "20,000 rounds of up to 20,000 clients"),
+        (npy((10**12, 3)), "claims"),
+        (npy((1, 1), "<u8", b"\xff" * 8), "holds client 18446744073709551615"),
+        (npy((1, 2), "<i8", b"\xfe" + b"\xff" * 15), "client -2 in round 0"),
+        (npy((2,), "<i8", bytes(16)), "whole numbers"),
+        (npy((1, 1), "<f8", bytes(8)), "whole numbers"),
+        (npy((0, 3)), "no round with a client"),
+    ],
+)  # fmt: skip
+def test_attendance_that_does_not_fit(content, message, tmp_path):
+    text = isinstance(content, str)
+    path = tmp_path / ("who.txt" if text or content[0] == 255 else "who.npy")
+    path.write_bytes(content.encode() if text else content)
+    with pytest.raises(ValueError, match=message) as error:
+        attendance.load(path, 4)
+    assert path.name in str(error.value)
+    with pytest.raises(ConfigError, match=r"who\.\w+"):
+        experiment.problems(experiment.configure(clients=4, attendance=path))
+
+
+# ---------------------------------------------------------------- damage of every kind of file
+
+
+class Reader(NamedTuple):
+    """A kind of file that is read, and how."""
+
+    files: tuple[pathlib.Path, ...]
+    read: Callable[[], str]  # the digest of what was read
+    guarded: bool = True  # no damage gives other numbers; else another digest of the file tells
+
+
+KINDS = (
+    *("owners.npy", "owners.npz", "packed.npz", "who.npy", "who.txt"),
+    *("records", "metadata", "cache"),
+)
+
+
+def readers(folder):
+    """Every kind of file that lies in a data folder or beside it, made below a folder."""
+    prepared, _ = write_tiny(folder / "data", "mnist")
+    ids, rounds = np.arange(40) % 7, np.arange(30).reshape(10, 3)
+    np.save(folder / "owners.npy", ids)
+    np.savez(folder / "owners.npz", ids)
+    np.savez_compressed(folder / "packed.npz", ids=ids)
+    np.save(folder / "who.npy", rounds)
+    (folder / "who.txt").write_text("\n".join(",".join(map(str, row)) for row in rounds))
+
+    def digest(load, name, count):
+        path = folder / name
+        return Reader((path,), lambda: digest_of_arrays([load(path, count)]), path.suffix == ".npz")
+
+    def data_set():
+        for path in cache_files(folder):
+            path.unlink()
+        return identity("mnist", folder / "data").rows
+
+    data_set()
+    records = [
+        prepared / f"mnist-{split}.array_record-00000-of-00001" for split in ("train", "test")
+    ]
+    return {
+        **{name: digest(owners.load, name, 40) for name in ("owners.npy", "owners.npz")},
+        "packed.npz": digest(owners.load, "packed.npz", 40),
+        **{name: digest(attendance.load, name, 30) for name in ("who.npy", "who.txt")},
+        "records": Reader(tuple(records), data_set),
+        "metadata": Reader((prepared / "dataset_info.json", prepared / "features.json"), data_set),
+        "cache": Reader(
+            tuple(cache_files(folder)), lambda: identity("mnist", folder / "data").rows
+        ),
+    }
+
+
+def flipped(content, rng):
+    place, bit = rng.integers(len(content)), rng.integers(8)
+    return content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :]
+
+
+def changed(content, rng):
+    """Cut, grown, a part lost, twice, blanked or replaced; or nothing but a kind's first bytes."""
+    a, b = sorted(rng.integers(0, len(content) + 1, 2))
+    noise = rng.bytes(b - a)
+    return [
+        *(content[:a], content[:a] + content[b:], content[:b] + content[a:], content + noise),
+        *(content[:a] + bytes(b - a) + content[b:], content[:a] + noise + content[b:]),
+        *(b"", content[:8], content[:64], b"[" * 100_000, b"PK\x03\x04" + noise),
+    ][rng.integers(11)]
+
+
+@pytest.mark.parametrize(
+    "times", [pytest.param(12, id="few"), pytest.param(600, id="many", marks=pytest.mark.long)]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_gives_a_sentence_or_the_same_numbers(kind, times, tmp_path):
+    reader = readers(tmp_path)[kind]
+    right, rng = reader.read(), np.random.default_rng(0)
+    for number in range(times):
+        path = reader.files[number % len(reader.files)]
+        content = path.read_bytes()
+        path.write_bytes((changed if number % 4 == 3 else flipped)(content, rng))
+        try:
+            found = reader.read()
+        except ValueError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            assert str(tmp_path) in str(error)  # noqa: PT017
+        else:
+            assert found == right or not reader.guarded, (number, path)
+        path.write_bytes(content)
+    assert reader.read() == right
 
 
 # ---------------------------------------------------------------- the real sets, where they are

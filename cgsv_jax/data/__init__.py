@@ -7,7 +7,7 @@ TensorFlow only where one of TFDS's own is prepared.
 
 import inspect
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -130,43 +130,27 @@ def load(name: str, data_dir: files.Path | None = None, **options: Any) -> types
       ValueError: if the name or an option is unknown, a value is out of range, or the files are
         absent or damaged.
     """
-    return loaded(name, data_dir, **options)[0]
+    return identified(name, data_dir, **options)[0]
 
 
-def loaded(
+def identified(
     name: str, data_dir: files.Path | None = None, **options: Any
 ) -> tuple[types.Dataset, Identity]:
     """`load`, and which rows they are."""
-    found, made = _read(name, data_dir, options)
-    return made(), found
-
-
-def identity(name: str, data_dir: files.Path | None = None, **options: Any) -> Identity:
-    """Which rows `load` would give; less is computed."""
-    return _read(name, data_dir, options)[0]
-
-
-def _read(
-    name: str, data_dir: files.Path | None, options: dict[str, Any]
-) -> tuple[Identity, Callable[[], types.Dataset]]:
-    """The identity of what is read or drawn, and what makes a data set of it."""
     load = _source(name).load
-    if name in store.SETS:
-        _no_others(name, options, ())
-        prepared = store.find(name, data_dir)
-        arrays = store.arrays(prepared)
-        rows = files.digest_of_arrays(list(arrays.values()))
-        return Identity(str(prepared.folder), prepared.version, rows), lambda: load(arrays)
-    _no_others(name, options, inspect.signature(load).parameters)
-    full = load(**options)
-    return Identity(None, None, files.digest_of_arrays(jax.tree.leaves(full))), lambda: full
-
-
-def _no_others(name: str, options: dict[str, Any], allowed: Collection[str]) -> None:
+    stored = name in store.SETS
+    allowed = [] if stored else list(inspect.signature(load).parameters)
     for key, value in options.items():
         if key not in allowed:
             takes = f"takes {', '.join(allowed)}" if allowed else "takes no options"
             raise ValueError(f"data set {name} has no option {key} (got {value!r}): it {takes}")
+    if not stored:
+        full = load(**options)
+        return full, Identity(None, None, files.digest_of_arrays(jax.tree.leaves(full)))
+    prepared = store.find(name, data_dir)
+    arrays = store.arrays(prepared)
+    digest = files.digest_of_arrays(list(arrays.values()))
+    return load(arrays), Identity(str(prepared.folder), prepared.version, digest)
 
 
 def available(data_dir: files.Path | None = None) -> list[Availability]:

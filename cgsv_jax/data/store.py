@@ -14,8 +14,8 @@ import pathlib
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from collections.abc import Iterator
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -64,23 +64,17 @@ class _Info(TypedDict):
 
 class _Feature(TypedDict):
     pythonClassName: str
+    featuresDict: NotRequired[dict[str, dict[str, "_Feature"]]]
 
 
-class _FeaturesDict(TypedDict):
-    features: dict[str, _Feature]
-
-
-class _Features(_Feature):
-    featuresDict: _FeaturesDict
-
-
-_MODULE = "tensorflow_datasets.core.features"
+# The classes of features, without the module that all of them are in.
+_MODULE = "tensorflow_datasets.core.features."
 _CLASSES = {
-    "image": f"{_MODULE}.image_feature.Image",
-    "text": f"{_MODULE}.text_feature.Text",
-    "label": f"{_MODULE}.class_label_feature.ClassLabel",
+    "all": "features_dict.FeaturesDict",
+    "image": "image_feature.Image",
+    "text": "text_feature.Text",
+    "label": "class_label_feature.ClassLabel",
 }
-_TOP_CLASS = f"{_MODULE}.features_dict.FeaturesDict"
 
 
 def data_folder(data_dir: Path | None = None) -> pathlib.Path:
@@ -114,37 +108,31 @@ def find(name: str, data_dir: Path | None = None) -> Prepared:
     folder = root / name / versions[-1]
     with _whole(name, folder):
         info = files.read_json(folder / "dataset_info.json", _Info)
-        features = files.read_json(folder / "features.json", _Features)
-    found = {key: value["pythonClassName"] for key, value in _parts(features).items()}
-    needed = {key: _CLASSES[key] for key in (SETS[name].feature, "label")}
-    known = found.items() >= needed.items() and set(found.values()) <= set(_CLASSES.values())
-    if not known or features["pythonClassName"] != _TOP_CLASS:
-        kinds = ", ".join(f"{key} ({value.rpartition('.')[2]})" for key, value in found.items())
+        features = files.read_json(folder / "features.json", _Feature)
+    parts = {"all": features, **features.get("featuresDict", {}).get("features", {})}
+    classes = {key: part["pythonClassName"].removeprefix(_MODULE) for key, part in parts.items()}
+    needed = {key: _CLASSES[key] for key in ("all", SETS[name].feature, "label")}
+    if not (needed.items() <= classes.items() and set(classes.values()) <= set(_CLASSES.values())):
+        found, wanted = (", ".join(map(" ".join, x.items())) for x in (classes, needed))
         raise ValueError(
-            f"{name} in {folder} is another data set: it must hold {' and '.join(needed)} as TFDS "
-            f"knows them, its features.json says {kinds or 'nothing'}"
+            f"{name} in {folder} has other features: {found:.300}; it must have {wanted}"
         )
     if (file_format := info.get("fileFormat", "tfrecord")) != "array_record":
         raise ValueError(
-            f"{name} in {folder} is stored as {file_format}, which only TensorFlow reads: prepare "
-            f"it as array_record with `{_command(name, root)}` in another folder"
+            f"{name} in {folder} is stored as {file_format:.40}, which only TensorFlow reads: "
+            f"prepare it as array_record with `{_command(name, root)}` in another folder"
         )
-    prepared = Prepared(name, versions[-1], folder, {})
     with _whole(name, folder):
-        for split in info["splits"]:
-            if split["name"] in SETS[name].splits:
-                prepared.shards[split["name"]] = [int(length) for length in split["shardLengths"]]
-        for split in SETS[name].splits:
-            if not sum(prepared.shards.get(split, ())):
+        lengths = {x["name"]: [int(length) for length in x["shardLengths"]] for x in info["splits"]}
+        shards = {split: lengths.get(split, []) for split in SETS[name].splits}
+        prepared = Prepared(name, versions[-1], folder, shards)
+        for split in shards:
+            if not sum(shards[split]):
                 raise ValueError(f"it has no rows in split {split}")
             for path in _files(prepared, split):
                 if files.kind(path) != "file":
                     raise ValueError(f"there is no file {path.name}")
     return prepared
-
-
-def _parts(features: _Features) -> dict[str, _Feature]:
-    return features["featuresDict"]["features"]
 
 
 def _versions(folder: pathlib.Path) -> list[str]:
@@ -167,104 +155,95 @@ def _files(prepared: Prepared, split: str) -> Iterator[pathlib.Path]:
         yield prepared.folder / name
 
 
-def read(prepared: Prepared, split: str) -> list[dict[str, Any]]:
-    """Feature and label of every example of a split, decoded, in TFDS's order.
+def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, ...] or texts, bytes [n], and labels int32 [n] of a split, in TFDS's order.
 
     Raises:
-      ValueError: if the files are damaged, or hold more or fewer examples than their metadata says.
+      ValueError: if the files are damaged, or hold something else than is said of them.
     """
     import tensorflow_datasets as tfds
     from array_record.python import array_record_data_source
 
-    stored, expected = SETS[prepared.name], sum(prepared.shards[split])
-    feature = tfds.features.Text()
-    if stored.feature == "image":
-        feature = tfds.features.Image(shape=stored.shape)
-    features = tfds.features.FeaturesDict(
-        {stored.feature: feature, "label": tfds.features.ClassLabel()}
-    )
+    (key, _, shape), expected = SETS[prepared.name], sum(prepared.shards[split])
+    feature = tfds.features.Image(shape=shape) if shape else tfds.features.Text()
+    features = tfds.features.FeaturesDict({key: feature, "label": tfds.features.ClassLabel()})
+    values, labels = [], []
     with _whole(prepared.name, prepared.folder), files.reading(f"split {split}"), _quiet():
         paths = [str(path) for path in _files(prepared, split)]
         source = array_record_data_source.ArrayRecordDataSource(paths)
         if len(source) != expected:
             raise ValueError(f"it has {len(source)} examples, its metadata say {expected}")
-        records = source.__getitems__(range(expected))
-        return [features.deserialize_example_np(record) for record in records]
+        for record in source.__getitems__(range(expected)):
+            example = features.deserialize_example_np(record)
+            value = example[key]
+            if not shape:
+                value.decode()  # or raises
+            elif (value.shape, value.dtype) != (shape, np.uint8):
+                raise ValueError(f"it holds an image of shape {value.shape}, not {shape}")
+            values.append(value)
+            labels.append(example["label"])
+        return np.stack(values) if shape else np.array(values), np.array(labels, np.int32)
 
 
 def arrays(prepared: Prepared) -> dict[str, np.ndarray]:
-    """`<split>_<feature>s` [n, ...] and `<split>_labels` int32 [n] of every split, cached.
+    """`<split>_<feature>s` and `<split>_labels` of every split, as `read` gives them.
 
-    Images are uint8, texts are bytes.
+    They come from the cache where it holds those of these very files. It is a convenience: one that
+    is damaged is rebuilt, one that cannot be written is ignored.
 
     Raises:
       ValueError: if a split cannot be read, or holds something else.
     """
-    _, splits, shape = SETS[prepared.name]
-    key = SETS[prepared.name].feature
-
-    def build() -> dict[str, np.ndarray]:
-        made = {}
-        for split in splits:
-            examples = read(prepared, split)
-            with _whole(prepared.name, prepared.folder), files.reading(f"split {split}"):
-                values = [example[key] for example in examples]
-                if shape and {(x.shape, x.dtype) for x in values} != {(shape, np.dtype(np.uint8))}:
-                    raise ValueError(f"it holds images other than {shape}")
-                for value in () if shape else values:
-                    value.decode()  # or raises
-                made[f"{split}_{key}s"] = np.stack(values) if shape else np.array(values)
-                made[f"{split}_labels"] = np.array([x["label"] for x in examples], np.int32)
-        return made
-
-    names = [f"{split}_{part}" for split in splits for part in (f"{key}s", "labels")]
-    return cached(prepared, names, build)
-
-
-def cached(
-    prepared: Prepared, names: Iterable[str], build: Callable[[], dict[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """The arrays `names` of `build`, from the cache where it holds those of these very files.
-
-    The cache is a convenience: one that is damaged is rebuilt, one that cannot be written or has no
-    folder is ignored.
-    """
-    folder = cache_folder()
-    if folder is None:
-        return build()
-    path = folder / f"{prepared.name}-{prepared.version}-{_fingerprint(prepared)}.npz"
-    with contextlib.suppress(ValueError, KeyError):
-        found = files.read_arrays(path)
-        return {name: found[name] for name in names}
-    made = build()
-    for name, array in made.items():
-        if array.dtype.hasobject:  # a file of them would be a pickle
-            raise ValueError(f"{prepared.name}: {name} holds objects, it must be numbers or bytes")
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-            try:
-                np.savez(file, **made)
-                file.close()
-                os.replace(file.name, path)  # a reader sees the old file or the whole new one
-            except BaseException:
-                pathlib.Path(file.name).unlink(missing_ok=True)
-                raise
+    feature, splits, _ = SETS[prepared.name]
+    names = [f"{split}_{part}" for split in splits for part in (f"{feature}s", "labels")]
+    path = _cache(prepared)
+    if path is not None:
+        with contextlib.suppress(ValueError, KeyError):
+            found = files.read_arrays(path)
+            return {name: found[name] for name in names}
+    found = [array for split in splits for array in read(prepared, split)]
+    made = dict(zip(names, found, strict=True))
+    if path is not None:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                try:
+                    np.savez(file, **made)
+                    file.close()
+                    os.replace(file.name, path)  # a reader sees the old file or all of the new one
+                except BaseException:
+                    pathlib.Path(file.name).unlink(missing_ok=True)
+                    raise
     return made
 
 
-def cache_folder() -> pathlib.Path | None:
-    """CGSV_CACHE_DIR, or `cgsv_jax` in XDG_CACHE_HOME or ~/.cache; None: there is no such folder.
+def _cache(prepared: Prepared) -> pathlib.Path | None:
+    """The file of a decoded set, named by the files it was made of; None: there is no such folder.
 
     A user without a home has none, for instance in a container.
     """
-    chosen = os.environ.get("CGSV_CACHE_DIR")
     try:
-        if chosen:
-            return files.path_of(chosen, "CGSV_CACHE_DIR")
-        return files.path_of(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cache") / "cgsv_jax"
+        folder = cache_folder()
     except ValueError:
         return None
+    with files.reading(prepared.folder):
+        inside = sorted(path for path in prepared.folder.iterdir() if path.is_file())
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in inside]
+    key = json.dumps([CACHE_FORMAT, prepared.name, str(prepared.folder), stats])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return folder / f"{prepared.name}-{prepared.version}-{digest}.npz"
+
+
+def cache_folder() -> pathlib.Path:
+    """CGSV_CACHE_DIR, or `cgsv_jax` in XDG_CACHE_HOME, or ~/.cache/cgsv_jax.
+
+    Raises:
+      ValueError: it can be no folder.
+    """
+    if chosen := os.environ.get("CGSV_CACHE_DIR"):
+        return files.path_of(chosen, "CGSV_CACHE_DIR")
+    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return files.path_of(above, "the cache folder") / "cgsv_jax"
 
 
 def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None) -> pathlib.Path:
@@ -311,14 +290,6 @@ def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None
             f"{type(error).__name__}: {files.reason_of(error)}"
         ) from error
     return find(name, root).folder
-
-
-def _fingerprint(prepared: Prepared) -> str:
-    with files.reading(prepared.folder):
-        inside = sorted(path for path in prepared.folder.iterdir() if path.is_file())
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in inside]
-    key = json.dumps([CACHE_FORMAT, prepared.name, str(prepared.folder), stats])
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
