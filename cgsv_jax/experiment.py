@@ -92,7 +92,7 @@ READINGS = 20  # of such a matrix [N, D] in a round: the ranks, the products, th
 class DataIdentity(TypedDict):
     """Which data were meant, by content; environment.json holds it as `data`."""
 
-    sets: dict[str, dict[str, str | None]]  # see `data.Identity`; all that a sweep reads
+    sets: dict[str, data_lib.Identity]  # of all that a sweep reads
     files: dict[str, str]  # field of `config.FILES` -> SHA-256 of its bytes
 
 
@@ -158,7 +158,7 @@ def problems(config: Config) -> tuple[Problem, ...]:
     source = data_lib.DATASETS[config.dataset]
     try:
         full, found = data_lib.identified(**_named(config))
-        identity = DataIdentity(sets={_label(config): found._asdict()}, files=_digests(config))
+        identity = DataIdentity(sets={_label(config): found}, files=_digests(config))
         by_owner = "by_owner" in config.partitions
         owner_ids = owners.load(config.owners, len(full.labels)) if by_owner else None
         model = _model(config, full, source.num_classes)
@@ -188,11 +188,11 @@ def data_identity(*configs: Config) -> DataIdentity:
     Raises:
       ConfigError: when the data are not there.
     """
-    sets: dict[str, dict[str, str | None]] = {}
+    sets: dict[str, data_lib.Identity] = {}
     try:
         for config in configs:
             if _label(config) not in sets:
-                sets[_label(config)] = data_lib.identified(**_named(config))[1]._asdict()
+                sets[_label(config)] = data_lib.identified(**_named(config))[1]
         return DataIdentity(sets=sets, files=_digests(configs[0]))
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -8,7 +8,7 @@ TensorFlow only where one of TFDS's own is prepared.
 import inspect
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 
@@ -30,7 +30,7 @@ class Source(NamedTuple):
     tokens: bool = False  # the inputs are numbers of words
 
 
-class Identity(NamedTuple):
+class Identity(TypedDict):
     """Which rows a name stood for."""
 
     folder: str | None  # absolute; None: the set is built in
@@ -146,11 +146,13 @@ def identified(
             raise ValueError(f"data set {name} has no option {key} (got {value!r}): it {takes}")
     if not stored:
         full = load(**options)
-        return full, Identity(None, None, files.digest_of_arrays(jax.tree.leaves(full)))
+        rows = files.digest_of_arrays(jax.tree.leaves(full))
+        return full, Identity(folder=None, version=None, rows=rows)
     prepared = store.find(name, data_dir)
     arrays = store.arrays(prepared)
-    digest = files.digest_of_arrays(list(arrays.values()))
-    return load(arrays), Identity(str(prepared.folder), prepared.version, digest)
+    rows = files.digest_of_arrays(list(arrays.values()))
+    found = Identity(folder=str(prepared.folder), version=prepared.version, rows=rows)
+    return load(arrays), found
 
 
 def available(data_dir: files.Path | None = None) -> list[Availability]:

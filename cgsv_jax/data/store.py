@@ -206,14 +206,14 @@ def arrays(prepared: Prepared) -> dict[str, np.ndarray]:
     if path is not None:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-                try:
+            where = {"dir": path.parent, "prefix": f"{path.name}.", "suffix": ".tmp"}
+            try:
+                with tempfile.NamedTemporaryFile(**where, delete=False) as file:
                     np.savez(file, **made)
-                    file.close()
-                    os.replace(file.name, path)  # a reader sees the old file or all of the new one
-                except BaseException:
-                    pathlib.Path(file.name).unlink(missing_ok=True)
-                    raise
+                os.replace(file.name, path)  # a reader sees the old file or all of the new one
+            finally:  # those of processes that were killed as well
+                for left in path.parent.glob(f"{path.name}.*.tmp"):
+                    left.unlink(missing_ok=True)
     return made
 
 
