@@ -257,7 +257,12 @@ RULES = {
         "permutations drawn per round by a sampled value (eci and banzhaf: beyond 10 clients)",
         "100",
     ),
-    "tolerance": Flag(_FLOAT, "gain below which a truncated sampling stops", "0.01"),
+    "tolerance": Flag(
+        _FLOAT, "gain below which a truncated sampling stops", "0.01, gtg_shapley 0.001"
+    ),
+    "scale_values": Flag(
+        bool, "gtg_shapley: scale its values so that those of the gain's sign sum to the gain"
+    ),
     "removal": Flag(
         _FLOAT,
         "share of the mean reputation below which a client is removed for good, from round 10 on "

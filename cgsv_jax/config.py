@@ -129,6 +129,8 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
 # Scores of every measure but the cosine sum to about 1, or have the scale of an accuracy: brought
 # to the scale of reputations, they are neither swallowed by an absolute floor nor drowned.
 SUMMED_SCORES = {"normalise_scores": True, "relative_floor": True}
+# What the code of a measure's authors has where it differs from the defaults.
+MEASURE_DEFAULTS: dict[str, dict[str, Any]] = {"gtg_shapley": {"tolerance": 1e-3}}
 
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
 OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
@@ -166,6 +168,7 @@ READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "game": ("contribution", OF_GAMES),
     "permutations": ("contribution", SAMPLED),
     "tolerance": ("contribution", TRUNCATED),
+    "scale_values": ("contribution", ("gtg_shapley",)),
     "optimizer_state": ("optimizer", ("momentum", "adam")),
 }
 
@@ -216,6 +219,7 @@ class Method:
     tolerance: float = 0.01
     game: str = "cosine"
     permutations: int = 100
+    scale_values: bool = False
     finetune_rounds: int = 1
     dropout: float = 0.0
 
@@ -352,7 +356,9 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
             fields |= METHOD_DEFAULTS.get(algorithm, {})
             measured = asked.get("contribution", "cosine") != "cosine"
             if measured and "contribution" in tables.reads[algorithm]:
-                fields |= SUMMED_SCORES
+                named = asked["contribution"]
+                own_numbers = MEASURE_DEFAULTS if _among(named, MEASURE_DEFAULTS) else {}
+                fields |= SUMMED_SCORES | own_numbers.get(named, {})
         given = {key: value for key, value in asked.items() if key in own}
         return Method(name=name, algorithm=algorithm, **(fields | given))
 
@@ -649,7 +655,7 @@ def _method_problems(m: Method, tables: Tables) -> list[str]:
     ]
     for name, allowed in CHOICES.items():
         problems += _known(name, getattr(m, name), allowed)
-    for name in ("normalise_scores", "relative_floor"):
+    for name in ("normalise_scores", "relative_floor", "scale_values"):
         value = getattr(m, name)
         if value is not _LACKING and not isinstance(value, bool):
             problems.append(f"{_flag(name)} is {_shown(value)}, it must be true or false")

@@ -88,6 +88,7 @@ def network(
     """
     score = scorer(model, batch)
 
+    @jax.jit  # called eagerly, its loops are otherwise compiled in every call
     def evaluate(weights: Array, inputs: Array, labels: Array) -> tuple[Array, Array]:
         shared = (jnp.asarray(inputs), jnp.asarray(labels))
         return layout.over_clients(score, width, shared=shared)(weights)

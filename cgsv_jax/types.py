@@ -285,6 +285,7 @@ class Options(NamedTuple):
     tensors: tuple[int, ...] = ()  # sizes of the model's tensors in raveled order
     game: str = "cosine"  # key of contribution.GAMES: what a coalition is worth
     permutations: int = 100  # drawn by a sampled value, per round
+    scale_values: bool = False  # gtg_shapley: values of the gain's sign scaled to sum to it
     removes: bool = False  # whether `Hyper.removal` counts
     rounds: int = 0  # T, where a method changes its ways after the last round
     network: Network | None = None  # needed by rules that judge models on the server's rows

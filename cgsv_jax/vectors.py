@@ -53,6 +53,7 @@ def norm(vector: Array) -> Array:
     return norms(vector[None, :])[0]
 
 
+@jax.jit  # called eagerly, a choice between two ways is otherwise compiled in every call
 def norms(vectors: Array) -> Array:
     """Euclidean norms of the rows of [N, D], [N]; neither 1e-30 nor 1e30 leaves float32's range.
 

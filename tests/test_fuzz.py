@@ -91,6 +91,7 @@ RIGHT = {
     "attackers": st.just([]),
     "normalise_scores": st.booleans(),
     "relative_floor": st.booleans(),
+    "scale_values": st.booleans(),
     **{name: word(allowed) for name, allowed in config_lib.CHOICES.items()},
 }
 FIELDS = [f.name for f in (*dataclasses.fields(Config), *dataclasses.fields(Method))]
@@ -246,7 +247,7 @@ def commands(draw):
     words = [draw(st.sampled_from(["run", "compare"]))]
     for name in draw(st.lists(st.sampled_from([*FLAGS, "algorithms"]), max_size=4, unique=True)):
         words.append("--" + name.replace("_", "-"))
-        if name in ("relative_floor", "normalise_scores"):
+        if name in ("relative_floor", "normalise_scores", "scale_values"):
             continue
         key = RENAMED.get(name, name)
         odd = draw(st.integers(0, 3)) == 0

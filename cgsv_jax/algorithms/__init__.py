@@ -104,7 +104,7 @@ READS: dict[str, set[str]] = {
     "shapfed_wa": {"alpha"},
     "cgsv": _RULES
     | {"alpha", "floor", "relative_floor", "normalise_scores", "removal", "cosine_epsilon"}
-    | {"contribution", "game", "permutations", "tolerance"},
+    | {"contribution", "game", "permutations", "tolerance", "scale_values"},
 }
 # Methods that judge models on the server's validation rows; that read the loss before training;
 # that go on for `finetune_rounds` after the last round.

@@ -56,4 +56,5 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         return jnp.where(round_ <= after, early, late)
 
     either = first.common is not None or second.common is not None
-    return Algorithm(init, update, common if either else None)
+    # Compiled once where it is called eagerly: a choice between two ways is, in every call.
+    return Algorithm(init, jax.jit(update), common if either else None)

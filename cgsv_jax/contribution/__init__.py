@@ -27,7 +27,7 @@ SOLUTIONS = {
     "banzhaf": lambda game, hyper, options: banzhaf(game, options.permutations),
     "least_core": lambda game, hyper, options: least_core(game),
     "gtg_shapley": lambda game, hyper, options: gtg_shapley(
-        game, options.permutations, hyper.tolerance
+        game, options.permutations, hyper.tolerance, options.scale_values
     ),
     "tmc_shapley": lambda game, hyper, options: tmc_shapley(
         game, options.permutations, hyper.tolerance

@@ -64,7 +64,10 @@ def sample(
         return (total + jnp.sum(gain, axis=0), squares + jnp.sum(gain * gain, axis=0)), None
 
     keys, zeros = jax.random.split(key, steps), jnp.zeros(players)
-    (total, squares), _ = jax.lax.scan(block, (zeros, zeros), keys)
+    if steps == 1:  # see `games.steps`
+        (total, squares), _ = block((zeros, zeros), keys[0])
+    else:
+        (total, squares), _ = jax.lax.scan(block, (zeros, zeros), keys)
     phi = total / pairs
     if pairs == 1:
         return phi, jnp.full_like(phi, jnp.inf)

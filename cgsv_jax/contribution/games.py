@@ -22,6 +22,17 @@ _BLOCK = 64  # models rebuilt at once: a matrix [64, D]
 ENTRIES = 1 << 22
 
 
+def steps(function: Callable[[Array], Array], count: int) -> Array:
+    """`function` of 0, 1, ..., [count, ...]; one step is no loop.
+
+    A loop over a new function is compiled in every call that is not traced itself, and what is
+    compiled stays in memory.
+    """
+    if count == 1:
+        return function(jnp.int32(0))[None]
+    return jax.lax.map(function, jnp.arange(count))
+
+
 def measure_of(
     game: Game | None,
     solution: Solution,
@@ -30,6 +41,8 @@ def measure_of(
     draws: bool = False,
 ) -> Measure:
     """A solution concept as a measure of one round. It has no state.
+
+    Called eagerly, it is compiled once per measure and shapes.
 
     An absent client adds nothing to a coalition, so that its value is 0 in every game but for
     rounding and sampling: it is set to 0.
@@ -60,7 +73,7 @@ def measure_of(
             phi = phi[numbers]
         return jnp.where(upload.present, phi, 0.0), state
 
-    return Measure(init, update)
+    return Measure(init, jax.jit(update))
 
 
 def at_least_one(permutations: int) -> None:
@@ -82,14 +95,14 @@ def in_blocks(value: Value, members: Callable[[Array], Array], count: int, playe
       count: of coalitions, at least 1.
       players: N.
     """
-    steps = -(-count // max(ENTRIES // players, 1))
-    size = -(-count // steps)
+    blocks = -(-count // max(ENTRIES // players, 1))
+    size = -(-count // blocks)
 
     def block(step: Array) -> Array:
         numbers = jnp.minimum(step * size + jnp.arange(size), count - 1)
         return value(members(numbers))
 
-    return jax.lax.map(block, jnp.arange(steps)).reshape(-1)[:count]
+    return steps(block, blocks).reshape(-1)[:count]
 
 
 def nobody_and_everybody(value: Value, players: int) -> tuple[Array, Array]:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from cgsv_jax.contribution import games, truncated
 from cgsv_jax.types import Array, Measure
 
-SETTLED = 0.05  # mean relative change of the values below which no more orders are drawn
-_WINDOW = 10  # orders over which the change is looked at, at least
+SETTLED = 0.05  # mean relative change of the values up to which they have settled
+_WINDOW = 10  # orders over which the change is looked at
+_LEAST = 30  # orders, or N if that is more, before it is looked at
 
 
 class Drawn(NamedTuple):
@@ -18,6 +19,7 @@ class Drawn(NamedTuple):
 
     phi: Array  # [N]
     permutations: Array  # [] int32, orders drawn; 0 where the round was skipped
+    gain: Array  # [] nu(everybody) - nu(nobody)
 
 
 def guided(key: jax.Array, first: Array, players: int) -> Array:
@@ -38,17 +40,16 @@ def sample(
     2. Guided: order k begins with client (k + c) mod N, c drawn once, so that N orders in a row
        hold every client first once. Which orders are drawn is uniform for each by itself.
     3. Within a round: an order ends where |nu(everybody) - nu(prefix)| < tolerance.
-    4. Orders are drawn until `permutations` is reached or the values have settled:
-       sum_i |phi_i - phi_i before| / sum_i |phi_i|, averaged over the earlier values of the last
-       ten orders, is below 5 %.
+    4. Orders are drawn until `permutations` is reached or, more than max(30, N) being there, the
+       values have settled: with phi(k) the mean over k orders and K of them drawn, no k among the
+       last ten has mean_i |phi_i(k) - phi_i(K)| / |phi_i(K)| above .05.
 
-    What is not as in the paper. Orders come in batches of min(N, permutations), evaluated together
-    (see `truncated.gains`); 4 is asked after a batch, with the values after earlier batches,
-    enough of them for ten orders and at least one; the number of orders is rounded up to whole
-    batches. The change is a ratio of sums where the paper has the mean of ratios, which a client
-    whose value is near 0 would rule. c is 0 in the paper; drawn, it makes the estimate unbiased
-    (but for truncation and stopping) when there are fewer orders than clients. The paper's number
-    of guided places, m, is 1.
+    That is what the authors' library does (cyyever/torch_algorithm), with these differences. Orders
+    come in batches of min(N, permutations), evaluated together (see `truncated.gains`), as there;
+    here their number is rounded up to whole batches, there it is at most .8 2^N. c is 0 there;
+    drawn, it makes the estimate unbiased (but for truncation and stopping) when there are fewer
+    orders than clients. Where everybody is the best coalition seen, an order drawn twice counts
+    once there. Its tolerance is .001. The paper's number of guided places, m, is 1.
 
     Args:
       key: draws the orders.
@@ -59,16 +60,15 @@ def sample(
     """
     batch = min(players, permutations)
     batches = -(-permutations // batch)
-    window = -(-_WINDOW // batch)  # earlier values looked at
     offset_key, orders_key = jax.random.split(key)
     offset = jax.random.randint(offset_key, (), 0, players)
     nobody, everybody = games.nobody_and_everybody(value, players)
     worth = jnp.abs(everybody - nobody) > tolerance
 
     def settled(done: Array, recent: Array) -> Array:
-        now, before = recent[-1], recent[:-1]  # [N], [window, N]
-        changes = jnp.sum(jnp.abs(before - now[None, :]), axis=1)
-        return (done > window) & (jnp.mean(changes) < SETTLED * jnp.sum(jnp.abs(now)))
+        now = recent[-1:]  # phi(K) [1, N] of phi(k) [10, N]
+        change = jnp.mean(jnp.abs(recent - now) / (jnp.abs(now) + 1e-12), axis=1)
+        return (done * batch > max(_LEAST, players)) & (jnp.max(change) <= SETTLED)
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         done, _, recent = carry
@@ -76,19 +76,33 @@ def sample(
 
     def draw(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         done, total, recent = carry
-        first = (done * batch + jnp.arange(batch) + offset) % players
-        ranks = guided(jax.random.fold_in(orders_key, done), first, players)
+        orders = done * batch + jnp.arange(batch)
+        ranks = guided(jax.random.fold_in(orders_key, done), (orders + offset) % players, players)
         found, _ = truncated.gains(value, ranks, nobody, everybody, tolerance)
-        total, done = total + jnp.sum(found, axis=0), done + 1
-        return done, total, jnp.concatenate([recent[1:], (total / (done * batch))[None]])
+        totals = total[None] + jnp.cumsum(found, axis=0)
+        recent = jnp.concatenate([recent, totals / (orders + 1)[:, None]])[-_WINDOW:]
+        return done + 1, totals[-1], recent
 
-    zeros = jnp.zeros((window + 1, players), everybody.dtype)
+    zeros = jnp.zeros((_WINDOW, players), everybody.dtype)
     done, _, recent = jax.lax.while_loop(unfinished, draw, (jnp.int32(0), zeros[0], zeros))
-    return Drawn(recent[-1], done * batch)
+    return Drawn(recent[-1], done * batch, everybody - nobody)
+
+
+def scaled(phi: Array, gain: Array) -> Array:
+    """phi times what makes those of its values that have the gain's sign sum to it: [N], [] -> [N].
+
+    As the authors' library does at the end of a round. Where a value has the other sign, the result
+    is no Shapley value and does not sum to the gain.
+    """
+    same = jnp.sum(jnp.where((phi >= 0) == (gain >= 0), phi, 0.0))
+    return phi * jnp.where(same == 0, 1.0, gain / jnp.where(same == 0, 1.0, same))
 
 
 def gtg_shapley(
-    game: games.Game | None = None, permutations: int = 100, tolerance: chex.Numeric = 0.01
+    game: games.Game | None = None,
+    permutations: int = 100,
+    tolerance: chex.Numeric = 1e-3,
+    scale_values: bool = False,
 ) -> Measure:
     """phi_i, the guided truncated gradient Shapley value, see `sample`.
 
@@ -99,17 +113,19 @@ def gtg_shapley(
       game: another game than `games.cosine_game()`; the paper's is `games.validation_game`.
       permutations: P >= 1, orders drawn per round, at most.
       tolerance: gain below which an order, or a round, is left; may be traced.
+      scale_values: whether the values are `scaled` to the round's gain, as in the authors' library.
 
     Raises:
       ValueError: fewer than one permutation.
 
     Reference:
       Liu et al., GTG-Shapley: Efficient and Accurate Participant Contribution Evaluation in
-      Federated Learning, ACM TIST 2022.
+      Federated Learning, ACM TIST 2022; cyyever/torch_algorithm, d09097c.
     """
     games.at_least_one(permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
-        return sample(key, value, players, permutations, tolerance).phi
+        drawn = sample(key, value, players, permutations, tolerance)
+        return scaled(drawn.phi, drawn.gain) if scale_values else drawn.phi
 
     return games.measure_of(game, solution, draws=True)

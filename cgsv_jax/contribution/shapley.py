@@ -46,9 +46,10 @@ def all_values(value: games.Value, players: int) -> Array:
         rest = jnp.broadcast_to(bits.astype(inside.dtype), (inside.shape[0], players - together))
         return value(jnp.concatenate([inside, rest], axis=1))
 
-    return jax.lax.map(block, jnp.arange(1 << (players - together))).reshape(-1)
+    return games.steps(block, 1 << (players - together)).reshape(-1)
 
 
+@jax.jit
 def from_values(values: Array) -> Array:
     """phi_i = sum_S (nu(S with i) - nu(S)) |S|! (N-1-|S|)! / N!: [2^N] -> [N].
 
@@ -70,6 +71,7 @@ def from_values(values: Array) -> Array:
     return jax.lax.map(of_player, jnp.arange(players, dtype=jnp.uint32))
 
 
+@jax.jit
 def exact(gram: Array) -> Array:
     """phi_i of the game nu(S) = cos(u_S, u_N), u_S = sum_{i in S} u_i, from inner products alone.
 
