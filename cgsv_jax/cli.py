@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
+import io
 import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +22,7 @@ from rich.progress import Progress as Bar
 from cgsv_jax import (
     checkpoint,
     experiment,
+    files,
     plots,
     profiling,
     results,
@@ -28,6 +32,7 @@ from cgsv_jax import (
     sweep_plots,
     sweep_results,
     sweeping,
+    terminal,
 )
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
@@ -520,9 +525,32 @@ class _Ended(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
-    0; 1 when results cannot be written; 2 for bad input; 130 or 143 when it was told to stop.
+    0; 1 when results cannot be written, or what was to be printed could not be; 2 for bad input,
+    files that cannot be read among it; 129, 130 or 143 when it was told to stop. With CGSV_DEBUG in
+    the environment a refusal shows where it comes from.
     """
-    command = tyro.cli(Command, args=argv, prog="cgsv", description=__doc__)
+    with terminal.guarded() as lost:
+        return _answered(_parsed(sys.argv[1:] if argv is None else list(argv))) or _FAILED * lost()
+
+
+def _parsed(words: list[str]) -> Any:
+    """The command that was asked for; the parser prints help, and what is wrong, and exits."""
+    cli = functools.partial(tyro.cli, Command, prog="cgsv", description=__doc__)
+    if words != (plain := [terminal.plain(word) for word in words]):
+        # The parser repeats what it does not know as it is.
+        nowhere = io.StringIO()
+        with (
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+            contextlib.suppress(SystemExit),
+        ):
+            return cli(args=words)
+        words = plain
+    return cli(args=words)
+
+
+def _answered(command: Any) -> int:
+    """The border: what is wrong with a word or a file is a sentence, and an exit code."""
     command = command.action if isinstance(command, Data) else command
     action = {
         Compare: _train,
@@ -534,33 +562,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     try:
         action[type(command)](command)
-    except ConfigError as error:
-        _complain(str(error))
+    except (ValueError, OSError) as error:
+        if "CGSV_DEBUG" in os.environ:
+            raise
+        named = isinstance(error, OSError) and error.filename is not None
+        reason = f"{error.filename}: {files.reason_of(error)}" if named else str(error)
+        terminal.complain(reason or repr(error))
         return _BAD_INPUT
     except _Ended as end:
-        _complain(str(end))
+        terminal.complain(str(end))
         return end.code
     except KeyboardInterrupt as stopped:
-        _complain(str(stopped) or "interrupted, no results are written")
+        terminal.complain(str(stopped) or "interrupted, no results are written")
         return _INTERRUPTED
     return 0
 
 
-@contextlib.contextmanager
-def _border() -> Iterator[None]:
-    """What is checked in here is input: a ValueError is the sentence to show, not a bug."""
+def _must_have_devices() -> None:
+    """JAX fails in a dozen ways where the hardware that it was told to use is not there."""
     try:
-        yield
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _complain(sentence: str) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    # A name that is no UTF-8 may be part of it, and could not be printed.
-    sentence = sentence.encode(errors="backslashreplace").decode()
-    for line in sentence.splitlines():
-        console.print(f"cgsv: {line}", markup=False)
+        jax.devices()
+    except Exception as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        which = f" of JAX_PLATFORMS={asked}" if asked else ""
+        raise ConfigError(f"JAX finds no device{which}: {files.reason_of(error)}") from error
 
 
 def _connect(args: Any) -> None:
@@ -569,8 +594,7 @@ def _connect(args: Any) -> None:
     if not given:
         return
     if args.coordinator == "auto" and len(given) == 1:
-        with _border():
-            jax.distributed.initialize()
+        jax.distributed.initialize()
         return
     numbers = (args.processes, args.process)
     if "coordinator" not in given or not all(type(number) is int for number in numbers):
@@ -593,8 +617,7 @@ def _configuration(args: Any) -> Config:
         if asked:
             flags = ", ".join("--" + name.replace("_", "-") for name in asked)
             raise ConfigError(f"--config is a whole experiment, it cannot be combined with {flags}")
-        with _border():
-            values = results.read_config(args.config)
+        values = results.read_config(args.config, terminal.complain)
         return config_lib.from_dict(values, experiment.TABLES)
     if isinstance(args, Run):
         asked.setdefault("algorithms", "cgsv")
@@ -608,20 +631,20 @@ def _configuration(args: Any) -> Config:
 def _train(args: Any) -> None:
     if args.resume is not None:
         _refuse_beside_resume(args)
-        with contextlib.ExitStack() as stack:
-            with _border():
-                directory, values = results.resumable(args.resume)
-                stack.enter_context(results.held(directory))
-                results.tidy(directory)
+        directory, values = results.resumable(args.resume)
+        with results.held(directory):
             if results.finished(directory):
-                _is_finished(directory, args.quiet)
-            else:
-                _compute(args, config_lib.from_dict(values, experiment.TABLES), directory)
+                _is_finished(args, directory)
+                return
+            _must_have_devices()
+            config = config_lib.from_dict(values, experiment.TABLES)
+            _compute(args, config, directory, experiment.problems(config))
         return
     together = [f"--{name}" for name in CLUSTER if getattr(args, name) is not None]
     if together and args.checkpoint_every is not None:
         raise ConfigError(_NOT_TOGETHER)
     _connect(args)
+    _must_have_devices()
     config = _configuration(args)
     if jax.process_count() > 1 and config.checkpoint_every is not None:
         raise ConfigError(_NOT_TOGETHER)
@@ -629,17 +652,9 @@ def _train(args: Any) -> None:
     if jax.process_index() > 0:
         experiment.run(config, dealt=dealt)  # its share of the work; process 0 has all results
         return
-    with contextlib.ExitStack() as stack:
-        with _border():
-            directory = results.create(args.out or _fresh_name(args, config), args.overwrite)
-            stack.enter_context(results.held(directory))
-            results.begin(directory, config_lib.to_dict(config))
-        try:
-            _compute(args, config, directory, dealt)
-        except ConfigError:  # found late, and nothing that going on could mend
-            if not results.finished(directory):
-                results.discard(directory)
-            raise
+    directory = results.create(args.out or _fresh_name(args, config), args.overwrite)
+    with results.held(directory):
+        _compute(args, config, directory, dealt)
 
 
 _NOT_TOGETHER = (
@@ -661,26 +676,25 @@ def _refuse_beside_resume(args: Any) -> None:
         )
 
 
-def _is_finished(directory: pathlib.Path, quiet: bool) -> None:
-    # It may have been killed after the results and before what follows them.
-    if (directory / results.CHECKPOINT).exists() or not (directory / results.FIGURES).exists():
-        with _border():
+def _is_finished(args: Any, directory: pathlib.Path) -> None:
+    """Does what follows the tables, in case that the process was killed there."""
+    try:
+        plots.draw([directory], missing=True)
+        with results.writing(directory):
+            results.tidy(directory)
             results.remove_checkpoints(directory)
-            plots.draw([directory])
-    Console(quiet=quiet, highlight=False).print(
-        f"the run in {directory} is finished, there is nothing to go on with", markup=False
-    )
+    except OSError as error:  # nothing of the results is missing
+        terminal.complain(str(error))
+    to = terminal.console(args.quiet)
+    terminal.say(to, f"the run in {directory} is finished, there is nothing to go on with")
 
 
 def _compute(
-    args: Any,
-    config: Config,
-    directory: pathlib.Path,
-    dealt: tuple[experiment.Problem, ...] | None = None,
+    args: Any, config: Config, directory: pathlib.Path, dealt: tuple[experiment.Problem, ...]
 ) -> None:
-    """Runs what a config says, or the rest of it, and writes a run directory that it holds."""
-    dealt = experiment.problems(config) if dealt is None else dealt
-    console = Console(quiet=args.quiet, highlight=False)
+    """Runs what a config says, or the rest of it, and writes a run directory, which is held."""
+    results.begin(directory, config_lib.to_dict(config), results.environment())
+    console = terminal.console(args.quiet)
     _announce(console, config, dealt)
 
     def work(keeper: runs.Keeper | None, see: Callable[[experiment.Progress], None]) -> Any:
@@ -693,11 +707,22 @@ def _compute(
 
     every = config.checkpoint_every
     with _kept(console, directory, settings, every, work) as (result, earlier):
-        _written(directory, lambda: experiment.save(directory, result, earlier))
+        with _written(directory):
+            experiment.save(directory, result, earlier)
+        for table in results.tables(result.cells, console.width):
+            console.print(table)
+        with _written(directory):
+            figures = plots.draw([directory])
     try:
-        _show(args, console, config, directory, dealt, result, earlier)
+        _profile(args, console, config, directory, dealt, result.timing)
     except KeyboardInterrupt:
         raise _Ended(_INTERRUPTED, f"interrupted, the results are in {directory}") from None
+    console.print(results.seconds_table(result.timing))
+    total = result.timing["total_seconds"]
+    compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
+    terminal.say(console, f"{total:.1f} s in all, {compiling:.1f} s of them compiling")
+    where = f"{len(figures)} figures in {directory / results.FIGURES}"
+    terminal.say(console, f"results: {directory}  ({where})")
 
 
 @contextlib.contextmanager
@@ -710,8 +735,8 @@ def _kept(
 ) -> Iterator[tuple[Any, list[Any]]]:
     """Computes something long: saved as it goes, gone on with where it was left.
 
-    A signal stops it after the running segment. In the body the results are written; then the
-    checkpoints have served and are removed.
+    A signal stops it after the running segment. In the body the results are written, and drawn;
+    then the checkpoints have served and are removed.
 
     Args:
       console: where it says what it does.
@@ -727,24 +752,23 @@ def _kept(
     if jax.process_count() > 1:  # each holds a part of the state
         yield work(None, lambda look: None), []
         return
-    looks: list[Any] = []
+    doing = ["stopping after what is loading, and saving"]
 
     def see(look: Any) -> None:
-        looks[:] = [look]
-
-    def finishing() -> str:
-        what = "what is loading"
-        if looks:
-            what = f"round {looks[0].until:,} of {looks[0].rounds:,} of this method"
-        return f"stopping after {what}, and saving; once more stops at once"
+        rounds = f"round {look.until:,} of {look.rounds:,} of this method"
+        doing[:] = [f"stopping after {rounds}, and saving"]
 
     def say(sentence: str) -> None:
-        console.print(sentence, markup=False, soft_wrap=True)
+        terminal.say(console, sentence)
 
     on = results.resuming(directory)
-    with _signals(console, finishing, lambda: f"stopped at once; go on with: {on}") as received:
+    first, second = (
+        lambda: f"{doing[0]}; once more stops at once",
+        lambda: f"stopped at once; go on with: {on}",
+    )
+    with _signals(console, first, second) as received:
         checkpoints = checkpoint.of_run(
-            directory, settings, every, lambda: bool(received), _complain, say
+            directory, settings, every, lambda: bool(received), terminal.complain, say
         )
         try:
             result = work(checkpoints.keeper, see)
@@ -753,18 +777,19 @@ def _kept(
             where = "at round 0" if done is None else f"after {done:,} rounds"
             sentence = f"stopped; go on {where} with: {on}"
             raise _Ended(128 + received[0], sentence) from None
+        doing[:] = ["the results are being written"]
         yield result, checkpoints.earlier()
-        checkpoints.remove()
+        with _written(directory):
+            checkpoints.remove()
 
 
-def _written(directory: pathlib.Path, write: Callable[[], None]) -> None:
-    """Writes results; what has been computed is not lost when that fails."""
+@contextlib.contextmanager
+def _written(directory: pathlib.Path) -> Iterator[None]:
+    """Writes results in its body; what has been computed is not lost when that fails."""
     try:
-        write()
+        yield
     except OSError as error:
-        reason = error.strerror or str(error).partition("\n")[0]
-        sentence = f"the results cannot be written to {directory} ({reason}); "
-        sentence += f"when that is mended: {results.resuming(directory)}"
+        sentence = f"{error}; when that is mended: {results.resuming(directory)}"
         raise _Ended(_FAILED, sentence) from error
 
 
@@ -772,7 +797,7 @@ def _written(directory: pathlib.Path, write: Callable[[], None]) -> None:
 def _signals(
     console: Console, first: Callable[[], str], second: Callable[[], str]
 ) -> Iterator[list[int]]:
-    """What SIGINT and SIGTERM asked for, as a list of their numbers that grows.
+    """What SIGINT, SIGTERM and SIGHUP asked for, as a list of their numbers that grows.
 
     The first is answered with a sentence, the second ends the process. A thread does both, since
     Python's own handlers wait until a compiled program has ended.
@@ -781,21 +806,23 @@ def _signals(
     if threading.current_thread() is not threading.main_thread():
         yield received  # nobody but the main thread may ask for signals
         return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        numbers.append(signal.SIGHUP)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
 
     def listen() -> None:
         while number := os.read(reading, 1)[0]:
-            if number not in (signal.SIGINT, signal.SIGTERM):
+            if number not in numbers:
                 continue
             received.append(number)
-            _complain(first() if len(received) == 1 else second())
+            terminal.complain(first() if len(received) == 1 else second())
             if len(received) > 1:
                 console.show_cursor(True)  # the bar had hidden it
                 os._exit(128 + number)
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
-    numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.signal(number, lambda *_: None) for number in numbers]
     wakeup = signal.set_wakeup_fd(writing)
     thread.start()
@@ -811,35 +838,25 @@ def _signals(
         os.close(writing)
 
 
-def _show(
+def _profile(
     args: Any,
     console: Console,
     config: Config,
     directory: pathlib.Path,
     dealt: Sequence[experiment.Problem],
-    result: experiment.Result,
-    earlier: list[Any],
+    timing: dict[str, Any],
 ) -> None:
-    """Profiles, figures and tables of a run whose results are written."""
+    """Times the phases of a round if that is asked for, and adds what it finds to the timing."""
+    if not args.profile:
+        return
     profiles = [
-        profiling.profile(config, method, problem)
-        for problem in (dealt if args.profile else ())
-        for method in config.methods
+        profiling.profile(config, method, problem) for problem in dealt for method in config.methods
     ]
-    if profiles:
-        result.timing["profiles"] = [profiling.plain(profile) for profile in profiles]
-        _written(directory, lambda: experiment.save(directory, result, earlier))
-    with _border():
-        figures = plots.draw([directory])
-    for table in results.tables(result.cells, console.width):
-        console.print(table)
+    timing["profiles"] = [profiling.plain(profile) for profile in profiles]
+    with _written(directory):
+        results.write_files(directory, {"timing.json": results.document(timing)})
     for profile in profiles:
-        console.print("\n".join(["", *profiling.lines(profile), ""]), markup=False)
-    console.print(results.seconds_table(result.timing))
-    total = result.timing["total_seconds"]
-    compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
-    console.print(f"{total:.1f} s in all, {compiling:.1f} s of them compiling")
-    console.print(f"results: {directory}  ({len(figures)} figures in {directory / 'figures'})")
+        terminal.say(console, "\n".join(["", *profiling.lines(profile), ""]))
 
 
 def _fresh_name(args: Any, config: Config) -> pathlib.Path:
@@ -866,17 +883,17 @@ def _announce(console: Console, config: Config, dealt: Sequence[experiment.Probl
         shown["dishonest"] = _who_cheats(dealt[0].cheats)
     wide = max(10, *(len(method.name) for method in config.methods))
     for name, text in shown.items():
-        console.print(f"{name:>{wide}}  {text}", markup=False)
+        terminal.say(console, f"{name:>{wide}}  {text}")
     for method in config.methods:
         numbers = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
         read = experiment.TABLES.reads[method.algorithm]
         for name, letter in NUMBERS.items():
             numbers += f", {letter} = {getattr(method, name):.3g}" if name in read else ""
-        console.print(f"{method.name:>{wide}}  {numbers}", markup=False, soft_wrap=True)
+        terminal.say(console, f"{method.name:>{wide}}  {numbers}")
     for problem in dealt:
         console.print(results.holdings_table(problem.sizes, problem.classes, problem.partition))
         if problem.partition == "class_imbalance":
-            console.print("class_imbalance draws with replacement: clients share rows")
+            terminal.say(console, "class_imbalance draws with replacement: clients share rows")
 
 
 def _who_takes_part(config: Config) -> str:
@@ -946,7 +963,7 @@ class _Watcher:
             self.state = ""
             self.bar.update(self.task, description=name, state="compiling", pace="")
             if not self.console.is_terminal:
-                self.console.print(f"{name}: compiling", markup=False)
+                terminal.say(self.console, f"{name}: compiling")
             return
         done = self.finished + p.round
         pace = f"{p.rounds_per_second:.3g}/s"
@@ -959,7 +976,7 @@ class _Watcher:
             left = (p.rounds - p.round) / p.rounds_per_second
             line = f"{name}: {p.round}/{p.rounds} {self.unit}, {pace}, {left:.0f} s left"
             line += f", {self.state}" if self.state else ""
-            self.console.print(line, markup=False, soft_wrap=True)
+            terminal.say(self.console, line)
             self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
         if last:
             self.finished += p.rounds
@@ -976,41 +993,35 @@ def _sweep(args: Any) -> None:
     for flag, name in (("partition", "partitions"), ("attack", "attacks")):
         if flag in flags:
             flags[name] = flags.pop(flag)
-    with _border():
-        sweep_cli.command(flags, own, _kept)
+    _must_have_devices()
+    sweep_cli.command(flags, own, _kept)
 
 
 def _plot(args: Plot) -> None:
-    console = Console(highlight=False)
     if not args.runs:
         raise ConfigError("cgsv plot needs at least one run directory")
-    several = "figures" if len(args.runs) > 1 else None
-    sweeps = [pathlib.Path(path) for path in args.runs if sweep_results.is_sweep(path)]
-    runs = [path for path in args.runs if pathlib.Path(path) not in sweeps]
+    paths = [files.path_of(word, "the run's directory") for word in args.runs]
+    sweeps = [path for path in paths if sweep_results.is_sweep(path)]
+    runs = [path for path in paths if path not in sweeps]
+    several = "figures" if len(paths) > 1 else None
     out = args.out or several
-    with _border():
-        files = plots.draw(runs, out) if runs else []
-        for path in sweeps:
-            own = out and pathlib.Path(out) / (path.resolve().name if several else "")
-            files += sweep_plots.again(path, own)
-    for file in files:
-        console.print(str(file), markup=False)
+    drawn = plots.draw(runs, out) if runs else []
+    for path in sweeps:
+        own = out and files.path_of(out, "--out") / (path.resolve().name if several else "")
+        drawn += sweep_plots.again(path, own)
+    for file in drawn:
+        terminal.say(terminal.console(), str(file))
 
 
 def _list(args: List) -> None:
-    console = Console(highlight=False)
     for line in data_lib.available(args.data_dir):
         train, test = line.num_rows
         shape = " x ".join(map(str, line.input_shape))
-        console.print(
-            f"{line.name:10} {shape:>12}  {line.num_classes} classes  {train:>6} + {test:>5} rows  "
-            f"{line.description}\n{'':10} {'here' if line.present else 'not here'}: {line.where}",
-            markup=False,
-            soft_wrap=True,
-        )
+        what = f"{line.num_classes} classes  {train:>6} + {test:>5} rows  {line.description}"
+        where = f"{'here' if line.present else 'not here'}: {line.where}"
+        terminal.say(terminal.console(), f"{line.name:10} {shape:>12}  {what}\n{'':10} {where}")
 
 
 def _prepare(args: Prepare) -> None:
-    with _border():
-        folder = data_lib.prepare(args.name, args.data_dir, args.archive)
-    Console(highlight=False).print(str(folder), markup=False)
+    folder = data_lib.prepare(args.name, args.data_dir, args.archive)
+    terminal.say(terminal.console(), str(folder))

@@ -54,6 +54,8 @@ def path_of(word: Any, what: str) -> pathlib.Path:
     # A name of other bytes than UTF-8 could be opened, but not said in a sentence or in a config.
     if not isinstance(name, str) or not name or "\0" in name or not _is_utf8(name):
         raise refusal("it must be the name of a file or a folder")
+    if max(map(len, name.encode().split(b"/"))) > 255:  # whatever is there of what leads to it
+        raise refusal("a name in it is too long")
     try:
         path = pathlib.Path(name).expanduser()
         kind(path)

@@ -1,18 +1,22 @@
 """Figures from run directories; nothing is trained here.
 
-Matplotlib's object interface throughout: no global state, no display, equal runs give equal bytes.
+Matplotlib's object interface throughout: no display, equal runs give equal bytes, whatever the
+user's own settings are.
 """
 
+import contextlib
+import functools
+import io
 import os
 import pathlib
 import textwrap
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import polars as pl
-from matplotlib import cm, colormaps, colors
+from matplotlib import cm, colormaps, colors, style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -20,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cgsv_jax import results
+from cgsv_jax import files, results
 
 Path = str | os.PathLike[str]
 
@@ -38,7 +42,7 @@ BANDS = ((0.05, 0.95, "5 to 95 %"), (0.25, 0.75, "25 to 75 %"))
 COLUMNS = 3  # panels in a row
 PANEL = (3.5, 3.0)  # inches
 DPI = 150
-LONGEST = 100  # characters of a partition's name
+MOST = 500  # panels of a kind, of all partitions and methods of a run
 # What a file says of itself besides the drawing: no version, no date.
 METADATA = {
     "png": {"Software": None},
@@ -53,6 +57,7 @@ def draw(
     runs: Sequence[results.Run | Path],
     out: Path | None = None,
     formats: Sequence[str] = ("png",),
+    missing: bool = False,
 ) -> list[pathlib.Path]:
     """Draws four figures per partition of every run, and a comparison where there are several.
 
@@ -61,13 +66,15 @@ def draw(
       out: where the figures go, one run's directly, several runs' in a folder each; default: the
         folder `figures` of each run.
       formats: of results.FIGURE_FORMATS.
+      missing: leave those that are there.
 
     Returns:
       The files written.
 
     Raises:
       ValueError: when there is no run, a run cannot be read, a format is unknown, or `out` is
-        needed and missing or cannot be written to.
+        needed and missing.
+      OSError: when a folder cannot be written to.
     """
     unknown = [name for name in formats if name not in results.FIGURE_FORMATS]
     if unknown or not formats:
@@ -79,32 +86,24 @@ def draw(
     if out is None and (len(read) > 1 or read[0].directory is None):
         raise ValueError("--out is missing, it must name a folder when several runs are compared")
     labels = names(read)
-    files: list[pathlib.Path] = []
+    out = None if out is None else files.path_of(out, "--out")
+    written: list[pathlib.Path] = []
     for run, label in zip(read, labels, strict=True):
-        if out is None:
-            folder = run.directory / results.FIGURES
-            if folder.is_symlink():
-                raise ValueError(f"{folder} is a link, it must be the run's own folder")
-        else:
-            folder = pathlib.Path(out) / label if len(read) > 1 else pathlib.Path(out)
-        for partition in run.rounds["partition"].unique(maintain_order=True):
-            _must_be_a_name(partition)
-            for kind, figure in KINDS.items():
-                files += save(figure(run, partition), folder / f"{kind}-{partition}", formats)
+        folder = out or files.inside(run.directory, results.FIGURES)
+        folder = files.inside(folder, label) if len(read) > 1 else folder
+        cells = run.summary.select("partition", "method").unique(maintain_order=True)
+        if len(cells) > MOST:
+            raise ValueError(f"{run.directory} holds {len(cells):,} methods, {MOST} are drawn")
+        figures = {
+            f"{kind}-{partition}": functools.partial(figure, run, partition)
+            for partition in cells["partition"].unique(maintain_order=True)
+            for kind, figure in KINDS.items()
+        }
+        written += save(figures, folder, formats, run.directory or "the run", missing)
     if len(read) > 1:
-        figure = comparison([run.summary for run in read], labels)
-        files += save(figure, pathlib.Path(out) / "comparison", formats)
-    return files
-
-
-def _must_be_a_name(partition: str) -> None:
-    """A run may come from anywhere, and the names in it become names of files.
-
-    Raises:
-      ValueError: when it could lead elsewhere than into the folder of the figures.
-    """
-    if not partition.isprintable() or set(partition) & set("/\\:") or len(partition) > LONGEST:
-        raise ValueError(f"a partition is named {partition[:80]!r}, which is no name for a file")
+        figure = functools.partial(comparison, [run.summary for run in read], labels)
+        written += save({"comparison": figure}, out, formats, "the comparison")
+    return written
 
 
 def names(runs: Sequence[results.Run]) -> list[str]:
@@ -438,7 +437,7 @@ def _against_alone(axes: Axes, own: pl.DataFrame, scale: _Scale) -> None:
 
 def _fairness_text(row: dict) -> str:
     if row["fairness"] is None:
-        return textwrap.fill(f"fairness undefined: {row['fairness_undefined']}", 38)
+        return textwrap.fill(f"fairness undefined: {row['fairness_undefined'][:300]}", 38)
     text = f"fairness {row['fairness']:.1f}"
     if row["fairness_low"] is not None:
         text += f" [{row['fairness_low']:.1f}, {row['fairness_high']:.1f}]"
@@ -516,22 +515,52 @@ def _num_methods(run: results.Run, partition: str) -> int:
     return len(_methods(run.rounds.filter(partition=partition)))
 
 
-def save(figure: Figure, stem: pathlib.Path, formats: Sequence[str]) -> list[pathlib.Path]:
-    """Writes a figure in every format; equal figures give equal bytes."""
-    files = []
-    for name in formats:
-        file = stem.with_name(f"{stem.name}.{name}")
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                # The ids of an SVG are random unless salted.
-                with matplotlib.rc_context({"svg.hashsalt": "cgsv"}):
-                    figure.savefig(temporary, format=name, dpi=DPI, metadata=METADATA[name])
-                os.replace(temporary, file)  # whole or not at all, and in the place of a link
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise ValueError(f"{file} cannot be written: {error.strerror or error}") from error
-        files.append(file)
-    return files
+def save(
+    figures: Mapping[str, Callable[[], Figure]],
+    folder: pathlib.Path,
+    formats: Sequence[str],
+    of: Path,
+    missing: bool = False,
+) -> list[pathlib.Path]:
+    """Writes figures in every format, all of them or none; equal figures give equal bytes.
+
+    Args:
+      figures: how each is made, by the name of its file.
+      folder: where they go.
+      formats: of results.FIGURE_FORMATS.
+      of: where the numbers in them come from.
+      missing: leave those that are there.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ValueError: when a name is none for a file, or what is read cannot be drawn.
+      OSError: when the folder cannot be written to.
+    """
+    drawn: dict[str, bytes] = {}
+    for name, figure in figures.items():
+        into = {files.inside(folder, f"{name}.{suffix}"): suffix for suffix in formats}
+        if missing and all(files.kind(file) == "file" for file in into):
+            continue
+        with files.reading(of), _fixed():
+            made = figure()
+            for file, suffix in into.items():
+                content = io.BytesIO()
+                made.savefig(content, format=suffix, dpi=DPI, metadata=METADATA[suffix])
+                drawn[file.name] = content.getvalue()
+    if drawn:
+        results.write_files(folder, drawn)
+    return [folder / name for name in drawn]
+
+
+@contextlib.contextmanager
+def _fixed() -> Iterator[None]:
+    """Matplotlib as it comes: no setting of the user's, no formula in a name, no warning of one.
+
+    The ids of an SVG are random unless salted.
+    """
+    own = {"svg.hashsalt": "cgsv", "text.parse_math": False}
+    with warnings.catch_warnings(), style.context(["default", own]):
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield

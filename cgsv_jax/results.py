@@ -19,6 +19,7 @@ computed so far (see checkpoint.py). No name in a run directory is followed out 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -31,7 +32,7 @@ import shlex
 import shutil
 import subprocess
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cgsv_jax import metrics
+from cgsv_jax import files, metrics
 from cgsv_jax.types import Evaluation, Record
 
 Path = str | os.PathLike[str]
@@ -62,9 +63,11 @@ FIGURES = "figures"  # folder of a run directory where plots.py puts its own
 CHECKPOINT = (
     "checkpoint"  # folder of a run directory where checkpoint.py puts its own, while it runs
 )
+FOLDERS = (FIGURES, CHECKPOINT, PARTS)
 FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share")
 SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
+LONGEST = 100  # characters of the name of a partition or a method
 
 KEYS = ("partition", "method", "seed")
 ROUND_COLUMNS = (
@@ -953,100 +956,81 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
       overwrite: removes the files of a run that is there, finished or not, and only those.
 
     Raises:
-      ValueError: when `path` is a file, cannot be written to, or holds a run already.
+      ValueError: when `path` is no directory, holds a run already, or leads elsewhere.
+      OSError: when it cannot be made.
     """
 
     def refusal(reason: str) -> ValueError:
         return ValueError(f"--out is {os.fspath(path)!r}, {reason}")
 
-    name = os.fspath(path)
-    # A name of other bytes than UTF-8 could be made, but not said at the end where the results are.
-    if not name or "\0" in name or name != name.encode(errors="replace").decode():
-        raise refusal("it must name a directory")
-    try:
-        directory = pathlib.Path(path).expanduser()
-        if directory.exists() and not directory.is_dir():
-            raise refusal("which is a file, it must name a directory")
-        nearest = next(p for p in (directory, *directory.absolute().parents) if p.exists())
-        if not nearest.is_dir():
-            raise refusal(f"but {nearest} is a file, it must be in a directory")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise refusal(f"but {nearest} cannot be written to, it must be writable")
-        if (directory / CHECKPOINT).is_symlink():
-            raise refusal(f"whose {CHECKPOINT} is a symbolic link, it must not lead elsewhere")
-        names = (*FILES, *SWEEP_FILES)
-        old = [directory / name for name in names if os.path.lexists(directory / name)]
-        if unfinished(directory) and not overwrite:
-            raise refusal(
-                f"which holds an unfinished run: go on with `{resuming(directory)}`, "
-                "or give --overwrite to replace it"
-            )
-        if old and not overwrite:
-            raise refusal(
-                f"which holds a run ({old[0].name}), it must be a new directory "
-                "unless --overwrite is given"
-            )
-        for file in old:
-            if file.is_dir() and not file.is_symlink():
-                raise refusal(f"whose {file.name} is a directory, it must hold a run or nothing")
+    directory = files.path_of(path, "--out")
+    if files.kind(directory) not in ("folder", "nothing"):
+        raise refusal("which is a file, it must name a directory")
+    for name in FOLDERS:
+        if files.kind(files.inside(directory, name)) not in ("folder", "nothing"):
+            raise refusal(f"whose {name} is a file, nothing could be put there")
+    old = [name for name in (*FILES, *SWEEP_FILES) if _is_there(directory, name)]
+    if old not in ([], ["environment.json"]) and not overwrite:  # that alone began nothing
+        if finished(directory):
+            raise refusal("which holds a run, it must be new unless --overwrite is given")
+        raise refusal(
+            f"which holds an unfinished run: go on with `{resuming(directory)}`, "
+            "or give --overwrite to replace it"
+        )
+    with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        for name in (FIGURES, PARTS):
-            folder = directory / name
-            if os.path.lexists(folder) and not (folder.is_dir() and not folder.is_symlink()):
-                raise refusal(f"whose {name} is no folder of its own, nothing could be put there")
-        if old or (directory / CHECKPOINT).exists():
-            with held(directory):
-                tidy(directory)
-                remove_checkpoints(directory)
-                parts = [file for name in PART_FILES for file in (directory / PARTS).glob(name)]
-                # The config last: without it nobody could go on with what is left.
-                for file in [*_figures(directory), *parts, *reversed(old)]:
-                    file.unlink()
-    except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
-        reason = getattr(error, "strerror", None) or str(error)
-        raise refusal(f"which fails with {reason!r}, it must be a writable directory") from error
+    with held(directory), writing(directory):
+        tidy(directory)
+        if overwrite:
+            remove_checkpoints(directory)
+            for pattern in PART_FILES:
+                _remove_all(directory / PARTS, pattern)
+            for kind in (*FIGURE_KINDS, *SWEEP_FIGURE_KINDS):
+                for suffix in FIGURE_FORMATS:
+                    _remove_all(directory / FIGURES, f"{kind}-*.{suffix}")
+            # The config last: without it nobody could go on with what is left.
+            for name in reversed(old):
+                files.inside(directory, name).unlink()
     return directory
 
 
-def begin(directory: Path, config: Mapping[str, Any]) -> None:
-    """Writes config.json, so that the run can be gone on with from now on.
+def _remove_all(folder: pathlib.Path, pattern: str) -> None:
+    for file in folder.glob(pattern):
+        if not file.is_dir():
+            file.unlink()
+
+
+def begin(
+    directory: Path, config: Mapping[str, Any], environment: Mapping[str, Any] | None = None
+) -> None:
+    """Writes what a later command needs to go on, before anything is run.
 
     Raises:
-      ValueError: when it cannot be written.
+      OSError: when it cannot be written; a directory that holds nothing else is removed.
     """
-    file = pathlib.Path(directory) / FILES[0]
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    # The config last: a run has begun when it is there.
+    values = {"environment.json": environment, "config.json": config}
     try:
-        temporary.unlink(missing_ok=True)  # not through a link of this name
-        temporary.write_text(json_text(config), encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as error:
-        raise ValueError(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
+        write_files(
+            directory,
+            {name: document(value) for name, value in values.items() if value is not None},
+        )
+    except OSError:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            pathlib.Path(directory).rmdir()
+        raise
 
 
-def discard(directory: Path) -> None:
-    """Takes `begin` back, for a run that proved impossible: there is nothing to go on with."""
-    directory = pathlib.Path(directory)
-    remove_checkpoints(directory)
-    (directory / FILES[0]).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # somebody else's files stay
-        directory.rmdir()
-
-
-def unfinished(directory: Path) -> bool:
-    """Whether a run was begun there, and its results are not all written."""
-    directory = pathlib.Path(directory)
-    here = [name for name in FILES if (directory / name).exists()]
-    begun = here == [FILES[0]] or (directory / CHECKPOINT).is_dir()
-    return begun and here != list(FILES)
+def _is_there(directory: Path, name: str) -> bool:
+    return files.kind(files.inside(directory, name)) != "nothing"
 
 
 def finished(directory: Path) -> bool:
-    """Whether all results of a run are there; each is written whole or not at all."""
-    return all((pathlib.Path(directory) / name).is_file() for name in FILES)
+    """Whether all results of a run or a sweep are there; each is written whole or not at all."""
+    common = all(_is_there(directory, f"{name}.json") for name in JSON_FILES)
+    return common and any(
+        all(_is_there(directory, name) for name in names) for names in (FILES, SWEEP_FILES)
+    )
 
 
 def resuming(directory: Path) -> str:
@@ -1058,10 +1042,9 @@ def resuming(directory: Path) -> str:
 def begun_as_sweep(directory: Path) -> bool:
     """Whether the config.json of a directory is a sweep's."""
     try:
-        config = read_json(pathlib.Path(directory) / FILES[0])
+        return bool({"axes", "search"} & set(read_json(directory, "config.json")))
     except ValueError:
         return False
-    return "axes" in config or "search" in config
 
 
 def resumable(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
@@ -1072,23 +1055,20 @@ def resumable(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
     """
 
     def refusal(reason: str) -> ValueError:
-        return ValueError(f"--resume is {str(path)!r}, {reason}")
+        return ValueError(f"--resume is {os.fspath(path)!r}, {reason}")
 
-    try:
-        directory = pathlib.Path(path).expanduser()
-        if not directory.is_dir():
-            what = "a file" if directory.exists() else "not there"
-            raise refusal(f"it must be a run directory, it is {what}")
-        for name in (FILES[0], FIGURES, CHECKPOINT):
-            if (directory / name).is_symlink():
-                raise refusal(f"whose {name} is a symbolic link, it must not lead elsewhere")
-        if not (directory / FILES[0]).exists():
-            raise refusal(f"it must be a run directory, it holds no {FILES[0]}")
-        if begun_as_sweep(directory):
-            raise refusal(f"which holds a sweep, with which `{resuming(directory)}` goes on")
-    except (OSError, RuntimeError) as error:  # expanduser raises RuntimeError
-        raise refusal(f"which cannot be read: {error}") from error
-    return directory, read_json(directory / FILES[0])
+    directory = files.path_of(path, "--resume")
+    if (kind := files.kind(directory)) != "folder":
+        what = "not there" if kind == "nothing" else "a file"
+        raise refusal(f"it must be a run directory, it is {what}")
+    if not _is_there(directory, "config.json"):
+        raise refusal("it must be a run directory, it holds no config.json")
+    for name in FOLDERS:
+        files.inside(directory, name)
+    config = read_json(directory, "config.json")
+    if begun_as_sweep(directory):
+        raise refusal(f"which holds a sweep, with which `{resuming(directory)}` goes on")
+    return directory, config
 
 
 @contextlib.contextmanager
@@ -1116,26 +1096,37 @@ def held(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Any error of the system in the body, as a sentence with the directory's name.
+
+    Raises:
+      OSError: in place of another one.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = files.reason_of(error)
+        raise OSError(f"{os.fspath(directory)} cannot be written to: {reason}") from error
+
+
 def remove_checkpoints(directory: Path) -> None:
     """Removes what checkpoint.py wrote, and its folder unless somebody else's files are there.
 
     Raises:
       ValueError: the folder is a symbolic link.
+      OSError: something cannot be removed.
     """
-    folder = pathlib.Path(directory) / CHECKPOINT
-    if folder.is_symlink():
-        raise ValueError(f"{folder} is a symbolic link, it must not lead elsewhere")
-    if not folder.is_dir():
-        return
+    folder = files.inside(directory, CHECKPOINT)
     for path in checkpoints(directory, temporary=True):
         remove(path)
-    with contextlib.suppress(OSError):
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
 def checkpoints(directory: Path, temporary: bool = False) -> list[pathlib.Path]:
     """The checkpoints of a run directory, the oldest first; with those half written, if asked."""
-    folder = pathlib.Path(directory) / CHECKPOINT
+    folder = files.inside(directory, CHECKPOINT)
     pattern = r"\d{12}|\.\d{12}\.tmp" if temporary else r"\d{12}"
     found = [path for path in folder.glob("*") if re.fullmatch(pattern, path.name)]
     return sorted(found, key=lambda path: path.name)
@@ -1151,26 +1142,20 @@ def remove(path: Path) -> None:
 
 
 def tidy(directory: Path) -> None:
-    """Removes what a process that was killed had half written."""
-    directory = pathlib.Path(directory)
-    for name in FILES:
-        for file in directory.glob(f".{name}.*.tmp"):
-            remove(file)
-    if not (directory / FIGURES).is_symlink():
-        for kind in FIGURE_KINDS:
-            for file in (directory / FIGURES).glob(f".{kind}-*.tmp"):
-                remove(file)
+    """Removes what a process that was killed had half written (see `write_files`).
+
+    Raises:
+      ValueError: a folder of the run's is a symbolic link.
+      OSError: something cannot be removed.
+    """
+    folders = [files.inside(directory, name) for name in (FIGURES, PARTS)]
+    for folder in (pathlib.Path(directory), *folders):
+        for path in folder.glob(".*.tmp"):
+            if _TEMPORARY.fullmatch(path.name):
+                remove(path)
 
 
-def _figures(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Figures drawn from the run in `directory`, which would outlive it."""
-    return [
-        file
-        for kind in (*FIGURE_KINDS, *SWEEP_FIGURE_KINDS)
-        for suffix in FIGURE_FORMATS
-        for file in sorted((directory / FIGURES).glob(f"{kind}-*.{suffix}"))
-        if file.is_file()
-    ]
+_TEMPORARY = re.compile(rf"\..+\.({'|'.join(('json', 'parquet', *FIGURE_FORMATS))})\.\d+\.tmp")
 
 
 def write(
@@ -1182,49 +1167,68 @@ def write(
 ) -> None:
     """Writes all files of a run; equal arguments give equal bytes.
 
-    Every file is written under a temporary name first, so that a file is there whole or not at all,
-    and nothing is replaced before everything could be written.
-
     Raises:
       OSError: when something cannot be written.
     """
     cells = list(cells)
-    directory = pathlib.Path(directory)
     summary = summary_frame(cells)
-    texts = {
-        "config.json": json_text(config),
-        "environment.json": json_text(environment),
-        "timing.json": json_text(timing),
-        "summary.json": json_text(fairness_table(summary).to_dicts()),
+    tables = {
+        "rounds.parquet": parquet(rounds_frame(cells)),
+        "clients.parquet": parquet(clients_frame(cells)),
+        "summary.parquet": parquet(summary),
     }
-    frames = {
-        "rounds.parquet": rounds_frame(cells),
-        "clients.parquet": clients_frame(cells),
-        "summary.parquet": summary,
+    documents = {
+        "config.json": document(config),
+        "environment.json": document({**environment, "tables": digests(tables)}),
+        "timing.json": document(timing),
+        "summary.json": document(fairness_table(summary).to_dicts()),
     }
-    write_files(directory, texts, frames)
+    write_files(directory, documents | tables)
 
 
-def write_files(
-    directory: pathlib.Path, texts: Mapping[str, str], frames: Mapping[str, pl.DataFrame]
-) -> None:
-    """Writes named texts and tables, all of them or none."""
-    directory.mkdir(parents=True, exist_ok=True)
-    names = (*texts, *frames)
-    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in names}
-    try:
-        tidy(directory)  # also: nothing is written through a link
-        for name, text in texts.items():
-            temporary[name].write_text(text, encoding="utf-8")
-        for name, frame in frames.items():
-            frame.write_parquet(temporary[name], compression="zstd")
-        for name in names:
-            os.replace(temporary[name], directory / name)
-    except pl.exceptions.PolarsError as error:
-        raise OSError(str(error)) from error
-    finally:
-        for file in temporary.values():
-            file.unlink(missing_ok=True)
+def write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes files by name, all of them or none.
+
+    Every file is written under a temporary name first, so that a file is there whole or not at all,
+    and nothing is replaced before everything could be written.
+
+    Raises:
+      ValueError: a name leads out of the directory.
+      OSError: when something cannot be written.
+    """
+    to = {files.inside(directory, name): content for name, content in contents.items()}
+    temporary = {file: file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in to}
+    with writing(directory):
+        pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
+        try:
+            tidy(directory)  # also: nothing is written through a link
+            for file, content in to.items():
+                temporary[file].write_bytes(content)
+            for file in to:
+                os.replace(temporary[file], file)
+        except BaseException:
+            for file in temporary.values():
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
+            raise
+
+
+def parquet(frame: pl.DataFrame) -> bytes:
+    """A parquet file; equal frames give equal bytes."""
+    content = io.BytesIO()
+    frame.write_parquet(content, compression="zstd")
+    return content.getvalue()
+
+
+def digests(tables: Mapping[str, bytes]) -> dict[str, str]:
+    """What environment.json says of tables, see `read_parquet`."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
+
+
+def document(value: Any) -> bytes:
+    """Strict JSON, sealed where it holds names (see `files.sealed`); equal values, equal bytes."""
+    value = _plain(value)
+    return json_text(files.sealed(value) if isinstance(value, dict) else value).encode()
 
 
 def json_text(value: Any) -> str:
@@ -1236,13 +1240,15 @@ def json_text(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """Numbers, strings, lists and dicts; "inf" for infinity, None for NaN."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return _plain(np.asarray(value).tolist())
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return _plain(os.fspath(value))
+    if isinstance(value, str):  # what is no Unicode, of a variable say, is no JSON either
+        return value.encode(errors="backslashreplace").decode()
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "inf" if value > 0 else "-inf"
     return value
@@ -1304,22 +1310,21 @@ def read(directory: Path) -> Run:
     Raises:
       ValueError: when it is no run directory, or a file is missing or damaged.
     """
-    directory = pathlib.Path(directory).expanduser()
-    if not directory.is_dir():
-        what = "a file" if directory.is_file() else "not there"
-        raise ValueError(f"{directory} is no run directory: it is {what}")
-    names = [f"{name}.json" for name in JSON_FILES] + [f"{name}.parquet" for name in PARQUET_FILES]
-    missing = [name for name in names if not (directory / name).is_file()]
-    if len(missing) == len(names):
-        raise ValueError(f"{directory} is no run directory: it holds none of {', '.join(names)}")
-    if unfinished(directory):
-        raise ValueError(f"the run in {directory} is unfinished: `{resuming(directory)}` goes on")
+    directory = files.path_of(directory, "the run's directory")
+    missing = [name for name in FILES if not _is_there(directory, name)]
+    if len(missing) == len(FILES):
+        kind = files.kind(directory)
+        what = {"folder": f"it holds none of {', '.join(FILES)}", "nothing": "it is not there"}
+        raise ValueError(f"{directory} is no run directory: {what.get(kind, 'it is a file')}")
     if missing:
-        raise ValueError(f"the run in {directory} is not complete: {', '.join(missing)} is missing")
-    documents = (read_json(directory / f"{name}.json") for name in JSON_FILES)
+        on = "" if FILES[0] in missing else f": `{resuming(directory)}` goes on"
+        raise ValueError(f"the run in {directory} lacks {', '.join(missing)}{on}")
+    # What an earlier version wrote has neither seals nor digests.
+    sealed = "tables" in read_json(directory, "environment.json")
+    documents = [read_json(directory, f"{name}.json", sealed) for name in JSON_FILES]
     columns = (ROUND_COLUMNS, CLIENT_COLUMNS, SUMMARY_COLUMNS)
     frames = (
-        read_parquet(directory / f"{name}.parquet", expected)
+        read_parquet(directory, f"{name}.parquet", expected, documents[1])
         for name, expected in zip(PARQUET_FILES, columns, strict=True)
     )
     run = Run(*documents, *frames, directory)
@@ -1343,52 +1348,68 @@ def _must_agree(run: Run) -> None:
             )
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, edited: Callable[[str], None]) -> dict[str, Any]:
     """The named values of a config.json, unjudged.
+
+    Args:
+      path: the file; somebody may have changed it by hand.
+      edited: told so, in a sentence.
 
     Raises:
       ValueError: when the file cannot be read, or does not hold an object.
     """
-    try:
-        return read_json(pathlib.Path(path))
-    except ValueError as error:
-        raise ValueError(f"--config is {str(path)!r}: {error}") from error
+    return files.read_json(files.path_of(path, "--config"), edited=edited)
 
 
-def read_json(file: pathlib.Path) -> dict[str, Any]:
-    """A file that holds an object."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"{file} cannot be read: it is nested too deeply") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{file} cannot be read: it must hold an object with named values")
-    return value
+def read_json(directory: Path, name: str, must_be_sealed: bool = False) -> dict[str, Any]:
+    """A document of a run's or a sweep's.
+
+    Raises:
+      ValueError: when it cannot be read, or was changed since it was written.
+    """
+    return files.read_json(files.inside(directory, name), must_be_sealed=must_be_sealed)
 
 
-def read_parquet(file: pathlib.Path, columns: Sequence[str]) -> pl.DataFrame:
-    """A table that has the columns."""
-    try:
-        frame = pl.read_parquet(file, glob=False)
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{file} cannot be read: {reason}") from error
-    lacking = [name for name in columns if name not in frame.columns]
-    if lacking:
-        raise ValueError(f"{file} cannot be read: it lacks the column {', '.join(lacking)}")
-    for name in columns:
-        column, text = frame[name], name in TEXTS
-        # A column that nobody has a value of has no type; keys are what rows are found by.
-        kind = column.dtype == pl.String if text else column.dtype.is_numeric() or _truths(column)
-        if not kind and frame.height:  # a table without rows has no types
-            what = "text" if text else "numbers"
-            raise ValueError(f"{file} cannot be read: {name} holds {column.dtype}, not {what}")
-        if name in (*KEYS, "client", "round") and column.null_count():
-            raise ValueError(f"{file} cannot be read: {name} is unknown in some rows")
+def read_parquet(
+    directory: Path,
+    name: str,
+    columns: Sequence[str],
+    environment: Mapping[str, Any] | None = None,
+) -> pl.DataFrame:
+    """A table that has the columns.
+
+    Args:
+      directory: of a run or a sweep.
+      name: of the file.
+      columns: what must be there; of those of a run the types are known.
+      environment: what environment.json holds: of what was written by this version, digests.
+
+    Raises:
+      ValueError: when it cannot be read, or is another one.
+    """
+    known = (environment or {}).get("tables")
+    digest = known.get(name) if isinstance(known, dict) else None
+    file = files.inside(directory, name)
+    frame = files.read_table(file, columns, digest)
+    with files.reading(file):
+        for column in map(frame.get_column, columns):
+            _must_hold(column)
     return frame
 
 
-def _truths(column: pl.Series) -> bool:
-    return column.name in ("present", "broken", "best") and column.dtype == pl.Boolean
+def _must_hold(column: pl.Series) -> None:
+    """Refuses values that no column of this name has."""
+    name, text = column.name, column.name in TEXTS
+    # A column that nobody has a value of has no type; keys are what rows are found by.
+    truths = name in ("present", "broken", "best") and column.dtype == pl.Boolean
+    fits = column.dtype == pl.String if text else column.dtype.is_numeric() or truths
+    if not fits and len(column):  # a table without rows has no types
+        raise ValueError(f"{name} holds {column.dtype}, not {'text' if text else 'numbers'}")
+    if name in (*KEYS, "client", "round") and column.null_count():
+        raise ValueError(f"{name} is unknown in some rows")
+    if column.dtype.is_float() and not column.drop_nulls().is_finite().all():
+        raise ValueError(f"{name} is not finite in some rows")
+    if name in ("partition", "method"):
+        for value in column.unique():
+            if not value.isprintable() or len(value) > LONGEST:
+                raise ValueError(f"a {name} is named {value[:80]!r}, which is no name")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from cgsv_jax import checkpoint, results, searching, sweep_plots, sweep_results, sweeping
+from cgsv_jax import checkpoint, results, searching, sweep_plots, sweep_results, sweeping, terminal
 from cgsv_jax import config as config_lib
 from cgsv_jax.config import ConfigError
 from cgsv_jax.results import YARDSTICK, Outcome
@@ -74,7 +74,7 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any], kept: Kept) -> Non
             return
         directory, config = sweep_results.open_again(own["resume"], versions)
     elif "config" in own:
-        config = results.read_config(own["config"])
+        config = results.read_config(own["config"], terminal.complain)
     wanted = _from_file(config) if config is not None else _from_flags(flags, own)
     console = Console(quiet=own.get("quiet", False), highlight=False)
     if isinstance(wanted, Search):

@@ -1,5 +1,6 @@
 """Figures of a sweep, from its tables: a map per swept pair, a line for a single swept option."""
 
+import functools
 import itertools
 import math
 import pathlib
@@ -49,13 +50,13 @@ def draw(
     told = told if len(told) else table
     names = [name for name in axes if name in told.columns and told[name].n_unique() > 1]
     if len(names) == 1:
-        figure = line(told, names[0], criterion)
-        return plots.save(figure, folder / f"line-{names[0]}", formats)
-    files = []
-    for x, y in itertools.combinations(names, 2):
-        figure = pair(told, x, y, criterion, best)
-        files += plots.save(figure, folder / f"pair-{x}-{y}", formats)
-    return files
+        figures = {f"line-{names[0]}": functools.partial(line, told, names[0], criterion)}
+    else:
+        figures = {
+            f"pair-{x}-{y}": functools.partial(pair, told, x, y, criterion, best)
+            for x, y in itertools.combinations(names, 2)
+        }
+    return plots.save(figures, folder, formats, folder.parent)
 
 
 def again(directory: pathlib.Path, folder: pathlib.Path | None = None) -> list[pathlib.Path]:
@@ -65,7 +66,7 @@ def again(directory: pathlib.Path, folder: pathlib.Path | None = None) -> list[p
       ValueError: when it is none, or a file is damaged.
     """
     config, table, _ = sweep_results.read(directory)
-    best = results.read_json(directory / "settings.json").get("best")
+    best = results.read_json(directory, "settings.json").get("best")
     if best is not None:
         best = {name: math.inf if value == "inf" else value for name, value in best.items()}
     axes = {axis["name"]: tuple(axis["values"]) for axis in config["axes"]}

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from cgsv_jax import results
-from cgsv_jax.results import FIGURES, PART_FILES, PARTS, RAYS, YARDSTICK, Outcome
+from cgsv_jax import files, results
+from cgsv_jax.results import FIGURES, PART_FILES, PARTS, RAYS, SWEEP_FILES, YARDSTICK, Outcome
 
 Path = str | os.PathLike[str]
 
@@ -177,10 +177,7 @@ def begin(
     directory: pathlib.Path, config: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> None:
     """Writes what a later command needs to go on, before anything is run."""
-    texts = {"config.json": config, "environment.json": environment}
-    results.write_files(
-        directory, {name: results.json_text(value) for name, value in texts.items()}, {}
-    )
+    results.begin(directory, config, environment)
 
 
 def write(
@@ -193,17 +190,18 @@ def write(
 ) -> None:
     """Writes the tables of a finished sweep, and removes its parts; equal runs give equal bytes."""
     directory = pathlib.Path(directory)
+    tables = {
+        "sweep.parquet": results.parquet(table),
+        "settings.parquet": results.parquet(own.table),
+    }
     texts = {
         "config.json": config,
-        "environment.json": environment,
+        "environment.json": {**environment, "tables": results.digests(tables)},
         "timing.json": timing,
         "settings.json": {"best": own.best, "near": own.near, "settings": own.table.to_dicts()},
     }
-    results.write_files(
-        directory,
-        {name: results.json_text(value) for name, value in texts.items()},
-        {"sweep.parquet": table, "settings.parquet": own.table},
-    )
+    documents = {name: results.document(value) for name, value in texts.items()}
+    results.write_files(directory, documents | tables)
     for pattern in PART_FILES:
         for file in (directory / PARTS).glob(pattern):
             file.unlink()
@@ -224,8 +222,8 @@ def open_again(path: Path, versions: Mapping[str, Any]) -> tuple[pathlib.Path, d
     """
     directory = pathlib.Path(path).expanduser()
     try:
-        config = results.read_json(directory / "config.json")
-        environment = results.read_json(directory / "environment.json")
+        config = results.read_json(directory, "config.json")
+        environment = results.read_json(directory, "environment.json")
     except ValueError as error:
         raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
     before = environment.get("versions")
@@ -246,7 +244,8 @@ def add_part(directory: Path, done: Mapping[str, Outcome]) -> None:
     schema = {"key": pl.String} | dict.fromkeys(Outcome._fields, pl.List(pl.Float64))
     table = pl.DataFrame(rows, schema=schema)
     name = hashlib.sha256(" ".join(done).encode()).hexdigest()[:20]
-    results.write_files(pathlib.Path(directory) / PARTS, {}, {f"{name}.parquet": table})
+    content = {f"{name}.parquet": results.parquet(table)}
+    results.write_files(files.inside(directory, PARTS), content)
 
 
 def parts(directory: Path) -> dict[str, Outcome]:
@@ -268,14 +267,15 @@ def parts(directory: Path) -> dict[str, Outcome]:
 
 def add_trial(directory: Path, trial: Mapping[str, Any]) -> None:
     """Keeps a trial of a search that came to an end."""
-    text = results.json_text(trial)
     name = hashlib.sha256(results.json_text(trial["values"]).encode()).hexdigest()[:20]
-    results.write_files(pathlib.Path(directory) / PARTS, {f"{name}.json": text}, {})
+    content = {f"{name}.json": results.document(trial)}
+    results.write_files(files.inside(directory, PARTS), content)
 
 
 def trials(directory: Path) -> list[dict[str, Any]]:
     """The trials that came to an end."""
-    return [results.read_json(f) for f in sorted((pathlib.Path(directory) / PARTS).glob("*.json"))]
+    folder = files.inside(directory, PARTS)
+    return [results.read_json(folder, file.name) for file in sorted(folder.glob("*.json"))]
 
 
 def plain(end: Outcome) -> dict[str, list[float]]:
@@ -305,9 +305,10 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
       ValueError: when it is none, or a file is damaged.
     """
     directory = pathlib.Path(directory)
-    config = results.read_json(directory / "config.json")
+    config = results.read_json(directory, "config.json")
+    environment = results.read_json(directory, "environment.json")
     tables = (
-        results.read_parquet(directory / name, columns)
+        results.read_parquet(directory, name, columns, environment)
         for name, columns in (
             ("sweep.parquet", ("point", *results.SUMMARY_COLUMNS)),
             ("settings.parquet", ("rank", "best", "point")),
@@ -318,7 +319,7 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
 
 def is_sweep(directory: Path) -> bool:
     """Whether a directory is that of a finished sweep."""
-    return (pathlib.Path(directory) / "sweep.parquet").is_file()
+    return all((pathlib.Path(directory) / name).is_file() for name in SWEEP_FILES)
 
 
 def figures_of(directory: Path) -> pathlib.Path:

@@ -592,7 +592,7 @@ def test_a_full_disk_stops_nothing(finished, tmp_path, capsys):
     )
     assert "there is none yet" in lines[0]
     assert len(lines) == 2  # the same reason is not given after every round
-    assert re.search("results cannot be written .*File too large.*--resume", lines[-1])
+    assert re.search(r"run cannot be written to: File too large; .*--resume", lines[-1])
     assert not list(out.rglob("*tmp*"))
     assert cli.main(["run", "--resume", str(out), "--quiet"]) == 0
     assert files_of(out) == files_of(finished)
@@ -661,7 +661,7 @@ def test_an_impossible_run_leaves_nothing(tmp_path, capsys):
 def test_overwriting_an_unfinished_run(copy):
     results.begin(copy, {})
     (copy / results.CHECKPOINT / "notes").write_text("somebody's")
-    assert results.unfinished(copy)
+    assert not results.finished(copy)
     results.create(copy, overwrite=True)
     assert [p.relative_to(copy).as_posix() for p in copy.rglob("*")] == [
         "checkpoint",

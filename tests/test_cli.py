@@ -85,7 +85,7 @@ BAD = {
     "--partition dirichle": "did you mean dirichlet?",
     "--partition dirichlet --min-rows 500": "min_rows",
     "--dataset mnist --data-dir /nowhere": "cgsv data prepare mnist",
-    "--config /nowhere/config.json": "--config is '/nowhere/config.json'",
+    "--config /nowhere/config.json": "/nowhere/config.json cannot be read: No such file",
     "--no-such-flag 3": "no-such-flag",
     "--seeds 0": "--seeds is 0",
     "--model cifar_cnn": "8",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cgsv_jax import config as config_lib
-from cgsv_jax import experiment, local, profiling, results, runs, simulation, sweep
+from cgsv_jax import experiment, files, local, profiling, results, runs, simulation, sweep
 from cgsv_jax import layout as layout_lib
 from cgsv_jax.algorithms import ALGORITHMS
 from cgsv_jax.config import ConfigError
@@ -104,7 +104,7 @@ def test_the_same_config_gives_the_same_bytes(tmp_path):
         directory = results.create(tmp_path / name)
         # What was written is enough to repeat the run.
         if written:
-            values = json.loads((tmp_path / "one" / "config.json").read_text())
+            values = files.read_json(tmp_path / "one" / "config.json")
             config = config_lib.from_dict(values, experiment.TABLES)
         experiment.save(directory, experiment.run(config))
         written.append({p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()})

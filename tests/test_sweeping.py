@@ -462,7 +462,7 @@ BAD = {
     "--judge train": "--judge is 'train'",
     "--resume /nowhere": "it must be a sweep's",
     "--resume /nowhere --beta 1": "cannot be combined with --beta",
-    "--config /nowhere/config.json": "--config is '/nowhere/config.json'",
+    "--config /nowhere/config.json": "/nowhere/config.json cannot be read",
     "--hidden 8xa": "--hidden",
     "--relative-floor maybe": "--relative-floor is 'maybe'",
     "--algorithms fedavg --beta 1,2": "does nothing here",
