@@ -993,8 +993,7 @@ def _sweep(args: Any) -> None:
     for flag, name in (("partition", "partitions"), ("attack", "attacks")):
         if flag in flags:
             flags[name] = flags.pop(flag)
-    _must_have_devices()
-    sweep_cli.command(flags, own, _kept)
+    sweep_cli.command(flags, own, sweep_cli.Border(_must_have_devices, _kept, _written))
 
 
 def _plot(args: Plot) -> None:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cgsv_jax import experiment, searching, sweep_results, sweeping
+from cgsv_jax import experiment, files, searching, sweep_results, sweeping
 from cgsv_jax.config import ConfigError
 from cgsv_jax.results import RAYS, YARDSTICK, Outcome
 from cgsv_jax.runs import Look
@@ -128,7 +128,12 @@ def _session(options: Mapping[str, Any]) -> Iterator[Session]:
         yield Session(cpus, gpus, int(min(places)))
     finally:
         ray.shutdown()
-        shutil.rmtree(pathlib.Path(options["directory"]) / RAYS, ignore_errors=True)
+        shutil.rmtree(_folder(options), ignore_errors=True)
+
+
+def _folder(options: Mapping[str, Any]) -> pathlib.Path:
+    """Where Ray's own files are while it runs."""
+    return files.inside(options["directory"], RAYS)
 
 
 def _fit(
@@ -157,7 +162,7 @@ def _fit(
             importlib.import_module(_NAME).listen(last)
 
     _LISTENING[:] = [see]
-    folder = pathlib.Path(options["directory"]) / RAYS
+    folder = _folder(options)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": session.cpus, "gpu": session.gpus}),
         param_space=space,
@@ -184,7 +189,7 @@ def _prepare(options: Mapping[str, Any]) -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", fraction)
     directory = pathlib.Path(options["directory"])
     if directory.is_dir():  # on this machine, or shared; each host its own code
-        cache = directory / RAYS / f"compiled-{socket.gethostname()}"
+        cache = _folder(options) / f"compiled-{socket.gethostname()}"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -193,15 +198,23 @@ def _run_here(
     runs: Sequence[Run],
     asked: Mapping[str, Any],
     judge: str,
-    together: int | None,
+    options: Mapping[str, Any],
     keep: Callable[[dict[Run, Outcome]], None] = lambda done: None,
     looking: Callable[[Plan, dict[Run, Run]], Callable[[Look], None]] | None = None,
 ) -> dict[Run, Outcome]:
     """Runs of a sweep in this process, with the devices and the layout of this machine.
 
-    The driver may be another kind of machine; neither is a part of what a run is.
+    The driver may be another kind of machine; neither is a part of what a run is. The data are.
+
+    Raises:
+      ConfigError: the data are others here than where the driver is.
     """
     here = {}
+    if not runs:
+        return {}
+    there = experiment.data_identity(*(run.config for run in runs))
+    if wrong := experiment.other_data(options["data"], there):
+        raise ConfigError("; ".join(wrong))
     for run in runs:
         config = run.config
         layout = config.layout
@@ -210,7 +223,7 @@ def _run_here(
         devices = min(config.devices, jax.device_count())
         config = dataclasses.replace(config, layout=layout, devices=devices)
         here[run._replace(config=config)] = run
-    plan = sweeping.plan(list(here), judge, together=together)
+    plan = sweeping.plan(list(here), judge, together=options["together"])
     watch = looking(plan, here) if looking else lambda look: None
 
     def kept(done: Mapping[Run, Outcome]) -> None:
@@ -229,39 +242,37 @@ def execute(
     plan: Plan,
     options: Mapping[str, Any],
     watch: Callable[[int, float], None],
-    keep: Callable[[Mapping[Run, Outcome]], None],
-) -> dict[Run, Outcome]:
+    through: Callable[[Mapping[Run, Outcome]], None],
+) -> None:
     """Runs what a plan holds as trials.
 
     Args:
       described: the sweep, as `sweeping.describe` gives it.
       runs: all of its runs, in the order of `sweeping.runs_of`.
       plan: what is to be run of them.
-      options: directory, address, cpus, gpus, together.
+      options: directory, address, cpus, gpus, together, data.
       watch: (rounds done, seconds since the start), called at every report.
-      keep: called with runs that are through.
-
-    Returns:
-      The end of every run of the plan.
+      through: called with the ends of runs, of each run of the plan once.
     """
-    ends: dict[Run, Outcome] = {}
     numbers = {run: number for number, run in enumerate(runs)}
-    rounds = {
+    left = {
         run: sweeping.rounds_of(program)
         for program in plan.programs
         for portion in program.portions
         for run in portion.runs
     }
-    if not rounds:
-        return ends
-    started = time.monotonic()
+    if not left:
+        return
+    started, whole = time.monotonic(), sum(left.values())
 
     def see(report: Mapping[str, Any]) -> None:
-        done = {runs[n]: sweep_results.outcome(end) for n, end in report.get("rows", ())}
-        done = {run: end for run, end in done.items() if run not in ends}
-        ends.update(done)
-        keep(done)
-        watch(sum(rounds[run] for run in ends), time.monotonic() - started)
+        done = {}
+        for number, end in report.get("rows", ()):
+            if (run := runs[number]) in left:
+                done[run] = sweep_results.unpacked(end, *sweeping.counts_of(run.config))
+                del left[run]
+        through(done)
+        watch(whole - sum(left.values()), time.monotonic() - started)
 
     def trial(own: Mapping[str, Any]) -> None:
         _run_some(described, own["runs"], options)
@@ -271,10 +282,8 @@ def execute(
 
         portions = [[numbers[run] for run in own] for own in _split(plan, session.places)]
         _fit(session, options, trial, see, {"runs": tune.grid_search(portions)})
-    lost = [run for run in rounds if run not in ends]
-    if lost:
-        raise RuntimeError(f"{len(lost)} runs did not come back")
-    return ends
+    if left:
+        raise RuntimeError(f"{len(left)} runs did not come back")
 
 
 def _split(plan: Plan, places: int) -> list[list[Run]]:
@@ -304,9 +313,11 @@ def _run_some(
     runs = sweeping.runs_of(sweep)
     place = {runs[number]: number for number in numbers}
     # After the death of a process, what it had reported is in the directory, if that is here.
+    content = sweeping.content_of(options["data"])
+    keys = {run: sweeping.key_of(run, sweep.judge, content) for run in place}
     known = sweep_results.parts(options["directory"])
-    left = [run for run in place if sweeping.key_of(run, sweep.judge) not in known]
-    waiting: list[tuple[int, dict]] = []
+    ends = sweep_results.through(keys, known)
+    waiting = [(place[run], known[keys[run]].tolist()) for run in ends]
     last = [time.monotonic()]
 
     def report() -> None:
@@ -315,17 +326,17 @@ def _run_some(
         last[0] = time.monotonic()
 
     def keep(done: Mapping[Run, Outcome]) -> None:
-        waiting.extend((place[run], sweep_results.plain(end)) for run, end in done.items())
+        waiting.extend((place[run], _plain(end)) for run, end in done.items())
         if time.monotonic() - last[0] > _SECONDS_BETWEEN_REPORTS:
             report()
 
-    waiting += [
-        (number, sweep_results.plain(known[key]))
-        for run, number in place.items()
-        if (key := sweeping.key_of(run, sweep.judge)) in known
-    ]
-    _run_here(left, sweep.asked, sweep.judge, options["together"], keep)
+    left = [run for run in place if run not in ends]
+    _run_here(left, sweep.asked, sweep.judge, options, keep)
     report()
+
+
+def _plain(end: Outcome) -> list[float]:
+    return sweep_results.packed(end).tolist()
 
 
 # ---------------------------------------------------------------- a search
@@ -334,17 +345,19 @@ def _run_some(
 def search(
     wanted: Any,
     told: Sequence[Mapping[str, Any]],
-    known: Mapping[str, Outcome],
+    known: Mapping[str, np.ndarray],
     options: Mapping[str, Any],
+    keep: Callable[[Mapping[str, np.ndarray]], None],
     watch: Callable[[Mapping[str, Any]], None],
-) -> tuple[list[dict[str, Any]], dict[str, Outcome]]:
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Trials of one setting each, all its seeds and partitions in one program.
 
     Args:
       wanted: a sweep_cli.Search.
-      told: trials that came to an end before, as `sweep_results.trials` reads them.
-      known: runs that are through, by their keys.
+      told: trials that came to an end before.
+      known: runs that are through, by their keys, as `sweep_results.parts` reads them.
       options: as in `execute`.
+      keep: called with runs that are through, before their trial is.
       watch: called with every trial that comes to an end.
 
     Returns:
@@ -357,10 +370,9 @@ def search(
     ended: set[str] = set()
 
     def see(report: Mapping[str, Any]) -> None:
-        rows = {key: sweep_results.outcome(end) for key, end in report.get("rows", ())}
-        fresh = {key: end for key, end in rows.items() if key not in ends}
-        ends.update(fresh)
-        sweep_results.add_part(options["directory"], fresh)
+        rows = {key: np.asarray(end) for key, end in report.get("rows", ()) if key not in ends}
+        ends.update(rows)
+        keep(rows)
         finished = report.get("finished", False)
         if "values" not in report or not (finished or report.get("ended")):
             return
@@ -373,15 +385,13 @@ def search(
             "criterion": report["criterion"],
             "rounds": report["rounds"],
         }
-        sweep_results.add_trial(options["directory"], trial)
         told.append(trial)
         watch(trial)
 
-    shared = {key: sweep_results.plain(end) for key, end in ends.items()}
     base = {"asked": wanted.asked, "best": wanted.best, "judge": wanted.judge}
 
     with _session(options) as session:
-        common = _common_runs(wanted, ends)
+        common = _common_runs(wanted, ends, options)
         if common:
             plan = sweeping.plan([run for _, run in common], wanted.judge)
             pieces = [[(key, run) for key, run in common if run in part]
@@ -392,14 +402,9 @@ def search(
 
             from ray import tune
 
-            _fit(
-                session,
-                options,
-                yardstick,
-                see,
-                {"piece": tune.grid_search(list(range(len(pieces))))},
-            )
-            shared |= {key: sweep_results.plain(ends[key]) for key, _ in common}
+            space = {"piece": tune.grid_search(list(range(len(pieces))))}
+            _fit(session, options, yardstick, see, space)
+        shared = {key: end.tolist() for key, end in ends.items()}
 
         def trial(point: Mapping[str, Any]) -> None:
             values = point["point"] if wanted.how == "random" else _values(wanted.spaces, point)
@@ -410,7 +415,9 @@ def search(
     return told, ends
 
 
-def _common_runs(wanted: Any, ends: Mapping[str, Outcome]) -> list[tuple[str, Run]]:
+def _common_runs(
+    wanted: Any, ends: Mapping[str, np.ndarray], options: Mapping[str, Any]
+) -> list[tuple[str, Run]]:
     """Runs that all settings share and that are not through: the yardstick's, mostly."""
     points = searching.draw(wanted.spaces, 2, wanted.seed)
     sweeps = [
@@ -422,7 +429,8 @@ def _common_runs(wanted: Any, ends: Mapping[str, Outcome]) -> list[tuple[str, Ru
         for run in first
         if run.method.algorithm == YARDSTICK and all(run in own for own in others)
     ]
-    keyed = [(sweeping.key_of(run, wanted.judge), run) for run in both]
+    content = sweeping.content_of(options["data"])
+    keyed = [(sweeping.key_of(run, wanted.judge, content), run) for run in both]
     return [(key, run) for key, run in keyed if key not in ends]
 
 
@@ -435,8 +443,8 @@ def _run_common(
     from ray import tune
 
     _prepare(options)
-    ends = _run_here([run for _, run in pieces], asked, judge, options["together"])
-    tune.report({"rows": [(key, sweep_results.plain(ends[run])) for key, run in pieces]})
+    ends = _run_here([run for _, run in pieces], asked, judge, options)
+    tune.report({"rows": [(key, _plain(ends[run])) for key, run in pieces]})
 
 
 def _how(wanted: Any, told: Sequence[Mapping], left: int) -> tuple[Any, dict[str, Any]]:
@@ -516,7 +524,7 @@ def _scheduling(wanted: Any, places: int) -> dict[str, Any]:
 def _judge_one(
     base: Mapping[str, Any],
     values: Mapping[str, Any],
-    shared: Mapping[str, Mapping],
+    shared: Mapping[str, list[float]],
     looks: bool,
     options: Mapping[str, Any],
 ) -> None:
@@ -529,12 +537,13 @@ def _judge_one(
         base["best"], base["judge"],
     )  # fmt: skip
     runs = sweeping.runs_of(sweep)
-    keys = {run: sweeping.key_of(run, sweep.judge) for run in runs}
-    ends = {run: sweep_results.outcome(shared[k]) for run, k in keys.items() if k in shared}
+    content = sweeping.content_of(options["data"])
+    keys = {run: sweeping.key_of(run, sweep.judge, content) for run in runs}
+    ends = sweep_results.through(keys, shared)
     left = [run for run in runs if run not in ends]
     yardsticks = [run for run in left if run.method.algorithm == YARDSTICK]
     where = sweep.asked, sweep.judge
-    ends |= _run_here(yardsticks, *where, options["together"])
+    ends |= _run_here(yardsticks, *where, options)
     left = [run for run in left if run not in ends]
 
     def looking(plan: Plan, here: dict[Run, Run]) -> Callable[[Look], None]:
@@ -553,9 +562,9 @@ def _judge_one(
         return watch
 
     # All at once in one program, so that a look is one at the setting and not at one seed.
-    together = options["together"] or max(len(left), 1)
-    ends |= _run_here(left, *where, together, looking=looking)
-    rows = [(key, sweep_results.plain(ends[run])) for run, key in keys.items() if key not in shared]
+    whole = {**options, "together": options["together"] or max(len(left), 1)}
+    ends |= _run_here(left, *where, whole, looking=looking)
+    rows = [(key, _plain(ends[run])) for run, key in keys.items() if key not in shared]
     last = {"values": dict(values), "rounds": sweep.settings[0].config.rounds}
     tune.report(_told(sweep, ends) | last | {"finished": True, "rows": rows})
 

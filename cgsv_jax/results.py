@@ -58,7 +58,7 @@ FILES = tuple(f"{name}.json" for name in (*JSON_FILES, "summary")) + tuple(
 SWEEP_FILES = ("sweep.parquet", "settings.parquet", "settings.json")
 PARTS = "parts"  # folder of a sweep where the runs are that are through
 RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
-PART_FILES = ("*.parquet", "*.json")
+PART_FILES = ("*.npz", "*.json")
 FIGURES = "figures"  # folder of a run directory where plots.py puts its own
 CHECKPOINT = (
     "checkpoint"  # folder of a run directory where checkpoint.py puts its own, while it runs
@@ -1155,7 +1155,8 @@ def tidy(directory: Path) -> None:
                 remove(path)
 
 
-_TEMPORARY = re.compile(rf"\..+\.({'|'.join(('json', 'parquet', *FIGURE_FORMATS))})\.\d+\.tmp")
+_SUFFIXES = ("json", "npz", "parquet", *FIGURE_FORMATS)
+_TEMPORARY = re.compile(rf"\..+\.({'|'.join(_SUFFIXES)})\.\d+\.tmp")
 
 
 def write(

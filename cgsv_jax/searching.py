@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cgsv_jax.config import ConfigError
+from cgsv_jax.config import MAX_WHOLE, MOST_NUMBER, ConfigError
 
 SEARCHES = ("random", "optuna")
 SCHEDULERS = ("none", "asha", "median")
 DIGITS = 6  # of a drawn number: those that the command prints are those that were run
+# Draws without a new point after which there are none left: so many, and for every point so many.
+_IN_VAIN = 1000, 20
 
 
 class Range(NamedTuple):
@@ -37,12 +39,31 @@ def span(word: str, whole: bool = False) -> Range:
     low, high, *how = word.split(":")
     cast = int if whole else float
     low, high = cast(low), cast(high)
-    if how not in ([], ["log"], ["linear"]) or not low < high < float("inf"):
+    most = MAX_WHOLE if whole else MOST_NUMBER
+    if how not in ([], ["log"], ["linear"]) or not -most <= low < high <= most:
         raise ValueError(f"{word!r} is no range, it must be low:high, low < high, and :log or not")
     log = how == ["log"] or (not how and low > 0 and high >= 10 * low)
     if log and low <= 0:
         raise ValueError(f"{word!r} is logarithmic, so its low must be above 0")
     return Range(low, high, log, whole)
+
+
+def holds(space: Range | Sequence[Any], value: Any) -> bool:
+    """Whether a value is one that could have been drawn."""
+    if not isinstance(space, Range):
+        return value in space
+    number = isinstance(value, int if space.whole else float) and not isinstance(value, bool)
+    return number and space.low <= value <= space.high
+
+
+def range_of(written: Mapping[str, Any]) -> Range:
+    """A range from a file, judged as `span` judges words.
+
+    Raises:
+      ValueError: it is none.
+    """
+    low, high, log, whole = (written.get(name) for name in Range._fields)
+    return span(f"{low}:{high}:{'log' if log else 'linear'}", bool(whole))
 
 
 def rounded(value: float, among: Range) -> float | int:
@@ -71,11 +92,11 @@ def draw(
         raise ConfigError("--search needs something to search: a range such as --beta 0.1:10")
     rng = np.random.default_rng(seed)
     points: dict[tuple, dict[str, Any]] = {}
-    for _ in range(100 * number):
+    in_vain, (least, each) = 0, _IN_VAIN
+    while len(points) < number and in_vain < least + each * len(points):
         point = {name: _draw_one(rng, spaces[name]) for name in sorted(spaces)}
-        points.setdefault(tuple(point.values()), point)
-        if len(points) == number:
-            break
+        fresh = points.setdefault(tuple(point.values()), point) is point
+        in_vain = 0 if fresh else in_vain + 1
     return list(points.values())
 
 

@@ -1,24 +1,37 @@
 """What `cgsv sweep` shows and writes; its flags are in cli.py."""
 
+import contextlib
+import math
 import pathlib
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from cgsv_jax import checkpoint, results, searching, sweep_plots, sweep_results, sweeping, terminal
+from cgsv_jax import (
+    checkpoint,
+    files,
+    results,
+    searching,
+    sweep_plots,
+    sweep_results,
+    sweeping,
+    terminal,
+)
 from cgsv_jax import config as config_lib
 from cgsv_jax.config import ConfigError
 from cgsv_jax.results import YARDSTICK, Outcome
 from cgsv_jax.runs import Look
 from cgsv_jax.searching import Range
 from cgsv_jax.sweeping import LISTS, Plan, Run, Sweep
+from cgsv_jax.terminal import say
 
 _SECONDS_BETWEEN_LINES = 2.0  # of progress, where there is no terminal to redraw
 _SECONDS_BETWEEN_PARTS = 5.0  # what a kill may cost; a file per run would be many
@@ -26,8 +39,13 @@ _OF_RAY = ("address", "cpus_per_trial", "gpus_per_trial", "scheduler")
 _WHERE = ("on", *_OF_RAY, "together", "quiet")
 
 
-# (console, directory, settings, every, work) -> a context of what was computed, see cli.py
-Kept = Callable[..., AbstractContextManager[tuple[Any, Any]]]
+class Border(NamedTuple):
+    """What the command does for whoever computes something long, see cli.py."""
+
+    ready: Callable[[], None]  # refuses where JAX has no device
+    # (console, directory, settings, every, work) -> a context of what was computed
+    kept: Callable[..., AbstractContextManager[tuple[Any, Any]]]
+    written: Callable[[pathlib.Path], AbstractContextManager[None]]  # in it, results are written
 
 
 class Search(NamedTuple):
@@ -43,17 +61,38 @@ class Search(NamedTuple):
     judge: str
 
 
-def command(flags: Mapping[str, Any], own: Mapping[str, Any], kept: Kept) -> None:
+class _Searched(TypedDict):
+    """The same in a config.json."""
+
+    asked: dict[str, Any]
+    spaces: dict[str, dict[str, Any] | list]
+    how: str
+    trials: int
+    seed: int
+    scheduler: str
+    best: str
+    judge: str
+
+
+class _Begun(NamedTuple):
+    """A sweep that is gone on with; its directory is held."""
+
+    directory: pathlib.Path
+    environment: Mapping[str, Any]
+
+
+def command(flags: Mapping[str, Any], own: Mapping[str, Any], border: Border) -> None:
     """Runs a sweep.
 
     Args:
       flags: what the settings are made of: fields of Config and Method; those that can be swept as
         tuples of values or a Range.
       own: the flags of the sweep itself.
-      kept: computes something long, saved as it goes and gone on with.
+      border: of the command.
 
     Raises:
-      ConfigError, ValueError: one sentence for each thing that cannot be.
+      ValueError: one sentence for each thing that cannot be.
+      OSError: a file cannot be read or written.
     """
     _check(flags, own)
     ray = None
@@ -62,25 +101,35 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any], kept: Kept) -> Non
 
         ray.check()
         ray.share_the_device()
-    versions = results.environment()["versions"]
-    directory = config = None
+    console = terminal.console(own.get("quiet", False))
+
+    def go(wanted: Sweep | Search, begun: _Begun | None) -> None:
+        border.ready()
+        run = _search if isinstance(wanted, Search) else _grid
+        run(console, wanted, own, begun, ray, border)
+
     if "resume" in own:
-        if sweep_results.is_sweep(own["resume"]):
-            Console(quiet=own.get("quiet", False), highlight=False).print(
-                f"the sweep in {own['resume']} is finished, there is nothing to go on with",
-                markup=False,
-                soft_wrap=True,
-            )
-            return
-        directory, config = sweep_results.open_again(own["resume"], versions)
+        directory, config, environment = sweep_results.open_again(own["resume"])
+        with results.held(directory):
+            if sweep_results.is_sweep(directory):
+                _is_finished(console, directory)
+            else:
+                go(_from_file(config, own), _Begun(directory, environment))
     elif "config" in own:
-        config = results.read_config(own["config"], terminal.complain)
-    wanted = _from_file(config) if config is not None else _from_flags(flags, own)
-    console = Console(quiet=own.get("quiet", False), highlight=False)
-    if isinstance(wanted, Search):
-        _search(console, wanted, own, directory, ray)
+        go(_from_file(results.read_config(own["config"], terminal.complain), own), None)
     else:
-        _grid(console, wanted, own, directory, ray, kept)
+        go(_from_flags(flags, own), None)
+
+
+def _is_finished(console: Console, directory: pathlib.Path) -> None:
+    """Does what follows the tables, in case that the process was killed there."""
+    try:
+        sweep_plots.again(directory, missing=True)
+        with results.writing(directory):
+            sweep_results.clear(directory)
+    except OSError as error:  # nothing of the results is missing
+        terminal.complain(str(error))
+    say(console, f"the sweep in {directory} is finished, there is nothing to go on with")
 
 
 def _check(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -109,7 +158,10 @@ def _check(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
                 problems.append(f"{config_lib.flag(name)} is a range, it needs --search")
     for name, least in (("trials", 1), ("search_seed", 0), ("together", 1), ("cpus_per_trial", 1)):
         if name in own:
-            problems += config_lib.at_least(name, own[name], least)
+            wrong = config_lib.at_least(name, own[name], least)
+            if name == "trials" and not wrong and own[name] > sweeping.MAX_SETTINGS:
+                wrong = [f"--trials is {own[name]}, it must be at most {sweeping.MAX_SETTINGS}"]
+            problems += wrong
     if "gpus_per_trial" in own:
         problems += config_lib.number(
             "gpus_per_trial", own["gpus_per_trial"], 0, 64, open_high=True
@@ -137,17 +189,24 @@ def _from_flags(flags: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Sea
     criteria = own.get("best", "fairness"), own.get("judge", "test")
     if "search" not in own:
         return sweeping.sweep(asked, spaces, *criteria)
-    fixed = {n: v[0] for n, v in spaces.items() if isinstance(v, tuple) and len(v) == 1}
-    spaces = {n: v for n, v in spaces.items() if n not in fixed}
-    trials, seed = own.get("trials", 20), own.get("search_seed", 0)
-    points = searching.draw(spaces, trials, seed)
-    drawn = sweeping.of_points(asked | fixed, _axes_of(points), points, *criteria)
-    scheduler = own.get("scheduler", "none")
-    if own["search"] == "random" and scheduler == "none":
+    asked |= {n: v[0] for n, v in spaces.items() if isinstance(v, tuple) and len(v) == 1}
+    spaces = {n: v for n, v in spaces.items() if n not in asked}
+    how = own["search"], own.get("trials", 20), own.get("search_seed", 0)
+    search = Search(asked, spaces, *how, own.get("scheduler", "none"), *criteria)
+    drawn = _drawn(search)
+    if search.how == "random" and search.scheduler == "none":
         return drawn
-    # What was drawn at random was judged; what will be drawn is of the same ranges.
-    asked = drawn.asked
-    return Search(asked, spaces, own["search"], trials, seed, scheduler, *criteria)
+    return search._replace(asked=drawn.asked)
+
+
+def _drawn(search: Search) -> Sweep:
+    """What a random search runs; what another one will draw is of the same ranges.
+
+    Raises:
+      ConfigError: a setting cannot be.
+    """
+    points = searching.draw(search.spaces, search.trials, search.seed)
+    return sweeping.of_points(search.asked, _axes_of(points), points, search.best, search.judge)
 
 
 def _axes_of(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple]:
@@ -155,30 +214,48 @@ def _axes_of(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple]:
     return {name: tuple(dict.fromkeys(point[name] for point in points)) for name in names}
 
 
-def _from_file(config: Mapping[str, Any]) -> Sweep | Search:
+def _from_file(config: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Search:
     if "search" not in config:
         return sweeping.described(config)
     try:
-        values = dict(config["search"])
-        values["asked"] = sweeping.unplain(values["asked"])
-        values["spaces"] = {
-            name: Range(**space) if isinstance(space, dict) else tuple(space)
-            for name, space in values["spaces"].items()
+        whole = files.judged(config["search"], _Searched)
+        spaces = {
+            name: searching.range_of(space)
+            if isinstance(space, dict)
+            else tuple(sweeping.value_of(name, value) for value in space)
+            for name, space in whole["spaces"].items()
         }
-        return Search(**values)
-    except (TypeError, AttributeError, KeyError) as error:
-        raise ConfigError(f"this is no sweep's config: {error!r}") from error
+    except ValueError as error:
+        raise ConfigError(f"this is no sweep's config: {error}") from error
+    search = Search(**whole | {"asked": sweeping.unplain(whole["asked"]), "spaces": spaces})
+    how = {"search": search.how, "trials": search.trials, "search_seed": search.seed}
+    _check({}, how | {"scheduler": search.scheduler, "on": own.get("on", "local")})
+    if odd := [name for name in spaces if name not in sweeping.SWEEPABLE]:
+        raise ConfigError(f"this is no sweep's config: {odd[0][:80]!r} cannot be swept")
+    _drawn(search)
+    return search
 
 
-def _directory(own: Mapping[str, Any], dataset: str, known: pathlib.Path | None) -> pathlib.Path:
-    if known is not None:
-        return known
-    if "out" in own:
-        return results.create(own["out"], own.get("overwrite", False))
-    number = 1
-    while (path := pathlib.Path("runs") / f"sweep-{dataset}-{number:03d}").exists():
+@contextlib.contextmanager
+def _directory(
+    own: Mapping[str, Any],
+    begun: _Begun | None,
+    dataset: str,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> Iterator[pathlib.Path]:
+    """The directory of a sweep that was planned, held; a new one is made, and begun."""
+    if begun is not None:
+        yield begun.directory
+        return
+    number, path = 1, own.get("out")
+    while path is None or ("out" not in own and path.exists()):
+        path = pathlib.Path("runs") / f"sweep-{dataset}-{number:03d}"
         number += 1
-    return results.create(path)
+    directory = results.create(path, own.get("overwrite", False))
+    with results.held(directory):
+        results.begin(directory, config, environment)
+        yield directory
 
 
 # ---------------------------------------------------------------- a sweep of known settings
@@ -188,82 +265,110 @@ def _grid(
     console: Console,
     sweep: Sweep,
     own: Mapping[str, Any],
-    directory: pathlib.Path | None,
+    begun: _Begun | None,
     ray: Any,
-    kept: Kept,
+    border: Border,
 ) -> None:
     started = time.perf_counter()
-    again = directory is not None
-    directory = _directory(own, sweep.settings[0].config.dataset, directory)
-    with results.held(directory):
-        runs = sweeping.runs_of(sweep)
-        keys = {run: sweeping.key_of(run, sweep.judge) for run in runs}
-        known = sweep_results.parts(directory) if again else {}
-        ends = {run: known[key] for run, key in keys.items() if key in known}
-        missing = [run for run in runs if run not in ends]
-        together = own.get("together")
-        begun = checkpoint.begun_with(directory) if again and ray is None else None
-        if begun is not None and begun.get("runs") is not None:
-            # The call that was running is one of a plan of these.
-            planned = set(begun["runs"])
-            missing = [run for run in runs if keys[run] in planned]
-            together = begun["together"]
-        plan = sweeping.plan(missing, sweep.judge, together=together)
-        environment = results.environment()
-        described = sweeping.describe(sweep)
-        sweep_results.begin(directory, described, environment)
+    data = sweeping.data_of(sweep)
+    environment = results.environment() | {"data": data}
+    described, content = sweeping.describe(sweep), sweeping.content_of(data)
+    runs = sweeping.runs_of(sweep)
+    keys = {run: sweeping.key_of(run, sweep.judge, content) for run in runs}
+    ends: dict[Run, Outcome] = {}
+    planned, together = None, own.get("together")
+    if begun is not None:
+        sweep_results.must_go_on(begun.directory, begun.environment, environment)
+        known = sweep_results.parts(begun.directory, terminal.complain)
+        ends = sweep_results.through(keys, known, terminal.complain)
+        if ray is None:
+            planned, together = _planned(begun.directory, described, together)
+    missing = [
+        run for run in runs if (run not in ends if planned is None else keys[run] in planned)
+    ]
+    plan = sweeping.plan(missing, sweep.judge, together=together)
+    dataset = sweep.settings[0].config.dataset
+    with _directory(own, begun, dataset, described, environment) as directory:
         _announce(console, sweep, plan, len(ends), ray is not None)
-        keep, flush = _keeper(directory, keys)
+        keep, flush = _keeper(directory)
         watcher = _Watcher(console, plan)
 
-        def finish(done: Mapping[Run, Outcome], spent: Sequence[Mapping[str, Any]]) -> None:
+        def through(done: Mapping[Run, Outcome]) -> None:
+            ends.update(done)
+            keep({keys[run]: sweep_results.packed(end) for run, end in done.items()})
+
+        def finish(spent: Sequence[Mapping[str, Any]], before: float = 0.0) -> None:
             flush()
-            timing = {"total_seconds": time.perf_counter() - started, "programs": spent}
-            every = ends | done
-            _finish(console, sweep, every, directory, described, environment, timing)
+            seconds = before + time.perf_counter() - started
+            timing = {"total_seconds": seconds, "programs": spent}
+            _finish(console, sweep, ends, directory, described, environment, timing, border)
 
         if ray is not None:
-            options = _ray_options(own, directory)
-            try:
-                with watcher:
-                    done = ray.execute(described, runs, plan, options, watcher.through, keep)
-            except KeyboardInterrupt as stopped:
-                raise KeyboardInterrupt(_go_on(directory, own)) from stopped
-            finally:
-                flush()
-            finish(done, [])
+            with _stoppable(directory, own, flush), watcher:
+                options = _ray_options(own, directory, data)
+                ray.execute(described, runs, plan, options, watcher.through, through)
+            finish([])
             return
+
+        before = [0.0]  # seconds of those processes whose clocks the checkpoint has
 
         def work(keeper: Any, see: Callable[[Look], None]) -> Any:
             def save(*what: Any) -> None:
-                flush()  # what is through first: the checkpoint counts on it
-                keeper.save(*what)
+                if flush():  # what is through first: the checkpoint counts on it
+                    keeper.save(*what)
 
-            try:
-                with watcher as watch:
-                    return sweeping.execute(
-                        plan,
-                        lambda look: (see(look), watch(look)),
-                        keep,
-                        None if keeper is None else keeper._replace(save=save),
-                    )
-            except KeyboardInterrupt as stopped:
-                raise KeyboardInterrupt(_go_on(directory, own)) from stopped
-            finally:
-                flush()
+            def restore(*what: Any) -> Any:
+                kept = keeper.restore(*what)
+                before[:] = [sum(clock.elapsed for clock in kept.clocks)] if kept else [0.0]
+                return kept
+
+            own_keeper = keeper and keeper._replace(save=save, restore=restore)
+            with _stoppable(directory, own, flush), watcher as watch:
+                look = lambda look: (see(look), watch(look))  # noqa: E731
+                _, clocks = sweeping.execute(plan, look, through, own_keeper)
+                # What the checkpoint counts on may have been damaged since.
+                if lost := [run for run in runs if run not in ends]:
+                    sweeping.execute(sweeping.plan(lost, sweep.judge), see, through)
+                return clocks
 
         def settings() -> dict[str, Any]:
             planned = [keys[run] for run in missing]
-            return {"sweep": described, "runs": planned, "together": together}
+            return {"sweep": described, "runs": planned, "together": together, "data": content}
 
         every = max((s.config.checkpoint_every or 0 for s in sweep.settings), default=0) or None
-        with kept(console, directory, settings, every, work) as ((done, clocks), _):
+        with border.kept(console, directory, settings, every, work) as (clocks, _):
             portions = [p.name for p in plan.programs for _ in p.portions]
             spent = [
                 {"program": n, "compile_seconds": c.compiling, "run_seconds": c.running}
                 for n, c in zip(portions, clocks, strict=True)
             ]
-            finish(done, spent)
+            finish(spent, before[0])
+
+
+def _planned(
+    directory: pathlib.Path, described: Mapping[str, Any], together: int | None
+) -> tuple[set[str] | None, int | None]:
+    """Which runs stood in the plan of the call that was running, and how many were of a call."""
+    saved = checkpoint.begun_with(directory)
+    if saved is None or saved.get("sweep") != described:
+        return None, together
+    planned, together = saved.get("runs"), saved.get("together")
+    if not isinstance(planned, list) or config_lib.at_least("together", together or 1, 1):
+        return None, None
+    return set(map(str, planned)), together
+
+
+@contextlib.contextmanager
+def _stoppable(
+    directory: pathlib.Path, own: Mapping[str, Any], flush: Callable[[], bool]
+) -> Iterator[None]:
+    """Keeps what is through, however the body ends; who stops it is told how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt(_go_on(directory, own)) from stopped
+    finally:
+        flush()
 
 
 def _go_on(directory: pathlib.Path, own: Mapping[str, Any]) -> str:
@@ -274,32 +379,40 @@ def _go_on(directory: pathlib.Path, own: Mapping[str, Any]) -> str:
 
 
 def _keeper(
-    directory: pathlib.Path, keys: Mapping[Run, str]
-) -> tuple[Callable[[Mapping[Run, Outcome]], None], Callable[[], None]]:
-    """Keeps what is through in files, every few seconds; and writes what is left."""
-    waiting: dict[str, Outcome] = {}
-    last = [time.monotonic()]
+    directory: pathlib.Path,
+) -> tuple[Callable[[Mapping[str, np.ndarray]], None], Callable[[], bool]]:
+    """Keeps what is through in files, every few seconds; and writes what is left, if it can."""
+    waiting: dict[str, np.ndarray] = {}
+    last, failure = [time.monotonic()], [""]
 
-    def flush() -> None:
-        sweep_results.add_part(directory, waiting)
-        waiting.clear()
+    def flush() -> bool:
         last[0] = time.monotonic()
+        try:
+            sweep_results.add_part(directory, waiting)
+        except OSError as error:
+            if str(error) != failure[0]:  # not the same sentence after every run
+                terminal.complain(f"{error}. The sweep goes on, and tries again.")
+            failure[0] = str(error)
+            return False
+        waiting.clear()
+        return True
 
-    def keep(done: Mapping[Run, Outcome]) -> None:
-        waiting.update({keys[run]: end for run, end in done.items()})
+    def keep(done: Mapping[str, np.ndarray]) -> None:
+        waiting.update(done)
         if time.monotonic() - last[0] > _SECONDS_BETWEEN_PARTS:
             flush()
 
     return keep, flush
 
 
-def _ray_options(own: Mapping[str, Any], directory: pathlib.Path) -> dict[str, Any]:
+def _ray_options(own: Mapping[str, Any], directory: pathlib.Path, data: Any) -> dict[str, Any]:
     return {
         "directory": str(directory.absolute()),
         "address": own.get("address"),
         "cpus": own.get("cpus_per_trial", 1),
         "gpus": own.get("gpus_per_trial"),
         "together": own.get("together"),
+        "data": data,
     }
 
 
@@ -311,28 +424,26 @@ def _finish(
     described: Mapping[str, Any],
     environment: Mapping[str, Any],
     timing: Mapping[str, Any],
+    border: Border,
 ) -> None:
     """Tables, figures, and what a person wants to know."""
     table = sweep_results.frame(sweeping.rows(sweep, ends), sweep.axes)
     own = sweep_results.judged(table, tuple(sweep.axes), sweep.best)
-    command_line = None
     best = own.best
     if best is not None:
-        command_line = _command_line(sweep, best)
-        own = own._replace(best=best | {"command": command_line})
-    sweep_results.write(directory, described, environment, timing, table, own)
-    folder = sweep_results.figures_of(directory)
-    figures = sweep_plots.draw(table, sweep.axes, sweep.best, best, folder)
+        own = own._replace(best=best | {"command": _command_line(sweep, best)})
+    with border.written(directory):
+        sweep_results.write(directory, described, environment, timing, table, own)
     _report(console, sweep, table, own)
-    if command_line is not None:
-        console.print(command_line, markup=False, soft_wrap=True)
+    folder = files.inside(directory, results.FIGURES)
+    with border.written(directory), results.writing(directory):
+        figures = sweep_plots.draw(table, sweep.axes, sweep.best, best, folder)
+        sweep_results.clear(directory)
     seconds = timing["total_seconds"]
     compiling = sum(program["compile_seconds"] for program in timing["programs"])
     spent = f", {compiling:.1f} s of them compiling" if timing["programs"] else ""
-    console.print(f"\n{seconds:.1f} s in all{spent}")
-    console.print(
-        f"results: {directory}  ({len(figures)} figures in {folder})", markup=False, soft_wrap=True
-    )
+    say(console, f"\n{seconds:.1f} s in all{spent}")
+    say(console, f"results: {directory}  ({len(figures)} figures in {folder})")
 
 
 def _report(console: Console, sweep: Sweep, table: pl.DataFrame, own: sweep_results.Judged) -> None:
@@ -348,16 +459,17 @@ def _report(console: Console, sweep: Sweep, table: pl.DataFrame, own: sweep_resu
         lines.append(f"{count} settings in all, see settings.parquet")
     console.print(results.report(shown, f"Settings by {sweep.best.replace('_', ' ')}", lines))
     if own.best is None:
-        console.print(f"{sweep.best} is undefined in every setting: there is no best one")
+        say(console, f"{sweep.best} is undefined in every setting: there is no best one")
         for reason in table["fairness_undefined"].drop_nulls().unique().sort()[:3]:
-            console.print(f"undefined: {reason}", markup=False)
+            say(console, f"undefined: {reason}")
         return
     values = {name: own.best[name] for name in sweep.axes if name in own.best}
     named = sweeping.in_words(values) or "the only setting"
-    console.print(f"best: {own.best['method']} with {named}", markup=False, soft_wrap=True)
+    say(console, f"best: {own.best['method']} with {named}")
     if own.near:
         others = "another setting is" if own.near == 1 else f"{own.near} other settings are"
-        console.print(f"{others} within one standard error of it")
+        say(console, f"{others} within one standard error of it")
+    say(console, own.best["command"])
 
 
 def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
@@ -392,51 +504,88 @@ def _search(
     console: Console,
     search: Search,
     own: Mapping[str, Any],
-    directory: pathlib.Path | None,
+    begun: _Begun | None,
     ray: Any,
+    border: Border,
 ) -> None:
     if ray is None:
         raise ConfigError("this sweep is a search that needs --on ray")
     started = time.perf_counter()
-    dataset = search.asked.get("dataset", "digits")
-    directory = _directory(own, dataset, directory)
-    environment = results.environment()
+    drawn = _drawn(search)
+    data = sweeping.data_of(drawn)
+    environment, content = results.environment() | {"data": data}, sweeping.content_of(data)
     config = {"search": search._asdict() | {
         "spaces": {n: s._asdict() if isinstance(s, Range) else s for n, s in search.spaces.items()}
     }}  # fmt: skip
-    sweep_results.begin(directory, config, environment)
-    told = [
-        trial | {"values": sweeping.unplain(trial["values"])}
-        for trial in sweep_results.trials(directory)
-    ]
-    ends = sweep_results.parts(directory)
-    console.print(
-        f"search: {search.how}, {search.trials} trials of all seeds and partitions, "
-        f"by {search.best}, scheduler {search.scheduler}, {len(told)} done before"
-    )
-    for name, space in search.spaces.items():
-        console.print(f"{name:>14}  {_space(space)}", markup=False)
-    seen = _Trials(console, search.trials, len(told))
-    try:
-        with seen as watch:
-            options = _ray_options(own, directory)
-            told, done = ray.search(search, told, ends, options, watch)
-    except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(_go_on(directory, own)) from stopped
-    ends |= done
-    complete = [sweeping.unplain(trial["values"]) for trial in told if trial["state"] == "finished"]
-    stopped = len(told) - len(complete)
-    if stopped:
-        console.print(f"{stopped} trials were ended early; they are in config.json")
-    if not complete:
-        raise ConfigError("no trial came to its end")
-    sweep = sweeping.of_points(
-        search.asked, _axes_of(complete), complete, search.best, search.judge
-    )
-    keyed = {run: ends[sweeping.key_of(run, sweep.judge)] for run in sweeping.runs_of(sweep)}
-    timing = {"total_seconds": time.perf_counter() - started, "programs": []}
-    described = sweeping.describe(sweep) | {"trials": told}
-    _finish(console, sweep, keyed, directory, described, environment, timing)
+    ends: dict[str, np.ndarray] = {}
+    told: list[dict[str, Any]] = []
+    if begun is None:
+        sweeping.plan(sweeping.runs_of(drawn), search.judge)  # refuses what cannot be
+    else:
+        sweep_results.must_go_on(begun.directory, begun.environment, environment)
+        ends = sweep_results.parts(begun.directory, terminal.complain)
+        told = _told(search, begun.directory, ends, content)
+    dataset = drawn.settings[0].config.dataset
+    with _directory(own, begun, dataset, config, environment) as directory:
+        say(
+            console,
+            f"search: {search.how}, {search.trials} trials of all seeds and partitions, "
+            f"by {search.best}, scheduler {search.scheduler}, {len(told)} done before",
+        )
+        for name, space in search.spaces.items():
+            say(console, f"{name:>14}  {_space(space)}")
+        keep, flush = _keeper(directory)
+
+        def ended(trial: Mapping[str, Any]) -> None:
+            if flush():  # its runs first: a trial counts on them
+                try:
+                    sweep_results.add_trial(directory, trial)
+                except OSError as error:
+                    terminal.complain(str(error))
+            watch(trial)
+
+        with _stoppable(directory, own, flush), _Trials(console, search.trials, len(told)) as watch:
+            options = _ray_options(own, directory, data)
+            told, ends = ray.search(search, told, ends, options, keep, ended)
+        complete = [trial["values"] for trial in told if trial["state"] == "finished"]
+        if stopped := len(told) - len(complete):
+            say(console, f"{stopped} trials were ended early; they are in config.json")
+        if not complete:
+            raise ConfigError("no trial came to its end")
+        sweep, keyed = _of(search, complete, content)
+        timing = {"total_seconds": time.perf_counter() - started, "programs": []}
+        described = sweeping.describe(sweep) | {"trials": told}
+        found = sweep_results.through(keyed, ends, terminal.complain)
+        _finish(console, sweep, found, directory, described, environment, timing, border)
+
+
+def _of(
+    search: Search, points: Sequence[Mapping[str, Any]], content: str
+) -> tuple[Sweep, dict[Run, str]]:
+    """Points of a search as a sweep, and the keys of its runs."""
+    axes = _axes_of(points)
+    sweep = sweeping.of_points(search.asked, axes, points, search.best, search.judge)
+    runs = sweeping.runs_of(sweep)
+    return sweep, {run: sweeping.key_of(run, sweep.judge, content) for run in runs}
+
+
+def _told(
+    search: Search, directory: pathlib.Path, known: Mapping[str, np.ndarray], content: str
+) -> list[dict[str, Any]]:
+    """The trials of before; what is none of this search, or lacks a run, is run again."""
+    told = []
+    for trial in sweep_results.trials(directory, terminal.complain):
+        values = sweeping.unplain(trial["values"])
+        fits = values.keys() == search.spaces.keys() and math.isfinite(trial["criterion"] or 0)
+        fits = fits and all(searching.holds(search.spaces[n], v) for n, v in values.items())
+        if fits and trial["state"] == "finished":
+            _, keys = _of(search, [values], content)
+            fits = len(sweep_results.through(keys, known, terminal.complain)) == len(keys)
+        if fits:
+            told.append(trial | {"values": values})
+        else:
+            terminal.complain("a trial is run again: what is known of it is not of this search")
+    return told
 
 
 def _space(space: Any) -> str:
@@ -472,7 +621,7 @@ def _announce(console: Console, sweep: Sweep, plan: Plan, known: int, on_ray: bo
         lines["judged on"] = "the server's validation rows"
     wide = max(map(len, lines))
     for name, text in lines.items():
-        console.print(f"{name:>{wide}}  {text}", markup=False)
+        say(console, f"{name:>{wide}}  {text}")
     rows = []
     for program in plan.programs:
         count = sum(len(portion.runs) for portion in program.portions)
@@ -497,7 +646,7 @@ def _announce(console: Console, sweep: Sweep, plan: Plan, known: int, on_ray: bo
     if rows:
         console.print(results.report(pl.DataFrame(rows), "Plan", notes))
     else:
-        console.print(notes[-1])
+        say(console, notes[-1])
 
 
 def _count(number: int, what: str) -> str:
@@ -561,7 +710,7 @@ class _Watcher:
             left = f", {(self.total - done) / rate:.0f} s left" if rate else ""
             told = f"{name}: compiling" if compiling else f"{name}: {pace}{left}"
             line = f"{done:,}/{self.total:,} rounds of all runs, {told}"
-            self.console.print(line, markup=False, soft_wrap=True)
+            say(self.console, line)
             self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
 
     def through(self, done: int, seconds: float) -> None:
@@ -600,4 +749,4 @@ class _Trials:
         text += ", undefined" if value is None else f", {value:.4g}"
         self.bar.update(self.task, completed=self.done, state=text)
         if not self.console.is_terminal:
-            self.console.print(f"{self.done}/{self.total} trials, {text}", markup=False)
+            say(self.console, f"{self.done}/{self.total} trials, {text}")

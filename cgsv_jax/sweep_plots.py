@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from cgsv_jax import metrics, plots, results, sweep_results
+from cgsv_jax import files, metrics, plots, results, sweep_results, sweeping
+from cgsv_jax.files import Path
 
 _MAP = "cividis"
 _LABELS = {"fairness": "fairness", "mean_gain": "mean gain, points"}
@@ -32,6 +32,7 @@ def draw(
     best: Mapping[str, Any] | None,
     folder: pathlib.Path,
     formats: Sequence[str] = ("png",),
+    missing: bool = False,
 ) -> list[pathlib.Path]:
     """Draws the criterion over what was swept, a panel per method and partition.
 
@@ -42,35 +43,37 @@ def draw(
       best: swept values of the best setting and its `method`, marked in the maps.
       folder: where the files go.
       formats: of results.FIGURE_FORMATS.
+      missing: leave those that are there.
 
     Returns:
       The files written: `pair-<name>-<name>`, or `line-<name>` where one option is swept.
     """
-    told = table.filter(pl.col("method") != results.YARDSTICK)
-    told = told if len(told) else table
+    told = sweep_results.told(table)
     names = [name for name in axes if name in told.columns and told[name].n_unique() > 1]
+    figures = {}
     if len(names) == 1:
         figures = {f"line-{names[0]}": functools.partial(line, told, names[0], criterion)}
-    else:
-        figures = {
-            f"pair-{x}-{y}": functools.partial(pair, told, x, y, criterion, best)
-            for x, y in itertools.combinations(names, 2)
-        }
-    return plots.save(figures, folder, formats, folder.parent)
+    for x, y in itertools.combinations(names, 2):
+        figures[f"pair-{x}-{y}"] = functools.partial(pair, told, x, y, criterion, best)
+    return plots.save(figures, folder, formats, "the sweep", missing)
 
 
-def again(directory: pathlib.Path, folder: pathlib.Path | None = None) -> list[pathlib.Path]:
+def again(directory: Path, folder: Path | None = None, missing: bool = False) -> list[pathlib.Path]:
     """The figures of a finished sweep, from its directory.
 
+    Args:
+      directory: the sweep's.
+      folder: where the files go; default: the sweep's own.
+      missing: leave those that are there.
+
     Raises:
-      ValueError: when it is none, or a file is damaged.
+      ValueError: when it is none, or a file is damaged, or of another one.
     """
     config, table, _ = sweep_results.read(directory)
-    best = results.read_json(directory, "settings.json").get("best")
-    if best is not None:
-        best = {name: math.inf if value == "inf" else value for name, value in best.items()}
-    axes = {axis["name"]: tuple(axis["values"]) for axis in config["axes"]}
-    return draw(table, axes, config["best"], best, folder or sweep_results.figures_of(directory))
+    plain = sweeping.outline(config)
+    _, best = sweep_results.ranked(table, plain.axes, plain.best)
+    folder = folder or files.inside(directory, results.FIGURES)
+    return draw(table, plain.axes, plain.best, best, folder, missing=missing)
 
 
 def pair(

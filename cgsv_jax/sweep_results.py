@@ -6,26 +6,28 @@
 | environment.json, timing.json | as of a run |
 | sweep.parquet | a row per setting, partition, method and seed: swept values, then the summary's |
 | settings.parquet, settings.json | means over seeds, ranks, and which is best |
-| parts/ | the runs that are through, written as they end; gone when the tables are there |
+| parts/ | the runs and trials that are through, written as they end; gone at the very end |
 
-A sweep that was interrupted is a directory with parts and without tables. No file is a pickle.
+A sweep that was interrupted is a directory without all of its tables. A part is named by the digest
+of its content: one that is damaged, or holds what no run of the sweep gives, counts for nothing and
+is computed again. No file is a pickle.
 """
 
+import functools
 import hashlib
+import io
 import math
-import os
 import pathlib
-import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import polars as pl
 
-from cgsv_jax import files, results
-from cgsv_jax.results import FIGURES, PART_FILES, PARTS, RAYS, SWEEP_FILES, YARDSTICK, Outcome
-
-Path = str | os.PathLike[str]
+from cgsv_jax import experiment, files, results, sweeping
+from cgsv_jax.config import MOST_NUMBER
+from cgsv_jax.files import Path
+from cgsv_jax.results import PART_FILES, PARTS, RAYS, SWEEP_FILES, YARDSTICK, Outcome
 
 MANY = 20  # settings that a terminal shows
 
@@ -61,29 +63,60 @@ def frame(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) 
 
 
 def judged(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Judged:
-    """The settings, best first.
-
-    The criterion of a setting and method is the mean over partitions of the means over seeds. What
-    is defined in every run comes before what is not, whose mean would leave out its worst cases;
-    then the larger mean; of equal ones the larger mean accuracy; then the first.
+    """The settings, best first (see `ranked`), with their means over seeds.
 
     Args:
       table: see `frame`.
       axes: the swept names.
       criterion: a column, more is better.
     """
+    whole, best = ranked(table, axes, criterion)
+    axes = [name for name in axes if name in table.columns]
+    rows = told(table)
+    means = pl.concat(
+        results.fairness_table(own).with_columns(pl.lit(setting, pl.Int64).alias("point"))
+        for (setting,), own in rows.group_by("point", maintain_order=True)
+    )
+    ordered = whole.drop("accuracy").join(
+        means, on=("point", "method"), maintain_order="left_right"
+    ).with_columns(best=(pl.col("rank") == 1) & (best is not None))  # fmt: skip
+    front = ["rank", "best", "point", *axes, "method", "partition"]
+    front += ["criterion", "criterion_defined"]
+    ordered = ordered.select(*front, pl.exclude(front))
+    if best is None:
+        return Judged(ordered, None, 0)
+    seeds = rows.filter(point=best["point"], method=best["method"])
+    seeds = seeds.group_by("seed").agg(pl.col(criterion).mean())[criterion].drop_nulls()
+    error = (seeds.std() or 0.0) / math.sqrt(max(len(seeds), 1))
+    complete = whole.filter(pl.col("criterion_defined") == whole["criterion_defined"][0])
+    near = int((complete["criterion"] >= best["criterion"] - error).sum()) - 1
+    return Judged(ordered, best, near)
+
+
+def ranked(
+    table: pl.DataFrame, axes: Sequence[str], criterion: str
+) -> tuple[pl.DataFrame, dict[str, Any] | None]:
+    """A row per setting and method, best first, and the best of all if there is something to go by.
+
+    The criterion of a setting and method is the mean over partitions of the means over seeds. What
+    is defined in every run comes before what is not, whose mean would leave out its worst cases;
+    then the larger mean; of equal ones the larger mean accuracy; then the first.
+
+    Args:
+      table, axes, criterion: as in `judged`.
+    """
     axes = [name for name in axes if name in table.columns]
     keys = ("point", "method")
-    told = table.filter(pl.col("method") != YARDSTICK)
-    told = told if len(told) else table  # of the yardstick alone
-    cells = told.group_by(*keys, "partition", maintain_order=True).agg(
+    cells = told(table).group_by(*keys, "partition", maintain_order=True).agg(
+        pl.col(axes).first(),
         pl.col(criterion, "mean_accuracy").mean().name.suffix("_of"),
         pl.col(criterion).count().alias("defined"),
         pl.len().alias("seeds"),
-    )
+    )  # fmt: skip
     whole = (
         cells.group_by(*keys, maintain_order=True)
         .agg(
+            pl.col(axes).first(),
             pl.col(f"{criterion}_of").mean().alias("criterion"),
             pl.col("mean_accuracy_of").mean().alias("accuracy"),
             (pl.col("defined").sum() / pl.col("seeds").sum()).alias("criterion_defined"),
@@ -97,31 +130,18 @@ def judged(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Judged:
             nulls_last=True,
         )
         .with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("rank"))
+        .drop("place", "value")
     )
-    means = pl.concat(
-        results.fairness_table(own).with_columns(pl.lit(setting, pl.Int64).alias("point"))
-        for (setting,), own in told.group_by("point", maintain_order=True)
-    )
-    swept = told.select("point", *axes).unique(maintain_order=True)
-    ordered = (
-        whole.select(*keys, "rank", "criterion", "criterion_defined")
-        .join(swept, on="point", maintain_order="left")
-        .join(means, on=keys, maintain_order="left_right")
-        .with_columns((pl.col("rank") == 1).alias("best"))
-    )
-    front = ["rank", "best", "point", *axes, "method", "partition"]
-    front += ["criterion", "criterion_defined"]
-    ordered = ordered.select(*front, pl.exclude(front))
-    first = ordered.row(0, named=True) if len(ordered) else None
+    first = whole.row(0, named=True) if len(whole) else None
     if first is None or first["criterion"] is None:
-        return Judged(ordered.with_columns(pl.lit(False).alias("best")), None, 0)
-    best = {name: first[name] for name in ("point", *axes, "method", "criterion")}
-    seeds = told.filter(point=first["point"], method=first["method"])
-    seeds = seeds.group_by("seed").agg(pl.col(criterion).mean())[criterion].drop_nulls()
-    error = (seeds.std() or 0.0) / math.sqrt(max(len(seeds), 1))
-    complete = whole.filter(pl.col("criterion_defined") == first["criterion_defined"])
-    near = int((complete["criterion"] >= first["criterion"] - error).sum()) - 1
-    return Judged(ordered, best, near)
+        return whole, None
+    return whole, {name: first[name] for name in ("point", *axes, "method", "criterion")}
+
+
+def told(table: pl.DataFrame) -> pl.DataFrame:
+    """The rows without the yardstick's, unless there are no others."""
+    rows = table.filter(pl.col("method") != YARDSTICK)
+    return rows if len(rows) else table
 
 
 def shown_settings(own: Judged, axes: Sequence[str], criterion: str) -> pl.DataFrame:
@@ -173,13 +193,6 @@ def _of(criterion: str, value: float | None) -> str:
 # ---------------------------------------------------------------- the directory
 
 
-def begin(
-    directory: pathlib.Path, config: Mapping[str, Any], environment: Mapping[str, Any]
-) -> None:
-    """Writes what a later command needs to go on, before anything is run."""
-    results.begin(directory, config, environment)
-
-
 def write(
     directory: Path,
     config: Mapping[str, Any],
@@ -188,140 +201,263 @@ def write(
     table: pl.DataFrame,
     own: Judged,
 ) -> None:
-    """Writes the tables of a finished sweep, and removes its parts; equal runs give equal bytes."""
-    directory = pathlib.Path(directory)
+    """Writes the files of a sweep all of whose runs are through; equal runs give equal bytes.
+
+    Raises:
+      OSError: when something cannot be written.
+    """
     tables = {
         "sweep.parquet": results.parquet(table),
         "settings.parquet": results.parquet(own.table),
     }
-    texts = {
+    documents = {
         "config.json": config,
         "environment.json": {**environment, "tables": results.digests(tables)},
         "timing.json": timing,
         "settings.json": {"best": own.best, "near": own.near, "settings": own.table.to_dicts()},
     }
-    documents = {name: results.document(value) for name, value in texts.items()}
-    results.write_files(directory, documents | tables)
+    contents = {name: results.document(value) for name, value in documents.items()}
+    results.write_files(directory, contents | tables)
+
+
+def clear(directory: Path) -> None:
+    """Removes what a sweep needs until its tables and figures are there.
+
+    Raises:
+      ValueError: a folder leads elsewhere.
+      OSError: something cannot be removed.
+    """
+    results.tidy(directory)
+    folder = files.inside(directory, PARTS)
     for pattern in PART_FILES:
-        for file in (directory / PARTS).glob(pattern):
+        for file in folder.glob(pattern):
             file.unlink()
-    shutil.rmtree(directory / RAYS, ignore_errors=True)  # a driver that was killed left them
-    if (directory / PARTS).is_dir() and not any((directory / PARTS).iterdir()):
-        (directory / PARTS).rmdir()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    results.remove(files.inside(directory, RAYS))  # a driver that was killed left them
+    results.remove_checkpoints(directory)
 
 
-def open_again(path: Path, versions: Mapping[str, Any]) -> tuple[pathlib.Path, dict[str, Any]]:
-    """A sweep to go on with: its directory and its config.
+class _Began(TypedDict):
+    """What environment.json says of who began a sweep, and of what."""
+
+    versions: dict[str, str | None]
+    data: NotRequired[experiment.DataIdentity]  # earlier versions did not say
+
+
+def open_again(path: Path) -> tuple[pathlib.Path, dict[str, Any], _Began]:
+    """A sweep to go on with: its directory, its config, and what began it.
+
+    Raises:
+      ValueError: when there is no sweep.
+    """
+    directory = files.path_of(path, "--resume")
+    try:
+        config = results.read_json(directory, "config.json")
+        began = files.read_json(files.inside(directory, "environment.json"), _Began)
+    except ValueError as error:
+        raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
+    return directory, config, began
+
+
+def must_go_on(path: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to put runs of other versions, or of other data, into one table.
 
     Args:
       path: the directory.
-      versions: those that would go on; runs of others do not belong into one table.
+      began: see `open_again`.
+      now: the environment that would go on.
 
     Raises:
-      ValueError: when there is no sweep, it is finished, or it was begun by other versions.
+      ValueError: naming what differs.
     """
-    directory = pathlib.Path(path).expanduser()
-    try:
-        config = results.read_json(directory, "config.json")
-        environment = results.read_json(directory, "environment.json")
-    except ValueError as error:
-        raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
-    before = environment.get("versions")
-    if before != versions:
-        names = [n for n in versions if (before or {}).get(n) != versions[n]]
-        raise ValueError(
-            f"--resume is {str(path)!r}, which other versions began "
-            f"(of {', '.join(names)}): start it anew with --overwrite"
-        )
-    return directory, config
+    versions = now["versions"]
+    wrong = []
+    if other := [name for name in versions if began["versions"].get(name) != versions[name]]:
+        wrong.append(f"which other versions began (of {', '.join(other)})")
+    if "data" in began:
+        wrong += experiment.other_data(began["data"], now["data"])
+    if wrong:
+        reasons = "; ".join(wrong)
+        raise ValueError(f"--resume is {str(path)!r}: {reasons}; start it anew with --overwrite")
 
 
-def add_part(directory: Path, done: Mapping[str, Outcome]) -> None:
-    """Keeps runs that are through, by their keys; all of them or none."""
-    if not done:
-        return
-    rows = [{"key": key} | plain(end) for key, end in done.items()]
-    schema = {"key": pl.String} | dict.fromkeys(Outcome._fields, pl.List(pl.Float64))
-    table = pl.DataFrame(rows, schema=schema)
-    name = hashlib.sha256(" ".join(done).encode()).hexdigest()[:20]
-    content = {f"{name}.parquet": results.parquet(table)}
-    results.write_files(files.inside(directory, PARTS), content)
+# What an outcome holds: numbers of the clients, of those that were evaluated, or one; how small and
+# how large one may be; and their type.
+_HOLDS = {
+    "accuracy": ("evaluated", 0, 1, np.float32),
+    "distance": ("evaluated", 0, MOST_NUMBER, np.float32),
+    "server_accuracy": ("one", 0, 1, np.float32),
+    "share": ("clients", 0, 1, np.float64),
+    "energy": ("clients", 0, MOST_NUMBER, np.float64),
+    "upload_bytes": ("clients", 0, 2**53, np.int64),
+    "download_bytes": ("clients", 0, 2**53, np.int64),
+    "reputation": ("clients", -MOST_NUMBER, MOST_NUMBER, np.float32),
+    "present": ("clients", 0, 1, np.float64),
+    "broken": ("clients", 0, 2**31, np.int64),
+    "honest": ("clients", 0, 1, np.bool_),
+    "honest_seen": ("evaluated", 0, 1, np.bool_),
+}
 
 
-def parts(directory: Path) -> dict[str, Outcome]:
-    """The runs that are through, by their keys.
+def packed(end: Outcome) -> np.ndarray:
+    """All numbers of an outcome in the order of its fields, [8 N + 3 K + 1] float64."""
+    return np.concatenate([np.ravel(x) for x in end]).astype(np.float64)
+
+
+def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
+    """The inverse of `packed`, without a rounding.
 
     Raises:
-      ValueError: when a part cannot be read.
+      ValueError: no run of so many clients gives these numbers.
     """
-    done: dict[str, Outcome] = {}
-    for file in sorted((pathlib.Path(directory) / PARTS).glob("*.parquet")):
-        try:
-            table = pl.read_parquet(file, glob=False)
-            for row in table.iter_rows(named=True):
-                done[row["key"]] = outcome(row)
-        except (OSError, KeyError, pl.exceptions.PolarsError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from error
+    counts = {"clients": clients, "evaluated": evaluated, "one": 1}
+    numbers = np.asarray(numbers)
+    ends = np.cumsum([counts[of] for of, *_ in _HOLDS.values()])
+    if numbers.dtype != np.float64 or numbers.shape != (ends[-1],):
+        raise ValueError(f"it holds {numbers.dtype} {list(numbers.shape)}, not {ends[-1]} numbers")
+    fields = {}
+    pieces = np.split(numbers, ends[:-1])
+    for x, (name, (_, least, most, kind)) in zip(pieces, _HOLDS.items(), strict=True):
+        if not ((least <= x) & (x <= most) & (x == x.astype(kind))).all():
+            raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
+        fields[name] = x.astype(kind)
+    return Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])
+
+
+def add_part(directory: Path, done: Mapping[str, np.ndarray]) -> None:
+    """Keeps runs that are through, `packed`, by their keys; all of them or none.
+
+    Raises:
+      OSError: when it cannot be written.
+    """
+    if done:
+        file = io.BytesIO()
+        np.savez(file, **done)
+        content = file.getvalue()
+        name = f"{hashlib.sha256(content).hexdigest()}.npz"
+        results.write_files(files.inside(directory, PARTS), {name: content})
+
+
+def parts(
+    directory: Path, warn: Callable[[str], None] = lambda sentence: None
+) -> dict[str, np.ndarray]:
+    """What the runs that are through gave (see `unpacked`), by their keys.
+
+    Args:
+      directory: of the sweep.
+      warn: told, in a sentence, which part counts for nothing and why.
+    """
+    done: dict[str, np.ndarray] = {}
+    for part in _parts(directory, "npz", files.read_arrays, warn):
+        done |= part
     return done
 
 
-def add_trial(directory: Path, trial: Mapping[str, Any]) -> None:
-    """Keeps a trial of a search that came to an end."""
-    name = hashlib.sha256(results.json_text(trial["values"]).encode()).hexdigest()[:20]
-    content = {f"{name}.json": results.document(trial)}
-    results.write_files(files.inside(directory, PARTS), content)
+def through(
+    runs: Mapping[sweeping.Run, str],
+    done: Mapping[str, np.ndarray],
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> dict[sweeping.Run, Outcome]:
+    """The ends of those of the runs that are through.
+
+    Args:
+      runs: run -> its key.
+      done: see `parts`.
+      warn: told of what no run gives, which counts for nothing.
+    """
+    ends = {}
+    for run, key in runs.items():
+        if key in done:
+            try:
+                ends[run] = unpacked(done[key], *sweeping.counts_of(run.config))
+            except ValueError as error:
+                warn(f"a run is computed again, its part is another's: {error}")
+    return ends
 
 
-def trials(directory: Path) -> list[dict[str, Any]]:
-    """The trials that came to an end."""
-    folder = files.inside(directory, PARTS)
-    return [results.read_json(folder, file.name) for file in sorted(folder.glob("*.json"))]
+class Trial(TypedDict):
+    """A trial of a search that came to an end."""
+
+    values: dict[str, Any]
+    state: Literal["finished", "stopped"]
+    criterion: float | None
+    rounds: int
 
 
-def plain(end: Outcome) -> dict[str, list[float]]:
-    """An outcome as lists of numbers; `outcome` reads it back without a rounding."""
-    return {
-        name: np.asarray(getattr(end, name), np.float64).reshape(-1).tolist()
-        for name in Outcome._fields
-    }
+def add_trial(directory: Path, trial: Trial) -> None:
+    """Keeps a trial.
+
+    Raises:
+      OSError: when it cannot be written.
+    """
+    content = results.document(trial)
+    name = f"{hashlib.sha256(content).hexdigest()}.json"
+    results.write_files(files.inside(directory, PARTS), {name: content})
 
 
-def outcome(values: Mapping[str, Sequence[float]]) -> Outcome:
-    """The inverse of `plain`."""
-    single = {"accuracy", "distance", "server_accuracy", "reputation"}
-    made = {
-        name: np.asarray(values[name], np.float32 if name in single else np.float64)
-        for name in Outcome._fields
-    }
-    whole = {n: made[n].astype(np.int64) for n in ("upload_bytes", "download_bytes", "broken")}
-    flags = {name: made[name].astype(bool) for name in ("honest", "honest_seen")}
-    return Outcome(**made | whole | flags)._replace(server_accuracy=made["server_accuracy"][0])
+def trials(directory: Path, warn: Callable[[str], None] = lambda sentence: None) -> list[Trial]:
+    """The trials that came to an end; `warn` as in `parts`."""
+    read = functools.partial(files.read_json, schema=Trial)
+    return list(_parts(directory, "json", read, warn))
+
+
+def _parts(
+    directory: Path,
+    kind: str,
+    read: Callable[[Path], Any],
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[Any]:
+    """What the parts of a kind hold whose name is the digest of their content.
+
+    Raises:
+      ValueError: the folder leads elsewhere.
+    """
+    for file in sorted(files.inside(directory, PARTS).glob(f"*.{kind}")):
+        try:
+            with files.reading(files.inside(directory, PARTS, file.name)):
+                if files.digest_of_file(file) != file.stem:
+                    raise ValueError("it was changed or damaged since it was written")
+                content = read(file)
+        except ValueError as error:
+            warn(f"{error}; what it held is computed again")
+        else:
+            yield content
 
 
 def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
     """A finished sweep: config, `sweep.parquet`, `settings.parquet`.
 
     Raises:
-      ValueError: when it is none, or a file is damaged.
+      ValueError: when it is none, or a file is damaged or of another one.
     """
-    directory = pathlib.Path(directory)
+    directory = files.path_of(directory, "the sweep's directory")
     config = results.read_json(directory, "config.json")
     environment = results.read_json(directory, "environment.json")
-    tables = (
+    with files.reading(directory / "config.json"):
+        outline = sweeping.outline(config)
+    table, settings = (
         results.read_parquet(directory, name, columns, environment)
         for name, columns in (
             ("sweep.parquet", ("point", *results.SUMMARY_COLUMNS)),
             ("settings.parquet", ("rank", "best", "point")),
         )
     )
-    return config, *tables
+    with files.reading(directory / "sweep.parquet"):
+        known = {"method": outline.shown, "point": range(outline.settings)}
+        known |= {name: _column(values) for name, values in outline.axes.items()}
+        for name, values in known.items():
+            if odd := set(table[name].unique()) - set(values):
+                raise ValueError(f"{name} is {str(odd.pop())[:80]!r} in it, unlike in config.json")
+    return config, table, settings
+
+
+def _column(values: Sequence[Any]) -> list[Any]:
+    """Values of an axis as a table holds them."""
+    return [*sweeping.in_table(dict(enumerate(values))).values()]
 
 
 def is_sweep(directory: Path) -> bool:
-    """Whether a directory is that of a finished sweep."""
-    return all((pathlib.Path(directory) / name).is_file() for name in SWEEP_FILES)
-
-
-def figures_of(directory: Path) -> pathlib.Path:
-    """Where a sweep's figures go."""
-    return pathlib.Path(directory) / FIGURES
+    """Whether a directory is that of a sweep whose tables are there."""
+    directory = files.path_of(directory, "the sweep's directory")
+    return all(files.kind(directory / name) == "file" for name in SWEEP_FILES)

@@ -9,18 +9,16 @@ programs there are and how many runs each call of them takes, `execute` runs it,
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
 
+from cgsv_jax import attacks, experiment, files, results, runs
 from cgsv_jax import config as config_lib
-from cgsv_jax import experiment, results, runs
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.experiment import Problem
 from cgsv_jax.layout import over_clients
@@ -29,6 +27,7 @@ from cgsv_jax.runs import Batch, Chunk, Clock, Look, Programs, Seen, Segment
 from cgsv_jax.types import Hyper
 
 MAX_SETTINGS = 100_000
+REFUSED = 100  # settings after which no further one is judged
 JUDGES = ("test", "validation")  # the rows that a sweep may be judged on
 # What a best setting may be chosen by; more is better.
 CRITERIA = (
@@ -155,14 +154,16 @@ def sweep(
       ConfigError: naming every value that is not allowed, and in which settings.
     """
     asked = {name: value for name, value in asked.items() if value is not None}
-    _check(swept, best, judge)
+    count = math.prod(len(values) for values in swept.values())
+    if problems := _problems(swept, best, judge, count):
+        raise ConfigError("\n".join(problems))
     asked |= {name: values[0] for name, values in swept.items() if len(values) == 1}
     axes = {name: tuple(values) for name, values in swept.items() if len(values) > 1}
     points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     return of_points(asked, axes, points, best, judge)
 
 
-def _check(swept: Mapping[str, Sequence[Any]], best: str, judge: str) -> None:
+def _problems(swept: Mapping[str, Sequence[Any]], best: str, judge: str, count: int) -> list[str]:
     problems = [
         f"{config_lib.flag(name)} cannot be swept, it takes one value"
         for name, values in swept.items()
@@ -172,11 +173,9 @@ def _check(swept: Mapping[str, Sequence[Any]], best: str, judge: str) -> None:
         problems += config_lib.distinct(name, values)
     problems += config_lib.known("best", best, CRITERIA)
     problems += config_lib.known("judge", judge, JUDGES)
-    count = math.prod(len(values) for values in swept.values())
     if count > MAX_SETTINGS:
         problems.append(f"these are {count:,} settings, there must be at most {MAX_SETTINGS:,}")
-    if problems:
-        raise ConfigError("\n".join(problems))
+    return problems
 
 
 def of_points(
@@ -198,7 +197,9 @@ def of_points(
         algorithms = tuple(experiment.TABLES.algorithms)
     asked["algorithms"] = algorithms
     every = algorithms if YARDSTICK in algorithms else (YARDSTICK, *algorithms)
-    settings, refused = [], {}
+    if problems := _problems({}, best, judge, len(points)):
+        raise ConfigError("\n".join(problems))
+    settings, refused, judged = [], {}, 0
     for point in points:
         try:
             config = experiment.configure(**(asked | {"algorithms": every} | dict(point)))
@@ -206,23 +207,24 @@ def of_points(
         except ConfigError as error:
             for line in str(error).splitlines():
                 refused.setdefault(line, []).append(point)
-    _refuse(refused, len(points))
+        judged += 1
+        if judged - len(settings) == REFUSED:
+            break
+    if refused:
+        raise ConfigError("\n".join(_sentences(refused, judged, judged < len(points))))
     here = {name: getattr(settings[0].config, name) for name in config_lib.PATHS if name in asked}
     return Sweep(asked | here, dict(axes), tuple(settings), algorithms, best, judge)
 
 
-def _refuse(refused: Mapping[str, list[Mapping[str, Any]]], count: int) -> None:
-    """All sentences at once, each with the settings it is about unless it is about all."""
-    if not refused:
-        return
-    lines = []
+def _sentences(
+    refused: Mapping[str, list[Mapping[str, Any]]], judged: int, more: bool
+) -> Iterable[str]:
+    """All of them, each with the settings it is about unless it is about all that were judged."""
     for line, points in refused.items():
-        where = ""
-        if len(points) < count:
-            where = f" (with {in_words(points[0])}"
-            where += f" and {len(points) - 1} more settings)" if len(points) > 1 else ")"
-        lines.append(line + where)
-    raise ConfigError("\n".join(lines))
+        others = f" and {len(points) - 1} more settings" if len(points) > 1 else ""
+        yield line + (f" (with {in_words(points[0])}{others})" if len(points) < judged else "")
+    if more:
+        yield f"at least {REFUSED} settings cannot be, the others were not looked at"
 
 
 def in_words(values: Mapping[str, Any]) -> str:
@@ -261,33 +263,97 @@ def describe(sweep: Sweep) -> dict[str, Any]:
     }
 
 
+class _Axis(TypedDict):
+    name: str
+    values: list[str | float | bool | list]
+
+
+class _Point(TypedDict):
+    values: dict[str, Any]
+    differs: dict[str, Any]
+
+
+class _Described(TypedDict):
+    asked: dict[str, Any]
+    axes: list[_Axis]
+    shown: list[str]
+    best: str
+    judge: str
+    config: dict[str, Any]
+    settings: list[_Point]
+
+
+class Outline(NamedTuple):
+    """What the tables and figures of a sweep are read by."""
+
+    axes: dict[str, tuple]
+    shown: tuple[str, ...]
+    best: str
+    settings: int
+
+
+def outline(values: Any) -> Outline:
+    """What a sweep's config says, as any version wrote it; its settings are not judged.
+
+    Raises:
+      ConfigError: on what is missing, of another type, or unknown.
+    """
+    try:
+        whole = files.judged(values, _Described)
+    except ValueError as error:
+        raise ConfigError(f"this is no sweep's config: {error}") from error
+    axes = {
+        own["name"]: tuple(value_of(own["name"], value) for value in own["values"])
+        for own in whole["axes"]
+    }
+    settings = len(whole["settings"])
+    problems = [f"{name[:80]!r} cannot be swept" for name in axes if name not in SWEEPABLE]
+    problems += _problems({}, whole["best"], whole["judge"], settings)
+    if problems or not settings or not whole["shown"]:
+        problems = problems or ["it has no settings"]
+        raise ConfigError(f"this is no sweep's config: {problems[0]}")
+    return Outline(axes, tuple(whole["shown"]), whole["best"], settings)
+
+
 def described(values: Any) -> Sweep:
     """The inverse of `describe`.
 
     Raises:
-      ConfigError: on what is missing, unknown or out of range.
+      ConfigError: on what is missing, unknown or out of range, and on a setting that is not what
+        its values say.
     """
-    keys = ("asked", "axes", "shown", "best", "judge", "config", "settings")
-    if not isinstance(values, dict) or not set(keys) <= set(values):
-        lacking = [key for key in keys if not isinstance(values, dict) or key not in values]
-        raise ConfigError(f"this is no sweep's config: it lacks {', '.join(lacking)}")
+    axes, shown, best, _ = outline(values)
     try:
-        axes = {axis["name"]: tuple(_one(axis["name"], v) for v in axis["values"])
-                for axis in values["axes"]}  # fmt: skip
         settings = tuple(
             Setting(
-                {name: _one(name, each["values"][name]) for name in axes},
+                {name: value_of(name, each["values"][name]) for name in axes},
                 config_lib.from_dict(_merged(values["config"], each["differs"]), experiment.TABLES),
             )
             for each in values["settings"]
         )
-        _check(axes, values["best"], values["judge"])
-        return Sweep(
-            *(unplain(values["asked"]), axes, settings, tuple(values["shown"])),
-            *(values["best"], values["judge"]),
-        )
-    except (TypeError, KeyError, AttributeError, IndexError) as error:
-        raise ConfigError(f"this is no sweep's config: {error!r}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # a stranger's file: whatever is odd in it
+        raise ConfigError(f"this is no sweep's config: {files.reason_of(error)}") from error
+    sweep = Sweep(unplain(values["asked"]), axes, settings, shown, best, values["judge"])
+    for wrong in _untrue(sweep):
+        raise ConfigError(f"this is no sweep's config: {wrong}")
+    return sweep
+
+
+def _untrue(sweep: Sweep) -> Iterable[str]:
+    """What the settings that were read are not, although the tables would say that they are."""
+    if odd := [name for name in sweep.asked if name not in (*LISTS, *FIXED, *SWEEPABLE)]:
+        yield f"{odd[0][:80]!r} is no option"
+    for values, config in sweep.settings:
+        if not {YARDSTICK, *sweep.shown} <= {method.name for method in config.methods}:
+            yield f"a setting lacks one of the methods {', '.join((YARDSTICK, *sweep.shown))}"
+        for name, value in values.items():
+            there = [getattr(own, name, value) for own in (config, *config.methods)]
+            if name == "setting":  # it is spread over all fields
+                there = [value if value in config_lib.SETTINGS else None]
+            if value not in sweep.axes[name] or any(other != value for other in there):
+                yield f"a setting is said to have {in_words({name: value})}, it has not"
 
 
 def _plain(value: Any) -> Any:
@@ -300,10 +366,11 @@ def _plain(value: Any) -> Any:
 
 def unplain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values from JSON as they were asked for."""
-    return {name: _one(name, value) for name, value in values.items()}
+    return {name: value_of(name, value) for name, value in values.items()}
 
 
-def _one(name: str, value: Any) -> Any:
+def value_of(name: str, value: Any) -> Any:
+    """A value from JSON as it was asked for."""
     if isinstance(value, list):
         return tuple(value)
     return math.inf if name == "beta" and value == "inf" else value
@@ -355,14 +422,41 @@ def runs_of(sweep: Sweep) -> tuple[Run, ...]:
     return tuple(sorted(every, key=lambda run: run.method.algorithm != YARDSTICK))
 
 
-def key_of(run: Run, judge: str = "test") -> str:
-    """A short name of a run, the same wherever and whenever it is asked for."""
+def key_of(run: Run, judge: str = "test", data: str = "") -> str:
+    """A short name of a run, the same wherever and whenever it is asked for.
+
+    Args:
+      run: which.
+      judge: the rows it is judged on.
+      data: see `content_of`; the run's config only says where its files are.
+    """
     whole = config_lib.to_dict(dataclasses.replace(run.config, methods=(run.method,)))
     # Where data lie and how they are laid out is not what is computed.
-    for name in ("data_dir", "layout", "devices"):
+    for name in (*config_lib.PATHS, "layout", "devices"):
         del whole[name]
-    text = json.dumps([whole, run.partition, run.seed, judge], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return files.digest_of([whole, run.partition, run.seed, judge, data])[:20]
+
+
+def data_of(sweep: Sweep) -> experiment.DataIdentity:
+    """Which data the settings mean, as they are now.
+
+    Raises:
+      ConfigError: when the data are not there.
+    """
+    return experiment.data_identity(*(setting.config for setting in sweep.settings))
+
+
+def content_of(data: experiment.DataIdentity) -> str:
+    """A digest of the rows and files, wherever they lie."""
+    rows = {name: found["rows"] for name, found in data["sets"].items()}
+    return files.digest_of([rows, data["files"]])
+
+
+def counts_of(config: Config) -> tuple[int, int]:
+    """Clients of a run, those that one poses as included, and how many of them are evaluated."""
+    asked = map(config_lib.attacking, config.attacks)
+    number = config.clients + sum(x.count - 1 for x in asked if x.name == attacks.REPLICATION)
+    return number, min(number, config.eval_clients or number)
 
 
 # ---------------------------------------------------------------- which programs

@@ -50,9 +50,11 @@ MAY_IMPORT = {
         "experiment",
     },
     "searching": {"config", "files"},
-    "sweeping": {"types", "files", "config", "layout", "results", "runs", "experiment"},
-    "sweep_results": {"files", "results"},
-    "sweep_plots": {"files", "metrics", "plots", "results", "sweep_results"},
+    "sweeping": {
+        *("types", "files", "config", "attacks", "layout", "results", "runs", "experiment"),
+    },
+    "sweep_results": {"files", "config", "results", "experiment", "sweeping"},
+    "sweep_plots": {"files", "metrics", "plots", "results", "sweep_results", "sweeping"},
     "sweep_cli": {
         *("config", "runs", "results", "searching", "sweeping", "sweep_results", "sweep_plots"),
         *("ray_sweep", "checkpoint", "files", "terminal"),

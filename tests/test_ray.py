@@ -111,7 +111,7 @@ def test_a_worker_is_killed(marked, local, tmp_path):
     env, mark = marked
     out = tmp_path / "sweep"
     process = _start(env, *GRID, "--on", "ray", "--out", str(out))
-    _until(lambda: list((out / "parts").glob("*.parquet")), process)
+    _until(lambda: list((out / "parts").glob("*.npz")), process)
     workers = _until(
         lambda: _processes(mark, "ray::") and _processes(mark, "ImplicitFunc"), process
     )
@@ -146,7 +146,7 @@ def test_the_driver_is_killed(marked, cluster, local, tmp_path):
     out = tmp_path / "sweep"
     where = ["--on", "ray", "--address", cluster]
     process = _start(env, *GRID, *where, "--out", str(out))
-    _until(lambda: list((out / "parts").glob("*.parquet")), process)
+    _until(lambda: list((out / "parts").glob("*.npz")), process)
     process.kill()
     process.wait()
     done = len(sweep_results.parts(out))

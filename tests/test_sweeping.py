@@ -105,7 +105,7 @@ def test_a_sweep_is_read_back_from_json(swept):
     assert sweeping.described(json.loads(text)) == sweep
     shapes = sweeping.sweep({"rounds": 2}, {"hidden": ((4,), (8, 4)), "epochs": (1, 2)})
     assert sweeping.described(json.loads(results.json_text(sweeping.describe(shapes)))) == shapes
-    with pytest.raises(ConfigError, match="lacks"):
+    with pytest.raises(ConfigError, match="missing"):
         sweeping.described({"dataset": "digits"})
 
 
