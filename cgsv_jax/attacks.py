@@ -134,17 +134,18 @@ def attack(names: Sequence[str]) -> Attack:
 
 
 def label_flip(rng: np.random.Generator, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Every label y becomes C - 1 - y; of an odd number of classes the middle one stays."""
+    """A label y becomes C - 1 - y; of an odd number of classes the middle one stays."""
     del rng
     return num_classes - 1 - labels
 
 
 def random_labels(rng: np.random.Generator, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Every label is drawn anew, uniformly, once for the whole run."""
+    """A label is drawn anew, uniformly, once for the whole run: one in C is right by chance."""
     return rng.integers(num_classes, size=labels.shape).astype(labels.dtype)
 
 
-# Attacks on a client's own data. name -> (rng, labels [M], num_classes) -> labels [M]
+# Attacks on a client's own data. name -> (rng, labels [M], num_classes) -> labels [M]; its strength
+# is the share of its rows whose labels it touches.
 LABELS: dict[str, Callable[[np.random.Generator, np.ndarray, int], np.ndarray]] = {
     "label_flip": label_flip,
     "random_labels": random_labels,
@@ -170,8 +171,10 @@ def dishonest(
       labels: [n] of the training rows.
       num_classes: C.
       asked: (name, how many clients, strength or None for the attack's own), each name once. Of
-        `replication` one client does it, and the number is how many it poses as: the copies follow
-        the other clients, so that N grows.
+        attacks on labels it is the share s of a client's n rows, in (0, 1], 1 by default:
+        round(s n) of them, at least one, drawn without replacement. Of `replication` one client
+        does it, and the number is how many it poses as: the copies follow the other clients, so
+        that N grows.
       attackers: who they are, first those of the first attack; default: drawn.
 
     Returns:
@@ -179,7 +182,7 @@ def dishonest(
       attacks on uploads in the order asked.
 
     Raises:
-      ValueError: a name is unknown, or there are fewer clients than attackers.
+      ValueError: a name is unknown, a share is none, or there are fewer clients than attackers.
     """
     number = len(clients.mask)
     order = list(attackers) or rng.permutation(number).tolist()
@@ -200,8 +203,16 @@ def dishonest(
             names[client] = name
         if name in LABELS:
             believed = np.asarray(labels)[clients.rows] if believed is None else believed
+            share = 1.0 if size is None else size
+            if not 0 < share <= 1:
+                raise ValueError(f"attack {name} needs a share of rows in (0, 1], got {share}")
             for client in mine:
-                believed[client] = LABELS[name](rng, believed[client], num_classes)
+                wrong = LABELS[name](rng, believed[client], num_classes)
+                touched = slice(None)
+                if share < 1:
+                    slots = rng.permutation(np.flatnonzero(clients.mask[client]))
+                    touched = slots[: max(1, round(share * len(slots)))]
+                believed[client, touched] = wrong[touched]
         elif name in UPLOADS:
             code[mine] = uploads
             strength[mine] = UPLOADS[name].strength if size is None else size

@@ -111,6 +111,7 @@ def _several(cast: Callable[[str], Any]) -> Callable[[str], Any]:
 
 _INT, _FLOAT, _NAME = _value(int, "INT"), _value(float, "NUMBER"), _value(str, "NAME")
 _NAMES, _INTS = _value(_list_of(str), "A,B,..."), _value(_list_of(int), "INT,INT,...")
+_FLOATS = _value(_list_of(float), "NUMBER,NUMBER,...")
 _SEEDS = _value(_number_or_list, "INT | INT,INT,...")
 
 
@@ -129,7 +130,7 @@ PROBLEM = {
     "data_dir": Flag(_NAME, "folder of the TFDS sets", "TFDS_DATA_DIR, or TFDS's own"),
     "model": Flag(_NAME, f"network: {', '.join(_T.models)}", "the data set's"),
     "hidden": Flag(_INTS, "hidden units of the mlp, a number per layer", "64"),
-    "clients": Flag(_INT, "number of clients N", "10"),
+    "clients": Flag(_INT, "number of clients N", "10, or as many as --shares"),
     "rows_per_client": Flag(
         _INT,
         "cap: at most N times this many training rows are dealt out",
@@ -141,11 +142,22 @@ PROBLEM = {
         "0.1, cifar10 0.2, sst and mr 0 (they have such rows)",
     ),
     "partition_seed": Flag(_INT, "seed of the partition, the same for all seeds", "0"),
-    "concentration": Flag(_FLOAT, "of the dirichlet partition, above 0", "0.5"),
-    "min_rows": Flag(_INT, "fewest rows of a client (dirichlet, by_owner)", "1"),
+    "concentration": Flag(_FLOAT, "above 0, small is uneven (dirichlet, size_dirichlet)", "0.5"),
+    "min_rows": Flag(_INT, "fewest rows of a client (dirichlet, size_dirichlet, by_owner)", "1"),
+    "shares": Flag(
+        _FLOATS, "a number per client, sizes are proportional to them (by_shares)", "none"
+    ),
+    "classes_per_client": Flag(_INT, "classes that every client holds (k_classes)", "2"),
     "owners": Flag(
         _NAME, "file with an owner id per training row, .npy or .npz (by_owner)", "none"
     ),
+    "lists": Flag(
+        _NAME,
+        "file with the row numbers of every client: .npz, an array per client, .npy [N, M], .json, "
+        "a list of lists, or a line per client, commas between (from_lists)",
+        "none",
+    ),
+    "repeated_rows": Flag(bool, "a row may be listed more than once (from_lists)"),
     "synthetic_rows": Flag(_INT, "training rows of the data set synthetic", "10000"),
 }
 TRAINING_FLAGS = {
@@ -197,7 +209,8 @@ WHO = {
     ),
     "attack": Flag(
         _NAMES,
-        "name:clients, so many clients cheat, drawn once; or name:clients:strength; names: "
+        "name:clients, so many clients cheat, drawn once; or name:clients:strength (label_flip and "
+        "random_labels: the share of their rows, in (0, 1]); names: "
         f"{', '.join(_T.attacks)} (replication: one client poses as so many)",
         "none",
     ),

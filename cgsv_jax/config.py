@@ -135,15 +135,28 @@ MEASURE_DEFAULTS: dict[str, dict[str, Any]] = {"gtg_shapley": {"tolerance": 1e-3
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
 OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
 
-FILES = ("owners", "attendance")  # files beside the data; which they are is told by their content
+# Files beside the data; which they are is told by their content.
+FILES = ("owners", "lists", "attendance")
 PATHS = ("data_dir", *FILES)  # absolute in a config, since it may be read from another folder
+# Partitions whose rows somebody has chosen: they are not thinned out by --rows-per-client.
+CHOSEN_ROWS = ("by_owner", "from_lists")
+# Partitions that cannot be without an option, and what that says.
+NEEDS = {
+    "by_owner": ("owners", "a file with an owner id per row"),
+    "from_lists": ("lists", "a file with the row numbers of every client"),
+    "by_shares": ("shares", "a number per client"),
+}
 
 # Options that mean something only beside certain values of another one.
 ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "hidden": ("model", ("mlp",)),
     "owners": ("partitions", ("by_owner",)),
-    "concentration": ("partitions", ("dirichlet",)),
-    "min_rows": ("partitions", ("dirichlet", "by_owner")),
+    "lists": ("partitions", ("from_lists",)),
+    "repeated_rows": ("partitions", ("from_lists",)),
+    "shares": ("partitions", ("by_shares",)),
+    "classes_per_client": ("partitions", ("k_classes",)),
+    "concentration": ("partitions", ("dirichlet", "size_dirichlet")),
+    "min_rows": ("partitions", ("dirichlet", "size_dirichlet", "by_owner")),
     "synthetic_rows": ("dataset", ("synthetic",)),
     "conv": ("model", CONVOLUTIONAL),
 }
@@ -254,6 +267,10 @@ class Config:
     methods: tuple[Method, ...]
     data_dir: str | None = None
     owners: str | None = None
+    lists: str | None = None
+    repeated_rows: bool = False
+    shares: tuple[float, ...] = ()
+    classes_per_client: int = 2
     hidden: tuple[int, ...] = (64,)
     rows_per_client: int | None = None
     validation_share: float = 0.1
@@ -363,9 +380,10 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         return Method(name=name, algorithm=algorithm, **(fields | given))
 
     source, numbers = tables.datasets[numbers_of], TRAINING[numbers_of]
+    shares = _sequence(asked.get("shares", ()))
     fields = {
         "model": source.model,
-        "clients": 10,
+        "clients": len(shares) or 10,
         "partitions": ("power_law",),
         "seeds": 3,
         "rounds": numbers["rounds"],
@@ -378,7 +396,8 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     fields |= {name: absolute(name, fields[name]) for name in PATHS if name in fields}
     fields["partitions"] = _sequence(fields["partitions"])
     fields["hidden"] = _sequence(fields.get("hidden", (64,)))
-    fields |= {name: _sequence(fields.get(name, ())) for name in ("late", "attacks", "attackers")}
+    lists = ("late", "attacks", "attackers", "shares")
+    fields |= {name: _sequence(fields.get(name, ())) for name in lists}
     if _whole(fields["seeds"]):  # so many of them: 0, 1, 2, ...
         count = fields["seeds"]
         if not 1 <= count <= MAX_SEEDS:
@@ -406,10 +425,12 @@ def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") ->
     """An option that would do nothing is a misunderstanding, so it is refused."""
     rules = {f.name for f in dataclasses.fields(Method)} - TRAINING_FIELDS
     methods = [m for m in config.methods if _among(m.algorithm, tables.algorithms)]
+    thinned = tuple(name for name in tables.partitions if name not in CHOSEN_ROWS)
+    only_with = ONLY_WITH | {"rows_per_client": ("partitions", thinned)}
     problems = []
     for name in asked:
-        if name in ONLY_WITH:
-            other, allowed = ONLY_WITH[name]
+        if name in only_with:
+            other, allowed = only_with[name]
             used = _sequence(getattr(config, other))
             everything = getattr(tables, other if other == "partitions" else f"{other}s")
         elif name in rules | set(READ_BY):
@@ -452,6 +473,7 @@ class Tables:
     games: Mapping[str, Any]
     reads: Mapping[str, Any]  # algorithm -> the rules' options that it reads
     attacks: Sequence[str]
+    label_attacks: Mapping[str, Any]
 
 
 def validate(config: Config, tables: Tables) -> None:
@@ -480,6 +502,8 @@ def _problems(config: Config, tables: Tables) -> list[str]:
         *_known("conv", c.conv, tables.convs),
         *_at_least("partition_seed", c.partition_seed, 0),
         *_at_least("min_rows", c.min_rows, 1),
+        *_at_least("classes_per_client", c.classes_per_client, 1),
+        *_truth("repeated_rows", c.repeated_rows),
         *_at_least("synthetic_rows", c.synthetic_rows, 1),
         *_number("concentration", c.concentration, 0, math.inf, open_low=True, open_high=True),
         *_number("validation_share", c.validation_share, 0, 1, open_high=True),
@@ -513,8 +537,18 @@ def _problems(config: Config, tables: Tables) -> list[str]:
     problems += _list("partitions", c.partitions)
     for partition in _items(c.partitions):
         problems += _known("partition", partition, tables.partitions)
-    if "by_owner" in _items(c.partitions) and c.owners is None:
-        problems.append("--partition by_owner needs --owners, a file with an owner id per row")
+    for partition, (name, what) in NEEDS.items():
+        if partition in _items(c.partitions) and getattr(c, name) in (None, ()):
+            problems.append(f"--partition {partition} needs {_flag(name)}, {what}")
+    if len(_items(c.shares)) > MAX_SEEDS:
+        problems.append(f"--shares names too many, it must name at most {MAX_SEEDS}")
+    for share in _items(c.shares):
+        problems += _number("shares", share, 0, math.inf, open_low=True, open_high=True)
+    if _items(c.shares) and _whole(c.clients) and len(c.shares) != c.clients:
+        problems.append(
+            f"--shares names {len(c.shares)}, it must be one for each of the "
+            f"{_shown(c.clients)} clients"
+        )
     if c.methods is not _LACKING:
         problems += _list("algorithms", tuple(m.name for m in c.methods))
     for method in _items(c.methods):
@@ -572,8 +606,13 @@ def _attack_problems(c: Config, tables: Tables) -> list[str]:
             problems.append(f"--attack holds {_shown(name)}, it must be one of {near}")
         if count < 1:
             problems.append(f"--attack holds {_shown(text)}, it must be at least one client")
-        if strength is not None and name in ("label_flip", "random_labels", "replication"):
+        if strength is not None and name == "replication":
             problems.append(f"--attack holds {_shown(text)}, but {name} has no strength")
+        if strength is not None and name in tables.label_attacks and not 0 < strength <= 1:
+            problems.append(
+                f"--attack holds {_shown(text)}, the strength of {name} is a share of rows, "
+                "it must be above 0 and at most 1"
+            )
         if strength is not None and abs(strength) > MOST_NUMBER:
             problems.append(
                 f"--attack holds {_shown(text)}, whose strength is no number in float32"
@@ -656,9 +695,7 @@ def _method_problems(m: Method, tables: Tables) -> list[str]:
     for name, allowed in CHOICES.items():
         problems += _known(name, getattr(m, name), allowed)
     for name in ("normalise_scores", "relative_floor", "scale_values"):
-        value = getattr(m, name)
-        if value is not _LACKING and not isinstance(value, bool):
-            problems.append(f"{_flag(name)} is {_shown(value)}, it must be true or false")
+        problems += _truth(name, getattr(m, name))
     return problems
 
 
@@ -703,7 +740,8 @@ def from_dict(values: Any, tables: Tables) -> Config:
     if not isinstance(values, dict):
         raise ConfigError(_no_object("the config", values))
     fields, problems = _fields(values, Config, "the config")
-    for name in ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers"):
+    lists = ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers", "shares")
+    for name in lists:
         value = fields[name]
         if value is not _LACKING and not isinstance(value, list):
             problems.append(f"{name} is {_shown(value)} in the config, it must be a list")
@@ -818,6 +856,12 @@ def _known(name: str, value: Any, allowed: Iterable[str]) -> list[str]:
     if value is _LACKING or _among(value, allowed):
         return []
     return [f"{_flag(name)} is {_shown(value)}, it must be one of {_one_of(value, allowed)}"]
+
+
+def _truth(name: str, value: Any) -> list[str]:
+    if value is _LACKING or isinstance(value, bool):
+        return []
+    return [f"{_flag(name)} is {_shown(value)}, it must be true or false"]
 
 
 def _path(name: str, value: Any) -> list[str]:

@@ -35,7 +35,7 @@ from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.contribution import GAMES, MEASURES, OF_GAMES
-from cgsv_jax.data import attendance, owners, partition
+from cgsv_jax.data import attendance, lists, owners, partition
 from cgsv_jax.participation import Participation
 from cgsv_jax.reward import REWARDS
 from cgsv_jax.runs import Batch, Chunk, Look, Programs, Seen
@@ -75,6 +75,7 @@ TABLES = config_lib.Tables(
     games=GAMES,
     reads=READS,
     attacks=attacks.ATTACKS,
+    label_attacks=attacks.LABELS,
 )
 
 
@@ -111,6 +112,7 @@ class Problem(NamedTuple):
     cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
     attendance: np.ndarray | None = None  # [T, C] who takes part in which round, if that is given
     identity: DataIdentity | None = None  # of the data as a config named them; None: of one's own
+    owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
 
 
 class Progress(NamedTuple):
@@ -159,22 +161,26 @@ def problems(config: Config) -> tuple[Problem, ...]:
     try:
         full, found = data_lib.identified(**_named(config))
         identity = DataIdentity(sets={_label(config): found}, files=_digests(config))
-        by_owner = "by_owner" in config.partitions
-        owner_ids = owners.load(config.owners, len(full.labels)) if by_owner else None
+        read: dict[str, Any] = {}  # partition -> what its file says
+        if "by_owner" in config.partitions:
+            read["by_owner"] = owners.load(config.owners, len(full.labels))
+        if "from_lists" in config.partitions:
+            read["from_lists"] = lists.load(config.lists)
         model = _model(config, full, source.num_classes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     dealt, wrong = [], []
     for name in config.partitions:
         try:
-            dealt.append(_deal(config, full, name, owner_ids))
-            wrong += checks.problems(*dealt[-1], model)
+            data, clients, ids = _deal(config, full, name, read.get(name))
+            dealt.append((data, clients, model, ids))
+            wrong += checks.problems(data, clients, model)
         except (ValueError, OSError) as error:
             wrong += str(error).splitlines()
     _refuse(wrong)
     made = tuple(
-        _problem(config, name, *arrays, model)._replace(identity=identity)
-        for name, arrays in zip(config.partitions, dealt, strict=True)
+        _problem(config, name, *parts)._replace(identity=identity)
+        for name, parts in zip(config.partitions, dealt, strict=True)
     )
     _refuse(wrong for problem in made for wrong in _unfit(config, problem))
     return made
@@ -301,7 +307,15 @@ def _model(config: Config, data: Dataset, num_classes: int) -> Model:
     return builder(data.inputs.shape[1:], num_classes)
 
 
-def _problem(config: Config, name: str, data: Dataset, clients: Clients, model: Model) -> Problem:
+def _problem(
+    config: Config,
+    name: str,
+    data: Dataset,
+    clients: Clients,
+    model: Model,
+    ids: np.ndarray | None = None,
+) -> Problem:
+    """What is left to be made; `ids` are the owners of the rows, where clients are owners."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     clients, cheats = _conduct(config, data, clients, model)
     clients = _joining(config, clients)
@@ -325,8 +339,9 @@ def _problem(config: Config, name: str, data: Dataset, clients: Clients, model: 
         places = np.linspace(0, len(sizes) - 1, config.eval_clients).round().astype(int)
         chosen = np.sort(np.argsort(sizes, kind="stable")[places])
     tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
+    held = () if ids is None else tuple(ids[np.asarray(clients.rows)[:, 0]].astype(str).tolist())
     seen = (tensors, network, chosen, cheats, listed)
-    return Problem(name, data, clients, sizes, classes, model, *seen)
+    return Problem(name, data, clients, sizes, classes, model, *seen, owners=held)
 
 
 def _conduct(
@@ -412,21 +427,27 @@ def _unfit(config: Config, problem: Problem) -> list[str]:
 
 
 def _deal(
-    config: Config, full: Dataset, name: str, owner_ids: np.ndarray | None
-) -> tuple[Dataset, Clients]:
+    config: Config, full: Dataset, name: str, read: Any
+) -> tuple[Dataset, Clients, np.ndarray | None]:
+    """The pool, who holds what of it, and the owners of its rows where clients are owners."""
     # One generator per purpose: the cap or the partition never shifts the other's draws.
     split_rng, deal_rng, test_rng = (
         np.random.default_rng([config.partition_seed, i]) for i in range(3)
     )
     cap = config.rows_per_client and config.rows_per_client * config.clients
-    cap = None if name == "by_owner" else cap  # a writer's rows are not thinned out
+    cap = None if name in config_lib.CHOSEN_ROWS else cap
+    listed = np.concatenate([*read, ()]) if name == "from_lists" else None
     wrong = []
     if full.validation is not None and config.validation_share > 0:
         wrong.append(
             f"--validation-share is {config.validation_share:g}, it must be 0: "
             f"{config.dataset} has validation rows of its own"
         )
-    pool, held_out = partition.split(split_rng, len(full.labels), config.validation_share, cap)
+    pool, held_out = partition.split(
+        split_rng, len(full.labels), config.validation_share, cap, listed
+    )
+    if listed is not None:  # they number the rows of the whole training set
+        pool = np.arange(len(full.labels))
     validation = full.validation or (full.inputs[held_out], full.labels[held_out])
     if config.clients > len(pool):
         wrong.append(
@@ -452,12 +473,18 @@ def _deal(
     options: dict[str, Any] = {}
     if name == "class_imbalance":
         options = {"num_classes": data_lib.DATASETS[config.dataset].num_classes}
-    if name == "dirichlet":
+    if name in ("dirichlet", "size_dirichlet"):
         options = {"concentration": config.concentration, "min_rows": config.min_rows}
+    if name == "by_shares":
+        options = {"shares": config.shares}
+    if name == "k_classes":
+        options = {"classes_per_client": config.classes_per_client}
     if name == "by_owner":
-        options = {"owners": owner_ids[pool], "min_rows": config.min_rows}
+        options = {"owners": read[pool], "min_rows": config.min_rows}
+    if name == "from_lists":
+        options = {"lists": read, "repeated_rows": config.repeated_rows}
     clients = partition.PARTITIONS[name](deal_rng, data.labels, config.clients, **options)
-    return data, clients
+    return data, clients, options.get("owners")
 
 
 def options_of(config: Config, method: Method, problem: Problem) -> Options:
@@ -640,7 +667,8 @@ def fingerprint(dealt: Sequence[Problem]) -> str:
     arrays = []
     for problem in dealt:
         leaves = (problem.data, problem.clients, problem.chosen, problem.attendance)
-        arrays += [*jax.tree.leaves(leaves), np.asarray(problem.cheats, np.str_)]
+        names = (problem.cheats, problem.owners)
+        arrays += [*jax.tree.leaves(leaves), *(np.asarray(x, np.str_) for x in names)]
     return files.digest_of_arrays(arrays)
 
 
@@ -792,6 +820,7 @@ def cell_of(config: Config, method: Method, problem: Problem, seen: Sequence[See
         evaluation=evaluation,
         evaluated=problem.chosen,
         cheats=problem.cheats,
+        owners=problem.owners,
     )
 
 

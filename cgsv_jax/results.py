@@ -41,8 +41,9 @@ import polars as pl
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from cgsv_jax import files, metrics
+from cgsv_jax import files, metrics, terminal
 from cgsv_jax.types import Evaluation, Record
 
 Path = str | os.PathLike[str]
@@ -78,8 +79,9 @@ ROUND_COLUMNS = (
 )
 CLIENT_COLUMNS = (
     *KEYS,
-    *("client", "rows", "classes", "standalone_accuracy", "accuracy", "reputation", "share"),
-    *("energy", "distance", "upload_bytes", "download_bytes", "attack", "present", "broken"),
+    *("client", "owner", "rows", "classes", "standalone_accuracy", "accuracy", "reputation"),
+    *("share", "energy", "distance", "upload_bytes", "download_bytes"),
+    *("attack", "present", "broken"),
 )
 # Of runs in which some clients cheat: how the honest ones fare, what the others get.
 HONESTY = (
@@ -93,7 +95,7 @@ SUMMARY_COLUMNS = (
     *("upload_bytes", "download_bytes", "clients", "evaluated", "present", "broken", "attackers"),
     *HONESTY,
 )
-TEXTS = ("partition", "method", "fairness_undefined", "attack")
+TEXTS = ("partition", "method", "fairness_undefined", "attack", "owner")
 AVERAGED = (  # over seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", "energy", "share", "upload_bytes", "download_bytes", "present", *HONESTY),
@@ -125,6 +127,7 @@ class Cell(NamedTuple):
     evaluation: Evaluation  # round, server_* [S, K], the others [S, K, N]
     evaluated: np.ndarray | None = None  # numbers of the clients in `evaluation`; None: all N
     cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
+    owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
 
 
 TRAFFIC = ("share", "energy", "upload_bytes", "download_bytes")
@@ -236,7 +239,8 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     them, ‖v_i‖² / ‖u_N‖²; `upload_bytes` and `download_bytes` are sums over rounds (see
     `metrics.volumes`); `attack` is null for honest clients, `present` the share of rounds taken
     part in, `broken` the number of updates that were not finite. `standalone_accuracy` is null
-    where the partition was not run with the method `standalone`.
+    where the partition was not run with the method `standalone`, `owner` where clients are not
+    owners of rows.
     """
     cells = list(cells)
     alone = _standalone(cells)
@@ -254,6 +258,9 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
                         "method": pl.repeat(cell.method, final.size, eager=True),
                         "seed": np.full(final.size, seed, np.int64),
                         "client": np.arange(final.size, dtype=np.int32),
+                        "owner": pl.Series(
+                            list(cell.owners) or [None] * final.size, dtype=pl.String
+                        ),
                         "rows": np.asarray(cell.sizes, np.int32),
                         "classes": np.asarray(cell.classes, np.int32),
                         "standalone_accuracy": _known(
@@ -663,13 +670,15 @@ def shown_clients(clients: pl.DataFrame, methods: Sequence[str] | None = None) -
     methods = [name for name in present if name != YARDSTICK] if methods is None else methods
     values = ("standalone_accuracy", "accuracy", "reputation", "share")
     means = clients.group_by("method", "client", maintain_order=True).agg(
-        pl.col("rows", "classes").first(), *(_complete_mean(name) for name in values)
+        pl.col("owner", "rows", "classes").first(), *(_complete_mean(name) for name in values)
     )
     base = means.filter(method=present[0]).sort("client")
+    owner = base["owner"]
     chosen = _selection(base["rows"].to_numpy())
     digits = 4 if len(base) <= MANY else 6  # of reputations, which are about 1 / N
     columns: dict[str, list[str]] = {
         "client": [str(i) for i in chosen],
+        **({} if owner.null_count() else {"owner": [_cut(owner[i]) for i in chosen]}),
         "rows": _texts(base["rows"], chosen),
         "classes": _texts(base["classes"], chosen),
         f"{YARDSTICK} accuracy, %": _texts(base["standalone_accuracy"], chosen, 100),
@@ -680,6 +689,12 @@ def shown_clients(clients: pl.DataFrame, methods: Sequence[str] | None = None) -
         columns[f"{method} reputation"] = _texts(own["reputation"], chosen, digits=digits)
         columns[f"{method} entries received, %"] = _texts(own["share"], chosen, 100)
     return pl.DataFrame(columns)
+
+
+def _cut(name: str) -> str:
+    """A stranger's name, as much as a table has room for."""
+    name = terminal.plain(name)
+    return name if len(name) <= 2 * NAME else f"{name[: 2 * NAME - 1]}…"
 
 
 def shown_holdings(sizes: np.ndarray, classes: np.ndarray) -> pl.DataFrame:
@@ -885,7 +900,7 @@ def report(frame: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> T
             vertical="bottom",
         )
     for row in frame.iter_rows():
-        table.add_row(*("–" if value is None else value for value in row))
+        table.add_row(*(Text("–" if value is None else value) for value in row))
     return table
 
 

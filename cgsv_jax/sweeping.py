@@ -36,11 +36,11 @@ CRITERIA = (
 )
 
 # One config holds several of these anyway; together they are the runs of one setting.
-LISTS = ("partitions", "algorithms", "seeds", "late", "attacks", "attackers")
+LISTS = ("partitions", "algorithms", "seeds", "late", "attacks", "attackers", "shares")
 # These say where things are and how they are computed or looked at, not what is computed.
 FIXED = (
-    *("data_dir", "owners", "eval_every", "eval_rows", "eval_clients", "eval_batch"),
-    *("layout", "devices", "conv", "attendance", "checkpoint_every"),
+    *("data_dir", "owners", "lists", "repeated_rows", "eval_every", "eval_rows", "eval_clients"),
+    *("eval_batch", "layout", "devices", "conv", "attendance", "checkpoint_every"),
 )
 SWEEPABLE = (
     "setting",
@@ -54,8 +54,9 @@ SWEEPABLE = (
 
 # Fields of a Config that a program knows only through the shapes of its arrays.
 _OF_THE_POOL = (
-    *("data_dir", "owners", "rows_per_client", "validation_share", "partition_seed"),
-    *("concentration", "min_rows", "synthetic_rows", "eval_rows", "eval_clients"),
+    *("data_dir", "owners", "lists", "repeated_rows", "shares", "classes_per_client"),
+    *("rows_per_client", "validation_share", "partition_seed", "concentration", "min_rows"),
+    *("synthetic_rows", "eval_rows", "eval_clients"),
 )
 _NO_ONE: dict[str, Any] = {"partitions": (), "seeds": (), "methods": ()}
 
@@ -537,8 +538,9 @@ def _portions(world: Config, own: Sequence[Run]) -> Iterable[tuple[Portion, tupl
     There every partition has an order of its own in which the devices hold the clients.
     """
     names = tuple(dict.fromkeys(run.partition for run in own))
-    # A pool is dealt out by its owners as a whole, by a partition within its cap.
-    sets = [tuple(n for n in names if n != "by_owner"), tuple(n for n in names if n == "by_owner")]
+    # Rows that somebody has chosen are a pool of their own, every other partition's are the cap's.
+    own_pool = config_lib.CHOSEN_ROWS
+    sets = [tuple(n for n in names if n not in own_pool), *((n,) for n in names if n in own_pool)]
     if world.devices > 1:
         sets = [(name,) for name in names]
     for those in filter(None, sets):

@@ -26,8 +26,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cgsv_jax import attacks, experiment, plots, simulation, timing, vectors
 from cgsv_jax import data as data_lib
-from cgsv_jax import experiment, plots, simulation, timing, vectors
 from cgsv_jax.contribution import games
 from cgsv_jax.contribution.sampled_shapley import sample
 from cgsv_jax.contribution.shapley import exact
@@ -233,9 +233,9 @@ def real(made: World, kind: str, trial: int) -> Array:
     data, clients = dealt(made.config.clients, trial)
     which = [made.odd] if kind == "noisy" else []
     # Labels of one's own even where all are true: one program serves the three kinds.
-    clients = partition.with_wrong_labels(
-        np.random.default_rng([trial, 1]), clients, data.labels, which, 10, "random"
-    )
+    asked = [("random_labels", len(which), None)]
+    rng = np.random.default_rng([trial, 1])
+    clients, _ = attacks.dishonest(rng, clients, data.labels, 10, asked, which)
     signs = np.ones(made.config.clients, np.float32)
     signs[made.odd] = -1 if kind == "reversed" else 1
     return made.updates(jax.random.key(trial), data, clients, signs)

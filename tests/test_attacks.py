@@ -1,13 +1,18 @@
 """Clients that cheat: what each attack uploads, that only attackers do, and what becomes of it."""
 
+import hashlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cgsv_jax import attacks, experiment, results, simulation
 from cgsv_jax.config import ConfigError
+from cgsv_jax.data import partition as cg_partition
 from cgsv_jax.types import Clients, Conduct
 
 EPS = float(np.finfo(np.float32).eps)
@@ -154,6 +159,62 @@ def test_labels_are_flipped_or_drawn_for_attackers_only():
     np.testing.assert_array_equal(made.rows, clients.rows)
 
 
+def test_all_labels_of_a_client_are_drawn_as_ever():
+    """A digest of the version in which a client lied about all of its rows or none."""
+    clients = cg_partition.power_law(np.random.default_rng(3), np.arange(90) % 10, 6)
+    for whole in (None, 1.0):
+        asked = [("random_labels", 2, whole), ("label_flip", 1, whole), ("scaled", 1, 4.0)]
+        made, _ = attacks.dishonest(
+            np.random.default_rng(5), clients, np.arange(90) % 10, 10, asked
+        )
+        digest = hashlib.sha256(np.asarray(made.labels, np.int64).tobytes()).hexdigest()
+        assert digest[:16] == "f7c474e0de9687a4"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.floats(0, 1, exclude_min=True), st.integers(0, 99))
+def test_a_share_of_the_rows_is_touched_and_no_other(rows, share, seed):
+    """Of labels that a flip changes, exactly round(s n), at least one, none of them padding."""
+    clients = cg_partition.from_lists([range(rows), [rows]])
+    labels = np.arange(rows + 1) % 4
+    made, _ = attacks.dishonest(
+        np.random.default_rng(seed), clients, labels, 4, [("label_flip", 1, share)], [0]
+    )
+    true = labels[clients.rows]
+    wrong = made.labels != true
+    assert wrong[0].sum() == max(1, round(share * rows))
+    np.testing.assert_array_equal(made.labels[wrong], 3 - true[wrong])
+    assert not wrong[1].any()
+    drawn, _ = attacks.dishonest(
+        np.random.default_rng(seed), clients, labels, 4, [("random_labels", 1, share)], [0]
+    )
+    assert (drawn.labels != true).sum() <= max(1, round(share * rows))
+
+
+def test_noisy_labels_are_anywhere_and_right_by_chance():
+    """Noise on the first rows only, or random labels without the true one, would fail."""
+    labels = np.arange(20_000) % 10
+    clients = cg_partition.from_lists([range(20_000)])
+    made, _ = attacks.dishonest(
+        np.random.default_rng(0), clients, labels, 10, [("random_labels", 1, 0.4)]
+    )
+    wrong = (made.labels[0] != labels).astype(float)
+    expected = 0.4 * 0.9
+    for part in (wrong, wrong[:10_000], wrong[10_000:]):
+        assert abs(part.mean() - expected) < 4 * part.std() / np.sqrt(len(part))
+    counts = np.bincount(made.labels[0][wrong > 0], minlength=10)
+    assert (abs(counts - counts.mean()) < 5 * np.sqrt(counts.mean())).all()
+
+
+def test_a_share_that_is_none_is_refused():
+    for share in (0.0, 1.5, -1.0, np.nan):
+        with pytest.raises(ValueError, match="label_flip needs a share of rows in"):
+            attacks.dishonest(
+                np.random.default_rng(0), partition_of(), np.zeros(24, int), 3,
+                [("label_flip", 1, share)],
+            )  # fmt: skip
+
+
 def test_codes_follow_the_order_of_attacks_on_uploads():
     asked = [("scaled", 1, 4.0), ("label_flip", 1, None), ("sign_flip", 2, None)]
     made, names = attacks.dishonest(
@@ -194,7 +255,7 @@ def honest():
     return experiment.run(config)
 
 
-ASKED = [f"{name}:2" for name in attacks.ATTACKS]
+ASKED = [*(f"{name}:2" for name in attacks.ATTACKS), *(f"{name}:2:0.5" for name in attacks.LABELS)]
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -267,7 +328,10 @@ def test_a_reversed_client_falls_to_the_floor():
         ({"attacks": ["sign_flip:0"]}, "at least one client"),
         ({"attacks": ["sign_flip:6"]}, "one must be honest"),
         ({"attacks": ["sign_flip:1", "sign_flip:2"]}, "names an attack twice"),
-        ({"attacks": ["label_flip:1:3"]}, "has no strength"),
+        ({"attacks": ["replication:2:3"]}, "has no strength"),
+        ({"attacks": ["label_flip:1:3"]}, "the strength of label_flip is a share of rows, it must"),
+        ({"attacks": ["random_labels:1:0"]}, "must be above 0 and at most 1"),
+        ({"attacks": ["random_labels:1:-0.5"]}, "must be above 0 and at most 1"),
         ({"attacks": ["scaled:1:inf"]}, "it must hold name:clients"),
         ({"attacks": [3]}, "it must hold name:clients"),
         ({"attacks": ["sign_flip:2"], "attackers": [1]}, "names 1 clients, --attack needs 2"),

@@ -18,7 +18,7 @@ import sklearn.datasets
 
 from cgsv_jax import data, experiment
 from cgsv_jax.config import ConfigError
-from cgsv_jax.data import attendance, images, owners, store, synthetic
+from cgsv_jax.data import attendance, images, lists, owners, store, synthetic
 from cgsv_jax.files import digest_of_arrays
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
@@ -643,6 +643,13 @@ def test_owners_that_do_not_fit(write, message, tmp_path):
     assert "pickle" not in str(error.value)
 
 
+def test_owners_that_no_file_could_hold_are_spelled(tmp_path):
+    np.save(tmp_path / "a.npy", np.array(["a\ud800", "b"]))
+    assert owners.load(tmp_path / "a.npy", 2).tolist() == ["a\\ud800", "b"]
+    np.save(tmp_path / "b.npy", np.array([b"\xff", "é".encode()]))
+    assert owners.load(tmp_path / "b.npy", 2).tolist() == ["\\xff", "é"]
+
+
 WHO = {
     "0, 1\n\n2,1,\n": [[0, 1], [-1, -1], [1, 2]],
     "\ufeff0,1\r\n2": [[0, 1], [2, -1]],
@@ -693,6 +700,53 @@ def test_attendance_that_does_not_fit(content, message, tmp_path):
         experiment.problems(experiment.configure(clients=4, attendance=path))
 
 
+# ---------------------------------------------------------------- lists of rows
+
+LISTS = [[5, 0], [7], [2, 1, 3]]
+TABLE = np.array([[5, 0, -1], [7, -1, -1], [2, 1, 3]])
+WRITTEN = {
+    "a.npz": lambda path: np.savez(path, *map(np.array, LISTS)),
+    "a.npy": lambda path: np.save(path, TABLE),
+    "a.json": lambda path: path.write_text(json.dumps(LISTS)),
+    "a.txt": lambda path: path.write_text("5,0\n7\n2, 1,3\n"),
+    "a.csv": lambda path: path.write_bytes(b"\xef\xbb\xbf5,0\r\n7\r\n2,1,3"),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_lists_in_every_layout(name, tmp_path):
+    WRITTEN[name](tmp_path / name)
+    read = lists.load(str(tmp_path / name))
+    assert [rows.tolist() for rows in read] == LISTS
+    assert {rows.dtype for rows in read} == {np.dtype(np.int64)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.txt", None, "none.txt cannot be read: No such file"),
+        ("a.txt", "1,2\n3;4\n", "a.txt cannot be read: line 2 must hold whole numbers between"),
+        ("a.txt", "9" * 30, "a.txt cannot be read"),
+        ("a.json", "[[1], [2.5]]", "a.json cannot be read: .*int"),
+        ("a.json", '{"0": [1]}', "a.json cannot be read: .*array"),
+        ("a.json", "[" * 100_000, "a.json cannot be read"),
+        ("a.npz", "PK", "a.npz cannot be read"),
+        ("a.npy", "", "a.npy cannot be read"),
+    ],
+)
+def test_lists_that_cannot_be_read(name, content, message, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        lists.load(tmp_path / name)
+
+
+def test_a_table_of_lists_has_two_axes(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with pytest.raises(ValueError, match=r"is no .npy file of whole numbers \[N, M\]"):
+        lists.load(tmp_path / "a.npy")
+
+
 # ---------------------------------------------------------------- damage of every kind of file
 
 
@@ -706,7 +760,7 @@ class Reader(NamedTuple):
 
 KINDS = (
     *("owners.npy", "owners.npz", "packed.npz", "who.npy", "who.txt"),
-    *("records", "metadata", "cache"),
+    *("rows.npz", "rows.npy", "rows.json", "rows.txt", "records", "metadata", "cache"),
 )
 
 
@@ -719,6 +773,16 @@ def readers(folder):
     np.savez_compressed(folder / "packed.npz", ids=ids)
     np.save(folder / "who.npy", rounds)
     (folder / "who.txt").write_text("\n".join(",".join(map(str, row)) for row in rounds))
+
+    for name, write in WRITTEN.items():
+        write(folder / name.replace("a.", "rows."))
+
+    def rows(name):
+        return Reader(
+            (folder / name,),
+            lambda: digest_of_arrays(lists.load(folder / name)),
+            name == "rows.npz",
+        )
 
     def digest(load, name, count):
         path = folder / name
@@ -737,6 +801,7 @@ def readers(folder):
         **{name: digest(owners.load, name, 40) for name in ("owners.npy", "owners.npz")},
         "packed.npz": digest(owners.load, "packed.npz", 40),
         **{name: digest(attendance.load, name, 30) for name in ("who.npy", "who.txt")},
+        **{name: rows(name) for name in KINDS if name.startswith("rows.")},
         "records": Reader(tuple(records), data_set),
         "metadata": Reader((prepared / "dataset_info.json", prepared / "features.json"), data_set),
         "cache": Reader(

@@ -13,6 +13,7 @@ from cgsv_jax import experiment, files, local, profiling, results, runs, simulat
 from cgsv_jax import layout as layout_lib
 from cgsv_jax.algorithms import ALGORITHMS
 from cgsv_jax.config import ConfigError
+from cgsv_jax.data import partition
 from cgsv_jax.types import Examples, Upload
 
 SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 6, "seeds": 2}
@@ -31,8 +32,8 @@ def compared():
     return config, experiment.run(config, seen.append), seen
 
 
-def _cell(result, method, partition="power_law"):
-    (cell,) = [c for c in result.cells if (c.method, c.partition) == (method, partition)]
+def _cell(result, method, dealt="power_law"):
+    (cell,) = [c for c in result.cells if (c.method, c.partition) == (method, dealt)]
     return cell
 
 
@@ -277,6 +278,113 @@ def test_validation_rows_are_nobodys():
     (problem,) = experiment.problems(experiment.configure())
     validation = {row.tobytes() for row in problem.data.validation[0]}
     assert not validation & {row.tobytes() for row in problem.data.inputs}
+
+
+# What a partition needs beside a data set, and how it is asked for.
+DEALT = {
+    "by_shares": {"shares": (4, 3, 2, 1)},
+    "k_classes": {"classes_per_client": 3},
+    "size_dirichlet": {"concentration": 5.0, "min_rows": 50},
+    "dirichlet": {"concentration": 5.0, "min_rows": 50},
+}
+
+
+@pytest.mark.parametrize("name", sorted({*partition.PARTITIONS} - {"by_owner", "from_lists"}))
+def test_every_partition_can_be_asked_for(name):
+    """It is dealt as the function deals the pool, with the options asked for."""
+    asked = DEALT.get(name, {})
+    (problem,) = experiment.problems(experiment.configure(**SMALL, **asked, partitions=name))
+    options = dict(asked) | ({"num_classes": 10} if name == "class_imbalance" else {})
+    made = partition.PARTITIONS[name](
+        np.random.default_rng([0, 1]), problem.data.labels, 4, **options
+    )
+    np.testing.assert_array_equal(problem.clients.rows, made.rows)
+    np.testing.assert_array_equal(problem.clients.mask, made.mask)
+    assert problem.owners == ()
+
+
+def test_as_many_clients_as_shares():
+    assert experiment.configure(partitions="by_shares", shares=(0.4, 0.3, 0.3)).clients == 3
+    assert experiment.configure().clients == 10
+
+
+def test_lists_of_a_partition_are_the_partition(compared, tmp_path):
+    """The same rows by their numbers in the training set: the same runs, bit for bit."""
+    _, result, _ = compared
+    pool, held_out = partition.split(np.random.default_rng([0, 0]), 1442, 0.1)
+    dealt = partition.take(result.problems[0].clients, pool)
+    rows = [own[mask] for own, mask in zip(dealt.rows, dealt.mask, strict=True)]
+    np.savez(tmp_path / "rows.npz", *rows)
+    asked = dict(SMALL, partitions="from_lists", lists=str(tmp_path / "rows.npz"))
+    again = experiment.run(experiment.configure(**asked, algorithms="cgsv", eval_every=2))
+    mine, theirs = _cell(again, "cgsv", "from_lists"), _cell(result, "cgsv")
+    jax.tree.map(np.testing.assert_array_equal, mine.record, theirs.record)
+    jax.tree.map(np.testing.assert_array_equal, mine.evaluation, theirs.evaluation)
+    data = again.problems[0].data
+    np.testing.assert_array_equal(data.validation[1], result.problems[0].data.validation[1])
+    np.testing.assert_array_equal(data.inputs[held_out], data.validation[0])
+
+
+@pytest.mark.parametrize(
+    ("lists", "asked", "message"),
+    [
+        ([[1], [2]], {}, "num_clients must be 2, the number of lists, got 4"),
+        ([[1], [2], [3], [1442]], {}, "client 3 holds row 1442, rows are numbered from 0 to 1441"),
+        ([[1], [2], [3], [2]], {}, "row 2 is held by clients 1 and 3"),
+        ([[1], [2], [3], []], {}, "client 3 has no rows"),
+        ([range(1300), [1301], [1302], [1303]], {}, "holds out 144 rows, but only 139 of the 1442"),
+        ([[1], [2], [3], [4]], {"rows_per_client": 5}, "--rows-per-client does nothing here"),
+        ([[1], [2], [3], [4]], {"min_rows": 5}, "--min-rows does nothing here"),
+    ],
+)
+def test_lists_that_cannot_be_dealt(lists, asked, message, tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([list(rows) for rows in lists]))
+    path = str(tmp_path / "rows.json")
+    with pytest.raises(ConfigError, match=message):
+        experiment.problems(
+            experiment.configure(**SMALL, partitions="from_lists", lists=path, **asked)
+        )
+
+
+def test_rows_may_be_listed_again_where_that_is_meant(tmp_path):
+    (tmp_path / "rows.txt").write_text("1,1,2\n2\n3\n4\n")
+    asked = dict(SMALL, partitions="from_lists", lists=str(tmp_path / "rows.txt"))
+    (problem,) = experiment.problems(experiment.configure(**asked, repeated_rows=True))
+    assert problem.sizes.tolist() == [3, 1, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory):
+    """Thirty owners of digits' rows, by name."""
+    path = tmp_path_factory.mktemp("owners") / "writers.npy"
+    names = np.array([f"writer {i}" for i in range(30)])[np.arange(1442) % 30]
+    np.save(path, names)
+    return str(path), names
+
+
+def test_which_owner_a_client_is(writers):
+    """The owner of all its rows; of a client that poses as several, of every copy."""
+    path, names = writers
+    asked = dict(SMALL, partitions=("by_owner", "uniform"), owners=path, attacks=["replication:3"])
+    problem, other = experiment.problems(experiment.configure(**asked))
+    pool, _ = partition.split(np.random.default_rng([0, 0]), 1442, 0.1)
+    dealt = partition.take(problem.clients, pool)
+    assert len(problem.owners) == len(dealt.rows) == 6
+    for rows, mask, owner in zip(dealt.rows, dealt.mask, problem.owners, strict=True):
+        assert set(names[rows[mask]]) == {owner}
+    assert len(set(problem.owners)) == 4
+    assert other.owners == ()
+    renamed = problem._replace(owners=tuple(name.upper() for name in problem.owners))
+    assert experiment.fingerprint([renamed]) != experiment.fingerprint([problem])
+
+
+def test_owners_stand_in_the_clients_table(writers, tmp_path):
+    asked = dict(SMALL, rounds=1, seeds=1, algorithms="standalone", partitions="by_owner")
+    result = experiment.run(experiment.configure(**asked, owners=writers[0]))
+    experiment.save(results.create(tmp_path / "run"), result)
+    clients = results.read(tmp_path / "run").clients
+    assert clients["owner"].to_list() == [*result.problems[0].owners]
+    assert set(clients["owner"]) < {f"writer {i}" for i in range(30)}
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,10 @@ RIGHT = {
     "layout": st.sampled_from(["auto", "one", "all", "balanced", "3", 3]),
     "data_dir": st.just("somewhere"),
     "owners": st.just("owners.npy"),
+    "lists": st.just("lists.json"),
+    "repeated_rows": st.booleans(),
+    "shares": st.lists(number(0.01, 100), min_size=1, max_size=4),
+    "classes_per_client": st.integers(1, 10),
     "conv": word(TABLES.convs),
     "precision": word(TABLES.precisions),
     "concentration": number(0.01, 100),
@@ -143,6 +147,9 @@ def asked(draw):
     for name in names:
         odd = draw(st.floats(0, 1)) < share
         values[name] = draw(ODD if odd else RIGHT.get(name, WHOLE))
+        other, readers = config_lib.ONLY_WITH.get(name, (None, ()))
+        if other == "partitions" and share < 1:  # or it would nearly always be idle
+            values.setdefault(other, readers[0])
     if draw(st.integers(0, 20)) == 0:
         values[draw(st.sampled_from(["nonsense", "name", "methods", "Clients", "beta_"]))] = draw(
             ODD
@@ -226,6 +233,7 @@ def test_documents(values):
 FLAGS = sorted(
     {f.name for f in dataclasses.fields(cli.Compare)} - {*cli.CLUSTER, *cli.OUTPUT, "algorithms"}
 )
+SWITCHES = {name for name, flag in {**cli.PROBLEM, **cli.RULES}.items() if flag.kind is bool}
 RENAMED = {"partition": "partitions", "attack": "attacks"}
 WORDS = st.one_of(
     st.sampled_from(["", ",", "1", "0", "-1", "3,4", "1,1", "1,,x", "nan", "inf", "-inf", "1e999"]),
@@ -247,7 +255,7 @@ def commands(draw):
     words = [draw(st.sampled_from(["run", "compare"]))]
     for name in draw(st.lists(st.sampled_from([*FLAGS, "algorithms"]), max_size=4, unique=True)):
         words.append("--" + name.replace("_", "-"))
-        if name in ("relative_floor", "normalise_scores", "scale_values"):
+        if name in SWITCHES:
             continue
         key = RENAMED.get(name, name)
         odd = draw(st.integers(0, 3)) == 0
@@ -310,11 +318,11 @@ TABLE_OF = {
     "game": TABLES.games,
     **config_lib.CHOICES,
 }
-PARTITIONS = ("uniform", "power_law", "class_imbalance", "dirichlet")
+PARTITIONS = tuple(name for name in TABLES.partitions if name not in config_lib.NEEDS)
 PRESENCE = {
     "--cohort": ("1", "2"),
     "--late": ("1:1", "1:2"),
-    "--attack": ("sign_flip:1", "scaled:1:1e30", "gaussian_noise:1"),
+    "--attack": ("sign_flip:1", "scaled:1:1e30", "gaussian_noise:1", "random_labels:1:0.4"),
 }
 BREAKING = {  # what only shows once the data are there
     "--clients": ("5000", "x"),
@@ -323,6 +331,9 @@ BREAKING = {  # what only shows once the data are there
     "--validation-share": ("0.9999",),
     "--hidden": ("70000,70000",),
     "--owners": ("/nowhere.npy",),
+    "--lists": ("/nowhere.json",),
+    "--shares": ("1,2", "x"),
+    "--classes-per-client": ("11", "0"),
     "--model": ("cifar_cnn", "text_cnn"),
     "--rounds": ("0", "2.5"),
     "--synthetic-rows": ("3", "2147483647"),

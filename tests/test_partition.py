@@ -1,5 +1,8 @@
 """Partitions: exact sizes, who may hold what, the Dirichlet law, the errors and the speed."""
 
+import fractions
+import hashlib
+import itertools
 import time
 
 import numpy as np
@@ -10,7 +13,9 @@ from hypothesis import strategies as st
 from cgsv_jax import types
 from cgsv_jax.data import partition
 
-DISJOINT = ("uniform", "power_law", "dirichlet", "by_owner")
+OVERLAPPING = ("class_imbalance",)
+DRAWN = [name for name in partition.PARTITIONS if name != "from_lists"]
+EVERY_ROW = ("uniform", "dirichlet", "size_dirichlet", "by_shares", "from_lists")
 
 
 def rng(seed=0):
@@ -22,9 +27,16 @@ def balanced(num_rows, num_classes=10):
 
 
 def divide(name, labels, num_clients, seed=0, **options):
-    """Any partition, with owners where it needs some: twice as many as clients, dealt in turn."""
+    """Any partition, with what it needs: twice as many owners as clients, dealt in turn; ..."""
+    rows = np.arange(len(labels))
     if name == "by_owner":
-        options.setdefault("owners", np.arange(len(labels)) % min(2 * num_clients, len(labels)))
+        options.setdefault("owners", rows % min(2 * num_clients, len(labels)))
+    if name == "by_shares":
+        options.setdefault("shares", np.arange(num_clients) + 1)
+    if name == "k_classes":  # which is always possible
+        options.setdefault("classes_per_client", 1)
+    if name == "from_lists":
+        options.setdefault("lists", [rows[i::num_clients] for i in range(num_clients)])
     return partition.PARTITIONS[name](rng(seed), labels, num_clients, **options)
 
 
@@ -93,8 +105,25 @@ def test_uniform_sizes_differ_by_one_row_at_most():
 
 # ---------------------------------------------------------------- every partition
 
+DIGESTS = [  # of rows and mask, before there were other partitions beside them
+    ("uniform", {}, "0f16baabe40e10a7"),
+    ("power_law", {}, "5b1fea8c257211c5"),
+    ("class_imbalance", {}, "8d25ac4829421045"),
+    ("dirichlet", {}, "44ff4a4d3ad2c962"),
+    ("dirichlet", {"concentration": 5.0, "min_rows": 20}, "eb80e716d5608a33"),
+    ("by_owner", {"owners": np.arange(500) % 31, "min_rows": 2}, "f2cfc80a10f3a680"),
+]
 
-@pytest.mark.parametrize("name", partition.PARTITIONS)
+
+@pytest.mark.parametrize(("name", "options", "digest"), DIGESTS)
+def test_the_draws_stay_what_they_are(name, options, digest):
+    """A seed in somebody's paper means the same rows in every version."""
+    clients = divide(name, balanced(500), 9, seed=7, **options)
+    made = hashlib.sha256(clients.rows.tobytes() + clients.mask.tobytes())
+    assert made.hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("name", DRAWN)
 def test_the_seed_decides(name):
     labels = balanced(400)
     one, same, other = (divide(name, labels, 7, seed=seed) for seed in (3, 3, 4))
@@ -113,18 +142,18 @@ def test_every_client_has_rows_packed_to_the_left(name, data):
     labels = rng(data.draw(st.integers(0, 99))).permutation(balanced(num_rows, num_classes))
     # A large concentration makes the shares even, yet one row each is still a rare event when
     # there are as many clients as rows.
-    options = {"concentration": 1e3} if name == "dirichlet" else {}
-    if name == "dirichlet":
+    options = {"concentration": 1e3} if "dirichlet" in name else {}
+    if "dirichlet" in name:
         num_clients = max(1, num_clients // 10)
     clients = divide(name, labels, num_clients, **options)
     check_layout(clients, num_rows, num_clients)
-    if name in DISJOINT:
+    if name not in OVERLAPPING:
         assert len(np.unique(held(clients))) == clients.sizes.sum()
-    if name in ("uniform", "dirichlet"):
+    if name in EVERY_ROW:
         assert clients.sizes.sum() == num_rows
 
 
-@pytest.mark.parametrize("name", partition.PARTITIONS)
+@pytest.mark.parametrize("name", DRAWN)
 def test_rows_are_spread_over_the_whole_set(name):
     """A forgotten shuffle would hand client 0 the first rows."""
     clients = divide(name, balanced(1000), 4, seed=1)
@@ -137,7 +166,7 @@ def test_rows_are_spread_over_the_whole_set(name):
 @pytest.mark.parametrize(("num_clients", "num_rows"), [(10_000, 54_000), (100_000, 1_000_000)])
 def test_large_populations_take_seconds(name, num_clients, num_rows):
     labels = balanced(num_rows)
-    options = {"concentration": 20.0} if name == "dirichlet" else {}
+    options = {"concentration": 20.0} if "dirichlet" in name else {}
     start = time.perf_counter()
     clients = divide(name, labels, num_clients, **options)
     sizes, num_classes = partition.describe(clients, labels)
@@ -278,6 +307,205 @@ def test_dirichlet_gives_up_with_a_clear_error():
         divide("dirichlet", balanced(1000), 50, concentration=0.01, min_rows=5)
 
 
+def test_size_dirichlet_is_dirichlet_of_one_class():
+    """The law of sizes is tested above, on one class; classes are a draw without replacement."""
+    labels = balanced(10_000)
+    clients = divide("size_dirichlet", labels, 4, concentration=1.0)
+    alone = divide("dirichlet", np.zeros(10_000, int), 4, concentration=1.0)
+    np.testing.assert_array_equal(clients.rows, alone.rows)
+    np.testing.assert_array_equal(clients.mask, alone.mask)
+    check_labels_do_not_matter(clients, labels)
+    with pytest.raises(ValueError, match="min_rows must be at most 10 for 3 clients and 30 rows"):
+        divide("size_dirichlet", balanced(30), 3, min_rows=11)
+
+
+# ---------------------------------------------------------------- given shares
+
+
+def check_labels_do_not_matter(clients, labels):
+    """Counts per class are hypergeometric: within five standard deviations of size / C."""
+    n, num_classes = len(labels), labels.max() + 1
+    for rows, size in zip(clients.rows, clients.sizes, strict=True):
+        counts = np.bincount(labels[rows[:size]], minlength=num_classes)
+        share = 1 / num_classes
+        deviation = np.sqrt(size * share * (1 - share) * (n - size) / (n - 1))
+        assert (np.abs(counts - size * share) <= 5 * deviation + 1e-9).all()
+
+
+def largest_remainder(shares, total):
+    """Sizes in whole fractions; a quota below 1 gets 1, and the others share what is left."""
+    shares = [fractions.Fraction(share) for share in shares]
+    lifted = set()
+    while True:
+        left = [i for i in range(len(shares)) if i not in lifted]
+        scale = fractions.Fraction(total - len(lifted), 1) / sum(shares[i] for i in left)
+        low = {i for i in left if shares[i] * scale < 1}
+        if not low:
+            break
+        lifted |= low
+    sizes = [1 if i in lifted else int(shares[i] * scale) for i in range(len(shares))]
+    by_rest = sorted(left, key=lambda i: (sizes[i] - shares[i] * scale, i))
+    for i in by_rest[: total - sum(sizes)]:
+        sizes[i] += 1
+    return sizes
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=12), st.integers(0, 200))
+def test_shares_are_kept_to_the_largest_remainder(shares, more):
+    num_rows = len(shares) + more
+    clients = divide("by_shares", balanced(num_rows, 1), len(shares), shares=shares)
+    assert clients.sizes.tolist() == largest_remainder(shares, num_rows)
+
+
+def test_only_the_ratios_of_shares_count():
+    labels = balanced(1000)
+    clients = divide("by_shares", labels, 3, shares=[0.4, 0.3, 0.3])
+    assert clients.sizes.tolist() == [400, 300, 300]
+    check_labels_do_not_matter(clients, labels)
+    for shares in ([4, 3, 3], [4e307, 3e307, 3e307], [4e-300, 3e-300, 3e-300]):
+        same = divide("by_shares", labels, 3, shares=shares)
+        np.testing.assert_array_equal(same.rows, clients.rows)
+
+
+# ---------------------------------------------------------------- k classes
+
+
+def possible(class_sizes, num_clients, k):
+    """Whether N clients can hold k classes each, no class by more than it has rows; by trying."""
+    choices = list(itertools.combinations(range(len(class_sizes)), k))
+
+    def fits(left, clients):
+        if not clients:
+            return True
+        return any(
+            all(left[c] for c in own)
+            and fits(tuple(n - (c in own) for c, n in enumerate(left)), clients - 1)
+            for own in choices
+        )
+
+    return fits(tuple(class_sizes), num_clients)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 5), st.integers(1, 4))
+def test_k_classes_gives_exactly_k_wherever_that_is_possible(class_sizes, num_clients, k):
+    labels = rng(num_clients).permutation(np.repeat(np.arange(len(class_sizes)), class_sizes))
+    if num_clients > len(labels):
+        return
+    if not possible(class_sizes, num_clients, k):
+        with pytest.raises(ValueError, match=r"classes_per_client must be at most \d"):
+            divide("k_classes", labels, num_clients, classes_per_client=k)
+        return
+    clients = divide("k_classes", labels, num_clients, classes_per_client=k)
+    check_layout(clients, len(labels), num_clients)
+    assert partition.describe(clients, labels)[1].tolist() == [k] * num_clients
+    assert len(np.unique(held(clients))) == clients.sizes.sum()
+    check_cut_equally(clients, labels)
+
+
+def table_of(clients, labels):
+    """Rows of every class at every client, [N, C]."""
+    rows = [labels[rows[mask]] for rows, mask in zip(clients.rows, clients.mask, strict=True)]
+    return np.array([np.bincount(own, minlength=labels.max() + 1) for own in rows])
+
+
+def check_cut_equally(clients, labels):
+    """A class that somebody holds is handed out whole, in slices equal up to one row."""
+    for counts, total in zip(table_of(clients, labels).T, np.bincount(labels), strict=True):
+        slices = counts[counts > 0]
+        assert slices.size == 0 or (slices.sum() == total and np.ptp(slices) <= 1)
+
+
+def test_k_classes_has_the_stated_law():
+    """Class i mod C is held by client i; of the others every pair is as likely as any other."""
+    labels, k, repeats = balanced(5000, 5), 3, 200
+    counts, first = {}, 0
+    for seed in range(repeats):
+        clients = divide("k_classes", labels, 20, seed, classes_per_client=k)
+        check_cut_equally(clients, labels)
+        holds = table_of(clients, labels) > 0
+        assert holds[np.arange(20), np.arange(20) % 5].all()
+        for own in holds[::5]:  # those that hold class 0 first
+            others = tuple(np.flatnonzero(own[1:]).tolist())
+            counts[others] = counts.get(others, 0) + 1
+        first += holds[1, 0]
+    drawn = 4 * repeats
+    assert set(counts) == set(itertools.combinations(range(4), 2))
+    deviation = np.sqrt(drawn / 6 * 5 / 6)
+    assert max(abs(n - drawn / 6) for n in counts.values()) < 4 * deviation
+    assert abs(first / repeats - 0.5) < 4 * 0.5 / np.sqrt(repeats)
+
+
+def test_k_classes_of_all_classes_is_uniform_in_every_class():
+    labels = balanced(430)
+    clients = divide("k_classes", labels, 4, classes_per_client=10)
+    assert (table_of(clients, labels) == [[11], [11], [11], [10]]).all()
+
+
+def test_a_class_that_nobody_holds_goes_to_nobody():
+    labels = balanced(100) * 3  # classes 0, 3, ..., 27: numbers between them do not occur
+    clients = divide("k_classes", labels, 2, classes_per_client=2)
+    table = table_of(clients, labels)
+    assert sorted(table[table > 0].tolist()) in ([10] * 4, [5, 5, 10, 10], [5] * 4)
+    assert table[0, 0] >= 5
+    assert table[1, 3] >= 5
+
+
+def test_scarce_classes_change_nothing_where_they_do_not_bind():
+    """Choosing in turn is the plain draw, wherever the plain draw fits the rows."""
+    preference = rng(5).random((12, 6)).argsort(axis=1)
+    plain = np.zeros((12, 6), bool)
+    np.put_along_axis(plain, preference[:, :3], True, axis=1)
+    np.testing.assert_array_equal(partition._in_turn(preference, 3, plain.sum(axis=0)), plain)
+
+
+# ---------------------------------------------------------------- lists
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=9), min_size=1, max_size=6))
+def test_lists_are_kept_in_their_order(lists):
+    clients = partition.from_lists(lists, repeated_rows=True)
+    check_layout(clients, 51, len(lists))
+    assert [rows[mask].tolist() for rows, mask in zip(*clients[:2], strict=True)] == lists
+    listed = [row for rows in lists for row in rows]
+    if len(set(listed)) < len(listed):
+        with pytest.raises(
+            ValueError, match=r"row \d+ is held by client(s \d+ and \d+| \d+ twice)"
+        ):
+            partition.from_lists(lists)
+    else:
+        np.testing.assert_array_equal(partition.from_lists(lists, 51).rows, clients.rows)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ([[1, 2], [3, 1]], "row 1 is held by clients 0 and 1"),
+        ([[0], [2, 3, 2]], "row 2 is held by client 1 twice"),
+        ([[1], []], "client 1 has no rows"),
+        ([[1], [2, 5]], "client 1 holds row 5, rows are numbered from 0 to 4"),
+        ([[1], [2, -1]], "client 1 holds row -1, rows"),
+        ([[1], [2**40]], "client 1 holds row 1099511627776"),
+        ([[1.0]], "the rows of client 0 must be a list of whole numbers, got float64"),
+        ([[True]], "whole numbers, got bool"),
+        ([1, 2], r"whole numbers, got int64 of shape \(\)"),
+        ([], "lists must hold the rows of at least one client"),
+    ],
+)
+def test_lists_that_cannot_be(lists, message):
+    with pytest.raises(ValueError, match=message):
+        partition.from_lists(lists, 5)
+
+
+def test_as_many_lists_as_clients():
+    with pytest.raises(ValueError, match="num_clients must be 2, the number of lists, got 3"):
+        divide("from_lists", balanced(9), 3, lists=[[1], [2]])
+    many = divide("from_lists", balanced(3), 5, lists=[[1]] * 5, repeated_rows=True)
+    assert len(many.rows) == 5
+
+
 # ---------------------------------------------------------------- owners
 
 
@@ -302,7 +530,7 @@ def test_owners_are_drawn_by_the_seed():
     assert len(set(drawn)) > 1
 
 
-# ---------------------------------------------------------------- split, take, describe, labels
+# ---------------------------------------------------------------- split, take, describe
 
 
 def test_split_shuffles_once_and_holds_the_tail_out():
@@ -315,6 +543,24 @@ def test_split_shuffles_once_and_holds_the_tail_out():
     np.testing.assert_array_equal(same, validation)
     assert np.array_equal(np.sort(np.concatenate([whole, validation])), np.arange(60_000))
     assert len(partition.split(rng(), 50_000, 0.2, 20_000)[0]) == 20_000
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.floats(0, 0.99), st.integers(0, 99), st.data())
+def test_rows_that_are_kept_are_not_held_out(num_rows, share, seed, data):
+    plain = partition.split(rng(seed), num_rows, 0.0)[0]
+    out = round(share * num_rows)
+    if out >= num_rows:
+        return
+    kept = data.draw(st.lists(st.integers(0, num_rows - 1), unique=True))
+    if len(kept) > num_rows - out:
+        with pytest.raises(ValueError, match=f"holds out {out} rows, but only"):
+            partition.split(rng(seed), num_rows, share, kept=kept)
+        return
+    pool, validation = partition.split(rng(seed), num_rows, share, kept=kept)
+    others = plain[~np.isin(plain, kept)]
+    np.testing.assert_array_equal(validation, others[len(others) - out :])
+    assert sorted([*pool, *validation]) == list(range(num_rows))
 
 
 def test_take_maps_positions_to_rows_and_leaves_the_padding():
@@ -337,31 +583,11 @@ def test_describe_counts_rows_and_labels_without_the_padding():
     assert partition.describe(lying, np.array([0, 1, 1, 2]))[1].tolist() == [3, 1]
 
 
-def test_wrong_labels_are_wrong_only_where_asked():
-    labels = balanced(100)
-    clients = divide("power_law", labels, 4)
-    flipped = partition.with_wrong_labels(rng(), clients, labels, [1], 10)
-    truth = np.where(clients.mask, labels[clients.rows], 0)
-    np.testing.assert_array_equal(flipped.labels[[0, 2, 3]], truth[[0, 2, 3]])
-    believed, true = flipped.labels[1][clients.mask[1]], truth[1][clients.mask[1]]
-    np.testing.assert_array_equal(believed, 9 - true)
-    assert (flipped.labels[~clients.mask] == 0).all()
-    assert flipped.labels.dtype == np.int32
-    assert clients.labels is None
-    twice = partition.with_wrong_labels(rng(), flipped, labels, [1], 10)
-    np.testing.assert_array_equal(twice.labels, truth)
-
-
-def test_random_labels_are_right_by_chance_only():
-    labels = balanced(20_000)
-    clients = divide("uniform", labels, 2)
-    noisy = partition.with_wrong_labels(rng(), clients, labels, [0], 10, kind="random")
-    right = (noisy.labels[0] == labels[clients.rows[0]]).astype(float)
-    assert abs(right.mean() - 0.1) < 4 * right.std() / np.sqrt(len(right))
-    np.testing.assert_array_equal(noisy.labels[1], labels[clients.rows[1]])
-
-
 # ---------------------------------------------------------------- errors
+
+
+# Where the number of clients or of rows is refused before what they need is looked at.
+NEEDED = {"by_owner": {"owners": [0]}, "from_lists": {"lists": [[0]]}, "by_shares": {"shares": [1]}}
 
 
 @pytest.mark.parametrize("name", partition.PARTITIONS)
@@ -375,17 +601,15 @@ def test_random_labels_are_right_by_chance_only():
     ],
 )
 def test_impossible_numbers_of_clients(name, num_clients, message):
-    options = {"owners": np.arange(30)} if name == "by_owner" else {}
     with pytest.raises(ValueError, match=message):
-        partition.PARTITIONS[name](rng(), balanced(30), num_clients, **options)
+        partition.PARTITIONS[name](rng(), balanced(30), num_clients, **NEEDED.get(name, {}))
 
 
 @pytest.mark.parametrize("name", partition.PARTITIONS)
 @pytest.mark.parametrize("labels", [np.zeros(0, int), np.zeros((3, 2), int), [0.5, 1], [-1, 0]])
 def test_labels_that_are_none(name, labels):
-    options = {"owners": np.arange(3)} if name == "by_owner" else {}
     with pytest.raises(ValueError, match="labels must be a non-empty vector of class numbers"):
-        partition.PARTITIONS[name](rng(), labels, 1, **options)
+        partition.PARTITIONS[name](rng(), labels, 1, **NEEDED.get(name, {}))
 
 
 @pytest.mark.parametrize(
@@ -398,6 +622,17 @@ def test_labels_that_are_none(name, labels):
         ("dirichlet", {"concentration": np.nan}, "concentration must be a positive number"),
         ("dirichlet", {"min_rows": 0}, "min_rows must be at least 1, got 0"),
         ("dirichlet", {"min_rows": 11}, "min_rows must be at most 10 for 3 clients and 30 rows"),
+        ("by_shares", {"shares": [1, 2]}, r"shares must be 3 numbers, .* shape \(2,\)"),
+        ("by_shares", {"shares": ["a", "b", "c"]}, "shares must be 3 numbers"),
+        (
+            "by_shares",
+            {"shares": [1, 0, 1]},
+            r"shares must be positive and finite, got \[1, 0, 1\]",
+        ),
+        ("by_shares", {"shares": [1, np.inf, 1]}, "shares must be positive and finite"),
+        ("k_classes", {"classes_per_client": 0}, "classes_per_client must be at least 1, got 0"),
+        ("k_classes", {"classes_per_client": 1.5}, "classes_per_client must be a whole number"),
+        ("k_classes", {"classes_per_client": 4}, "at most 3, the number of classes that occur"),
         ("by_owner", {"owners": np.arange(29)}, r"one id for each of the 30 rows, got shape \(29,"),
         (
             "by_owner",
@@ -430,11 +665,3 @@ def test_a_class_without_rows():
 def test_splits_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         partition.split(rng(), *arguments)
-
-
-def test_wrong_labels_of_nobody():
-    clients = divide("uniform", balanced(30), 3)
-    with pytest.raises(ValueError, match=r"which must name clients between 0 and 2, got \[3\]"):
-        partition.with_wrong_labels(rng(), clients, balanced(30), [3], 10)
-    with pytest.raises(ValueError, match="kind must be 'flip' or 'random', got 'shuffle'"):
-        partition.with_wrong_labels(rng(), clients, balanced(30), [1], 10, kind="shuffle")

@@ -155,6 +155,20 @@ def test_clients(cells):
     assert frame.filter(partition="uniform")["standalone_accuracy"].null_count() == 8
 
 
+def test_whose_rows_a_client_holds(cells):
+    """Null where clients are no owners; in a table as a terminal can show it, cut to its room."""
+    names = ("ann", "[/b]", "c\x1b[2J", "d" * 50)
+    frame = results.clients_frame([cells[0], cells[2]._replace(owners=names)])
+    assert frame["owner"].dtype == pl.String
+    assert frame.filter(method="standalone")["owner"].null_count() == 2 * CLIENTS
+    assert frame.filter(method="cgsv", seed=8)["owner"].to_list() == list(names)
+    assert "owner" not in results.shown_clients(results.clients_frame(cells[:1])).columns
+    owned = [cell._replace(owners=names) for cell in cells[:3]]
+    shown = results.shown_clients(results.clients_frame(owned))
+    assert shown["owner"].to_list() == ["ann", "[/b]", "c\\x1b[2J", "d" * 23 + "…"]
+    assert "[/b]" in printed(results.tables(owned)[-1])
+
+
 def test_share_is_the_mean_over_rounds(cells):
     quota = np.zeros(SHAPE, np.int32)
     quota[:, :2] = PARAMETERS

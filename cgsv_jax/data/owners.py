@@ -48,4 +48,11 @@ def load(path: files.Path, num_rows: int) -> np.ndarray:
             f"owners: {path} must hold one integer or string for each of the {num_rows} training "
             f"rows, got {ids.dtype} of shape {ids.shape}"
         )
-    return ids if order is None else ids[order]
+    return _writable(ids if order is None else ids[order])
+
+
+def _writable(ids: np.ndarray) -> np.ndarray:
+    """Numbers as they are; bytes as strings, and strings without what is no Unicode."""
+    if ids.dtype.kind == "U":
+        ids = np.char.encode(ids, "utf-8", "backslashreplace")
+    return ids if ids.dtype.kind in "iu" else np.char.decode(ids, "utf-8", "backslashreplace")

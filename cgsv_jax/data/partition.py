@@ -10,8 +10,8 @@ reproducible, because it draws from two unrelated generators.
 """
 
 import operator
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -199,10 +199,230 @@ def dirichlet(
             f"{fewest_short} of the {num_clients} clients had fewer than min_rows = {min_rows} "
             "rows: raise the concentration, or lower min_rows or the number of clients"
         )
-    shuffled = rng.permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    owner = np.repeat(np.tile(np.arange(num_clients), len(class_sizes)), table.ravel())  # [n]
-    return _deal(by_class[np.argsort(owner, kind="stable")], table.sum(axis=0))
+    return _cut(rng, labels, table)
+
+
+def size_dirichlet(
+    rng: np.random.Generator,
+    labels: types.Array,
+    num_clients: int,
+    concentration: float = 0.5,
+    min_rows: int = 1,
+) -> types.Clients:
+    """Sizes of one Dirichlet(concentration) draw; whatever the label, rows go by the sizes alone.
+
+    The shuffled rows are cut at n times the cumulated shares, rounded: `dirichlet` of a single
+    class, with its redraws.
+
+    Args:
+      rng: source of the shares and the shuffle.
+      labels: labels [n] of the rows to hand out.
+      num_clients: N.
+      concentration: parameter of the symmetric Dirichlet law, positive; small ones are uneven.
+      min_rows: the fewest rows a client may have.
+
+    Returns:
+      Disjoint clients that together hold every row.
+
+    Raises:
+      ValueError: if an argument is out of range, or no draw gave everyone `min_rows` rows.
+
+    Reference: Li et al., arXiv:2102.02079, quantity skew (its code redraws below ten rows).
+    """
+    labels, num_clients = _checked(labels, num_clients)
+    return dirichlet(rng, np.zeros_like(labels), num_clients, concentration, min_rows)
+
+
+def by_shares(
+    rng: np.random.Generator, labels: types.Array, num_clients: int, shares: types.Array
+) -> types.Clients:
+    """Sizes in given proportions; whatever the label, rows go by the sizes alone.
+
+    size_i = n s_i / sum s, rounded by largest remainder, at least one row each.
+
+    Args:
+      rng: source of the shuffle.
+      labels: labels [n] of the rows to hand out.
+      num_clients: N, at most n.
+      shares: s [N], positive; only their ratios count.
+
+    Returns:
+      Disjoint clients that together hold every row.
+
+    Raises:
+      ValueError: if N is not between 1 and n, or the shares are not N positive numbers.
+    """
+    labels, num_clients = _checked(labels, num_clients)
+    shares = np.asarray(shares)
+    if shares.shape != (num_clients,) or shares.dtype.kind not in "iuf":
+        raise ValueError(
+            f"shares must be {num_clients} numbers, one per client, "
+            f"got {shares.dtype} of shape {shares.shape}"
+        )
+    if not (np.isfinite(shares) & (shares > 0)).all():
+        raise ValueError(f"shares must be positive and finite, got {shares.tolist()}")
+    shares = shares / shares.max()  # whose sum no float misses
+    return _deal(rng.permutation(len(labels)), _apportion(shares / shares.sum(), len(labels)))
+
+
+def k_classes(
+    rng: np.random.Generator,
+    labels: types.Array,
+    num_clients: int,
+    classes_per_client: int = 2,
+) -> types.Clients:
+    """Every client holds exactly K classes, and every class is cut equally among its holders.
+
+    Of the C classes that occur, numbered from 0, client i holds class i mod C and K - 1 others,
+    each set of which is as likely as any other, whatever other clients hold. The shuffled rows of
+    a class are cut into as many slices as clients hold it, equal up to one row; so sizes differ,
+    and a class that nobody holds, which happens only if N < C, goes to nobody.
+
+    Where that would give a class more holders than rows, clients choose one after another, each in
+    its own random order of preference that starts with i mod C: the first K classes that leave
+    enough rows for those who choose later. So K classes each are found whenever that is possible,
+    which is when the sum over classes of min(rows, N) is at least N K.
+
+    McMahan et al. (AISTATS 2017) deal out K of N K equal slices of the sorted rows instead: sizes
+    are equal there, and clients may have fewer classes than K, or more.
+
+    Args:
+      rng: source of the classes and the shuffle.
+      labels: labels [n] of the rows to hand out.
+      num_clients: N.
+      classes_per_client: K, at most C.
+
+    Returns:
+      Disjoint clients.
+
+    Raises:
+      ValueError: if an argument is out of range, or there are too few rows.
+
+    Reference: Li et al., arXiv:2102.02079, quantity-based label imbalance, `#C = K`.
+    """
+    labels, num_clients = _checked(labels, num_clients)
+    wanted = _integer("classes_per_client", classes_per_client, 1)
+    class_sizes = np.bincount(labels)
+    class_sizes = class_sizes[class_sizes > 0]  # [C]
+    if wanted > len(class_sizes):
+        raise ValueError(
+            f"classes_per_client must be at most {len(class_sizes)}, the number of classes that "
+            f"occur, got {wanted}"
+        )
+    room = np.minimum(class_sizes, num_clients)
+    if room.sum() < num_clients * wanted:
+        raise ValueError(
+            f"classes_per_client must be at most {room.sum() // num_clients} for {num_clients} "
+            f"clients and classes of {', '.join(map(str, class_sizes[:20]))} rows, got {wanted}"
+        )
+    preference = rng.random((num_clients, len(class_sizes)))
+    client = np.arange(num_clients)
+    preference[client, client % len(class_sizes)] = -1
+    preference = preference.argsort(axis=1)
+    holds = np.zeros(preference.shape, bool)
+    np.put_along_axis(holds, preference[:, :wanted], True, axis=1)
+    if (holds.sum(axis=0) > room).any():
+        holds = _in_turn(preference, wanted, room)
+    holders = np.maximum(holds.sum(axis=0), 1)
+    place = holds.cumsum(axis=0) - 1  # among the holders of a class
+    table = holds * (class_sizes // holders + (place < class_sizes % holders))
+    return _cut(rng, labels, table.T)
+
+
+def _in_turn(preference: np.ndarray, wanted: int, room: np.ndarray) -> np.ndarray:
+    """Which classes [N, C] clients hold that choose one after another.
+
+    A class with room for everybody who is left costs the others nothing; of those with less, a
+    client may take as many as leave the others `wanted` each. That leaves every client a choice,
+    and none is forbidden that all could make together.
+
+    Args:
+      preference: [N, C] classes, the dearest first.
+      wanted: K.
+      room: [C] clients that a class has rows for, at most N, sum at least N K.
+    """
+    holds = np.zeros(preference.shape, bool)
+    room = room.copy()
+    for client, liked in enumerate(preference):
+        later = len(preference) - 1 - client
+        spare = np.minimum(room, later).sum() - later * wanted
+        liked = liked[room[liked] > 0]
+        scarce = room[liked] <= later
+        mine = liked[~scarce | (scarce.cumsum() <= spare)][:wanted]
+        holds[client, mine] = True
+        room[mine] -= 1
+    return holds
+
+
+def from_lists(
+    lists: Sequence[types.Array], num_rows: int | None = None, repeated_rows: bool = False
+) -> types.Clients:
+    """The clients that hold the listed rows, in the order listed.
+
+    Args:
+      lists: row numbers of every client, N vectors of integers, of any lengths from 1.
+      num_rows: n, where known: rows are numbered from 0 to n - 1.
+      repeated_rows: whether a row may be listed more than once, by one client or by several.
+
+    Returns:
+      The clients; rows that nobody lists belong to nobody.
+
+    Raises:
+      ValueError: naming the client, if a list is empty or no vector of row numbers, or a row is
+        out of range or listed more than once.
+
+    >>> from_lists([[3, 1], [0]]).rows
+    array([[3, 1],
+           [0, 0]], dtype=int32)
+    """
+    vectors = [np.asarray(rows) for rows in lists]
+    if not vectors:
+        raise ValueError("lists must hold the rows of at least one client, got none")
+    for client, rows in enumerate(vectors):
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise ValueError(
+                f"the rows of client {client} must be a list of whole numbers, "
+                f"got {rows.dtype} of shape {rows.shape}"
+            )
+        if not rows.size:
+            raise ValueError(f"client {client} has no rows, every client must hold at least one")
+    sizes = np.array([len(rows) for rows in vectors])
+    order, client = np.concatenate(vectors), np.repeat(np.arange(len(sizes)), sizes)
+    most = np.iinfo(np.int32).max if num_rows is None else _integer("num_rows", num_rows, 1) - 1
+    wrong = np.flatnonzero((order < 0) | (order > most))
+    if wrong.size:
+        raise ValueError(
+            f"client {client[wrong[0]]} holds row {order[wrong[0]]}, "
+            f"rows are numbered from 0 to {most}"
+        )
+    if not repeated_rows:
+        by_row = np.argsort(order, kind="stable")
+        again = np.flatnonzero(np.diff(order[by_row]) == 0)
+        if again.size:
+            first, second = client[by_row[again[0] : again[0] + 2]]
+            who = f"client {first} twice" if first == second else f"clients {first} and {second}"
+            raise ValueError(
+                f"row {order[by_row[again[0]]]} is held by {who}, "
+                "repeated_rows would have to be allowed"
+            )
+    return _deal(order, sizes)
+
+
+def _from_lists(
+    rng: np.random.Generator,
+    labels: types.Array,
+    num_clients: int,
+    lists: Sequence[types.Array],
+    repeated_rows: bool = False,
+) -> types.Clients:
+    """`from_lists` as the other partitions are called; nothing is drawn."""
+    del rng
+    labels, num_clients = _checked(labels, num_clients, at_most_rows=not repeated_rows)
+    if len(lists) != num_clients:
+        raise ValueError(
+            f"num_clients must be {len(lists)}, the number of lists, got {num_clients}"
+        )
+    return from_lists(lists, len(labels), repeated_rows)
 
 
 def by_owner(
@@ -255,12 +475,20 @@ PARTITIONS: dict[str, Callable[..., types.Clients]] = {
     "power_law": power_law,
     "class_imbalance": class_imbalance,
     "dirichlet": dirichlet,
+    "size_dirichlet": size_dirichlet,
+    "by_shares": by_shares,
+    "k_classes": k_classes,
     "by_owner": by_owner,
+    "from_lists": _from_lists,
 }
 
 
 def split(
-    rng: np.random.Generator, num_rows: int, validation_share: float, cap: int | None = None
+    rng: np.random.Generator,
+    num_rows: int,
+    validation_share: float,
+    cap: int | None = None,
+    kept: types.Array | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shuffle the rows once, hold the tail out for validation, cap the rest.
 
@@ -269,13 +497,15 @@ def split(
       num_rows: n.
       validation_share: the share held out of every client's reach, in [0, 1).
       cap: the most rows the pool may have (N times the rows per client); None is no cap.
+      kept: row numbers that are not held out: they come first, the order is the shuffle's.
 
     Returns:
       The pool [<= cap] and the validation rows, disjoint row numbers. The validation rows do not
-      depend on the cap.
+      depend on the cap, nor on `kept` where none of its rows would have been held out.
 
     Raises:
-      ValueError: if an argument is out of range or nothing is left to train on.
+      ValueError: if an argument is out of range or nothing is left to train on, or too little
+        beside `kept` to hold out.
     """
     num_rows = _integer("num_rows", num_rows, 1)
     if not 0 <= validation_share < 1:
@@ -287,6 +517,14 @@ def split(
             f"validation_share = {validation_share} leaves none of the {num_rows} rows to train on"
         )
     shuffled = rng.permutation(num_rows).astype(np.int32)
+    if kept is not None:
+        others = ~np.isin(shuffled, kept)
+        if others.sum() < num_rows - pool_rows:
+            raise ValueError(
+                f"validation_share = {validation_share} holds out {num_rows - pool_rows} rows, "
+                f"but only {others.sum()} of the {num_rows} rows are held by no client"
+            )
+        shuffled = shuffled[np.argsort(others, kind="stable")]
     return shuffled[: min(pool_rows, cap)], shuffled[pool_rows:]
 
 
@@ -313,53 +551,23 @@ def describe(clients: types.Clients, labels: types.Array) -> tuple[np.ndarray, n
     return mask.sum(axis=1, dtype=np.int32), held.sum(axis=1, dtype=np.int32)
 
 
-def with_wrong_labels(
-    rng: np.random.Generator,
-    clients: types.Clients,
-    labels: types.Array,
-    which: types.Array,
-    num_classes: int,
-    kind: Literal["flip", "random"] = "flip",
-) -> types.Clients:
-    """Clients of which some do not tell the truth about their labels.
-
-    Args:
-      rng: source of the random labels.
-      clients: the partition.
-      labels: true labels of the rows that `clients.rows` points at.
-      which: the numbers of the clients with wrong labels.
-      num_classes: C.
-      kind: `flip` turns class y into C-1-y (of an odd number of classes the middle one stays);
-        `random` draws every label uniformly, so one in C is right by chance.
-
-    Returns:
-      The clients with `labels` [N, M] filled for all of them, 0 on padding slots.
-
-    Raises:
-      ValueError: if `which` or `kind` names something that is not there.
-    """
-    which = np.asarray(which, dtype=np.int64).reshape(-1)
-    if which.size and not (which.min() >= 0 and which.max() < len(clients.rows)):
-        raise ValueError(
-            f"which must name clients between 0 and {len(clients.rows) - 1}, got {which.tolist()}"
-        )
-    believed = np.asarray(labels)[clients.rows] if clients.labels is None else clients.labels
-    believed = np.array(believed, dtype=np.int32)
-    if kind == "flip":
-        believed[which] = num_classes - 1 - believed[which]
-    elif kind == "random":
-        believed[which] = rng.integers(num_classes, size=believed[which].shape)
-    else:
-        raise ValueError(f"kind must be 'flip' or 'random', got {kind!r}")
-    return clients._replace(labels=np.where(clients.mask, believed, 0).astype(np.int32))
-
-
 def _deal(order: np.ndarray, sizes: np.ndarray) -> types.Clients:
     """Consecutive slices of `order` as left-packed rows; what is beyond sum(sizes) is dropped."""
     mask = np.arange(sizes.max()) < sizes[:, None]  # [N, M]
     rows = np.zeros(mask.shape, np.int32)
     rows[mask] = order[: sizes.sum()]
     return types.Clients(rows, mask)
+
+
+def _cut(rng: np.random.Generator, labels: np.ndarray, table: np.ndarray) -> types.Clients:
+    """Shuffled rows: table [C, N] of every class that occurs go to a client, the rest to nobody."""
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    class_sizes = np.bincount(labels)
+    rest = class_sizes[class_sizes > 0] - table.sum(axis=1)
+    counts = np.column_stack([table, rest])  # [C, N + 1]
+    owner = np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), counts.ravel())  # [n]
+    return _deal(by_class[np.argsort(owner, kind="stable")], table.sum(axis=0))
 
 
 def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
