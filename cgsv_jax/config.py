@@ -374,8 +374,8 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
             measured = asked.get("contribution", "cosine") != "cosine"
             if measured and "contribution" in tables.reads[algorithm]:
                 named = asked["contribution"]
-                own_numbers = MEASURE_DEFAULTS if _among(named, MEASURE_DEFAULTS) else {}
-                fields |= SUMMED_SCORES | own_numbers.get(named, {})
+                known = _among(named, MEASURE_DEFAULTS)  # else what is no name may have no hash
+                fields |= SUMMED_SCORES | (MEASURE_DEFAULTS[named] if known else {})
         given = {key: value for key, value in asked.items() if key in own}
         return Method(name=name, algorithm=algorithm, **(fields | given))
 
