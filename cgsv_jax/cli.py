@@ -237,10 +237,12 @@ RULES = {
     "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}", "paper"),
     "gamma": Flag(_FLOAT, "Gamma, the norm of every upload, above 0", _per_dataset("gamma")),
     "alpha": Flag(
-        _FLOAT, "alpha, weight of the old reputation, in [0, 1]", "0.95, cffl 0.5, shapfed_wa 0.9"
+        _FLOAT, "alpha, weight of the old reputation, in [0, 1]", "0.95, cffl 0.8, shapfed_wa 0.9"
     ),
-    "beta": Flag(_FLOAT, "beta, altruism degree, from 0 to inf", _per_setting("beta")),
-    "beta_on": Flag(_NAME, "beta acts on r summing to 1 (sum) or on r / max r (max)", "sum"),
+    "beta": Flag(_FLOAT, "beta, altruism degree, from 0 to inf", _per_setting("beta") + ", rffl 0"),
+    "beta_on": Flag(
+        _NAME, "beta acts on r summing to 1 (sum) or on r / max r (max)", "sum, rffl max"
+    ),
     "floor": Flag(_FLOAT, "smallest reputation before normalising", _per_setting("floor")),
     "relative_floor": Flag(bool, "use floor / N, for large populations"),
     "normalise_scores": Flag(bool, "bring scores to the scale of r before averaging"),
@@ -257,7 +259,9 @@ RULES = {
         _per_setting("mask_count"),
     ),
     "mask_ties": Flag(
-        _NAME, "equal magnitudes: broken by position, or all kept", _per_setting("mask_ties")
+        _NAME,
+        "equal magnitudes: broken by position, or all kept",
+        _per_setting("mask_ties") + ", rffl and cffl all",
     ),
     "first_weights": Flag(
         _NAME, "weights of a client's first aggregation: size or uniform", "size"
@@ -287,6 +291,35 @@ RULES = {
         "(cffl: from the first), in [0, 1)",
         "0 (nobody), rffl and cffl 1/3",
     ),
+    "removal_imbalanced": Flag(
+        _FLOAT, "cffl: the same on the partition class_imbalance", "1/6, or --removal if given"
+    ),
+    "removed": Flag(
+        _NAME,
+        "a removed client keeps its model (frozen) or trains on by itself (alone)",
+        "frozen, rffl and cffl alone",
+    ),
+    "negative": Flag(
+        _NAME, "rffl: reputations below 0 count as zero, or are kept, with weights below 0", "zero"
+    ),
+    "clip": Flag(
+        _FLOAT, "cffl: greatest magnitude of an entry of an update, above 0", _per_dataset("clip")
+    ),
+    "clip_by": Flag(
+        _NAME, "cffl cuts updates entry by entry to --clip, or by norm to --gamma", "entry"
+    ),
+    "growth": Flag(
+        _FLOAT,
+        "cffl: by how much the factor in sinh grows over the run, 1 doubles it, at least 0",
+        _per_dataset("growth"),
+    ),
+    "combine": Flag(_NAME, "cffl: the mean of updates by size, or their sum", "mean"),
+    "own_off": Flag(
+        _NAME,
+        "cffl: a client's own update comes off its download after the mask, by n / max n (sum: "
+        "whole), or before it, by its weight in the aggregate",
+        "after",
+    ),
     "q": Flag(_FLOAT, "exponent of q_ffl, at least 0", "1"),
     "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]", "0.5"),
     "recovery": Flag(_FLOAT, "iafl: probability of being sent the reference model", "0.1"),
@@ -301,6 +334,9 @@ NUMBERS = {
     "kappa": "kappa",
     "recovery": "recovery",
     "removal": "removal",
+    "removal_imbalanced": "removal, imbalanced",
+    "clip": "clip",
+    "growth": "growth",
     "finetune_rounds": "rounds alone",
 }
 CLUSTER = {
@@ -901,7 +937,8 @@ def _announce(console: Console, config: Config, dealt: Sequence[experiment.Probl
         numbers = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
         read = experiment.TABLES.reads[method.algorithm]
         for name, letter in NUMBERS.items():
-            numbers += f", {letter} = {getattr(method, name):.3g}" if name in read else ""
+            if name in read and getattr(method, name) is not None:
+                numbers += f", {letter} = {getattr(method, name):.3g}"
         terminal.say(console, f"{method.name:>{wide}}  {numbers}")
     for problem in dealt:
         console.print(results.holdings_table(problem.sizes, problem.classes, problem.partition))

@@ -33,6 +33,7 @@ MAX_LAYERS = 100  # of the mlp: beyond, to trace it takes minutes
 # Digits has no published numbers: experiments/digits_defaults.py chooses them on validation rows.
 # SST and MR have the released code's numbers, Adam included.
 # Synthetic has digits' numbers and is for timing.
+# `clip` and `growth` are CFFL's (commit 5c8f854), whose digits have those of its MNIST.
 TRAINING: dict[str, dict[str, Any]] = {
     "digits": {
         "rounds": 60,
@@ -41,6 +42,8 @@ TRAINING: dict[str, dict[str, Any]] = {
         "learning_rate": 0.1,
         "decay": 0.99,
         "gamma": 0.5,
+        "clip": 0.01,
+        "growth": 1.0,
     },
     "mnist": {
         "rounds": 200,
@@ -49,6 +52,8 @@ TRAINING: dict[str, dict[str, Any]] = {
         "learning_rate": 0.15,
         "decay": 0.977,
         "gamma": 0.5,
+        "clip": 0.01,
+        "growth": 1.0,
     },
     "cifar10": {
         "rounds": 200,
@@ -57,6 +62,8 @@ TRAINING: dict[str, dict[str, Any]] = {
         "learning_rate": 0.015,
         "decay": 0.977,
         "gamma": 0.15,
+        "clip": 0.001,
+        "growth": 0.0,
     },
     "sst": {
         "rounds": 200,
@@ -65,6 +72,8 @@ TRAINING: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-4,
         "decay": 0.977,
         "gamma": 1.0,
+        "clip": 0.001,
+        "growth": 0.0,
         "optimizer": "adam",
     },
     "mr": {
@@ -74,6 +83,8 @@ TRAINING: dict[str, dict[str, Any]] = {
         "learning_rate": 5e-5,
         "decay": 0.977,
         "gamma": 1.0,
+        "clip": 0.001,
+        "growth": 0.0,
         "optimizer": "adam",
     },
     "synthetic": {
@@ -83,6 +94,8 @@ TRAINING: dict[str, dict[str, Any]] = {
         "learning_rate": 0.1,
         "decay": 0.99,
         "gamma": 0.5,
+        "clip": 0.01,
+        "growth": 1.0,
     },
 }
 
@@ -120,10 +133,12 @@ TRAINING_FIELDS = {
     *("learning_rate", "decay", "decay_per", "optimizer", "optimizer_state", "dropout"),
 }
 
-# What a method's own text says where it differs from the settings.
+# What a method's own text or code says where it differs from the settings.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "cffl": {"alpha": 0.5, "removal": 1 / 3},
-    "rffl": {"removal": 1 / 3, "mask_scope": "tensor", "mask_count": "ceil"},
+    "cffl": {"alpha": 0.8, "removal": 1 / 3, "removal_imbalanced": 1 / 6, "removed": "alone"}
+    | {"mask_ties": "all"},
+    "rffl": {"removal": 1 / 3, "removed": "alone", "beta": 0.0, "beta_on": "max"}
+    | {"mask_scope": "tensor", "mask_count": "ceil", "mask_ties": "all"},
     "shapfed_wa": {"alpha": 0.9},
 }
 # Scores of every measure but the cosine sum to about 1, or have the scale of an accuracy: brought
@@ -157,6 +172,7 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "classes_per_client": ("partitions", ("k_classes",)),
     "concentration": ("partitions", ("dirichlet", "size_dirichlet")),
     "min_rows": ("partitions", ("dirichlet", "size_dirichlet", "by_owner")),
+    "removal_imbalanced": ("partitions", ("class_imbalance",)),
     "synthetic_rows": ("dataset", ("synthetic",)),
     "conv": ("model", CONVOLUTIONAL),
 }
@@ -183,6 +199,8 @@ READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "tolerance": ("contribution", TRUNCATED),
     "scale_values": ("contribution", ("gtg_shapley",)),
     "optimizer_state": ("optimizer", ("momentum", "adam")),
+    "clip": ("clip_by", ("entry",)),
+    "gamma": ("clip_by", ("norm",)),
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -193,6 +211,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "beta_on": ("sum", "max"),
     "decay_per": ("round", "epoch"),
     "optimizer_state": ("persist", "restart"),
+    "clip_by": ("entry", "norm"),
+    "combine": ("mean", "sum"),
+    "own_off": ("after", "before"),
+    "removed": ("frozen", "alone"),
+    "negative": ("zero", "kept"),
 }
 LAYOUTS = ("all", "one", "balanced")
 COHORTS_BY = ("uniform", "reputation")
@@ -229,6 +252,14 @@ class Method:
     kappa: float = 0.5
     recovery: float = 0.1
     removal: float = 0.0
+    removal_imbalanced: float | None = None  # of cffl under class_imbalance; None: as removal
+    removed: str = "frozen"
+    negative: str = "zero"
+    clip: float = 0.01
+    clip_by: str = "entry"
+    growth: float = 0.0
+    combine: str = "mean"
+    own_off: str = "after"
     tolerance: float = 0.01
     game: str = "cosine"
     permutations: int = 100
@@ -236,9 +267,12 @@ class Method:
     finetune_rounds: int = 1
     dropout: float = 0.0
 
-    def hyper(self) -> Hyper:
-        """The numbers that may be traced."""
-        return Hyper(*(getattr(self, name) for name in Hyper._fields))
+    def hyper(self, partition: str = "") -> Hyper:
+        """The numbers that may be traced, on a partition."""
+        numbers = Hyper(*(getattr(self, name) for name in Hyper._fields))
+        if partition == "class_imbalance" and self.removal_imbalanced is not None:
+            return numbers._replace(removal=self.removal_imbalanced)
+        return numbers
 
     def options(self, **made: Any) -> Options:
         """The choices of rule, and what only the experiment can say: tensors, rounds, network."""
@@ -377,6 +411,8 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
                 known = _among(named, MEASURE_DEFAULTS)  # else what is no name may have no hash
                 fields |= SUMMED_SCORES | (MEASURE_DEFAULTS[named] if known else {})
         given = {key: value for key, value in asked.items() if key in own}
+        if "removal" in given:  # what is asked for holds on every partition
+            fields.pop("removal_imbalanced", None)
         return Method(name=name, algorithm=algorithm, **(fields | given))
 
     source, numbers = tables.datasets[numbers_of], TRAINING[numbers_of]
@@ -433,7 +469,8 @@ def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") ->
             other, allowed = only_with[name]
             used = _sequence(getattr(config, other))
             everything = getattr(tables, other if other == "partitions" else f"{other}s")
-        elif name in rules | set(READ_BY):
+            problems += _idle(name, other, allowed, used, everything)
+        if name in rules | set(READ_BY):
             read = {a: read | TRAINING_FIELDS for a, read in tables.reads.items()}
             readers = [m for m in methods if name in read[m.algorithm]]
             other, allowed = "algorithms", [a for a, names in read.items() if name in names]
@@ -446,14 +483,26 @@ def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") ->
                 if readers and not free:
                     other, allowed = switch, values
                     used = [getattr(m, switch) for m in readers]
-                    everything = getattr(tables, f"{switch}s")
-        else:
-            continue
-        # Of a name that does not exist nobody knows what it would have read.
-        if used and all(_among(v, everything) and v not in allowed for v in used):
-            need = f"{_flag(other)} {' or '.join(allowed)}"
-            problems.append(f"{_flag(name)} does nothing here: it needs {need}")
+                    everything = CHOICES.get(switch) or getattr(tables, f"{switch}s")
+            problems += _idle(name, other, allowed, used, everything)
+    removing = [m for m in methods if "removed" in tables.reads[m.algorithm]]
+    if (
+        "removed" in asked
+        and removing
+        and not any(m.removal or m.removal_imbalanced for m in removing)
+    ):
+        problems.append("--removed does nothing here: it needs --removal above 0")
     return problems
+
+
+def _idle(
+    name: str, other: str, allowed: Iterable[str], used: Iterable[Any], everything: Iterable[str]
+) -> list[str]:
+    # Of a name that does not exist nobody knows what it would have read.
+    if not used or not all(_among(v, everything) and v not in allowed for v in used):
+        return []
+    need = f"{_flag(other)} {' or '.join(allowed)}"
+    return [f"{_flag(name)} does nothing here: it needs {need}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -686,12 +735,16 @@ def _method_problems(m: Method, tables: Tables) -> list[str]:
         *_number("kappa", m.kappa, 0, 1),
         *_number("recovery", m.recovery, 0, 1),
         *_number("removal", m.removal, 0, 1, open_high=True),
+        *_number("clip", m.clip, 0, math.inf, open_low=True, open_high=True),
+        *_number("growth", m.growth, 0, math.inf, open_high=True),
         *_number("tolerance", m.tolerance, 0, math.inf, open_high=True),
         *_known("game", m.game, tables.games),
         *_at_least("permutations", m.permutations, 1),
         *_at_least("finetune_rounds", m.finetune_rounds, 1),
         *_number("dropout", m.dropout, 0, 1, open_high=True),
     ]
+    if m.removal_imbalanced is not None:
+        problems += _number("removal_imbalanced", m.removal_imbalanced, 0, 1, open_high=True)
     for name, allowed in CHOICES.items():
         problems += _known(name, getattr(m, name), allowed)
     for name in ("normalise_scores", "relative_floor", "scale_values"):

@@ -419,7 +419,7 @@ def _unfit(config: Config, problem: Problem) -> list[str]:
             )
             continue
         try:  # what a rule says of N, D or the model, it says before anything is compiled
-            algorithm = parts(config, method, problem, method.hyper())["algorithm"]
+            algorithm = parts(config, method, problem, method.hyper(problem.partition))["algorithm"]
             jax.eval_shape(lambda a=algorithm: a.init(len(problem.sizes), sum(problem.tensors)))
         except ValueError as error:
             wrong.append(str(error))
@@ -787,7 +787,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
         return record, evaluation
 
     # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).
-    hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), method.hyper())
+    hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), method.hyper(problem.partition))
     return Programs(begin, segment, hyper, shared, in_order)
 
 
@@ -795,7 +795,9 @@ def batch_of(config: Config, method: Method, problem: Problem) -> Batch:
     """The runs of one method on one partition: all seeds."""
 
     def chunk(seeds: tuple[int, ...]) -> Chunk:
-        numbers = jax.tree.map(lambda x: np.full(len(seeds), x, np.float32), method.hyper())
+        numbers = jax.tree.map(
+            lambda x: np.full(len(seeds), x, np.float32), method.hyper(problem.partition)
+        )
         return Chunk(np.asarray(seeds, np.uint32), numbers)
 
     chunks = tuple(chunk(seeds) for seeds in _together(config, problem))

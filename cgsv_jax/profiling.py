@@ -59,7 +59,7 @@ def profile(
     static = experiment.settings_of(config, method, problem)
     mesh = static.mesh
     where = None if mesh is None else layout.everywhere(mesh)
-    parts = experiment.parts(config, method, problem, method.hyper())
+    parts = experiment.parts(config, method, problem, method.hyper(problem.partition))
     model, algorithm, trainer = parts["model"], parts["algorithm"], parts["trainer"]
     data = experiment.data_of(config, method, problem)
     data, clients = jax.device_put((data, problem.clients), where)
@@ -69,7 +69,7 @@ def profile(
     everybody = jax.jit(lambda: simulation.init(key, held, mesh=mesh, **parts))()
     state, whole_clients, members = everybody, clients, None
     here, steps = jnp.ones(held, bool), experiment.steps(config, problem)
-    who = experiment.participation_of(config, method, problem, method.hyper())
+    who = experiment.participation_of(config, method, problem, method.hyper(problem.partition))
     if who is not None:
         here, members = participation.who(key, who, everybody, clients)
     if members is not None:

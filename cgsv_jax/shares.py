@@ -35,6 +35,13 @@ def renewed(values: Array, old: Array, present: Array) -> Array:
     return jnp.where(present, left_over(old, present) * over_present(values, present), old)
 
 
+def rows_of_all(upload: Upload) -> Array:
+    """n_i of the present clients and of those who were removed for good, 0 of the absent, [N]."""
+    there = upload.present if upload.removed is None else upload.present | upload.removed
+    # Floats: in all, more than an int32 may count.
+    return jnp.where(there, upload.num_examples, 0).astype(upload.norms.dtype)
+
+
 def population(upload: Upload) -> int:
     """N, of which the upload's rows may be a cohort."""
     return upload.present.size if upload.population is None else upload.population

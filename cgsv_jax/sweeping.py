@@ -527,6 +527,7 @@ def _statics(run: Run) -> tuple[Config, Method]:
         for name in Hyper._fields
     }
     # Whether clients are removed or drop out is another program, how many is a number.
+    numbers["removal_imbalanced"] = None
     numbers["removal"] = 0.5 if run.method.removal > 0 else 0.0
     numbers["dropout"] = 0.5 if run.method.dropout > 0 else 0.0
     return config, dataclasses.replace(run.method, **numbers)
@@ -644,7 +645,7 @@ def _batch(program: Program, portion: Portion, judge: str) -> Batch:
         # The last call is filled up with copies of its last run.
         own = [*own, *[own[-1]] * (program.size - len(own))]
         seeds = np.asarray([run.seed for run in own], np.uint32)
-        rows = [run.method.hyper() for run in own]
+        rows = [run.method.hyper(run.partition) for run in own]
         hyper = jax.tree.map(lambda *x: np.asarray(x, np.float32), *rows)
         if not portion.stacked:
             return Chunk(seeds, hyper)

@@ -150,6 +150,7 @@ class Upload(NamedTuple):
     numbers: Array | None = None  # [N] int32, the client of each row; None: in order
     population: int | None = None  # N, where the rows are a cohort; None: as many as rows
     broken: Array | None = None  # [N] bool, who sent what is not finite
+    removed: Array | None = None  # [N] bool, who is there, but taken out for good; None: nobody
     start_loss: Array | None = None  # [N] F_i(w_i) on its own rows before training, where asked for
 
 
@@ -263,6 +264,8 @@ class Hyper(NamedTuple):
     # `Options.removes` says so (rffl and cffl always do)
     tolerance: Array = 0.01  # [] gain below which a truncated sampling stops
     dropout: Array = 0.0  # [] probability that who should take part in a round does not
+    clip: Array = 0.01  # [] CFFL's greatest magnitude of an entry of an update
+    growth: Array = 0.0  # [] by how much CFFL's factor in sinh has grown at the end; 1 doubles it
 
 
 class Options(NamedTuple):
@@ -286,6 +289,11 @@ class Options(NamedTuple):
     game: str = "cosine"  # key of contribution.GAMES: what a coalition is worth
     permutations: int = 100  # drawn by a sampled value, per round
     scale_values: bool = False  # gtg_shapley: values of the gain's sign scaled to sum to it
+    clip_by: str = "entry"  # or "norm": CFFL cuts entries to `clip`, or vectors to `gamma`
+    combine: str = "mean"  # or "sum": what CFFL makes of updates
+    own_off: str = "after"  # or "before": when CFFL takes its own update off a client's download
+    removed: str = "frozen"  # or "alone": what becomes of a removed client
+    negative: str = "zero"  # or "kept": RFFL's reputations below 0
     removes: bool = False  # whether `Hyper.removal` counts
     rounds: int = 0  # T, where a method changes its ways after the last round
     network: Network | None = None  # needed by rules that judge models on the server's rows

@@ -147,7 +147,7 @@ def over_settings(
       The record, leaves [S, H, T, N], and the accuracies after the last round [S, H, N].
     """
     count = len(next(iter(changes.values())))
-    hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), method.hyper())
+    hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), method.hyper(problem.partition))
     hyper = hyper._replace(**{k: jnp.asarray(v, jnp.float32) for k, v in changes.items()})
     settings = experiment.settings(config, problem)._replace(eval_every=config.rounds)
 

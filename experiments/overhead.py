@@ -79,7 +79,7 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
     held = tuple(x[: scale.validation] for x in problem.data.validation)
     data = jax.tree.map(jnp.asarray, problem.data._replace(validation=held))
     dealt = jax.tree.map(jnp.asarray, problem.clients)
-    parts = experiment.parts(config, method, problem, method.hyper())
+    parts = experiment.parts(config, method, problem, method.hyper(problem.partition))
     server = parts.pop("algorithm")
     key, settings = jax.random.key(0), experiment.settings(config, problem)
 
@@ -99,7 +99,7 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
         aggregate,
         weights,
         lambda: train(state, data, dealt),
-        method.hyper(),
+        method.hyper(problem.partition),
         experiment.options_of(config, method, problem),
         len(held[1]),
     )

@@ -197,7 +197,7 @@ def world(players: int, power: int, rounds: int) -> World:
     )  # fmt: skip
     (problem,), (method,) = experiment.problems(config), config.methods
     settings = experiment.settings(config, problem)
-    made = experiment.parts(config, method, problem, method.hyper())
+    made = experiment.parts(config, method, problem, method.hyper(problem.partition))
     server = made.pop("algorithm")
 
     @jax.jit

@@ -141,7 +141,7 @@ def probed(scale: Scale, rounds: tuple[int, ...], seed: int, data_dir: str | Non
     )  # fmt: skip
     (problem,), (method,) = experiment.problems(config), config.methods
     settings = experiment.settings(config, problem)
-    made = experiment.parts(config, method, problem, method.hyper())
+    made = experiment.parts(config, method, problem, method.hyper(problem.partition))
     key = jax.random.key(seed)
     clients = jax.tree.map(jnp.asarray, problem.clients)
     data = jax.tree.map(jnp.asarray, problem.data._replace(validation=None))

@@ -124,6 +124,7 @@ def hyper(**changes):
         "floor": 1e-3,
         "norm_epsilon": 0.0,
         "cosine_epsilon": 0.0,
+        "clip": 10.0,
     }
     base = Hyper._field_defaults | base
     return Hyper(**{k: jnp.asarray(v, float) for k, v in (base | changes).items()})

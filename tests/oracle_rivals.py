@@ -119,36 +119,31 @@ def rffl(s, memory, server, clients, deltas, seen):
     aggregate = weights @ uploads
     scores = np.array([oracle.cosine(u, aggregate) for u in uploads])
     reputation = s.reputation(old, scores, s.alpha, 0.0)
-    rewards = np.zeros_like(deltas)
-    for i, upload in enumerate(uploads):
-        ratio = reputation[i] / reputation.max()
-        rewards[i] = upload + top(aggregate, quota(len(upload), ratio, seen["quota"][i]))
+    rewards = uploads + masked(s, aggregate, reputation, seen)
     return aggregate, weights, rewards, reputation, reputation
 
 
 def cffl(s, memory, server, clients, deltas, seen):
-    """Credit by validation accuracy; whoever falls below removal / |R| is out from then on."""
+    """Credit by validation accuracy; whoever falls below removal / |R| is out at once."""
     number = len(deltas)
     old, stays = (np.zeros(number), np.ones(number, bool)) if memory is None else memory
-    uploads = np.array([clipped(d, s.gamma) for d in deltas])
+    uploads = np.clip(deltas, -s.clip, s.clip)
     scores = np.zeros(number)
     for i in np.flatnonzero(stays):
         scores[i] = s.accuracy(clients[i] + uploads[i])
-    # In the round after its removal a client is absent with the credit that it had, so that the
-    # others share, and sharpen, what it leaves; after that its credit is theirs.
-    r = oracle.reputation(old, scores, stays, s.alpha, 0.0, True)
-    r = np.where(stays, oracle.share(np.sinh(5 * r), stays, r[stays].sum()), 0)
+    x = s.alpha * old + (1 - s.alpha) * scores / scores.sum()
+    r = np.where(stays, np.sinh(5 * (1 + s.growth * seen["t"] / s.rounds) * x), 0)
     r = r / r.sum()
+    stays = stays & ((r >= s.removal / stays.sum()) | (r == r.max()))
+    r = np.where(stays, r, 0) / r[stays].sum()
     held = np.where(stays, s.sizes, 0)
-    weights = held / held.sum()
-    aggregate = weights @ uploads
-    rewards = np.zeros_like(deltas)
+    aggregate = held / s.sizes.sum() @ uploads
+    rewards = uploads.copy()  # who is out trains alone
     for i in np.flatnonzero(stays):
-        ratio = r[i] / r.max() * held[i] / held.max()
-        others = aggregate - weights[i] * uploads[i]
-        rewards[i] = uploads[i] + top(others, quota(len(others), ratio, seen["quota"][i]))
-    low = stays & (r < s.removal / stays.sum()) & (r < r.max())
-    return aggregate, weights, rewards, r, (r, stays & ~low)
+        size = s.sizes[i] / s.sizes.max()
+        count = quota(len(aggregate), r[i] / r.max() * size, seen["quota"][i])
+        rewards[i] += top(aggregate, count) - size * uploads[i]
+    return aggregate, held / held.sum(), rewards, r, (r, stays)
 
 
 def eci(s, memory, server, clients, deltas, seen):

@@ -32,12 +32,17 @@ ENTRIES = {
     **{f"reward {name}": ("cgsv", Options(reward=name)) for name in REWARDS},
     **{f"game {name}": ("cgsv", Options(contribution="shapley", game=name)) for name in GAMES},
     "setting released": ("cgsv", RELEASED),
-    "removal": ("cgsv", Options(removes=True)),
+    "removal": ("cgsv", Options(removes=True, removed="alone")),
+    "cffl otherwise": (
+        "cffl",
+        Options(clip_by="norm", combine="sum", own_off="before", removed="alone", mask_ties="all"),
+    ),
+    "rffl otherwise": ("rffl", Options(removed="alone", beta_on="max", mask_ties="all")),
 }
 # The defaults of the tables together are the algorithm cgsv, which is tested once.
 ENTRIES = {k: v for k, v in ENTRIES.items() if v != ("cgsv", Options()) or k == "algorithm cgsv"}
 # Another value for every number, no two of them 0 or alike.
-OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6, 1.7, 0.2, 0.8, 0.45, 0.003, 0.35)
+OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6, 1.7, 0.2, 0.8, 0.45, 0.003, 0.35, 0.9, 1.2)
 # Sums of N or D terms, a norm and a quotient: fewer than 2 (N + D) roundings, at sizes of up to 10.
 CLOSE = {"rtol": 0, "atol": 10 * 2 * (N + D) * EPS}
 

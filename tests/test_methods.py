@@ -10,7 +10,7 @@ import pytest
 
 from cgsv_jax import algorithms, experiment, models, network, simulation
 from cgsv_jax.aggregation import by_reputation
-from cgsv_jax.algorithms import ALGORITHMS, READS, needs_validation, then, with_removal
+from cgsv_jax.algorithms import ALGORITHMS, READS, Removal, needs_validation, then
 from cgsv_jax.config import ConfigError, Method
 from cgsv_jax.contribution import cosine, moving_average
 from cgsv_jax.reward import mix
@@ -89,25 +89,38 @@ def clipped(deltas, gamma):
     return np.stack([d * min(1.0, gamma / np.linalg.norm(d)) for d in deltas])
 
 
-@pytest.mark.parametrize("gamma", [0.3, 50.0])
-def test_cffl_by_hand(sent, tiny, gamma):
+@pytest.mark.parametrize(
+    ("combine", "own_off", "clip_by", "number"),
+    [
+        ("mean", "after", "entry", 0.2),
+        ("mean", "before", "norm", 0.3),
+        ("sum", "after", "entry", 0.4),
+        ("sum", "before", "norm", 50.0),
+    ],
+)
+def test_cffl_by_hand(sent, tiny, combine, own_off, clip_by, number):
+    """Nobody is removed; see test_a_whole_run_is_the_oracles and test_official for who is."""
     _, clients, deltas, *_ = exactly(sent)
-    sent_updates = clipped(deltas, gamma)
-    accuracy = accuracies(tiny, sent, clients + sent_updates)
-    credit = 0.5 * 0 + 0.5 * accuracy / accuracy.sum()
+    updates = np.clip(deltas, -number, number) if clip_by == "entry" else clipped(deltas, number)
+    accuracy = accuracies(tiny, sent, clients + updates)
+    credit = np.sinh(5 * 0.2 * accuracy / accuracy.sum())  # of no old credit, and not normalised
     credit = credit / credit.sum()
-    credit = np.sinh(5 * credit) / np.sinh(5 * credit).sum()
-    share = SIZES / SIZES.sum()
-    aggregate = share @ sent_updates
-    download, standing, _ = step("cffl", sent, tiny, gamma=gamma, alpha=0.5, removal=1 / 3)
+    share, size = SIZES / SIZES.sum(), SIZES / SIZES.max()
+    aggregate = share @ updates if combine == "mean" else updates.sum(axis=0)
+    options = Options(combine=combine, own_off=own_off, clip_by=clip_by)
+    numbers = {"alpha": 0.8, "removal": 0.0, "gamma" if clip_by == "norm" else "clip": number}
+    download, standing, _ = step("cffl", sent, tiny, options, **numbers)
     np.testing.assert_allclose(standing.reputation, credit, **CLOSE)
     np.testing.assert_allclose(download.aggregate, aggregate, **CLOSE)
     ratio = np.float32(standing.reputation) / np.float32(standing.reputation).max()
-    quota = np.floor(np.float32(D) * (ratio * np.float32(SIZES / SIZES.max()))).astype(int)
+    quota = np.floor(np.float32(D) * (ratio * np.float32(size))).astype(int)
     np.testing.assert_array_equal(download.quota, quota)
+    own = {"mean": {"after": size, "before": share}}.get(combine, {}).get(own_off, np.ones(N))
     for i in range(N):
-        want = sent_updates[i] + top(aggregate - share[i] * sent_updates[i], quota[i])
-        np.testing.assert_allclose(download.rewards[i], want, **CLOSE)
+        off = own[i] * updates[i]
+        after = own_off == "after"
+        reward = top(aggregate, quota[i]) - off if after else top(aggregate - off, quota[i])
+        np.testing.assert_allclose(download.rewards[i], updates[i] + reward, **CLOSE)
 
 
 def test_rffl_by_hand(sent, tiny):
@@ -136,43 +149,50 @@ def test_rffl_by_hand(sent, tiny):
     assert standing.reputation[2] == 0
 
 
-def test_who_is_removed_stays_removed(tiny):
+@pytest.mark.parametrize("alone", [False, True])
+def test_who_is_removed_stays_removed(tiny, alone):
     """Client 2 opposes in rounds 0 to 2 and agrees afterwards, which comes too late."""
     rng = np.random.default_rng(0)
-    algorithm = with_removal(algorithms.cgsv(0.5, 0.5, floor=0.0), jnp.float32(1 / 3), first=2)
+    removal = Removal(jnp.float32(1 / 3), first=2, alone=alone)
+    algorithm = algorithms.cgsv(0.5, 0.5, floor=0.0, removal=removal)
     state, update = algorithm.init(N, D), jax.jit(algorithm.update)
     for t in range(6):
         deltas = np.float32(rng.normal(size=D) + 0.3 * rng.normal(size=(N, D)))
         deltas[2] *= -1 if t < 3 else 1
         upload = tiny.upload(deltas, SIZES)._replace(round=jnp.int32(t))
         download, standing, state = update(jax.random.key(t), upload, state)
-        assert bool(state[1][2]) == (t >= 2)
-        assert state[1].sum() == (t >= 2)
+        assert bool(state.removed[2]) == (t >= 2)
+        assert state.removed.sum() == (t >= 2)
+        assert download.took_part.tolist() == [True, True, t <= 2, True, True]
         np.testing.assert_allclose(standing.reputation.sum(), 1, rtol=1e-6)
+        if t >= 2:  # it receives nothing in the round in which it is removed
+            assert standing.reputation[2] == download.quota[2] == 0
+            own = 0.5 * deltas[2] / np.linalg.norm(deltas[2]) if alone else np.zeros(D)
+            np.testing.assert_allclose(download.rewards[2], own, **CLOSE)
+        assert (download.weights[2] > 0) == (t == 0)  # its reputation is 0 after the first round
         if t >= 3:
-            assert download.weights[2] == standing.reputation[2] == download.quota[2] == 0
-            assert not np.any(download.rewards[2])
-        else:
-            assert download.weights[2] > 0 or t > 0
+            assert standing.score[2] == 0
     assert download.quota.max() == D
 
 
 def test_what_the_removed_had_goes_to_the_others_and_is_fed_back(tiny):
     """With alpha = 1 nothing but the removal moves r: the others' shares grow in proportion."""
-    algorithm = with_removal(algorithms.cgsv(0.5, 1.0, floor=0.0), jnp.float32(0.5), first=0)
+    removal = Removal(jnp.float32(0.5), first=1)
+    algorithm = algorithms.cgsv(0.5, 1.0, floor=0.0, removal=removal)
     deltas = np.float32(np.random.default_rng(0).normal(size=(N, D)))
-    inner, removed = algorithm.init(N, D)
     before = jnp.array([0.3, 0.05, 0.25, 0.2, 0.2])  # the second is below half of the mean
-    inner = inner._replace(standing=Standing(jnp.zeros(N), before), aggregation=jnp.ones(N, bool))
-    state = inner, removed
-    for t in range(3):
+    state = algorithm.init(N, D)._replace(
+        standing=Standing(jnp.zeros(N), before), aggregation=jnp.ones(N, bool)
+    )
+    for t in range(4):
         upload = tiny.upload(deltas, SIZES)._replace(round=jnp.int32(t))
         download, standing, state = algorithm.update(jax.random.key(t), upload, state)
         others = np.where(np.arange(N) == 1, 0, before) / 0.95
         want = np.asarray(before) if t == 0 else others
         np.testing.assert_allclose(standing.reputation, want, rtol=1e-6)
-        np.testing.assert_allclose(state[0].standing.reputation, want, rtol=1e-6)
-        assert download.took_part.tolist() == [True, t == 0, True, True, True]
+        np.testing.assert_allclose(state.standing.reputation, want, rtol=1e-6)
+        np.testing.assert_allclose(download.weights, before if t <= 1 else others, rtol=1e-6)
+        assert download.took_part.tolist() == [True, t <= 1, True, True, True]
 
 
 def test_removing_nobody_is_the_method_itself(sent, tiny):
@@ -187,18 +207,15 @@ def test_removing_nobody_is_the_method_itself(sent, tiny):
 
 def test_somebody_always_stays(tiny):
     """A threshold of all but the mean removes the others at once, and never the best."""
-    algorithm = with_removal(moving_cgsv(), 0.999)
+    parts = moving_average(cosine(), 0.5), by_reputation(), mix(0.5, 0.0)
+    algorithm = algorithms.compose(*parts, removal=Removal(0.999))
     upload = tiny.upload(np.float32(np.eye(3, D)), [1, 1, 1])
     state = algorithm.init(3, D)
     for t in range(4):
         download, standing, state = algorithm.update(jax.random.key(t), upload, state)
-    assert not state[1].all()
+    assert not state.removed.all()
     assert np.isfinite(download.rewards).all()
     np.testing.assert_allclose(standing.reputation.sum(), 1, rtol=1e-6)
-
-
-def moving_cgsv():
-    return algorithms.compose(moving_average(cosine(), 0.5), by_reputation(), mix(0.5, 0.0))
 
 
 def test_rank_by_hand(sent, tiny):
@@ -483,9 +500,10 @@ def test_an_option_that_a_method_reads_matters(name, sent, tiny):
     """Every number in READS changes what the method computes, and no other number does."""
     base = {"gamma": 0.1, "alpha": 0.8, "beta": 40.0, "removal": 0.5, "floor": 1e-3}
     base |= {"norm_epsilon": 0.0, "cosine_epsilon": 0.0, "kappa": 0.5, "recovery": 0.3, "q": 1.0}
+    base |= {"clip": 0.05, "growth": 0.0}
     other = {"gamma": 0.2, "alpha": 0.3, "beta": 1.0, "removal": 0.97, "floor": 0.3}
     other |= {"norm_epsilon": 0.3, "cosine_epsilon": 0.9, "kappa": 0.9, "recovery": 0.9, "q": 3.0}
-    other["tolerance"] = 0.5
+    other |= {"tolerance": 0.5, "clip": 0.01, "growth": 1.0}
     options = Options(removes=True, rounds=1, contribution="cosine")
 
     def play(numbers):
@@ -514,7 +532,8 @@ def test_an_option_that_a_method_reads_matters(name, sent, tiny):
             not np.array_equal(x[0], x[place], equal_nan=True) for x in jax.tree.leaves(seen)
         )
         # What the measure or reward in use does not read is READ_BY's business.
-        if field in READS[name] and field != "tolerance":
+        idle = field == "tolerance" or (name, field) == ("cffl", "gamma")
+        if field in READS[name] and not idle:
             assert changed, f"{name} reads {field}, which does nothing"
         if field not in READS[name]:
             assert not changed, f"{name} does not say that it reads {field}"
@@ -524,15 +543,21 @@ def test_method_defaults_are_those_of_its_text():
     config = experiment.configure(algorithms="all")
     methods = {m.name: m for m in config.methods}
     assert list(methods) == list(ALGORITHMS)
-    assert methods["cffl"].alpha == 0.5
+    assert methods["cffl"].alpha == 0.8
     assert methods["shapfed_wa"].alpha == 0.9
     assert methods["cgsv"].alpha == methods["rffl"].alpha == 0.95
     assert methods["rffl"].removal == methods["cffl"].removal == 1 / 3
     assert methods["cgsv"].removal == 0
+    assert methods["cffl"].hyper().removal == 1 / 3
+    assert methods["cffl"].hyper("class_imbalance").removal == 1 / 6
+    assert methods["rffl"].hyper("class_imbalance").removal == 1 / 3
+    assert [methods[m].removed for m in ("cffl", "rffl", "cgsv")] == ["alone", "alone", "frozen"]
     assert (methods["rffl"].mask_scope, methods["cgsv"].mask_scope) == ("tensor", "vector")
     given = experiment.configure(algorithms=("rffl", "cgsv"), removal=0.2, mask_scope="vector")
     assert [(m.removal, m.mask_scope) for m in given.methods] == [(0.2, "vector")] * 2
-    assert isinstance(given.methods[0], Method)
+    (given,) = experiment.configure(algorithms="cffl", removal=0.2).methods
+    assert given.hyper("class_imbalance").removal == 0.2
+    assert isinstance(given, Method)
 
 
 @pytest.mark.parametrize(
@@ -547,6 +572,17 @@ def test_method_defaults_are_those_of_its_text():
         ({"algorithms": "q_ffl", "q": -1.0}, "--q is -1.0"),
         ({"algorithms": "cgsv", "removal": 1.0}, "--removal is 1.0"),
         ({"algorithms": "fedavg_finetuned", "finetune_rounds": 0}, "--finetune-rounds is 0"),
+        (
+            {"algorithms": "cffl", "gamma": 0.3},
+            "--gamma does nothing here: it needs --clip-by norm",
+        ),
+        ({"algorithms": "cffl", "clip": 0.0}, "--clip is 0.0"),
+        ({"algorithms": "cffl", "clip": 0.1, "clip_by": "norm"}, "--clip does nothing here"),
+        ({"algorithms": "cffl", "growth": -1.0}, "--growth is -1.0"),
+        ({"algorithms": "rffl", "negative": "maybe"}, "--negative is 'maybe'"),
+        ({"algorithms": "rffl", "own_off": "after"}, "--own-off does nothing here"),
+        ({"algorithms": "cgsv", "removed": "alone"}, "it needs --removal above 0"),
+        ({"algorithms": "cffl", "removal_imbalanced": 0.1}, "it needs --partition class_imbalance"),
         ({"algorithms": ("all", "cgsv")}, "'all', it must be one of"),
     ],
 )

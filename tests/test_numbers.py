@@ -128,7 +128,7 @@ def test_clipping_keeps_the_direction_of_the_longest(tiny, name):
     The first aggregation weighs by size.
     """
     lengths = np.array([HUGE, TINY, HUGE, TINY])
-    (download, _), *_ = server_rounds(tiny, name, Options(), lengths, gamma=0.5)
+    (download, _), *_ = server_rounds(tiny, name, Options(clip_by="norm"), lengths, gamma=0.5)
     rows = np.float64(raw_updates(0))
     kept = 0.5 * rows / np.linalg.norm(rows, axis=1, keepdims=True) * (lengths == HUGE)[:, None]
     want = SIZES / SIZES.sum() @ kept
@@ -238,7 +238,7 @@ MEMORIES = {
     "moving average": moving_average(SCORES, 0.95),
     "of normalised scores": moving_average(SCORES, 0.5, floor=0.0, normalise_scores=True),
     "relative floor": moving_average(SCORES, 0.95, relative_floor=True),
-    "sharpened": sharpened(moving_average(SCORES, 0.5, floor=0.0, normalise_scores=True)),
+    "sharpened": sharpened(SCORES, 0.5),
     "accumulated": accumulated(SCORES),
     "random": random_share(),
     "sizes": size_share(),

@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cgsv_jax.algorithms import ALGORITHMS
 from cgsv_jax.types import Network, Options
@@ -55,8 +56,8 @@ def played(tiny, name, scenarios, *, options=None, key=0, **numbers):
     """All rounds of a method in several scenarios at once, one compiled program.
 
     Returns:
-      Per scenario, arrays over rounds: score, r, weight, part [T, N], aggregate [T, D], server
-      [T, D] and model [T, N, D] after the round.
+      Per scenario, arrays over rounds: score, r, weight, part, quota [T, N], aggregate [T, D],
+      server [T, D] and model [T, N, D] after the round.
     """
     options = (options or Options())._replace(tensors=TENSORS, network=NETWORK, rounds=ROUNDS)
     algorithm = ALGORITHMS[name](tiny.hyper(**numbers), options)
@@ -73,7 +74,7 @@ def played(tiny, name, scenarios, *, options=None, key=0, **numbers):
             part = upload.present if download.took_part is None else download.took_part
             seen = {"score": standing.score, "r": standing.reputation, "weight": download.weights}
             seen |= {"aggregate": download.aggregate, "server": server, "model": clients}
-            return (server, clients, state), seen | {"part": part}
+            return (server, clients, state), seen | {"part": part, "quota": download.quota}
 
         clients = jnp.broadcast_to(start, (len(sizes), len(start)))
         carry = start, clients, algorithm.init(*clients.shape)
@@ -86,14 +87,53 @@ def played(tiny, name, scenarios, *, options=None, key=0, **numbers):
     return {s: {k: v[i] for k, v in seen.items()} for i, s in enumerate(scenarios)}
 
 
-def test_rffl(tiny):
-    """Where nobody is removed and nobody opposes, whatever the ties."""
-    options = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all")
-    scenarios = ("plain", "ties")
-    ours = played(tiny, "rffl", scenarios, options=options, gamma=0.5, alpha=0.95, removal=1 / 3)
+RFFL = {"mask_scope": "tensor", "mask_count": "ceil", "mask_ties": "all", "removed": "alone"}
+CFFL = {"mask_ties": "all", "removed": "alone"}
+# variant -> numbers, choices
+VARIANTS = {
+    "mean_half": ({"alpha": 0.5, "clip": 1e3}, {}),
+    "mean_fade": ({"alpha": 0.8, "clip": 1e3}, {}),
+    "sum_fade_decay": ({"alpha": 0.8, "growth": 1.0, "clip": 1e3}, {"combine": "sum"}),
+    "clip": ({"alpha": 0.5, "clip": 0.02}, {}),
+}
+
+
+@pytest.mark.parametrize("negative", ["zero", "kept"])
+def test_rffl(tiny, negative):
+    """With negative reputations kept everywhere; without them where nobody has any."""
+    scenarios = ("plain", "zero", "ties", *(("negative",) if negative == "kept" else ()))
+    options = Options(**RFFL, negative=negative)
+    numbers = {"gamma": 0.5, "alpha": 0.95, "beta": 0.0, "removal": 1 / 3}
+    ours = played(tiny, "rffl", scenarios, options=options, **numbers)
     for scenario in scenarios:
         theirs, seen = of("rffl", scenario), ours[scenario]
-        np.testing.assert_allclose(seen["score"], theirs["phi"], **CLOSE)
+        before = np.concatenate([np.ones((1, 5), bool), theirs["inR"][:-1]])
+        np.testing.assert_array_equal(seen["part"], before)
+        assert (theirs["inR"].all()) == (scenario in ("plain", "ties"))
+        # The score of who is removed is nobody's business here.
+        np.testing.assert_allclose(seen["score"], np.where(before, theirs["phi"], 0), **CLOSE)
         np.testing.assert_allclose(seen["model"][MODELS], theirs["model"], **CLOSE)
         for name in ("r", "weight", "aggregate"):
             np.testing.assert_allclose(seen[name], theirs[name], **CLOSE)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_cffl(tiny, variant):
+    """Whoever earns no entry is given all of u_N by the official code, by mistake, and only then.
+
+    Its threshold is the entry at place q - 1, which for q = 0 is the last one.
+    """
+    numbers, choices = VARIANTS[variant]
+    scenarios = ("plain", "zero", "equal", "tiny")
+    options = Options(**CFFL, **choices)
+    ours = played(tiny, "cffl", scenarios, options=options, removal=1 / 3, **numbers)
+    for scenario in scenarios:
+        theirs, seen = of("cffl", variant, scenario), ours[scenario]
+        before = np.concatenate([np.ones((1, 5), bool), theirs["inR"][:-1]])
+        np.testing.assert_array_equal(seen["part"], before)
+        for name in ("r", "aggregate"):
+            np.testing.assert_allclose(seen[name], theirs[name], **CLOSE)
+        mistaken = theirs["inR"] & (seen["quota"] == 0)
+        assert not mistaken[:, 1:].any()  # only ever the smallest client
+        given = np.cumsum(mistaken[:, :, None] * seen["aggregate"][:, None, :], axis=0)
+        np.testing.assert_allclose((seen["model"] + given)[MODELS], theirs["model"], **CLOSE)

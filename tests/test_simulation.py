@@ -142,10 +142,12 @@ def test_energy_is_that_of_the_rewards(tiny, name):
     _, record = simulation.serve(jax.random.key(0), state, upload, (), algorithm=algorithm)
     whole = np.square(np.float64(download.aggregate)).sum()
     received = np.float64(download.rewards)
-    if name in ("cffl", "rffl"):
-        kept = np.float64(upload.deltas)
+    kept = np.float64(upload.deltas)
+    if name == "rffl":
         lengths = np.linalg.norm(kept, axis=1, keepdims=True)
         received -= kept * np.minimum(1, 0.5 / np.where(lengths == 0, 1, lengths))  # gamma .5
+    if name == "cffl":  # all but n_i / max n; no entry is as large as what they are cut to
+        received -= (1 - np.array([[5], [3], [8], [6]]) / 6) * kept
     want = np.square(received).sum(1) / whole
     want = np.where(np.asarray(download.quota) > 0, want, 0)
     np.testing.assert_allclose(record.energy, want, rtol=1e-5, atol=1e-7)

@@ -99,4 +99,6 @@ def test_every_number_reaches_the_run(tiny):
     mentioned = {str(v) for equation in jaxpr.eqns for v in equation.invars}
     ignored = {f for f, v in zip(Hyper._fields, fields, strict=True) if str(v) not in mentioned}
     # Other methods' numbers, and those of options that are off.
-    assert ignored == {"q", "kappa", "recovery", "removal", "tolerance", "dropout"}
+    assert ignored == {
+        *("q", "kappa", "recovery", "removal", "tolerance", "dropout", "clip", "growth")
+    }

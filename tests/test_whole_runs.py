@@ -20,7 +20,9 @@ NUMBERS = {
     "q": 1.5,
     "kappa": 0.3,
     "recovery": 0.0,  # nobody is sent the reference model, see test_iafl_recovery_...
-    "removal": 1 / 3,
+    "removal": 0.9,  # cffl removes somebody in the first round
+    "clip": 0.1,
+    "growth": 0.7,
     "floor": 1e-3,
     "norm_epsilon": 0.0,
     "cosine_epsilon": 0.0,
@@ -53,7 +55,8 @@ def test_a_whole_run_is_the_oracles(name, tiny):
             inputs=np.float64(data.inputs),
             validation=(np.float64(data.validation[0]), data.validation[1]),
         )
-        options = Options(rounds=ROUNDS - 1)  # of fedavg_finetuned: the last one is alone
+        # Of fedavg_finetuned, the last round is alone; of cffl, it is beyond the end of growth.
+        options = Options(rounds=ROUNDS - 1, removed="alone")
         parts = tiny.parts(name, model, numbers, options)
         start, seen = in_rounds(key, data, clients, orders, parts)
         params = model.init(jax.random.fold_in(key, 0))
@@ -75,7 +78,7 @@ def test_a_whole_run_is_the_oracles(name, tiny):
         last_layer(tiny.features, tiny.classes),
         rounds=ROUNDS - 1,
         options=oracle.Options(learning_rate=0.3, decay=0.8),
-        **{name: NUMBERS[name] for name in ("gamma", "alpha", "beta", "q", "kappa", "removal")},
+        **NUMBERS,
     )
     want = oracle_rivals.run(
         name, server, **world, orders=orders, told=told, batch=BATCH,

@@ -1,7 +1,13 @@
 """How uploads become u_N. A new rule is one file and one line of `AGGREGATIONS`."""
 
 from cgsv_jax.aggregation.q_fair import q_fair
-from cgsv_jax.aggregation.weighted import by_reputation, by_size, uniform
+from cgsv_jax.aggregation.weighted import (
+    added,
+    by_reputation,
+    by_size,
+    by_size_of_all,
+    uniform,
+)
 
 # name -> (hyper, options) -> Aggregation
 AGGREGATIONS = {
@@ -10,4 +16,12 @@ AGGREGATIONS = {
     "uniform": lambda hyper, options: uniform(),
 }
 
-__all__ = ["AGGREGATIONS", "by_reputation", "by_size", "q_fair", "uniform"]
+__all__ = [
+    "AGGREGATIONS",
+    "added",
+    "by_reputation",
+    "by_size",
+    "by_size_of_all",
+    "q_fair",
+    "uniform",
+]

@@ -1,10 +1,13 @@
 """u_N as a weighted sum of uploads."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
-from cgsv_jax.shares import over_present, population
+from cgsv_jax.choices import choice
+from cgsv_jax.shares import over_present, population, rows_of_all
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
 
 
@@ -32,8 +35,7 @@ def by_reputation(*, first: str = "size") -> Aggregation:
     Raises:
       ValueError: `first` is another word.
     """
-    if first not in ("size", "uniform"):
-        raise ValueError(f"first_weights is {first!r}, it must be size or uniform")
+    choice("first_weights", first, "size", "uniform")
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_parameters
@@ -50,7 +52,7 @@ def by_reputation(*, first: str = "size") -> Aggregation:
     return Aggregation(init, update)
 
 
-def _fixed(first: str) -> Aggregation:
+def _fixed(first: str, scale: Callable[[Upload], Array] | None = None) -> Aggregation:
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients, num_parameters
         return ()
@@ -60,7 +62,8 @@ def _fixed(first: str) -> Aggregation:
     ) -> tuple[Array, Array, ArrayTree]:
         del key, standing
         weights = over_present(_shares(upload, first), upload.present)
-        return _sum(weights, upload), weights, state
+        factor = 1.0 if scale is None else scale(upload)
+        return _sum(factor * weights, upload), weights, state
 
     return Aggregation(init, update)
 
@@ -73,3 +76,18 @@ def by_size() -> Aggregation:
 def uniform() -> Aggregation:
     """u_N is the mean upload of the present clients."""
     return _fixed("uniform")
+
+
+def by_size_of_all() -> Aggregation:
+    """u_N = sum_i n_i u_i over the present clients / sum_i n_i over these and the removed."""
+
+    def part(upload: Upload) -> Array:
+        rows = rows_of_all(upload)
+        return jnp.sum(jnp.where(upload.present, rows, 0)) / jnp.maximum(jnp.sum(rows), 1)
+
+    return _fixed("size", part)
+
+
+def added() -> Aggregation:
+    """u_N = sum_i u_i over the present clients; the recorded weights sum to 1 all the same."""
+    return _fixed("uniform", lambda upload: jnp.sum(upload.present).astype(upload.norms.dtype))

@@ -11,7 +11,7 @@ from cgsv_jax.algorithms.iafl import iafl
 from cgsv_jax.algorithms.q_ffl import q_ffl
 from cgsv_jax.algorithms.random_reward import random_reward
 from cgsv_jax.algorithms.rank import rank
-from cgsv_jax.algorithms.removal import with_removal
+from cgsv_jax.algorithms.removal import Removal
 from cgsv_jax.algorithms.rffl import rffl
 from cgsv_jax.algorithms.shapfed_wa import shapfed_wa
 from cgsv_jax.algorithms.size_weighted import size_weighted
@@ -23,7 +23,7 @@ from cgsv_jax.types import Algorithm, Hyper, Measure, Options
 
 
 def _cgsv(hyper: Hyper, options: Options) -> Algorithm:
-    algorithm = cgsv(
+    return cgsv(
         hyper.gamma,
         hyper.alpha,
         hyper.beta,
@@ -34,8 +34,26 @@ def _cgsv(hyper: Hyper, options: Options) -> Algorithm:
         measure=MEASURES[options.contribution](hyper, options),
         aggregation=AGGREGATIONS[options.aggregation](hyper, options),
         reward=REWARDS[options.reward](hyper, options),
+        removal=Removal(hyper.removal, alone=options.removed == "alone")
+        if options.removes
+        else None,
     )
-    return with_removal(algorithm, hyper.removal) if options.removes else algorithm
+
+
+def _cffl(hyper: Hyper, options: Options) -> Algorithm:
+    return cffl(
+        options.network,
+        hyper.clip,
+        hyper.alpha,
+        hyper.removal,
+        gamma=hyper.gamma if options.clip_by == "norm" else None,
+        growth=hyper.growth,
+        rounds=options.rounds,
+        combine=options.combine,
+        own_off=options.own_off,
+        removed=options.removed,
+        ties=options.mask_ties,
+    )
 
 
 def _with_rules(build, *first):
@@ -71,12 +89,14 @@ ALGORITHMS = {
         reward=REWARDS[options.reward](hyper, options),
     ),
     "random_reward": _with_rules(random_reward),
-    "cffl": lambda hyper, options: cffl(options.network, hyper.gamma, hyper.alpha, hyper.removal),
+    "cffl": _cffl,
     "rffl": lambda hyper, options: rffl(
         hyper.gamma,
         hyper.alpha,
         hyper.removal,
-        reward=REWARDS["sparsify"](hyper._replace(beta=0.0), options),
+        removed=options.removed,
+        negative=options.negative,
+        reward=REWARDS["sparsify"](hyper, options),
     ),
     "eci": _with_rules(eci, _index),
     "iafl": lambda hyper, options: iafl(hyper.kappa, hyper.recovery),
@@ -96,14 +116,16 @@ READS: dict[str, set[str]] = {
     "q_ffl": {"q"},
     "size_weighted": _REWARD | {"gamma", "norm_epsilon"},
     "random_reward": _RULES,
-    "cffl": {"gamma", "alpha", "removal"},
-    "rffl": {"gamma", "alpha", "removal", *_MASK},
+    "cffl": {"clip", "clip_by", "gamma", "alpha", "growth", "combine", "own_off", "mask_ties"}
+    | {"removal", "removal_imbalanced", "removed"},
+    "rffl": _REWARD - {"reward"} | {"gamma", "alpha", "negative", "removal", "removed"},
     "eci": _RULES | {"permutations", "tolerance"},
     "iafl": {"kappa", "recovery"},
     "rank": set(),
     "shapfed_wa": {"alpha"},
     "cgsv": _RULES
-    | {"alpha", "floor", "relative_floor", "normalise_scores", "removal", "cosine_epsilon"}
+    | {"alpha", "floor", "relative_floor", "normalise_scores", "cosine_epsilon"}
+    | {"removal", "removed"}
     | {"contribution", "game", "permutations", "tolerance", "scale_values"},
 }
 # Methods that judge models on the server's validation rows; that read the loss before training;
@@ -126,6 +148,7 @@ __all__ = [
     "READS",
     "STAGED",
     "ComposedState",
+    "Removal",
     "cffl",
     "cgsv",
     "cgsv_released",
@@ -143,5 +166,4 @@ __all__ = [
     "size_weighted",
     "standalone",
     "then",
-    "with_removal",
 ]

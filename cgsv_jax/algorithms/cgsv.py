@@ -4,6 +4,7 @@ import chex
 
 from cgsv_jax.aggregation import by_reputation
 from cgsv_jax.algorithms.compose import compose
+from cgsv_jax.algorithms.removal import Removal
 from cgsv_jax.contribution import cosine, moving_average
 from cgsv_jax.rescale import to_norm
 from cgsv_jax.reward import sparsify
@@ -22,6 +23,7 @@ def cgsv(
     measure: Measure | None = None,
     aggregation: Aggregation | None = None,
     reward: Reward | None = None,
+    removal: Removal | None = None,
 ) -> Algorithm:
     """Cosine gradient Shapley value with sparsified gradient rewards.
 
@@ -42,6 +44,7 @@ def cgsv(
       measure: another contribution measure than `cosine()`.
       aggregation: another aggregation than `by_reputation()`.
       reward: another reward than `sparsify(beta)`; then `beta` is its business.
+      removal: who is taken out for good, as in `rffl`; default: nobody.
 
     Returns:
       An Algorithm.
@@ -61,6 +64,7 @@ def cgsv(
         aggregation or by_reputation(),
         reward or sparsify(beta),
         rescale=to_norm(gamma, norm_epsilon),
+        removal=removal,
     )
 
 

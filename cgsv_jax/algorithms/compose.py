@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
+from cgsv_jax.algorithms.removal import Removal, remove, without
 from cgsv_jax.rescale import Rescale, unchanged
 from cgsv_jax.types import (
     Aggregation,
@@ -27,6 +29,7 @@ class ComposedState(NamedTuple):
     contribution: ArrayTree
     aggregation: ArrayTree
     reward: ArrayTree
+    removed: ArrayTree = ()  # [N] bool, who is out for good, where somebody may be
 
 
 def compose(
@@ -34,11 +37,14 @@ def compose(
     aggregation: Aggregation,
     reward: Reward,
     *,
+    clip: chex.Numeric | None = None,
     rescale: Rescale | None = None,
+    judged_first: bool = False,
+    removal: Removal | None = None,
     keeps_own: bool = False,
     common: bool = False,
 ) -> Algorithm:
-    """Rescale, aggregate, judge, reward: one server round in that order.
+    """Rescale, aggregate, judge, remove, reward: one server round in that order.
 
     The aggregation sees the standing of the previous round, the reward that of this one.
 
@@ -46,7 +52,11 @@ def compose(
       contribution: who deserves what, from uploads and u_N.
       aggregation: u_N from uploads and the previous standing.
       reward: v_i from u_N and the new standing.
+      clip: every entry of an update is cut to [-clip, clip] first; default: none is.
       rescale: how long an upload is made; default: as it is.
+      judged_first: judge and remove before the aggregation, for contributions that do not look at
+        u_N (they are shown zeros): it sees the standing of its own round.
+      removal: who is taken out for good, and what becomes of it; default: nobody.
       keeps_own: whether v_i = u_i + the reward: the client keeps its update instead of rolling it
         back. Quota and energy are of what it receives.
       common: whether there is one model for all, the server's, from which a client that was absent
@@ -63,19 +73,37 @@ def compose(
             contribution=contribution.init(num_clients, num_parameters),
             aggregation=aggregation.init(num_clients, num_parameters),
             reward=reward.init(num_clients, num_parameters),
+            removed=() if removal is None else jnp.zeros(num_clients, bool),
         )
 
     def update(
         key: jax.Array, upload: Upload, state: ComposedState
     ) -> tuple[Download, Standing, ComposedState]:
         aggregate_key, judge_key, reward_key = jax.random.split(key, 3)
-        upload = upload._replace(scales=rescale(upload.norms))  # u_i = scale_i dw_i
-        aggregate, weights, aggregation_state = aggregation.update(
-            aggregate_key, upload, state.standing, state.aggregation
-        )
+        if clip is not None:
+            deltas = jnp.clip(upload.deltas, -clip, clip)
+            upload = upload._replace(deltas=deltas, norms=vectors.norms(deltas))
+        sent = upload = upload._replace(scales=rescale(upload.norms))  # u_i = scale_i dw_i
+        standing, removed = state.standing, state.removed
+        if removal is not None:
+            upload = without(sent, removed)
+        took_part = upload.present
+
+        def aggregated() -> tuple[Array, Array, ArrayTree]:
+            return aggregation.update(aggregate_key, upload, standing, state.aggregation)
+
+        if judged_first:
+            aggregate, weights = jnp.zeros_like(upload.server), jnp.zeros_like(upload.norms)
+        else:
+            aggregate, weights, aggregation_state = aggregated()
         standing, contribution_state = contribution.update(
-            judge_key, upload, aggregate, weights, state.standing, state.contribution
+            judge_key, upload, aggregate, weights, standing, state.contribution
         )
+        if removal is not None:
+            standing, removed = remove(removal, upload, standing, removed)
+            upload = without(sent, removed)
+        if judged_first:
+            aggregate, weights, aggregation_state = aggregated()
         rewards, quota, reward_state = reward.update(
             reward_key, upload, aggregate, standing, state.reward
         )
@@ -83,10 +111,14 @@ def compose(
             energy = vectors.energies(rewards, aggregate)
         else:
             energy = reward.energy(upload, aggregate, standing, quota)
-        if keeps_own:  # an absent client's row of deltas is 0
-            rewards = rewards + upload.scales[:, None] * upload.deltas
-        download = Download(aggregate, weights, rewards, quota, energy)
-        new = ComposedState(standing, contribution_state, aggregation_state, reward_state)
+        alone = removal is not None and removal.alone
+        if keeps_own or alone:  # an absent client's row of deltas is 0
+            own = (sent if alone else upload).deltas
+            own = own if keeps_own else jnp.where(upload.removed[:, None], own, 0.0)
+            rewards = rewards + sent.scales[:, None] * own
+        took_part = None if removal is None else took_part
+        download = Download(aggregate, weights, rewards, quota, energy, took_part)
+        new = ComposedState(standing, contribution_state, aggregation_state, reward_state, removed)
         return download, standing, _same_types(new, state)
 
     return Algorithm(init, update, (lambda round_: round_ >= 0) if common else None)

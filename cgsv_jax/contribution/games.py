@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
+from cgsv_jax.choices import choice
 from cgsv_jax.types import Array, ArrayTree, Measure, Network, PRNGKey, Upload
 
 Value = Callable[[Array], Array]  # membership [K, N] -> nu [K]
@@ -175,8 +176,7 @@ def validation_game(network: Network | None, what: str = "accuracy") -> Game:
     Raises:
       ValueError: `what` is another word, there is no network, or (when traced) no validation rows.
     """
-    if what not in ("accuracy", "loss"):
-        raise ValueError(f"game is {what!r}, it must be accuracy or loss")
+    choice("game", what, "accuracy", "loss")
     if network is None:
         raise ValueError("a game on validation rows needs options.network")
 

@@ -1,18 +1,37 @@
-"""Reputations pulled apart."""
+"""Reputations pulled apart: CFFL's memory."""
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax.types import Array, ArrayTree, Contribution, Standing, Upload
+from cgsv_jax.shares import left_over, renewed
+from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
+
+_LEAST = 1e-30  # what no score is divided by, where all are 0
 
 
-def sharpened(contribution: Contribution, factor: chex.Numeric = 5.0) -> Contribution:
-    """r_i = sinh(a r_i) / sum_j sinh(a r_j) over the present clients, and this is fed back.
+def sharpened(
+    measure: Measure,
+    alpha: chex.Numeric,
+    factor: chex.Numeric = 5.0,
+    *,
+    growth: chex.Numeric = 0.0,
+    rounds: int = 0,
+) -> Contribution:
+    """r_i = sinh(k x_i) / sum_j sinh(k x_j), x_i = alpha r_i + (1 - alpha) a_i / sum_j a_j.
+
+    x is not normalised: in a client's first round, when its r is 0, it is small, and the sinh less
+    steep. Absent clients keep their reputation, and the present ones share what they leave of 1.
 
     Args:
-      contribution: gives the reputation that is sharpened.
-      factor: a > 0; towards 0 nothing changes.
+      measure: what a is; below 0 it counts as 0.
+      alpha: weight of the old reputation, in [0, 1].
+      factor: k > 0 of the first round; towards 0 nothing is pulled apart.
+      growth: k = factor (1 + growth t / T) in round t.
+      rounds: T.
+
+    Returns:
+      A Contribution; shapes [N].
     """
 
     def update(
@@ -23,11 +42,17 @@ def sharpened(contribution: Contribution, factor: chex.Numeric = 5.0) -> Contrib
         standing: Standing,
         state: ArrayTree,
     ) -> tuple[Standing, ArrayTree]:
-        new, state = contribution.update(key, upload, aggregate, weights, standing, state)
-        present, r = upload.present, new.reputation
-        bent = jnp.where(present, jnp.sinh(factor * r), 0.0)
-        total, mass = jnp.sum(bent), jnp.sum(jnp.where(present, r, 0.0))
-        bent = mass * bent / jnp.where(total > 0, total, 1.0)
-        return new._replace(reputation=jnp.where(present & (total > 0), bent, r)), state
+        score, state = measure.update(key, upload, aggregate, weights, state)
+        present, old = upload.present, standing.reputation
+        chex.assert_equal_shape([score, present, old])
+        # A score that is no number must not reach anybody else.
+        score = jnp.where(present & jnp.isfinite(score), score, 0.0)
+        earned = jnp.maximum(score, 0.0)
+        psi = left_over(old, present) * earned / jnp.maximum(jnp.sum(earned), _LEAST)
+        x = jnp.where(present, alpha * old + (1 - alpha) * psi, 0.0)
+        k = factor * (1 + growth * jnp.minimum(upload.round / max(rounds, 1), 1.0))
+        # sinh(k x), in units of exp(k max x) / 2, which no k makes infinite.
+        bent = jnp.exp(k * (x - jnp.max(x))) * -jnp.expm1(-2 * k * x)
+        return Standing(score, renewed(bent.astype(old.dtype), old, present)), state
 
-    return Contribution(contribution.init, update)
+    return Contribution(measure.init, update)

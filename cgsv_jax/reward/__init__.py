@@ -1,9 +1,9 @@
 """What each client gets back. A new rule is one file and one line of `REWARDS`."""
 
 from cgsv_jax.reward.mix import mix
-from cgsv_jax.reward.others import of_others
+from cgsv_jax.reward.others import less_own, of_others
 from cgsv_jax.reward.ranked import no_better
-from cgsv_jax.reward.ratio import ratios
+from cgsv_jax.reward.ratio import ratios, times_size
 from cgsv_jax.reward.scale import scale
 from cgsv_jax.reward.share import own_update, share_all
 from cgsv_jax.reward.sparsify import quotas, sparsify
@@ -24,6 +24,7 @@ REWARDS = {
 
 __all__ = [
     "REWARDS",
+    "less_own",
     "mix",
     "no_better",
     "of_others",
@@ -33,4 +34,5 @@ __all__ = [
     "scale",
     "share_all",
     "sparsify",
+    "times_size",
 ]

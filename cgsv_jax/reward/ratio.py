@@ -3,7 +3,9 @@
 import chex
 import jax.numpy as jnp
 
-from cgsv_jax.types import Array
+from cgsv_jax.choices import choice
+from cgsv_jax.shares import rows_of_all
+from cgsv_jax.types import Array, Upload
 
 
 def ratios(reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "sum") -> Array:
@@ -13,20 +15,19 @@ def ratios(reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "
     largest ratio is 1 by definition, not by luck of rounding.
 
     Args:
-      reputation: [N], non-negative.
+      reputation: [N], at least one of them positive.
       present: [N] bool.
       beta: altruism degree, >= 0.
       on: "sum" lets beta act on r summing to 1, "max" on r / max r, where tanh saturates whatever
         N is.
 
     Returns:
-      [N], within [0, 1].
+      [N], within [0, 1]: a reputation below 0 earns nothing.
 
     Raises:
       ValueError: `on` is another word.
     """
-    if on not in ("sum", "max"):
-        raise ValueError(f"beta_on is {on!r}, it must be sum or max")
+    choice("beta_on", on, "sum", "max")
     chex.assert_equal_shape([reputation, present])
     r = jnp.where(present, reputation, 0.0)
     top = jnp.max(r)
@@ -38,5 +39,11 @@ def ratios(reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "
     # of tanhs survives an exponent that leaves the normal numbers.
     straight = jnp.max(exponent) < 1e-6
     curved = jnp.where(straight, linear, bent / jnp.where(straight, 1.0, highest))
-    ratio = jnp.where(jnp.isinf(beta), 1.0, jnp.where(r == top, 1.0, jnp.minimum(curved, 1.0)))
+    ratio = jnp.where(jnp.isinf(beta), 1.0, jnp.where(r == top, 1.0, jnp.clip(curved, 0.0, 1.0)))
     return jnp.where(present, ratio, 0.0).astype(reputation.dtype)
+
+
+def times_size(values: Array, upload: Upload) -> Array:
+    """Values [N] times n_i / max n, over all clients but the absent, removed ones among them."""
+    rows = rows_of_all(upload)
+    return values * (rows / jnp.maximum(jnp.max(rows), 1)).astype(values.dtype)

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
-from cgsv_jax.reward.ratio import ratios
+from cgsv_jax.choices import choice
+from cgsv_jax.reward.ratio import ratios, times_size
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
 
@@ -35,6 +36,7 @@ def sparsify(
     count: str = "floor",
     ties: str = "position",
     beta_on: str = "sum",
+    by_size: bool = False,
 ) -> Reward:
     """v_i = mask(u_N, q_i): the q_i largest-magnitude entries of u_N, eqs. (5) and (6).
 
@@ -49,6 +51,7 @@ def sparsify(
       count: "floor" or "ceil", see `quotas`.
       ties: "position" keeps exactly q_i, "all" every entry at the threshold.
       beta_on: "sum" or "max", see `ratios`.
+      by_size: whether the ratio is multiplied by the client's size, see `times_size`.
 
     Returns:
       A Reward without state: rewards [N, D], quota [N] the entries kept.
@@ -57,17 +60,16 @@ def sparsify(
       ValueError: a choice is another word, or `tensors` do not add up to D (which shows when the
         algorithm is initialised).
     """
-    choices = {
-        "mask_scope": (scope, ("vector", "tensor")),
-        "mask_count": (count, ("floor", "ceil")),
-        "mask_ties": (ties, ("position", "all")),
-        "beta_on": (beta_on, ("sum", "max")),
-    }
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}, it must be {' or '.join(allowed)}")
+    choice("mask_scope", scope, "vector", "tensor")
+    choice("mask_count", count, "floor", "ceil")
+    choice("mask_ties", ties, "position", "all")
+    choice("beta_on", beta_on, "sum", "max")
     if scope == "tensor" and not tensors:
         raise ValueError("mask_scope is 'tensor', which needs the sizes of the tensors")
+
+    def ratio_of(upload: Upload, standing: Standing) -> Array:
+        ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
+        return times_size(ratio, upload) if by_size else ratio
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients
@@ -81,7 +83,7 @@ def sparsify(
         key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
     ) -> tuple[Array, Array, ArrayTree]:
         del key
-        ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
+        ratio = ratio_of(upload, standing)
         # An absent client has ratio 0, hence quota 0, hence nothing.
         if scope == "vector" and ties == "position":
             quota = quotas(ratio, aggregate.size, count=count)  # q_{i,t}, eq. (5)
@@ -96,7 +98,7 @@ def sparsify(
         # What is computed again here, XLA computes once: it is the same program.
         if scope == "vector" and ties == "position":
             return vectors.energy_of_largest(aggregate, quota)
-        ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
+        ratio = ratio_of(upload, standing)
         place, first = _by_tensor(aggregate, ratio)
         return vectors.share_of_squares(aggregate, lambda squares: _sums(place, first, squares))
 
