@@ -96,6 +96,7 @@ SUMMARY_COLUMNS = (
     *HONESTY,
 )
 TEXTS = ("partition", "method", "fairness_undefined", "attack", "owner")
+LATER = ("owner",)  # columns that not every version has written: where they lack, they are null
 AVERAGED = (  # over seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", "energy", "share", "upload_bytes", "download_bytes", "present", *HONESTY),
@@ -1406,7 +1407,9 @@ def read_parquet(
     known = (environment or {}).get("tables")
     digest = known.get(name) if isinstance(known, dict) else None
     file = files.inside(directory, name)
-    frame = files.read_table(file, columns, digest)
+    frame = files.read_table(file, [name for name in columns if name not in LATER], digest)
+    lacking = [name for name in columns if name not in frame.columns]
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
     with files.reading(file):
         for column in map(frame.get_column, columns):
             _must_hold(column)

@@ -175,20 +175,20 @@ def test_all_labels_of_a_client_are_drawn_as_ever():
 @given(st.integers(1, 40), st.floats(0, 1, exclude_min=True), st.integers(0, 99))
 def test_a_share_of_the_rows_is_touched_and_no_other(rows, share, seed):
     """Of labels that a flip changes, exactly round(s n), at least one, none of them padding."""
-    clients = cg_partition.from_lists([range(rows), [rows]])
-    labels = np.arange(rows + 1) % 4
+    clients = cg_partition.from_lists([range(rows, 2 * rows + 3), range(rows)])
+    labels = np.arange(2 * rows + 3) % 4
     made, _ = attacks.dishonest(
-        np.random.default_rng(seed), clients, labels, 4, [("label_flip", 1, share)], [0]
+        np.random.default_rng(seed), clients, labels, 4, [("label_flip", 1, share)], [1]
     )
     true = labels[clients.rows]
-    wrong = made.labels != true
-    assert wrong[0].sum() == max(1, round(share * rows))
+    wrong = (made.labels != true) & clients.mask
+    assert wrong[1].sum() == max(1, round(share * rows))
     np.testing.assert_array_equal(made.labels[wrong], 3 - true[wrong])
-    assert not wrong[1].any()
+    assert not wrong[0].any()
     drawn, _ = attacks.dishonest(
-        np.random.default_rng(seed), clients, labels, 4, [("random_labels", 1, share)], [0]
+        np.random.default_rng(seed), clients, labels, 4, [("random_labels", 1, share)], [1]
     )
-    assert (drawn.labels != true).sum() <= max(1, round(share * rows))
+    assert ((drawn.labels != true) & clients.mask).sum() <= max(1, round(share * rows))
 
 
 def test_noisy_labels_are_anywhere_and_right_by_chance():

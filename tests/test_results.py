@@ -631,11 +631,16 @@ def earlier(run):
     """A run of an earlier version, which had no digests."""
     for name in results.JSON_FILES:
         (run / f"{name}.json").write_text("{}")
+    clients = pl.read_parquet(run / "clients.parquet")
+    clients.drop(results.LATER).write_parquet(run / "clients.parquet")
     return run
 
 
 def test_a_run_of_an_earlier_version_is_read(earlier, cells):
-    assert results.read(earlier).summary.equals(results.summary_frame(cells), null_equal=True)
+    read = results.read(earlier)
+    assert read.summary.equals(results.summary_frame(cells), null_equal=True)
+    made = results.clients_frame(cells)
+    assert read.clients.select(made.columns).equals(made, null_equal=True)
     (earlier / "timing.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"timing\.json cannot be read: it must hold"):
         results.read(earlier)

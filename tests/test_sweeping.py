@@ -120,6 +120,27 @@ def test_numbers_and_partitions_share_a_program(swept):
     assert len({program.slots for program in plan.programs}) == 1
 
 
+def test_rows_that_somebody_chose_are_a_pool_of_their_own(tmp_path):
+    """Beside them the capped pool of the others: every portion's partitions share their rows."""
+    (tmp_path / "rows.txt").write_text("1,2\n3\n4\n")
+    np.save(tmp_path / "owners.npy", np.arange(1442) % 5)
+    asked = SMALL | {
+        "clients": 3,
+        "algorithms": ("standalone",),
+        "partitions": ("uniform", "from_lists", "by_owner", "by_shares"),
+        **{"lists": str(tmp_path / "rows.txt"), "owners": str(tmp_path / "owners.npy")},
+        **{"shares": (3, 2, 1), "rows_per_client": 10},
+    }
+    runs = sweeping.runs_of(sweeping.sweep(asked, {}))
+    portions = list(sweeping._portions(runs[0].config, runs))
+    assert [p.world.partitions for p, _ in portions] == [
+        *(("uniform", "by_shares"), ("from_lists",), ("by_owner",)),
+    ]
+    rows = [len(problem.data.labels) for _, dealt in portions for problem in dealt]
+    assert rows == [30, 30, 1442, 1442 - 144]
+    assert [p.sizes.tolist() for _, (p, *_) in portions[:2]] == [[10, 10, 10], [2, 1, 1]]
+
+
 @pytest.mark.long
 def test_shapes_are_compiled_once_each():
     """Two widths and two partition seeds: pools of equal shape share what is compiled."""
