@@ -35,6 +35,7 @@ from cgsv_jax.types import (
     Trainer,
     Upload,
 )
+from cgsv_jax.uncertainty import fairness_interval
 
 __version__ = "0.1.0"
 
@@ -72,6 +73,7 @@ __all__ = [
     "draw_order",
     "evaluate",
     "fairness",
+    "fairness_interval",
     "fedavg",
     "grid",
     "init",

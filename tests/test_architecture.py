@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "rescale": {"types"},
     "shares": {"types"},
     "metrics": {"types", "vectors"},
+    "uncertainty": {"metrics"},
     "timing": set(),
     "checks": {"types", "vectors"},
     "config": {"types", "files"},
