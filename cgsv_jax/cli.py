@@ -633,8 +633,8 @@ def _must_have_devices() -> None:
         jax.devices()
     except Exception as error:
         asked = os.environ.get("JAX_PLATFORMS")
-        which = f" of JAX_PLATFORMS={asked}" if asked else ""
-        raise ConfigError(f"JAX finds no device{which}: {files.reason_of(error)}") from error
+        which = f" of JAX_PLATFORMS={asked}, it must name one that is there" if asked else ""
+        raise ConfigError(f"JAX finds no device{which} ({files.reason_of(error)})") from error
 
 
 def _connect(args: Any) -> None:
@@ -687,7 +687,11 @@ def _train(args: Any) -> None:
                 return
             _must_have_devices()
             config = config_lib.from_dict(values, experiment.TABLES)
-            _compute(args, config, directory, experiment.problems(config))
+            dealt = experiment.problems(config)
+            if wrong := experiment.changed_data(directory, dealt[0].identity):
+                lines = (f"--resume is {os.fspath(directory)!r}, but {line}" for line in wrong)
+                raise ConfigError("\n".join(lines))
+            _compute(args, config, directory, dealt)
         return
     together = [f"--{name}" for name in CLUSTER if getattr(args, name) is not None]
     if together and args.checkpoint_every is not None:
@@ -698,6 +702,7 @@ def _train(args: Any) -> None:
     if jax.process_count() > 1 and config.checkpoint_every is not None:
         raise ConfigError(_NOT_TOGETHER)
     dealt = experiment.problems(config)
+    _warn_of_other_data(args, dealt)
     if jax.process_index() > 0:
         experiment.run(config, dealt=dealt)  # its share of the work; process 0 has all results
         return
@@ -725,14 +730,28 @@ def _refuse_beside_resume(args: Any) -> None:
         )
 
 
+def _warn_of_other_data(args: Any, dealt: Sequence[experiment.Problem]) -> None:
+    """Where the config of a run is repeated, and its data are others now."""
+    file = pathlib.Path(args.config or "")
+    if file.name != "config.json":
+        return
+    try:
+        wrong = experiment.changed_data(files.path_of(file.parent, "--config"), dealt[0].identity)
+    except ValueError as error:
+        wrong = [str(error)]
+    for line in wrong:
+        terminal.complain(f"--config is {os.fspath(file)!r}, but {line}")
+
+
 def _is_finished(args: Any, directory: pathlib.Path) -> None:
     """Does what follows the tables, in case that the process was killed there."""
-    try:
+    with _written(directory):
         plots.draw([directory], missing=True)
+    try:
         with results.writing(directory):
             results.tidy(directory)
             results.remove_checkpoints(directory)
-    except OSError as error:  # nothing of the results is missing
+    except OSError as error:  # nothing is missing, there is too much
         terminal.complain(str(error))
     to = terminal.console(args.quiet)
     terminal.say(to, f"the run in {directory} is finished, there is nothing to go on with")
@@ -742,7 +761,8 @@ def _compute(
     args: Any, config: Config, directory: pathlib.Path, dealt: tuple[experiment.Problem, ...]
 ) -> None:
     """Runs what a config says, or the rest of it, and writes a run directory, which is held."""
-    results.begin(directory, config_lib.to_dict(config), results.environment())
+    environment = results.environment() | {"data": dealt[0].identity}
+    results.begin(directory, config_lib.to_dict(config), environment)
     console = terminal.console(args.quiet)
     _announce(console, config, dealt)
 

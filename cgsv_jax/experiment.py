@@ -223,6 +223,21 @@ def other_data(before: DataIdentity, now: DataIdentity) -> list[str]:
     return wrong
 
 
+def changed_data(directory: Any, now: DataIdentity) -> list[str]:
+    """`other_data` than the environment.json of a directory names; nothing where it names none.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    if not results.is_there(directory, "environment.json"):
+        return []
+    before = results.read_json(directory, "environment.json").get("data")
+    if before is None:  # an earlier version wrote it, or it is of arrays of one's own
+        return []
+    with files.reading(files.inside(directory, "environment.json")):
+        return other_data(files.judged(before, DataIdentity), now)
+
+
 def _named(config: Config) -> dict[str, Any]:
     """The data set of a config, as `data.load` is asked for it."""
     options = {}

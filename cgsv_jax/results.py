@@ -985,7 +985,7 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
     for name in FOLDERS:
         if files.kind(files.inside(directory, name)) not in ("folder", "nothing"):
             raise refusal(f"whose {name} is a file, nothing could be put there")
-    old = [name for name in (*FILES, *SWEEP_FILES) if _is_there(directory, name)]
+    old = [name for name in (*FILES, *SWEEP_FILES) if is_there(directory, name)]
     if old not in ([], ["environment.json"]) and not overwrite:  # that alone began nothing
         if finished(directory):
             raise refusal("which holds a run, it must be new unless --overwrite is given")
@@ -1037,15 +1037,20 @@ def begin(
         raise
 
 
-def _is_there(directory: Path, name: str) -> bool:
+def is_there(directory: Path, name: str) -> bool:
+    """Whether a directory holds something of this name, which is no link.
+
+    Raises:
+      ValueError: it is a link.
+    """
     return files.kind(files.inside(directory, name)) != "nothing"
 
 
 def finished(directory: Path) -> bool:
     """Whether all results of a run or a sweep are there; each is written whole or not at all."""
-    common = all(_is_there(directory, f"{name}.json") for name in JSON_FILES)
+    common = all(is_there(directory, f"{name}.json") for name in JSON_FILES)
     return common and any(
-        all(_is_there(directory, name) for name in names) for names in (FILES, SWEEP_FILES)
+        all(is_there(directory, name) for name in names) for names in (FILES, SWEEP_FILES)
     )
 
 
@@ -1077,7 +1082,7 @@ def resumable(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
     if (kind := files.kind(directory)) != "folder":
         what = "not there" if kind == "nothing" else "a file"
         raise refusal(f"it must be a run directory, it is {what}")
-    if not _is_there(directory, "config.json"):
+    if not is_there(directory, "config.json"):
         raise refusal("it must be a run directory, it holds no config.json")
     for name in FOLDERS:
         files.inside(directory, name)
@@ -1328,7 +1333,7 @@ def read(directory: Path) -> Run:
       ValueError: when it is no run directory, or a file is missing or damaged.
     """
     directory = files.path_of(directory, "the run's directory")
-    missing = [name for name in FILES if not _is_there(directory, name)]
+    missing = [name for name in FILES if not is_there(directory, name)]
     if len(missing) == len(FILES):
         kind = files.kind(directory)
         what = {"folder": f"it holds none of {', '.join(FILES)}", "nothing": "it is not there"}

@@ -15,6 +15,7 @@ from rich.console import Console
 
 # What stands for a character where the terminal's encoding lacks it; "?" for all others.
 _SPELLED = {"‖": "||", "±": "+-", "–": "-", "…": "...", "×": "x", "≥": ">=", "≤": "<="}
+_SPELLED |= {"²": "^2", "\N{NO-BREAK SPACE}": " "}
 _CONTROL = {
     code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (9, 10)
 }

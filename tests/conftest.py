@@ -2,8 +2,11 @@
 
 import hashlib
 import itertools
+import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -244,6 +247,32 @@ def tiny():
         upload=upload, network=network, spy=spy, sizes_of=sizes_of, sizes=SIZES,
         features=FEATURES, hidden=HIDDEN, classes=CLASSES,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Runs commands in processes that cost next to nothing, see tests/forks.py."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
+        environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_COMPILATION_CACHE_MAX_SIZE": "-1"}
+        environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        with subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forks.py"))],
+            env=environment,
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server:
+
+            def command(*words, **job):
+                job = {"words": [str(word) for word in words], **job}
+                server.stdin.write(json.dumps(job, default=str) + "\n")
+                server.stdin.flush()
+                return SimpleNamespace(**json.loads(server.stdout.readline()))
+
+            yield command
+            server.stdin.close()
 
 
 @pytest.fixture(scope="session")
