@@ -9,6 +9,7 @@ __all__ = [
     "populations",
     "psi_error",
     "released",
+    "rivals",
     "robustness",
     "schedule",
     "weights",

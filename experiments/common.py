@@ -5,12 +5,14 @@ prints its table as Markdown and writes `<item>-<scale>.parquet`, `.md` and `.pn
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import pathlib
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -118,6 +120,18 @@ def remembered(
         # Each as soon as it is there: the next may be interrupted.
         pl.concat(frames, how="vertical_relaxed").write_parquet(file, compression="zstd")
     return pl.concat(frames, how="vertical_relaxed").drop("configuration")
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+    """Within it, what one configuration compiled is not compiled again for another."""
+    before = jax.config.jax_compilation_cache_dir
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", before)
 
 
 def fingerprint(wanted: Mapping[str, Any]) -> str:

@@ -6,10 +6,8 @@ anew with every partition; the yardstick of an honest client is never attacked. 
 takes out for good, from round 10 on, whoever has less than a third of the mean reputation.
 """
 
-import tempfile
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
@@ -80,13 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     {"kind": label, "count": count, "partition_seed": seed, "variant": variant}
                 )
     # A program knows neither who cheats nor how rows are dealt: most of them are compiled once.
-    before = jax.config.jax_compilation_cache_dir
-    with tempfile.TemporaryDirectory() as cache:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        try:
-            frame = common.remembered(what, "robustness-runs", configs, columns)
-        finally:
-            jax.config.update("jax_compilation_cache_dir", before)
+    with common.compiled_once():
+        frame = common.remembered(what, "robustness-runs", configs, columns)
     frame = frame.filter(pl.col("method") != "standalone").with_columns(
         pl.when(pl.col("variant") == "").then("method").otherwise("variant").alias("method"),
         # Where nobody cheats, all are honest.

@@ -167,6 +167,16 @@ def test_released_takes_one_line_at_a_time(smoked, capsys):
     assert mnist["learning rate, decay"] == {"learning_rate": 1e-3, "decay": 0.955}
 
 
+def test_rivals_take_one_choice_at_a_time(smoked, capsys):
+    frame, printed = smoked("rivals", capsys)
+    lines = frame["line"].unique(maintain_order=True).to_list()
+    assert {"cffl", "cffl, own off before", "rffl", "rffl, beta 2"} <= set(lines)
+    assert all(len(own) == 2 for _, own in frame.group_by("line"))
+    accuracy = dict(frame.group_by("line").agg(pl.col("mean_accuracy").mean()).iter_rows())
+    assert accuracy["cffl"] != accuracy["cffl, own off before"]
+    assert all(f"| {line} |" in printed for line in lines)
+
+
 def test_populations_show_what_the_options_change(smoked, capsys):
     frame, printed = smoked("populations", capsys)
     assert set(frame["options"]) == {"as it is", "relative floor", "both options"}
