@@ -246,7 +246,6 @@ def upload_of(state: State, deltas: jax.Array, norms: jax.Array, sizes: jax.Arra
         scales=jnp.ones_like(norms),
         present=jnp.ones(count, bool),
         num_examples=sizes,
-        num_classes=jnp.ones(count, jnp.int32),
         loss=jnp.zeros_like(norms),
         learning_rate=jnp.ones((), norms.dtype),
         validation=None,

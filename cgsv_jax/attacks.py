@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax import vectors
+from cgsv_jax import checks, vectors
 from cgsv_jax.types import Array, ArrayTree, Clients, Conduct, PRNGKey, Upload
 
 
@@ -182,9 +182,20 @@ def dishonest(
       attacks on uploads in the order asked.
 
     Raises:
-      ValueError: a name is unknown, a share is none, or there are fewer clients than attackers.
+      ValueError: a name is unknown, a share is none, an attacker no client or named twice, or there
+        are fewer clients than attackers.
     """
+    checks.generator(rng)
     number = len(clients.mask)
+    known = [type(n) is not bool and isinstance(n, int | np.integer) for n in attackers]
+    if (
+        not all(known)
+        or len(set(attackers)) < len(known)
+        or not set(attackers) <= set(range(number))
+    ):
+        raise ValueError(
+            f"attackers is {list(attackers)}, it must hold distinct clients from 0 to {number - 1}"
+        )
     order = list(attackers) or rng.permutation(number).tolist()
     names, code = [""] * number, np.zeros(number, np.int32)
     strength = np.zeros(number, np.float32)
@@ -194,6 +205,7 @@ def dishonest(
     for name, count, size in asked:
         if name not in ATTACKS:
             raise ValueError(f"{name!r} is no attack, there are {', '.join(ATTACKS)}")
+        checks.numbers("clients", **{f"the number of clients of {name}": count})
         taken = 1 if name == REPLICATION else count
         if taken > len(order):
             raise ValueError(f"attack {name} needs {taken} clients, {len(order)} are left")

@@ -1,10 +1,12 @@
-"""Arrays given from Python, checked once at the border: shapes, types, finite values, ranges.
+"""What comes from Python, judged once at the border: numbers, parts, functions and arrays.
 
-Everything that is wrong is named in one error, before anything is traced. Of tracers only what is
-static can be judged: their shapes and types.
+A ValueError names the field, what it is and what it must be, before anything is traced. Of tracers
+only what is static is judged, their shapes and types, so that every factory may be called inside a
+transformation.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +14,172 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax import vectors
-from cgsv_jax.types import Array, Clients, Conduct, Dataset, Model
+from cgsv_jax.ranges import RANGES, shown
+from cgsv_jax.types import Array, ArrayTree, Clients, Conduct, Dataset, Model
 
 MOST = 2**31 - 1  # rows are numbered, and entries of a model counted, in int32
+
+
+# ---------------------------------------------------------------- numbers, parts, functions
+
+
+def numbers(like: str | None = None, /, **values: Any) -> None:
+    """Refuses numbers that are out of range, traced ones apart.
+
+    Args:
+      like: the key of `ranges.RANGES` that they obey; default: each its own name.
+      **values: numbers, or arrays of which every entry is one.
+
+    Raises:
+      ValueError: a line for every value that may not be.
+
+    >>> numbers(alpha=0.5, beta=float("inf"))
+    >>> numbers("alpha", memory=1.5)
+    Traceback (most recent call last):
+    ValueError: memory is 1.5, it must be a number at least 0 and at most 1
+    """
+    wrong, dtype = [], jax.dtypes.canonicalize_dtype(float)
+    for name, value in values.items():
+        ends = [value]
+        if isinstance(value, np.ndarray | np.generic | jax.Array):
+            if not (isinstance(value, np.generic) or known(value)) or not value.size:
+                continue
+            if jnp.issubdtype(value.dtype, jnp.number):  # NaN is both ends
+                ends = [np.asarray(value).min().item(), np.asarray(value).max().item()]
+        for end in ends:
+            wrong += RANGES[like or name].problems(name, end, dtype)
+    _refuse(wrong)
+
+
+def kinds(**parts: tuple[Any, Any, str]) -> None:
+    """Refuses what is of another kind: name = (value, its type or types, what to give instead).
+
+    Raises:
+      ValueError: a line for every value of another type.
+
+    >>> kinds(rng=(0, np.random.Generator, "numpy.random.default_rng(0)"))
+    Traceback (most recent call last):
+    ValueError: rng is 0, it must be of type Generator, for instance numpy.random.default_rng(0)
+    """
+    wrong = []
+    for name, (value, kind, instance) in parts.items():
+        if not isinstance(value, kind):
+            words = [k.__name__.rpartition(".")[2] for k in getattr(kind, "__args__", (kind,))]
+            words = " or ".join(words).replace("NoneType", "None")
+            given = f"{name} is {_what(value)}, it must be of type {words}"
+            wrong.append(f"{given}, for instance {instance}")
+    _refuse(wrong)
+
+
+def generator(rng: Any) -> None:
+    """Refuses a seed, or anything else that is not NumPy's generator.
+
+    Raises:
+      ValueError: it is none.
+    """
+    kinds(rng=(rng, np.random.Generator, "numpy.random.default_rng(0)"))
+
+
+def result(
+    name: str,
+    function: Any,
+    form: str,
+    *arguments: Any,
+    seen: Callable[[Any], Any] = lambda value: value,
+) -> Any:
+    """The shapes of what a function gives for these shapes; nothing is computed.
+
+    Args:
+      name: of the function.
+      function: whatever was given.
+      form: how it is called, what it gives, and an instance of one.
+      *arguments: `ShapeDtypeStruct`s, or what has shapes.
+      seen: makes arrays of what the function gives, if that is something else.
+
+    Raises:
+      ValueError: it is no function, or none that can be called so.
+    """
+    if not callable(function):
+        raise ValueError(f"{name} is {_what(function)}, it must be a function {form}")
+    try:
+        return jax.eval_shape(lambda *given: seen(function(*given)), *arguments)
+    except Exception as error:  # a stranger's function may raise anything
+        reason = _reason(error)
+        raise ValueError(
+            f"{name} cannot be called, it must be a function {form}: {reason}"
+        ) from error
+
+
+def array(name: str, value: Any) -> Array:
+    """An array, or what NumPy makes one of, as `counted` leaves it.
+
+    Raises:
+      ValueError: it is masked, and its mask would be lost.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(_no_array(name, value))
+    return counted(value if _is_array(value) else np.asarray(value))
+
+
+def known(values: Array) -> bool:
+    """Whether the numbers are there, and here: no tracer, and nothing spread over other hosts."""
+    if isinstance(values, np.ndarray):
+        return True
+    concrete = isinstance(values, jax.Array) and not isinstance(values, jax.core.Tracer)
+    return concrete and values.is_fully_addressable
+
+
+def native(tree: ArrayTree) -> ArrayTree:
+    """The same numbers in this machine's byte order, in types that JAX has."""
+    return jax.tree.map(
+        lambda x: x.astype(_native(x), copy=False) if isinstance(x, np.ndarray) else x, tree
+    )
+
+
+def counted(tree: ArrayTree) -> ArrayTree:
+    """Labels, rows and numbers as int32, since an unsigned one cannot hold what stands for nobody.
+
+    What is no array of integers stays as it is.
+    """
+
+    def one(x: Any) -> Any:
+        whole = isinstance(x, np.ndarray | jax.Array) and _whole(x)
+        return x.astype(jnp.int32) if whole and x.dtype != jnp.int32 else x
+
+    return jax.tree.map(one, native(tree))
+
+
+def canonical(data: Dataset, clients: Clients) -> tuple[Dataset, Clients]:
+    """Data and partition as they are computed with; inputs may have any type of number."""
+    inputs = native((data.inputs, data.test_inputs))
+    labels = counted((data.labels, data.test_labels))
+    held = data.validation
+    if held is not None:
+        held = native(held[0]), counted(held[1])
+    return Dataset(inputs[0], labels[0], inputs[1], labels[1], held), counted(clients)
+
+
+def _native(x: Array) -> np.dtype:
+    """The type of an array in this machine's byte order, and of at most eight bytes."""
+    return x.dtype.newbyteorder("=") if x.dtype.itemsize <= 8 else np.dtype(np.float64)
+
+
+def _what(value: Any) -> str:
+    """A value where it is short, else its type."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return shown(value) if plain else f"a {type(value).__name__}"
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _refuse(wrong: list[str]) -> None:
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+# ---------------------------------------------------------------- arrays
 
 
 def check(
@@ -34,9 +199,7 @@ def check(
     ValueError: Dataset.labels holds 5, it must hold classes from 0 to 1
     Clients.rows holds 2, it must hold rows of the training set from 0 to 1
     """
-    found = problems(data, clients, model, num_classes=num_classes)
-    if found:
-        raise ValueError("\n".join(found))
+    _refuse(problems(data, clients, model, num_classes=num_classes))
 
 
 def problems(
@@ -50,10 +213,12 @@ def problems(
       model: the network they are for, judged by its shapes alone; it says how many classes exist.
       num_classes: C, where no model says so; None: labels must only be at least 0.
     """
-    found = []
-    for value, kind in ((data, Dataset), (clients, Clients)):
-        if not isinstance(value, kind):
-            found.append(f"a {kind.__name__} is expected, got {type(value).__name__}")
+    given = {"data": (data, Dataset), "clients": (clients, Clients), "model": (model, Model)}
+    found = [
+        f"{name} is {_what(value)}, it must be a {kind.__name__}"
+        for name, (value, kind) in given.items()
+        if not isinstance(value, kind) and not (name == "model" and value is None)
+    ]
     if found:
         return found
     row, own = _of_inputs("Dataset.inputs", data.inputs, least=1)
@@ -93,7 +258,7 @@ class _Range(NamedTuple):
 
     def problems(self, name: str, values: Array, among: Array | None = None) -> list[str]:
         """Of the values where `among` holds."""
-        if not _known(values) or (among is not None and not _known(among)):
+        if not known(values) or (among is not None and not known(among)):
             return []
         values = np.asarray(values) if among is None else np.asarray(values)[np.asarray(among)]
         if not values.size:
@@ -112,13 +277,13 @@ def _of_inputs(name: str, inputs: Any, least: int) -> tuple[jax.ShapeDtypeStruct
     number = jnp.issubdtype(inputs.dtype, jnp.floating) or _whole(inputs)
     if not inputs.ndim or not number:
         return None, [f"{name} is {_shown(inputs)}, it must be numbers [rows, ...]"]
-    dtype = jax.dtypes.canonicalize_dtype(inputs.dtype)  # as it will be on a device
+    dtype = jax.dtypes.canonicalize_dtype(_native(inputs))  # as it will be on a device
     row = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), dtype)
     if not least <= len(inputs) <= MOST:
         return row, [f"{name} holds {len(inputs)} rows, it must hold from {least} to {MOST}"]
     if 0 in inputs.shape[1:]:
         return None, [f"{name} is {_shown(inputs)}, a row must hold something"]
-    if _known(inputs) and inputs.size and not _whole(inputs):
+    if known(inputs) and inputs.size and not _whole(inputs):
         # The ends are enough, since NaN is both, and no array of truths is made.
         values = np.asarray(inputs)
         ends = np.asarray([values.min(), values.max()], np.float64)
@@ -142,9 +307,8 @@ def _of_model(model: Model, row: jax.ShapeDtypeStruct) -> tuple[int | None, list
     """How many classes it tells apart, and what is wrong; by its shapes, so nothing is computed."""
     try:
         parameters, floats, logits = _shapes(model, row)
-    except Exception as error:  # a stranger's function may raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return None, [f"Model cannot be applied to inputs of {_row(row)}: {reason}"]
+    except ValueError as error:
+        return None, [str(error)]
     if len(logits) != 2 or logits[0] != 1:
         return None, [
             f"Model.apply gives {list(logits)} for inputs of {_row(row)}, "
@@ -161,12 +325,17 @@ def _of_model(model: Model, row: jax.ShapeDtypeStruct) -> tuple[int | None, list
 @functools.lru_cache(maxsize=64)
 def _shapes(model: Model, row: jax.ShapeDtypeStruct) -> tuple[int, bool, tuple[int, ...]]:
     """Number of parameters, whether all are floats, shape of the logits of one row."""
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    key = jax.random.key(0)
+    params = result("Model.init", model.init, "(key) -> params", key)
     floats = all(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(params))
     parameters = max((tensor.stop for tensor in vectors.tensors(params)), default=0)
     if parameters > MOST:
         return parameters, floats, (1, 1)
-    return parameters, floats, jax.eval_shape(model.apply, params, row).shape
+    called = functools.partial(result, "Model.apply", model.apply)
+    logits = called(f"(params, inputs {_row(row)}) -> logits [1, classes]", params, row)
+    # Training has a key, whether the network draws or not.
+    called(f"(params, inputs {_row(row)}, key) -> logits [1, classes]", params, row, key)
+    return parameters, floats, getattr(logits, "shape", ())
 
 
 def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str]:
@@ -200,19 +369,19 @@ def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str
             found.append(f"Clients.{name} is {_shown(value)}, it must be integers {list(shape)}")
             continue
         own = ranges[name].problems(f"Clients.{name}", value, None if value.ndim == 1 else mask)
-        if name == "numbers" and not own and _known(value):
+        if name == "numbers" and not own and known(value):
             values, counts = np.unique(np.asarray(value), return_counts=True)
             if (counts > 1).any():
                 own = [f"Clients.numbers holds {values[counts > 1][0]} twice, it must be distinct"]
         found += own
     strength = fields.get("conduct.strength")
     if strength is not None:
-        known = jnp.issubdtype(strength.dtype, jnp.floating) and strength.shape == (number,)
-        if not known:
+        right = jnp.issubdtype(strength.dtype, jnp.floating) and strength.shape == (number,)
+        if not right:
             found.append(
                 f"Clients.conduct.strength is {_shown(strength)}, it must be floats [{number}]"
             )
-        elif _known(strength) and not np.isfinite(np.asarray(strength)).all():
+        elif known(strength) and not np.isfinite(np.asarray(strength)).all():
             found.append("Clients.conduct.strength holds what is not finite")
     return found
 
@@ -221,20 +390,13 @@ def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray | jax.Array | jax.ShapeDtypeStruct)
+    masked = isinstance(value, np.ma.MaskedArray)
+    return not masked and isinstance(value, np.ndarray | jax.Array | jax.ShapeDtypeStruct)
 
 
 def _alike(row: jax.ShapeDtypeStruct, other: jax.ShapeDtypeStruct) -> bool:
     """Of one shape, and both floats or both integers; the precision is anybody's own."""
     return row.shape == other.shape and _whole(row) == _whole(other)
-
-
-def _known(values: Array) -> bool:
-    """Whether the numbers are there, and here: no tracer, and nothing spread over other hosts."""
-    if isinstance(values, np.ndarray):
-        return True
-    concrete = isinstance(values, jax.Array) and not isinstance(values, jax.core.Tracer)
-    return concrete and values.is_fully_addressable
 
 
 def _whole(values: Array) -> bool:
@@ -246,6 +408,11 @@ def _length(inputs: Any) -> int | None:
 
 
 def _no_array(name: str, value: Any) -> str:
+    if isinstance(value, np.ma.MaskedArray):
+        return (
+            f"{name} is a masked array, whose mask would be lost, it must be an array: "
+            "fill it, or leave out the rows that are masked"
+        )
     return f"{name} is a {type(value).__name__}, it must be an array"
 
 

@@ -10,19 +10,16 @@ import dataclasses
 import difflib
 import itertools
 import math
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cgsv_jax import files as files_lib
+from cgsv_jax.ranges import MAX_WHOLE, RANGES, Interval, from_
+from cgsv_jax.ranges import shown as _shown
 from cgsv_jax.types import Hyper, Options
 
-MAX_WHOLE = 2**31 - 1  # rounds, steps, rows and coalitions are counted in int32
-MAX_PARAMETERS = MAX_WHOLE  # and so are quotas
-# What a number of a method may be, since it is traced as a float32; below, it would become 0.
-LEAST_NUMBER, MOST_NUMBER = (float(getattr(np.finfo(np.float32), end)) for end in ("tiny", "max"))
 MAX_SEEDS = 10_000
 _LONGEST = MAX_SEEDS + 1  # items of a sequence that are looked at: one more than any may have
 MAX_LAYERS = 100  # of the mlp: beyond, to trace it takes minutes
@@ -540,28 +537,13 @@ def _problems(config: Config, tables: Tables) -> list[str]:
     problems = [
         *_known("dataset", c.dataset, tables.datasets),
         *_known("model", c.model, tables.models),
-        *_at_least("clients", c.clients, 1),
-        *_at_least("rounds", c.rounds, 1),
-        *_at_least("epochs", c.epochs, 1),
-        *_at_least("batch_size", c.batch_size, 1),
-        *_at_least("eval_every", c.eval_every, 1),
-        *_at_least("eval_batch", c.eval_batch, 1),
-        *_at_least("devices", c.devices, 1),
+        *_ranged(c),
         *_known("precision", c.precision, tables.precisions),
         *_known("conv", c.conv, tables.convs),
-        *_at_least("partition_seed", c.partition_seed, 0),
-        *_at_least("min_rows", c.min_rows, 1),
-        *_at_least("classes_per_client", c.classes_per_client, 1),
         *_truth("repeated_rows", c.repeated_rows),
-        *_at_least("synthetic_rows", c.synthetic_rows, 1),
-        *_number("concentration", c.concentration, 0, math.inf, open_low=True, open_high=True),
-        *_number("validation_share", c.validation_share, 0, 1, open_high=True),
     ]
     if _among(c.dataset, tables.datasets) and _among(c.model, tables.models):
         problems += _not_made_for_each_other(c, tables)
-    for name in ("rows_per_client", "eval_rows", "eval_clients", "checkpoint_every"):
-        if getattr(c, name) is not None:
-            problems += _at_least(name, getattr(c, name), 1)
     for name in PATHS:
         if getattr(c, name) is not None:
             problems += _path(name, getattr(c, name))
@@ -592,7 +574,7 @@ def _problems(config: Config, tables: Tables) -> list[str]:
     if len(_items(c.shares)) > MAX_SEEDS:
         problems.append(f"--shares names too many, it must name at most {MAX_SEEDS}")
     for share in _items(c.shares):
-        problems += _number("shares", share, 0, math.inf, open_low=True, open_high=True)
+        problems += _number("shares", share, Interval(0, math.inf, "()"))
     if _items(c.shares) and _whole(c.clients) and len(c.shares) != c.clients:
         problems.append(
             f"--shares names {len(c.shares)}, it must be one for each of the "
@@ -610,7 +592,6 @@ def _presence_problems(c: Config) -> list[str]:
     """Who takes part: a cohort is drawn or given, and somebody is there from the first round."""
     problems = _known("cohort_by", c.cohort_by, COHORTS_BY)
     if c.cohort is not None:
-        problems += _at_least("cohort", c.cohort, 1)
         if _countable(c.cohort, c.clients) and c.cohort > c.clients:
             problems.append(f"--cohort is {c.cohort}, it must be at most --clients, {c.clients}")
         if c.attendance is not None:
@@ -662,7 +643,7 @@ def _attack_problems(c: Config, tables: Tables) -> list[str]:
                 f"--attack holds {_shown(text)}, the strength of {name} is a share of rows, "
                 "it must be above 0 and at most 1"
             )
-        if strength is not None and abs(strength) > MOST_NUMBER:
+        if strength is not None and abs(strength) > float(np.finfo(np.float32).max):
             problems.append(
                 f"--attack holds {_shown(text)}, whose strength is no number in float32"
             )
@@ -723,28 +704,9 @@ def _method_problems(m: Method, tables: Tables) -> list[str]:
         *_known("contribution", m.contribution, tables.contributions),
         *_known("aggregation", m.aggregation, tables.aggregations),
         *_known("reward", m.reward, tables.rewards),
-        *_number("learning_rate", m.learning_rate, 0, math.inf, open_low=True, open_high=True),
-        *_number("decay", m.decay, 0, 1, open_low=True),
-        *_number("gamma", m.gamma, 0, math.inf, open_low=True, open_high=True),
-        *_number("alpha", m.alpha, 0, 1),
-        *_number("beta", m.beta, 0, math.inf),
-        *_number("floor", m.floor, 0, 1),
-        *_number("norm_epsilon", m.norm_epsilon, 0, math.inf, open_high=True),
-        *_number("cosine_epsilon", m.cosine_epsilon, 0, math.inf, open_high=True),
-        *_number("q", m.q, 0, math.inf, open_high=True),
-        *_number("kappa", m.kappa, 0, 1),
-        *_number("recovery", m.recovery, 0, 1),
-        *_number("removal", m.removal, 0, 1, open_high=True),
-        *_number("clip", m.clip, 0, math.inf, open_low=True, open_high=True),
-        *_number("growth", m.growth, 0, math.inf, open_high=True),
-        *_number("tolerance", m.tolerance, 0, math.inf, open_high=True),
+        *_ranged(m),
         *_known("game", m.game, tables.games),
-        *_at_least("permutations", m.permutations, 1),
-        *_at_least("finetune_rounds", m.finetune_rounds, 1),
-        *_number("dropout", m.dropout, 0, 1, open_high=True),
     ]
-    if m.removal_imbalanced is not None:
-        problems += _number("removal_imbalanced", m.removal_imbalanced, 0, 1, open_high=True)
     for name, allowed in CHOICES.items():
         problems += _known(name, getattr(m, name), allowed)
     for name in ("normalise_scores", "relative_floor", "scale_values"):
@@ -847,19 +809,6 @@ def _flag(name: str) -> str:
     return "--" + words.get(name, name).replace("_", "-")
 
 
-def _shown(value: Any) -> str:
-    """A value as a message shows it: on one line, and no longer than a line."""
-    try:
-        return _SHORT.repr(value)
-    except Exception:  # whatever the repr of a stranger's object does, for instance of 10**5000
-        return f"a value of type {type(value).__name__}"
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
-_SHORT.maxlong = 40
-
-
 def _plain(value: Any) -> Any:
     """NumPy's numbers and arrays as Python's."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
@@ -947,37 +896,22 @@ def _is_layout(value: Any) -> bool:
     return value in LAYOUTS or (number and 1 <= int(value) <= MAX_WHOLE)
 
 
+def _ranged(values: Config | Method) -> list[str]:
+    """What is wrong with the numbers of `RANGES`; None stands where a field's default is None."""
+    problems = []
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        if field.name in RANGES and not (value is None and field.default is None):
+            problems += _number(field.name, value, RANGES[field.name])
+    return problems
+
+
 def _at_least(name: str, value: Any, least: int) -> list[str]:
-    if value is _LACKING or (_whole(value) and least <= value <= MAX_WHOLE):
-        return []
-    most = f" to {MAX_WHOLE}" if _whole(value) and value > MAX_WHOLE else ""
-    return [f"{_flag(name)} is {_shown(value)}, it must be a whole number from {least}{most}"]
+    return _number(name, value, from_(least))
 
 
-def _number(
-    name: str,
-    value: Any,
-    low: float,
-    high: float,
-    *,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> list[str]:
-    if value is _LACKING:
-        return []
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    above = number and (low < value if open_low else low <= value)
-    if not (above and (value < high if open_high else value <= high)):
-        left = f"above {low}" if open_low else f"at least {low}"
-        right = "" if high == math.inf else f" and {'below' if open_high else 'at most'} {high}"
-        right = ", infinity allowed" if high == math.inf and not open_high else right
-        return [f"{_flag(name)} is {_shown(value)}, it must be a number {left}{right}"]
-    if value != math.inf and (value > MOST_NUMBER or (open_low and value < LEAST_NUMBER)):
-        return [
-            f"{_flag(name)} is {_shown(value)}, which is no number in float32: "
-            f"it must be between {LEAST_NUMBER:.3g} and {MOST_NUMBER:.3g}"
-        ]
-    return []
+def _number(name: str, value: Any, allowed: Interval) -> list[str]:
+    return [] if value is _LACKING else allowed.problems(_flag(name), value)
 
 
 def _list(name: str, values: Any, most: int | None = None) -> list[str]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cgsv_jax import checks
 from cgsv_jax.types import Array, ArrayTree, Examples, Model, PRNGKey, Trainer
 
 Schedule = Callable[[Array, Array], Array]  # (round [], epoch []) -> learning rate []
@@ -36,8 +37,9 @@ def decayed(
       epochs: E, needed with "epoch".
 
     Raises:
-      ValueError: `per` is another word.
+      ValueError: `per` is another word, or a number is out of range.
     """
+    checks.numbers(learning_rate=learning_rate, decay=decay, epochs=epochs)
     if per not in ("round", "epoch"):
         raise ValueError(f"decay_per is {per!r}, it must be round or epoch")
 
@@ -53,6 +55,7 @@ def draw_order(key: PRNGKey, mask: Array, epochs: int) -> Array:
     The draw of a slot depends on the key, the epoch and the slot alone, so padding slots at the
     end change nothing.
     """
+    checks.numbers(epochs=epochs)
     chex.assert_rank(mask, 1)
 
     def one_epoch(epoch: Array) -> Array:
@@ -98,10 +101,12 @@ def trainer(
       A Trainer.
 
     Raises:
-      ValueError: batch_size < 1, or `precision` is another word.
+      ValueError: a number is out of range, `precision` another word, a function cannot be called
+        as it is here, or (when traced) the loss is not one number per row.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
+    checks.numbers(batch_size=batch_size)
+    checks.kinds(model=(model, Model, "cgsv_jax.models.from_flax(module, input_shape)"))
+    _judge(optimizer, schedule)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, it must be one of {', '.join(PRECISIONS)}")
     multiplying = None if precision == "default" else precision
@@ -126,7 +131,7 @@ def trainer(
         order: Array,
         round_: Array,
     ) -> tuple[ArrayTree, ArrayTree, Array]:
-        order, examples = jax.tree.map(jnp.asarray, (order, examples))
+        order, examples = jax.tree.map(jnp.asarray, (checks.counted(order), examples))
         chex.assert_rank([order, examples.rows, examples.labels], [2, 1, 1])
         # Nobody has more rows than slots: with many small clients most of a batch would be padding.
         width = min(batch_size, order.shape[1])
@@ -148,7 +153,13 @@ def trainer(
 
             def mean_loss(params: ArrayTree) -> Array:
                 logits = logits_of(params, inputs, jax.random.fold_in(key, i))
-                losses = jnp.where(valid, loss(logits, labels), 0.0)
+                losses = loss(logits, labels)
+                if losses.shape != labels.shape:
+                    raise ValueError(
+                        f"loss gives {list(losses.shape)} for the labels {list(labels.shape)} of a "
+                        "batch, it must give one number per row"
+                    )
+                losses = jnp.where(valid, losses, 0.0)
                 # The count is 0 only in a step that a batched loop computes and throws away.
                 return jnp.sum(losses) / jnp.maximum(count, 1)
 
@@ -169,6 +180,22 @@ def trainer(
         return schedule(round_, jnp.int32(0))
 
     return Trainer(init, update, learning_rate)
+
+
+def _judge(optimizer: Optimizer, schedule: Schedule) -> None:
+    """Refuses what is no schedule, or no optimizer of its rates; nothing is computed."""
+    moment = jax.ShapeDtypeStruct((), jnp.int32)
+    form = "(round, epoch) -> learning rate [], for instance cgsv_jax.decayed(0.1, 0.99)"
+    rate = checks.result("schedule", schedule, form, moment, moment)
+    if getattr(rate, "shape", None) != ():
+        raise ValueError(f"schedule gives {rate}, it must be a function {form}")
+    form = "(learning rate) -> optax transformation, for instance optax.sgd"
+    made = []
+    checks.result("optimizer", optimizer, form, rate, seen=made.append)
+    if not isinstance(made[0], optax.GradientTransformation):
+        raise ValueError(
+            f"optimizer gives a {type(made[0]).__name__}, it must be a function {form}"
+        )
 
 
 def _half(tree: ArrayTree) -> ArrayTree:

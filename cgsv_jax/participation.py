@@ -10,8 +10,9 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cgsv_jax import layout, vectors
+from cgsv_jax import checks, layout, vectors
 from cgsv_jax.types import Array, ArrayTree, Clients, PRNGKey, Record, State, Upload
 
 # Share of a draw by reputation that is uniform: whoever fell to the floor must be heard again.
@@ -33,6 +34,7 @@ class Participation(NamedTuple):
 
 def everybody(dropout: chex.Numeric = 0.0) -> Participation:
     """All clients that have joined, in every round."""
+    checks.numbers(dropout=dropout)
     return Participation(None, None, dropout)
 
 
@@ -82,18 +84,37 @@ def given(schedule: Array, dropout: chex.Numeric = 0.0) -> Participation:
       dropout: probability in [0, 1) of each member's not taking part after all.
 
     Raises:
-      ValueError: not a table of whole numbers, or with no round or no client in it.
+      ValueError: not a table of whole numbers, or with no round or no client in it; a client twice
+        in a round, or (when traced) one that is not among the N.
     """
-    schedule = jnp.asarray(schedule)
+    checks.numbers(dropout=dropout)
+    schedule = checks.array("schedule", schedule)
     if schedule.ndim != 2 or not schedule.size or schedule.dtype.kind != "i":
         raise ValueError(
             f"a schedule is [T, C] whole numbers, got {schedule.dtype}{schedule.shape}"
         )
+    most = -1  # the largest number, where it is known
+    if checks.known(schedule):
+        rows = np.sort(np.asarray(schedule), axis=1)
+        most, twice = (
+            int(rows.max()),
+            rows[:, 1:][(rows[:, 1:] == rows[:, :-1]) & (rows[:, 1:] >= 0)],
+        )
+        if rows.min() < -1 or twice.size:
+            wrong = f"client {twice[0]} twice in a round" if twice.size else f"{rows.min()}"
+            raise ValueError(
+                f"schedule holds {wrong}, a round must hold distinct clients from 0, -1 for nobody"
+            )
+    schedule = jnp.asarray(schedule)
 
     def draw(
         key: PRNGKey, round_: Array, numbers: Array, reputation: Array, eligible: Array
     ) -> Array:
         del key, reputation
+        if most >= numbers.size:
+            raise ValueError(
+                f"schedule holds client {most}, it must hold clients from 0 to {numbers.size - 1}"
+            )
         asked = schedule[round_ % schedule.shape[0]]
         rows = jnp.argsort(numbers).astype(jnp.int32)  # the row of every number
         here = (asked >= 0) & eligible[rows[asked]]
@@ -103,8 +124,8 @@ def given(schedule: Array, dropout: chex.Numeric = 0.0) -> Participation:
 
 
 def _drawn(size: int, weight: Callable[[Array], Array], dropout: chex.Numeric) -> Participation:
-    if size < 1:
-        raise ValueError(f"a cohort has {size} clients, it must have at least 1")
+    checks.numbers(dropout=dropout)
+    checks.numbers("cohort", size=size)
 
     def draw(
         key: PRNGKey, round_: Array, numbers: Array, reputation: Array, eligible: Array

@@ -6,6 +6,7 @@ a `Model` and local training only as a `Trainer`.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cgsv_jax import checks, layout, local, vectors
 from cgsv_jax import network as network_lib
@@ -96,7 +97,7 @@ def train(
       here: [N] bool, who takes part; None: everybody.
       orders: [N, E, M] the order in which each client visits its slots, -1 pads; default: drawn.
     """
-    data, clients = jax.tree.map(jnp.asarray, (data, clients))
+    data, clients = jax.tree.map(jnp.asarray, checks.canonical(data, clients))
     shapes = jax.eval_shape(model.init, key)
     unravel = vectors.unraveler(shapes)
     labels = data.labels[clients.rows] if clients.labels is None else clients.labels
@@ -153,7 +154,6 @@ def train(
         scales=jnp.ones_like(norms),
         present=present,
         num_examples=sizes,
-        num_classes=_distinct(labels, clients.mask),
         loss=loss,
         learning_rate=jnp.asarray(trainer.learning_rate(state.round)),
         validation=data.validation,
@@ -194,6 +194,7 @@ def round_(
       attack: what cheating clients upload; None: everybody is honest.
       orders: as in `train`.
     """
+    clients = checks.counted(clients)
     whole, everybody, here, members = state, clients, None, None
     if participation is not None or clients.joins is not None:
         who_key = jax.random.fold_in(jax.random.fold_in(key, _PRESENCE), state.round)
@@ -330,7 +331,7 @@ def evaluate(
     Returns:
       An Evaluation of one moment; clients' arrays [K] or [N].
     """
-    inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
+    inputs, labels = jax.tree.map(jnp.asarray, (checks.native(inputs), checks.counted(labels)))
     one_model = network_lib.scorer(model, settings.eval_batch)
 
     def one_client(
@@ -390,12 +391,13 @@ def advance(
       The state, Record [T, N] and Evaluation [ceil(T / k), ...], or [0, ...] if not evaluated.
 
     Raises:
-      ValueError: T or k is below 1, or the arrays do not belong together (see `checks.problems`;
-        their values are only looked at outside of transformations).
+      ValueError: a part is of another kind, a number out of range, or the arrays do not belong
+        together (see `checks.problems`; their values are only looked at outside of
+        transformations).
     """
+    _judge(key, algorithm, trainer, settings, participation, attack)
     checks.check(data, clients, model)
-    if min(settings.rounds, settings.eval_every) < 1:
-        raise ValueError(f"rounds and eval_every must be at least 1, got {settings}")
+    data, clients = checks.canonical(data, clients)
     parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
     parts |= {"participation": participation, "attack": attack}
     every = min(settings.eval_every, settings.rounds)
@@ -460,6 +462,7 @@ def run(
     Raises:
       ValueError: as `advance` does.
     """
+    _judge(key, algorithm, trainer, settings, participation, attack)
     checks.check(data, clients, model)
     num_clients = clients.mask.shape[0]
     parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "attack": attack}
@@ -469,8 +472,26 @@ def run(
     return advance(key, state, data, clients, **parts)
 
 
-def _distinct(labels: Array, mask: Array) -> Array:
-    """Distinct labels under the mask: [N, M] -> [N] int32, whatever the number of classes."""
-    ordered = jnp.sort(jnp.where(mask, labels, -1), axis=1)
-    first = jnp.concatenate([ordered[:, :1] >= 0, ordered[:, 1:] != ordered[:, :-1]], axis=1)
-    return jnp.sum(first & (ordered >= 0), axis=1, dtype=jnp.int32)
+def _judge(
+    key: PRNGKey,
+    algorithm: Algorithm,
+    trainer: Trainer,
+    settings: Settings,
+    participation: Participation | None,
+    attack: Attack | None,
+) -> None:
+    """Refuses parts of another kind, and settings out of range."""
+    checks.kinds(
+        key=(key, jax.Array | np.ndarray, "jax.random.key(0)"),
+        algorithm=(algorithm, Algorithm, "cgsv_jax.cgsv()"),
+        trainer=(
+            trainer,
+            Trainer,
+            "cgsv_jax.trainer(model, optax.sgd, cgsv_jax.decayed(0.1, 1.0))",
+        ),
+        settings=(settings, Settings, "cgsv_jax.Settings(rounds=10)"),
+        participation=(participation, Participation | None, "cgsv_jax.participation.uniform(20)"),
+        attack=(attack, Attack | None, 'cgsv_jax.attacks.attack(["sign_flip"])'),
+    )
+    numbers = ("rounds", "epochs", "eval_every", "eval_batch")
+    checks.numbers(**{name: getattr(settings, name) for name in numbers})

@@ -163,9 +163,8 @@ def _check(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
                 wrong = [f"--trials is {own[name]}, it must be at most {sweeping.MAX_SETTINGS}"]
             problems += wrong
     if "gpus_per_trial" in own:
-        problems += config_lib.number(
-            "gpus_per_trial", own["gpus_per_trial"], 0, 64, open_high=True
-        )
+        allowed = config_lib.Interval(0, 64, "[)")
+        problems += config_lib.number("gpus_per_trial", own["gpus_per_trial"], allowed)
     if own.get("scheduler", "none") != "none" and "search" not in own:
         problems += [] if {"config", "resume"} & set(own) else ["--scheduler needs --search"]
     if own.get("on", "local") != "ray":

@@ -142,7 +142,6 @@ class Upload(NamedTuple):
     scales: Array  # [N] u_i = scales_i dw_i; ones until the algorithm rescales
     present: Array  # [N] bool
     num_examples: Array  # [N] int32
-    num_classes: Array  # [N] int32, distinct labels held
     loss: Array  # [N] mean local training loss of the round; anything where absent
     learning_rate: Array  # [] of the round's first local epoch
     validation: tuple[Array, Array] | None  # the server's own held-out rows

@@ -199,7 +199,6 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
         scales=jnp.ones_like(norms),
         present=present,
         num_examples=jnp.asarray(sizes, jnp.int32),
-        num_classes=jnp.minimum(jnp.asarray(sizes, jnp.int32), CLASSES),
         loss=jnp.where(present, losses, jnp.nan),
         start_loss=jnp.where(present, 2 * losses, jnp.nan),
         learning_rate=jnp.asarray(0.1, deltas.dtype),

@@ -213,6 +213,7 @@ def ratios(reputations: Array, beta: float, present: Array, beta_on: str = "sum"
             scale = best if beta_on == "max" else 1
             # tanh is increasing, so the maximum over clients is the tanh of the maximum.
             result[i] = np.tanh(beta * (reputations[i] / scale)) / np.tanh(beta * (best / scale))
+    result[result >= 1 - 8 * np.finfo(result.dtype).eps] = 1  # equal but for roundings
     return result  # tanh(beta r_i) / max_j tanh(beta r_j)
 
 

@@ -12,37 +12,38 @@ PACKAGE = ROOT / "cgsv_jax"
 
 # unit (module or folder) -> units of the package that it may import; its own folder goes without
 # saying, and rules import each other's folders never. A unit that is not here may not exist.
-RULES = {"types", "choices", "vectors", "rescale", "shares"}
+RULES = {"types", "checks", "choices", "vectors", "rescale", "shares"}
 MAY_IMPORT = {
     "__init__": None,  # None: anything
     "__main__": {"cli"},
     "types": set(),
     "choices": set(),
     "files": set(),
+    "ranges": set(),
     "terminal": set(),
     "vectors": {"types"},
-    "rescale": {"types"},
+    "rescale": {"types", "checks"},
     "shares": {"types"},
     "metrics": {"types", "vectors"},
     "uncertainty": {"metrics"},
     "timing": set(),
-    "checks": {"types", "vectors"},
-    "config": {"types", "files"},
+    "checks": {"types", "ranges", "vectors"},
+    "config": {"types", "files", "ranges"},
     "contribution": RULES,
     "aggregation": RULES,
     "reward": RULES,
     "algorithms": RULES | {"contribution", "aggregation", "reward"},
-    "local": {"types"},
+    "local": {"types", "checks"},
     "layout": {"types"},
     "network": {"types", "vectors", "local", "layout"},
-    "attacks": {"types", "vectors"},
-    "participation": {"types", "vectors", "layout"},
+    "attacks": {"types", "checks", "vectors"},
+    "participation": {"types", "checks", "vectors", "layout"},
     "simulation": {"types", "checks", "vectors", "local", "layout", "network"}
     | {"attacks", "participation"},
     "sweep": {"types", "layout", "simulation"},
     "runs": {"types"},
-    "models": {"types", "vectors"},
-    "data": {"types", "files"},
+    "models": {"types", "checks", "vectors"},
+    "data": {"types", "checks", "files"},
     "checkpoint": {"config", "files", "results", "runs"},
     "results": {"types", "config", "files", "metrics", "terminal"},
     "plots": {"types", "files", "metrics", "results"},

@@ -3,11 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
+from flax import nnx
 
-from cgsv_jax import checks, experiment, models, simulation
+import cgsv_jax as cg
+from cgsv_jax import algorithms, checks, experiment, local, models, simulation
 from cgsv_jax.config import ConfigError
-from cgsv_jax.types import Clients, Model
+from cgsv_jax.ranges import RANGES
+from cgsv_jax.types import Clients, Hyper, Model
 
 
 def of(value, **changes):
@@ -108,6 +113,14 @@ WRONG = {
         lambda d, c: (d, of(c, labels=np.full(c.mask.shape, 3))),
         r"Clients.labels holds 3",
     ),
+    "masked inputs": (
+        lambda d, c: (of(d, inputs=np.ma.masked_less(d.inputs, 0)), c),
+        r"Dataset.inputs is a masked array, whose mask would be lost, .*: fill it, or leave out",
+    ),
+    "masked rows": (
+        lambda d, c: (d, of(c, rows=np.ma.array(c.rows, mask=~c.mask))),
+        r"Clients.rows is a masked array",
+    ),
     "a number twice": (
         lambda d, c: (d, of(c, numbers=np.array([0, 1, 1, 3]))),
         r"Clients.numbers holds 1 twice",
@@ -116,7 +129,7 @@ WRONG = {
         lambda d, c: (d, of(c, numbers=np.array([0, 1, 4, 3]))),
         r"Clients.numbers holds 4, it must hold numbers of clients from 0 to 3",
     ),
-    "no data set": (lambda d, c: (tuple(d), c), r"a Dataset is expected, got tuple"),
+    "no data set": (lambda d, c: (tuple(d), c), r"data is a tuple, it must be a Dataset"),
 }
 
 
@@ -196,7 +209,20 @@ def test_more_parameters_than_int32_counts_are_refused_by_their_shapes(world, ti
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (models.mlp((5,), 3), r"Model cannot be applied to inputs of float32 \[3\]: "),
+        (
+            models.mlp((5,), 3),
+            r"Model.apply cannot be called, it must be a function \(params, inputs float32 \[3\]\)",
+        ),
+        (
+            Model(lambda key: {"a": jnp.ones((3, 3))}, lambda p, x: x @ p["a"]),
+            r"Model.apply cannot be called, .*\(params, inputs float32 \[3\], key\) -> logits .*: "
+            r".*takes 2 positional arguments but 3 were given",
+        ),
+        (
+            Model(lambda: {}, lambda p, x, key=None: x),
+            r"Model.init cannot be called, .*\(key\) -> p",
+        ),
+        (nn.Dense(3), r"model is a Dense, it must be"),
         (Model(lambda key: {}, lambda p, x, key=None: x), r"Model has 0 parameters"),
         (
             Model(lambda key: {"a": jnp.arange(3)}, lambda p, x, key=None: x),
@@ -211,6 +237,211 @@ def test_more_parameters_than_int32_counts_are_refused_by_their_shapes(world, ti
 def test_a_model_that_does_not_fit_is_named(model, sentence, world):
     with pytest.raises(ValueError, match=sentence):
         checks.check(*world, model)
+
+
+# ---------------------------------------------------------------- numbers and functions
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(6) % 3
+
+
+def trainer(optimizer=optax.sgd, schedule=None, batch_size=4, model=None):
+    schedule = cg.decayed(0.1, 0.99) if schedule is None else schedule
+    return cg.trainer(model or models.mlp((3,), 3), optimizer, schedule, batch_size=batch_size)
+
+
+def cheating(attackers, count=2):
+    clients = cg.partition.uniform(RNG, LABELS, 3)
+    return cg.attacks.dishonest(RNG, clients, LABELS, 3, [("free_rider", count, None)], attackers)
+
+
+# What Python takes wrongly: call -> the sentence, with the field, the value and what it must be.
+REFUSED = [
+    (lambda: cg.cgsv(gamma=-0.5), r"gamma is -0.5, it must be a number above 0"),
+    (lambda: cg.cgsv(gamma=np.float32(np.nan)), r"gamma is nan"),
+    (lambda: cg.cgsv(gamma=1e-60), r"gamma is 1e-60, which is no number in float"),
+    (lambda: cg.cgsv(alpha=1.5), r"alpha is 1.5, it must be a number at least 0 and at most 1"),
+    (lambda: cg.cgsv(alpha="high"), r"alpha is 'high'"),
+    (lambda: cg.cgsv(alpha=True), r"alpha is True"),
+    (lambda: cg.cgsv(beta=jnp.float32(-1)), r"beta is -1.0, .* at least 0, infinity allowed"),
+    (lambda: cg.cgsv(floor=2), r"floor is 2"),
+    (lambda: cg.cgsv(norm_epsilon=np.inf), r"epsilon is inf"),
+    (lambda: cg.cgsv(alpha=np.array([0.5, 0.5, -1.0])), r"alpha is -1.0"),
+    (lambda: cg.contribution.cosine(-1.0), r"epsilon is -1.0"),
+    (lambda: cg.contribution.tmc_shapley(None, 10, -0.1), r"tolerance is -0.1"),
+    (lambda: cg.contribution.banzhaf(None, 2.5), r"permutations is 2.5, .* whole number from 1"),
+    (lambda: cg.reward.mix(0.5, 1.5), r"recovery is 1.5"),
+    (lambda: cg.aggregation.q_fair(-1), r"q is -1, it must be a number at least 0"),
+    (lambda: cg.participation.uniform(0), r"size is 0, it must be a whole number from 1"),
+    (lambda: cg.participation.everybody(1.0), r"dropout is 1.0, .* at least 0 and below 1"),
+    (lambda: cg.participation.given([[0, 1], [2, 2]]), r"schedule holds client 2 twice in a round"),
+    (lambda: cg.participation.given([[0, -2]]), r"schedule holds -2, .* -1 for nobody"),
+    (lambda: cg.decayed(0.0, 0.9), r"learning_rate is 0.0, it must be a number above 0"),
+    (lambda: cg.decayed(0.1, 1.1), r"decay is 1.1"),
+    (lambda: cg.draw_order(jax.random.key(0), jnp.ones(3, bool), 0), r"epochs is 0"),
+    (lambda: trainer(batch_size=0), r"batch_size is 0, it must be a whole number from 1"),
+    (lambda: trainer(optax.sgd(0.1)), r"optimizer is a Grad\w+, .* for instance optax.sgd"),
+    (lambda: trainer(lambda rate: rate), r"optimizer gives a \w*Tracer, .*optax transformation"),
+    (
+        lambda: trainer(schedule=0.1),
+        r"schedule is 0.1, it must be .* for instance cgsv_jax.decayed",
+    ),
+    (
+        lambda: trainer(schedule=optax.exponential_decay(0.1, 10, 0.9)),
+        r"schedule cannot be called, it must be a function \(round, epoch\) -> .*1 positional arg",
+    ),
+    (
+        lambda: trainer(schedule=lambda r, e: jnp.ones(2)),
+        r"schedule gives .*, it must be a function",
+    ),
+    (lambda: trainer(model=nn.Dense(3)), r"model is a Dense, it must be"),
+    (
+        lambda: cg.compose(cg.contribution.cosine(), *[None] * 2),
+        r"contribution is a Measure, .*\nag",
+    ),
+    (lambda: cg.cgsv(measure=cg.contribution.cosine), r"measure is a function, .* of type Measure"),
+    (lambda: cg.partition.uniform(0, LABELS, 2), r"rng is 0, .* numpy.random.default_rng\(0\)"),
+    (lambda: cg.partition.power_law(np.random, LABELS, 2), r"rng is a module"),
+    (
+        lambda: cg.partition.uniform(RNG, np.ma.masked_less(LABELS, 1), 2),
+        r"labels is a masked array",
+    ),
+    (lambda: cheating([1, 1]), r"attackers is \[1, 1\], it must hold distinct clients from 0 to 2"),
+    (lambda: cheating([-1, 0]), r"attackers is \[-1, 0\]"),
+    (lambda: cheating([], -1), r"the number of clients of free_rider is -1"),
+    (lambda: cg.models.from_flax(nn.Dense(3), (4,)), r"module cannot be called, .*train: bool"),
+    (
+        lambda: cg.models.from_flax(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), (4,)),
+        r"module is a Linear of flax.nnx\S*, .* nnx.split\(module, nnx.Param, ...\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "sentence"), REFUSED, ids=[s[:30] for _, s in REFUSED])
+def test_what_a_factory_cannot_be_given_is_named(call, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        call()
+    assert "it must" in str(caught.value) or "must hold" in str(caught.value)
+
+
+def test_what_the_command_refuses_the_factories_refuse():
+    """One table of ranges: whatever a number is called in it, Python is told as the command is."""
+    builds = {
+        **{name: cg.cgsv for name in ("gamma", "alpha", "beta", "floor", "norm_epsilon")},
+        "cosine_epsilon": lambda cosine_epsilon: cg.contribution.cosine(cosine_epsilon),
+        "tolerance": lambda tolerance: cg.contribution.gtg_shapley(None, 1, tolerance),
+        "permutations": lambda permutations: cg.contribution.sampled_shapley(None, permutations),
+        "q": lambda q: cg.aggregation.q_fair(q),
+        "kappa": lambda kappa: cg.reward.mix(kappa, 0.1),
+        "recovery": lambda recovery: cg.reward.mix(0.1, recovery),
+        "removal": lambda removal: algorithms.with_removal(cg.cgsv(), removal),
+        "dropout": cg.participation.everybody,
+        "learning_rate": lambda learning_rate: cg.decayed(learning_rate, 0.9),
+        "decay": lambda decay: cg.decayed(0.1, decay),
+    }
+    assert set(Hyper._fields) <= set(builds)
+    for name, build in builds.items():
+        allowed = RANGES[name]
+        for value in (allowed.low, allowed.high, allowed.low - 1, allowed.high + 1, np.nan):
+            wrong = allowed.problems(name, value)
+            try:
+                build(**{name: value})
+            except ValueError:
+                assert wrong, (name, value)
+            else:
+                assert not wrong, (name, value)
+
+
+def test_traced_numbers_and_functions_are_left_alone():
+    """A factory inside a transformation sees tracers, of which nothing is asked."""
+
+    def build(gamma, rate):
+        cg.cgsv(gamma, gamma, gamma)
+        trainer(schedule=cg.decayed(rate, rate))
+        return gamma
+
+    jax.jit(jax.vmap(build))(jnp.array([-1.0, 2.0]), jnp.array([-1.0, 2.0]))
+
+
+@pytest.mark.parametrize("name", ["rounds", "epochs", "eval_every", "eval_batch"])
+def test_settings_are_judged(name, world, tiny):
+    parts = tiny.parts()
+    parts["settings"] = parts["settings"]._replace(**{name: 0})
+    with pytest.raises(ValueError, match=f"{name} is 0, it must be a whole number from 1"):
+        cg.run(jax.random.key(0), *world, **parts)
+
+
+def test_parts_of_another_kind_are_named_together(world, tiny):
+    parts = tiny.parts() | {"algorithm": cg.cgsv, "participation": 0.5, "settings": {"rounds": 3}}
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        cg.run(0, *world, **parts)
+    assert str(caught.value).splitlines() == [
+        "key is 0, it must be of type Array or ndarray, for instance jax.random.key(0)",
+        "algorithm is a function, it must be of type Algorithm, for instance cgsv_jax.cgsv()",
+        "settings is a dict, it must be of type Settings, "
+        "for instance cgsv_jax.Settings(rounds=10)",
+        "participation is 0.5, it must be of type Participation or None, for instance "
+        "cgsv_jax.participation.uniform(20)",
+    ]
+
+
+def test_a_loss_is_one_number_per_row(world, tiny):
+    def mean(logits, labels):
+        return jnp.mean(local.negative_log_likelihood(logits, labels))
+
+    parts = tiny.parts()
+    schedule = cg.decayed(0.1, 0.99)
+    parts["trainer"] = cg.trainer(parts["model"], optax.sgd, schedule, batch_size=4, loss=mean)
+    with pytest.raises(ValueError, match=r"loss gives \[\] .* it must give one number per row"):
+        cg.run(jax.random.key(0), *world, **parts)
+
+
+def test_a_schedule_of_clients_that_are_not_there_is_refused(world, tiny):
+    parts = tiny.parts() | {"participation": cg.participation.given([[0, 4]])}
+    with pytest.raises(ValueError, match=r"schedule holds client 4, .* from 0 to 3"):
+        cg.run(jax.random.key(0), *world, **parts)
+
+
+# ---------------------------------------------------------------- what is taken, and means the same
+
+
+def as_if(x, order=">"):
+    """The same numbers in the other byte order; integers unsigned and as short as they fit."""
+    if x is None or x.dtype == bool:
+        return x
+    return x.astype(np.dtype(np.uint8 if x.dtype.kind == "i" else x.dtype).newbyteorder(order))
+
+
+def test_byte_order_and_unsigned_numbers_change_nothing(world, tiny):
+    """Labels of one byte, big-endian rows: the run, its cohort and given orders are the same."""
+    data, clients = world
+    clients = of(clients, numbers=np.array([2, 0, 3, 1]), joins=np.array([0, 0, 1, 0]))
+    orders = tiny.orders(clients, 2, 2)
+    whole = np.where(orders < 0, 0, orders)[..., :3]  # every client has three rows: nothing pads
+    parts = tiny.parts(rounds=2) | {"participation": cg.participation.given([[0, 3], [1, 2]])}
+    odd = parts | {"participation": cg.participation.given(np.array([[0, 3], [1, 2]], ">u2"))}
+    data_, clients_ = jax.tree.map(as_if, (data, clients))
+    assert {x.dtype.str for x in jax.tree.leaves(data_)} == {">f4", "|u1"}
+    clients_ = of(clients_, rows=clients.rows.astype(">i8"), numbers=np.uint8(clients.numbers))
+    for order in (orders, whole):
+        given = order.astype(np.int32 if order is orders else np.uint8)
+        want = cg.run(jax.random.key(0), data, clients, orders=order, **parts)
+        found = cg.run(jax.random.key(0), data_, clients_, orders=given, **odd)
+        for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(found), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_classes_held_are_counted_of_unsigned_labels():
+    clients = Clients(np.zeros((2, 3), np.int32), np.array([[1, 1, 1], [1, 0, 0]], bool))
+    labels = np.array([[0, 1, 2], [0, 0, 0]], np.uint8)
+    _, held = cg.partition.describe(of(clients, labels=labels), np.zeros(1, np.uint8))
+    assert held.tolist() == [3, 1]
+
+
+def test_paths_are_paths(tmp_path):
+    asked = {"dataset": "mnist", "attendance": tmp_path / "who.txt", "data_dir": tmp_path}
+    config = experiment.configure(**asked)
+    assert (config.data_dir, config.attendance) == (str(tmp_path), str(tmp_path / "who.txt"))
 
 
 # ---------------------------------------------------------------- through an experiment

@@ -193,7 +193,6 @@ def _server_outcome(**asked):
             scales=jnp.ones(4),
             present=jnp.ones(4, bool),
             num_examples=jnp.arange(1, 5),
-            num_classes=jnp.ones(4, int),
             loss=jnp.ones(4),
             learning_rate=jnp.float32(0.1),
             validation=None,

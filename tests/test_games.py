@@ -473,7 +473,6 @@ def judged(tiny, count, seed=0, present=None):
         scales=jnp.asarray(rng.uniform(0.5, 2, count), jnp.float32),
         present=jnp.asarray(present),
         num_examples=jnp.full(count, 5, jnp.int32),
-        num_classes=jnp.full(count, 2, jnp.int32),
         loss=jnp.ones(count),
         start_loss=None,
         learning_rate=jnp.float32(0.1),

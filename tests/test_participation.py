@@ -253,7 +253,7 @@ def test_a_schedule_is_a_table_of_numbers(schedule):
 
 
 def test_a_cohort_has_somebody():
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="size is 0, it must be a whole number from 1"):
         participation.uniform(0)
 
 

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import vectors
+from cgsv_jax import checks, vectors
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
 
 _LEAST = 1e-10  # a loss of 0 has no power q - 1
@@ -29,6 +29,7 @@ def q_fair(q: chex.Numeric) -> Aggregation:
     Reference:
       Li et al., Fair Resource Allocation in Federated Learning, ICLR 2020, algorithm 2.
     """
+    checks.numbers(q=q)
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients, num_parameters

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import vectors
+from cgsv_jax import checks, vectors
 from cgsv_jax.algorithms.removal import Removal, remove, without
 from cgsv_jax.rescale import Rescale, unchanged
 from cgsv_jax.types import (
@@ -65,6 +65,15 @@ def compose(
     Returns:
       An Algorithm whose state is a `ComposedState`.
     """
+    checks.kinds(
+        contribution=(contribution, Contribution, "moving_average(cosine(), 0.95)"),
+        aggregation=(aggregation, Aggregation, "by_reputation()"),
+        reward=(reward, Reward, "sparsify(1.0)"),
+    )
+    if clip is not None:
+        checks.numbers(clip=clip)
+    if removal is not None:
+        checks.numbers(removal=removal.share)
     rescale = rescale or unchanged()
 
     def init(num_clients: int, num_parameters: int) -> ComposedState:

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import vectors
+from cgsv_jax import checks, vectors
 from cgsv_jax.shares import over_present, renewed
 from cgsv_jax.types import Algorithm, Array, Download, Network, Standing, Upload
 
@@ -42,6 +42,7 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
     Reference:
       Tastan et al., Redefining Contributions: Shapley-Driven Federated Learning, IJCAI 2024.
     """
+    checks.numbers("alpha", memory=memory)
     places = None if network is None else network.output()
     if places is None:
         raise ValueError("shapfed_wa needs a model whose last layer is a kernel [F, C] and a bias")

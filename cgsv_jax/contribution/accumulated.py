@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.shares import population, renewed
 from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
 
@@ -21,6 +22,8 @@ def accumulated(measure: Measure, *, floor: chex.Numeric = 1e-3) -> Contribution
     Returns:
       A Contribution; its state is the measure's and the sums [N].
     """
+    checks.numbers(floor=floor)
+    checks.kinds(measure=(measure, Measure, "cosine()"))
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         return measure.init(num_clients, num_parameters), jnp.zeros(num_clients)

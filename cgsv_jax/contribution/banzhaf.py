@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.contribution import games
 from cgsv_jax.contribution.shapley import all_values
 from cgsv_jax.types import Array, Measure
@@ -92,7 +93,7 @@ def banzhaf(game: games.Game | None = None, permutations: int = 100, exact: int 
       Wang and Jia, Data Banzhaf: A Robust Data Valuation Framework for Machine Learning, AISTATS
       2023: of all values that weigh coalitions it keeps its order best under noise in nu.
     """
-    games.at_least_one(permutations)
+    checks.numbers(permutations=permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         if players <= exact:

@@ -3,7 +3,7 @@
 import chex
 import jax
 
-from cgsv_jax import vectors
+from cgsv_jax import checks, vectors
 from cgsv_jax.types import Array, ArrayTree, Measure, Upload
 
 
@@ -20,6 +20,7 @@ def cosine(epsilon: chex.Numeric = 0.0) -> Measure:
       Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine Learning,
       NeurIPS 2021.
     """
+    checks.numbers("cosine_epsilon", epsilon=epsilon)
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients, num_parameters

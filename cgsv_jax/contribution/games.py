@@ -77,16 +77,6 @@ def measure_of(
     return Measure(init, jax.jit(update))
 
 
-def at_least_one(permutations: int) -> None:
-    """Refuses a sampling of nothing.
-
-    Raises:
-      ValueError: fewer than one permutation.
-    """
-    if permutations < 1:
-        raise ValueError(f"permutations is {permutations!r}, it must be at least 1")
-
-
 def in_blocks(value: Value, members: Callable[[Array], Array], count: int, players: int) -> Array:
     """nu of coalitions 0, 1, ..., [count], so many at once as keep their membership small.
 

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.contribution import games, truncated
 from cgsv_jax.types import Array, Measure
 
@@ -122,7 +123,7 @@ def gtg_shapley(
       Liu et al., GTG-Shapley: Efficient and Accurate Participant Contribution Evaluation in
       Federated Learning, ACM TIST 2022; cyyever/torch_algorithm, d09097c.
     """
-    games.at_least_one(permutations)
+    checks.numbers(permutations=permutations, tolerance=tolerance)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         drawn = sample(key, value, players, permutations, tolerance)

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.shares import left_over, population, renewed
 from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
 
@@ -35,6 +36,8 @@ def moving_average(
     Returns:
       A Contribution; shapes [N].
     """
+    checks.numbers(alpha=alpha, floor=floor)
+    checks.kinds(measure=(measure, Measure, "cosine()"))
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         return measure.init(num_clients, num_parameters)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.contribution import games
 from cgsv_jax.types import Array, Measure
 
@@ -69,7 +70,7 @@ def sampled_shapley(game: games.Game | None = None, permutations: int = 100) -> 
     Raises:
       ValueError: fewer than one permutation.
     """
-    games.at_least_one(permutations)
+    checks.numbers(permutations=permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations)[0]

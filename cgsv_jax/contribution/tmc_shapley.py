@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.contribution import games, truncated
 from cgsv_jax.types import Array, Measure
 
@@ -50,7 +51,7 @@ def tmc_shapley(
     Reference:
       Ghorbani and Zou, Data Shapley: Equitable Valuation of Data for Machine Learning, ICML 2019.
     """
-    games.at_least_one(permutations)
+    checks.numbers(permutations=permutations, tolerance=tolerance)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations, tolerance)

@@ -3,6 +3,7 @@
 import chex
 import jax
 
+from cgsv_jax import checks
 from cgsv_jax.contribution import games
 from cgsv_jax.contribution.gtg_shapley import sample
 from cgsv_jax.contribution.shapley import all_values, from_values
@@ -32,6 +33,7 @@ def validation_shapley(
       tolerance: gain below which an order, or a round, is left, beyond `exact` clients.
       exact: clients up to whom the value is exact.
     """
+    checks.numbers(permutations=permutations, tolerance=tolerance)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         if players <= exact:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from cgsv_jax import types
+from cgsv_jax import checks, types
 
 POWER = 1.65911332899  # exponent of the released code's power law
 ATTEMPTS = 100  # Dirichlet draws before giving up on min_rows
@@ -36,7 +36,7 @@ def uniform(rng: np.random.Generator, labels: types.Array, num_clients: int) -> 
     Raises:
       ValueError: if N is not between 1 and n.
     """
-    labels, num_clients = _checked(labels, num_clients)
+    labels, num_clients = _checked(rng, labels, num_clients)
     share, rest = divmod(len(labels), num_clients)
     sizes = share + (np.arange(num_clients) < rest)
     return _deal(rng.permutation(len(labels)), sizes)
@@ -61,7 +61,7 @@ def power_law(rng: np.random.Generator, labels: types.Array, num_clients: int) -
     Raises:
       ValueError: if N is not between 1 and n.
     """
-    labels, num_clients = _checked(labels, num_clients)
+    labels, num_clients = _checked(rng, labels, num_clients)
     sizes = power_law_sizes(len(labels), num_clients)
     return _deal(rng.permutation(len(labels)), sizes)
 
@@ -107,7 +107,7 @@ def class_imbalance(
     Raises:
       ValueError: if N, C or the size is out of range, or a class that is needed has no rows.
     """
-    labels, num_clients = _checked(labels, num_clients, at_most_rows=rows_per_client is None)
+    labels, num_clients = _checked(rng, labels, num_clients, at_most_rows=rows_per_client is None)
     size = len(labels) // num_clients
     if rows_per_client is not None:
         size = _integer("rows_per_client", rows_per_client, 1)
@@ -172,7 +172,7 @@ def dirichlet(
 
     Reference: Hsu, Qi, Brown, arXiv:1909.06335; cut per class as in Yurochkin et al., ICML 2019.
     """
-    labels, num_clients = _checked(labels, num_clients)
+    labels, num_clients = _checked(rng, labels, num_clients)
     if not (np.isfinite(concentration) and concentration > 0):
         raise ValueError(f"concentration must be a positive number, got {concentration}")
     min_rows = _integer("min_rows", min_rows, 1)
@@ -229,7 +229,7 @@ def size_dirichlet(
 
     Reference: Li et al., arXiv:2102.02079, quantity skew (its code redraws below ten rows).
     """
-    labels, num_clients = _checked(labels, num_clients)
+    labels, num_clients = _checked(rng, labels, num_clients)
     return dirichlet(rng, np.zeros_like(labels), num_clients, concentration, min_rows)
 
 
@@ -252,7 +252,7 @@ def by_shares(
     Raises:
       ValueError: if N is not between 1 and n, or the shares are not N positive numbers.
     """
-    labels, num_clients = _checked(labels, num_clients)
+    labels, num_clients = _checked(rng, labels, num_clients)
     shares = np.asarray(shares)
     if shares.shape != (num_clients,) or shares.dtype.kind not in "iuf":
         raise ValueError(
@@ -300,7 +300,7 @@ def k_classes(
 
     Reference: Li et al., arXiv:2102.02079, quantity-based label imbalance, `#C = K`.
     """
-    labels, num_clients = _checked(labels, num_clients)
+    labels, num_clients = _checked(rng, labels, num_clients)
     wanted = _integer("classes_per_client", classes_per_client, 1)
     class_sizes = np.bincount(labels)
     class_sizes = class_sizes[class_sizes > 0]  # [C]
@@ -416,8 +416,7 @@ def _from_lists(
     repeated_rows: bool = False,
 ) -> types.Clients:
     """`from_lists` as the other partitions are called; nothing is drawn."""
-    del rng
-    labels, num_clients = _checked(labels, num_clients, at_most_rows=not repeated_rows)
+    labels, num_clients = _checked(rng, labels, num_clients, at_most_rows=not repeated_rows)
     if len(lists) != num_clients:
         raise ValueError(
             f"num_clients must be {len(lists)}, the number of lists, got {num_clients}"
@@ -447,7 +446,7 @@ def by_owner(
     Raises:
       ValueError: if an argument is out of range, or too few owners have `min_rows` rows.
     """
-    labels, num_clients = _checked(labels, num_clients)
+    labels, num_clients = _checked(rng, labels, num_clients)
     min_rows = _integer("min_rows", min_rows, 1)
     owners = np.asarray(owners)
     if owners.shape != labels.shape:
@@ -507,6 +506,7 @@ def split(
       ValueError: if an argument is out of range or nothing is left to train on, or too little
         beside `kept` to hold out.
     """
+    checks.generator(rng)
     num_rows = _integer("num_rows", num_rows, 1)
     if not 0 <= validation_share < 1:
         raise ValueError(f"validation_share must be in [0, 1), got {validation_share}")
@@ -591,8 +591,11 @@ def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
     return sizes
 
 
-def _checked(labels: Any, num_clients: int, at_most_rows: bool = True) -> tuple[np.ndarray, int]:
-    labels = np.asarray(labels)
+def _checked(
+    rng: Any, labels: Any, num_clients: int, at_most_rows: bool = True
+) -> tuple[np.ndarray, int]:
+    checks.generator(rng)
+    labels = np.asarray(checks.array("labels", labels))
     if labels.ndim != 1 or not len(labels) or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise ValueError(
             "labels must be a non-empty vector of class numbers from 0, got "

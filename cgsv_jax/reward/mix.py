@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import vectors
+from cgsv_jax import checks, vectors
 from cgsv_jax.reward.ratio import ratios
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
@@ -21,6 +21,7 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
       kappa: in [0, 1]; 1 gives everybody everything.
       recovery: probability in [0, 1].
     """
+    checks.numbers(kappa=kappa, recovery=recovery)
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients, num_parameters

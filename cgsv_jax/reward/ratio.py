@@ -1,5 +1,7 @@
 """How much of the best reward each client has earned."""
 
+import math
+
 import chex
 import jax.numpy as jnp
 
@@ -7,12 +9,22 @@ from cgsv_jax.choices import choice
 from cgsv_jax.shares import rows_of_all
 from cgsv_jax.types import Array, Upload
 
+# Roundings, in units of eps, by which the ratio of two clients may miss 1 whose scores are equal.
+# Behind the score each of them passes eight of half an eps (the average three, the shares two, tanh
+# two, the quotient one). The score is a sum of D products in at least 64 running sums, and the
+# error of a running sum is a random walk: sqrt(D / 64). Measured, of ten clients who are equal by
+# symmetry: 3 eps to D = 1,000, 6 to 10,000, 25 to 100,000, 65 to 1,000,000.
+BEHIND, RUNNING = 8, 64
 
-def ratios(reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "sum") -> Array:
+
+def ratios(
+    reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "sum", entries: int = 1
+) -> Array:
     """tanh(beta r_i) / max_j tanh(beta r_j) over the present clients: eq. (5) before flooring.
 
     beta = infinity gives 1 to everybody, beta = 0 the limit r_i / max r; absent clients get 0. The
-    largest ratio is 1 by definition, not by luck of rounding.
+    largest ratio is 1 by definition, not by luck of rounding, and so is every ratio that only
+    roundings keep from it: floor(D ratio) would cost an equal client an entry.
 
     Args:
       reputation: [N], at least one of them positive.
@@ -20,6 +32,7 @@ def ratios(reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "
       beta: altruism degree, >= 0.
       on: "sum" lets beta act on r summing to 1, "max" on r / max r, where tanh saturates whatever
         N is.
+      entries: D, of the updates whose products the reputations are made of.
 
     Returns:
       [N], within [0, 1]: a reputation below 0 earns nothing.
@@ -39,7 +52,9 @@ def ratios(reputation: Array, present: Array, beta: chex.Numeric, *, on: str = "
     # of tanhs survives an exponent that leaves the normal numbers.
     straight = jnp.max(exponent) < 1e-6
     curved = jnp.where(straight, linear, bent / jnp.where(straight, 1.0, highest))
-    ratio = jnp.where(jnp.isinf(beta), 1.0, jnp.where(r == top, 1.0, jnp.clip(curved, 0.0, 1.0)))
+    near = 1 - (BEHIND + math.sqrt(entries / RUNNING)) * jnp.finfo(curved.dtype).eps
+    whole = jnp.isinf(beta) | (r == top) | (curved >= near)
+    ratio = jnp.where(whole, 1.0, jnp.maximum(curved, 0.0))
     return jnp.where(present, ratio, 0.0).astype(reputation.dtype)
 
 

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.reward.ratio import ratios
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
@@ -15,6 +16,7 @@ def scale(beta: chex.Numeric, *, beta_on: str = "sum") -> Reward:
     entries; both have the same ratio, so the two can be compared. The quota is D, except for an
     absent client, which gets nothing.
     """
+    checks.numbers(beta=beta)
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients, num_parameters

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import vectors
+from cgsv_jax import checks, vectors
 from cgsv_jax.choices import choice
 from cgsv_jax.reward.ratio import ratios, times_size
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
@@ -60,6 +60,7 @@ def sparsify(
       ValueError: a choice is another word, or `tensors` do not add up to D (which shows when the
         algorithm is initialised).
     """
+    checks.numbers(beta=beta)
     choice("mask_scope", scope, "vector", "tensor")
     choice("mask_count", count, "floor", "ceil")
     choice("mask_ties", ties, "position", "all")
@@ -67,8 +68,9 @@ def sparsify(
     if scope == "tensor" and not tensors:
         raise ValueError("mask_scope is 'tensor', which needs the sizes of the tensors")
 
-    def ratio_of(upload: Upload, standing: Standing) -> Array:
-        ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
+    def ratio_of(upload: Upload, aggregate: Array, standing: Standing) -> Array:
+        options = {"on": beta_on, "entries": aggregate.size}
+        ratio = ratios(standing.reputation, upload.present, beta, **options)
         return times_size(ratio, upload) if by_size else ratio
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
@@ -83,7 +85,7 @@ def sparsify(
         key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
     ) -> tuple[Array, Array, ArrayTree]:
         del key
-        ratio = ratio_of(upload, standing)
+        ratio = ratio_of(upload, aggregate, standing)
         # An absent client has ratio 0, hence quota 0, hence nothing.
         if scope == "vector" and ties == "position":
             quota = quotas(ratio, aggregate.size, count=count)  # q_{i,t}, eq. (5)
@@ -98,7 +100,7 @@ def sparsify(
         # What is computed again here, XLA computes once: it is the same program.
         if scope == "vector" and ties == "position":
             return vectors.energy_of_largest(aggregate, quota)
-        ratio = ratio_of(upload, standing)
+        ratio = ratio_of(upload, aggregate, standing)
         place, first = _by_tensor(aggregate, ratio)
         return vectors.share_of_squares(aggregate, lambda squares: _sums(place, first, squares))
 
