@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cgsv_jax import files as files_lib
-from cgsv_jax.ranges import MAX_WHOLE, RANGES, Interval, from_
+from cgsv_jax.ranges import MAX_WHOLE, MOST_NUMBER, RANGES, Interval, from_
 from cgsv_jax.ranges import shown as _shown
 from cgsv_jax.types import Hyper, Options
 
@@ -174,31 +174,29 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "conv": ("model", CONVOLUTIONAL),
 }
 
-# Contribution measures of a game; those that draw permutations; those that stop early.
-OF_GAMES = (
-    *("shapley", "sampled_shapley", "leave_one_out", "banzhaf", "least_core"),
-    *("gtg_shapley", "tmc_shapley"),
-)
-SAMPLED = ("sampled_shapley", "banzhaf", "gtg_shapley", "tmc_shapley")
-TRUNCATED = ("gtg_shapley", "tmc_shapley")
-
-# The same inside a method: options that only some rules or optimizers read.
+# The same inside a method: options that only some rules or optimizers read. Those of a contribution
+# measure are listed with the measures.
 READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "beta": ("reward", ("sparsify", "scale")),
     "beta_on": ("reward", ("sparsify", "scale")),
     "mask_scope": ("reward", ("sparsify",)),
     "mask_count": ("reward", ("sparsify",)),
     "mask_ties": ("reward", ("sparsify",)),
-    "cosine_epsilon": ("contribution", ("cosine",)),
     "first_weights": ("aggregation", ("reputation",)),
-    "game": ("contribution", OF_GAMES),
-    "permutations": ("contribution", SAMPLED),
-    "tolerance": ("contribution", TRUNCATED),
-    "scale_values": ("contribution", ("gtg_shapley",)),
     "optimizer_state": ("optimizer", ("momentum", "adam")),
     "clip": ("clip_by", ("entry",)),
     "gamma": ("clip_by", ("norm",)),
 }
+
+# What stands for arrays from Python in a config.json, and the fields that say nothing about them:
+# how the rows of a data set are found and dealt out, and which network the config's own is.
+GIVEN = "given"
+OF_DATA = (
+    *("dataset", "partitions", "data_dir", "owners", "lists", "repeated_rows", "shares"),
+    *("classes_per_client", "rows_per_client", "validation_share", "concentration", "min_rows"),
+    *("synthetic_rows", "eval_rows"),
+)
+OF_MODEL = ("model", "hidden", "conv")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "mask_scope": ("vector", "tensor"),
@@ -467,14 +465,14 @@ def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") ->
             used = _sequence(getattr(config, other))
             everything = getattr(tables, other if other == "partitions" else f"{other}s")
             problems += _idle(name, other, allowed, used, everything)
-        if name in rules | set(READ_BY):
+        if name in rules | set(tables.read_by):
             read = {a: read | TRAINING_FIELDS for a, read in tables.reads.items()}
             readers = [m for m in methods if name in read[m.algorithm]]
             other, allowed = "algorithms", [a for a, names in read.items() if name in names]
             used = [m.algorithm for m in config.methods]
             everything = tables.algorithms
-            if name in READ_BY:
-                switch, values = READ_BY[name]
+            if name in tables.read_by:
+                switch, values = tables.read_by[name]
                 # A method without the switch reads the option whatever the switch says.
                 free = any(switch not in read[m.algorithm] for m in readers)
                 if readers and not free:
@@ -518,6 +516,7 @@ class Tables:
     convs: Sequence[str]
     games: Mapping[str, Any]
     reads: Mapping[str, Any]  # algorithm -> the rules' options that it reads
+    read_by: Mapping[str, tuple[str, tuple[str, ...]]]  # as `READ_BY`, of all rules
     attacks: Sequence[str]
     label_attacks: Mapping[str, Any]
 
@@ -643,7 +642,7 @@ def _attack_problems(c: Config, tables: Tables) -> list[str]:
                 f"--attack holds {_shown(text)}, the strength of {name} is a share of rows, "
                 "it must be above 0 and at most 1"
             )
-        if strength is not None and abs(strength) > float(np.finfo(np.float32).max):
+        if strength is not None and abs(strength) > MOST_NUMBER:
             problems.append(
                 f"--attack holds {_shown(text)}, whose strength is no number in float32"
             )
@@ -754,6 +753,11 @@ def from_dict(values: Any, tables: Tables) -> Config:
     """
     if not isinstance(values, dict):
         raise ConfigError(_no_object("the config", values))
+    if values.get("dataset") == GIVEN:
+        raise ConfigError(
+            "the config is of a run on arrays that were given from Python, which no file holds: "
+            "it can only be repeated there, with experiment.given and experiment.run"
+        )
     fields, problems = _fields(values, Config, "the config")
     lists = ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers", "shares")
     for name in lists:
@@ -777,6 +781,20 @@ def from_dict(values: Any, tables: Tables) -> Config:
     config = Config(**fields)
     _raise(problems + _problems(config, tables))
     return config
+
+
+def of_given(config: Config, described: Mapping[str, Any]) -> dict[str, Any]:
+    """`to_dict` of a run on arrays from Python: what the config says of other data is left out.
+
+    Args:
+      config: how it was trained.
+      described: what is known of the arrays; with "model", the config's own was not used either.
+    """
+    unused = {*OF_DATA, *(OF_MODEL if "model" in described else ())}
+    values = {name: value for name, value in to_dict(config).items() if name not in unused}
+    named = {"dataset": GIVEN, "partitions": [GIVEN]}
+    named |= {"model": GIVEN} if "model" in described else {}
+    return {**named, **values, GIVEN: dict(described)}
 
 
 class _Lacking:

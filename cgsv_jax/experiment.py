@@ -4,6 +4,7 @@ Everything numerical happens in compiled functions; here they are built, timed a
 """
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypedDict
@@ -16,6 +17,7 @@ import optax
 from cgsv_jax import (
     attacks,
     checks,
+    contribution,
     files,
     layout,
     local,
@@ -32,9 +34,9 @@ from cgsv_jax import data as data_lib
 from cgsv_jax import network as network_lib
 from cgsv_jax import participation as participation_lib
 from cgsv_jax.aggregation import AGGREGATIONS
-from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
+from cgsv_jax.algorithms import ALGORITHMS, READS, STAGED
 from cgsv_jax.config import Config, ConfigError, Method
-from cgsv_jax.contribution import GAMES, MEASURES, OF_GAMES
+from cgsv_jax.contribution import GAMES, MEASURES
 from cgsv_jax.data import attendance, lists, owners, partition
 from cgsv_jax.participation import Participation
 from cgsv_jax.reward import REWARDS
@@ -46,6 +48,7 @@ from cgsv_jax.types import (
     Evaluation,
     Hyper,
     Model,
+    Needs,
     Network,
     Options,
     Record,
@@ -74,6 +77,7 @@ TABLES = config_lib.Tables(
     convs=models.FORMS,
     games=GAMES,
     reads=READS,
+    read_by=config_lib.READ_BY | contribution.READ_BY,
     attacks=attacks.ATTACKS,
     label_attacks=attacks.LABELS,
 )
@@ -112,6 +116,7 @@ class Problem(NamedTuple):
     cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
     attendance: np.ndarray | None = None  # [T, C] who takes part in which round, if that is given
     identity: DataIdentity | None = None  # of the data as a config named them; None: of one's own
+    own_model: bool = False  # whether the model was given too, and is not the config's
     owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
 
 
@@ -274,6 +279,7 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
         what a method of the config cannot do with them.
     """
     _devices(config)
+    own_model = model is not None
     if model is None:
         _refuse(checks.problems(data, clients))  # before their shape and labels are used
         held = (data.labels, data.test_labels, *(data.validation or ())[1:])
@@ -287,10 +293,11 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
         raise ConfigError(
             f"--clients is {config.clients}, it must be {len(clients.mask)}, the clients given"
         )
-    data, clients = jax.tree.map(np.asarray, (data, clients))
+    data, clients = checks.canonical(*jax.tree.map(np.asarray, (data, clients)))
     if data.validation is None:
         data = data._replace(validation=(data.inputs[:0], data.labels[:0]))
-    problem = _problem(config, "given", data, clients, model)
+    problem = _problem(config, config_lib.GIVEN, data, clients, model)
+    problem = problem._replace(own_model=own_model)
     _refuse(_unfit(config, problem))
     return problem
 
@@ -426,15 +433,14 @@ def _unfit(config: Config, problem: Problem) -> list[str]:
             f"rows in a round, it must make at most {config_lib.MAX_WHOLE}"
         )
     for method in config.methods:
-        judges = needs_validation(method.algorithm, options_of(config, method, problem))
-        if judges and not len(problem.data.validation[1]):
-            wrong.append(
-                f"{method.name} judges models on the server's validation rows, "
-                f"but --validation-share {config.validation_share:g} leaves none"
-            )
-            continue
         try:  # what a rule says of N, D or the model, it says before anything is compiled
             algorithm = parts(config, method, problem, method.hyper(problem.partition))["algorithm"]
+            if algorithm.needs.validation and not len(problem.data.validation[1]):
+                wrong.append(
+                    f"{method.name} judges models on the server's validation rows, "
+                    f"but --validation-share {config.validation_share:g} leaves none"
+                )
+                continue
             jax.eval_shape(lambda a=algorithm: a.init(len(problem.sizes), sum(problem.tensors)))
         except ValueError as error:
             wrong.append(str(error))
@@ -507,6 +513,12 @@ def options_of(config: Config, method: Method, problem: Problem) -> Options:
     return method.options(tensors=problem.tensors, rounds=config.rounds, network=problem.network)
 
 
+def needs_of(config: Config, method: Method, problem: Problem) -> Needs:
+    """What the rules of a method need and cost, as they say themselves."""
+    hyper = method.hyper(problem.partition)
+    return ALGORITHMS[method.algorithm](hyper, options_of(config, method, problem)).needs
+
+
 def rounds_of(config: Config, method: Method) -> int:
     """Rounds of a method: T, and those of its second stage where it has one."""
     return config.rounds + (method.finetune_rounds if method.algorithm in STAGED else 0)
@@ -514,14 +526,16 @@ def rounds_of(config: Config, method: Method) -> int:
 
 def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
     """The data as a method's programs are given them: validation rows only to whom they serve."""
-    if needs_validation(method.algorithm, options_of(config, method, problem)):
+    if needs_of(config, method, problem).validation:
         return problem.data
     return problem.data._replace(validation=None)
 
 
 def settings_of(config: Config, method: Method, problem: Problem) -> Settings:
     """`settings`, and what the method's uploads must carry."""
-    return settings(config, problem)._replace(start_loss=method.algorithm in LOSS_FIRST)
+    return settings(config, problem)._replace(
+        start_loss=needs_of(config, method, problem).start_loss
+    )
 
 
 def parts(
@@ -657,16 +671,10 @@ def seconds_per_round(config: Config, method: Method, problem: Problem) -> float
     evaluated = 1 + (clients if problem.chosen is None else len(problem.chosen))
     often = min(config.eval_every, rounds_of(config, method))
     passes = 3 * taken * rows + evaluated * len(problem.data.test_labels) / often
-    judged = passed = 0
-    if needs_validation(method.algorithm, options_of(config, method, problem)):
-        judged = len(problem.data.validation[1])
-        passed = clients
-    if method.algorithm == "eci" or (
-        method.contribution in OF_GAMES and "contribution" in READS[method.algorithm]
-    ):
-        every = clients <= 10 or method.contribution in ("shapley", "least_core")
-        passed = 2 ** min(clients, 60) if every else clients * method.permutations
-    flops = forward * (passes + passed * judged) + passed * clients**2
+    needs = needs_of(config, method, problem)
+    judged = len(problem.data.validation[1]) if needs.validation else 0
+    valued = needs.valuations(clients)
+    flops = forward * (passes + valued * judged) + valued * clients**2
     return flops / RATE + taken / STEPS + READINGS * 4 * clients * sum(problem.tensors) / BYTES
 
 
@@ -685,6 +693,30 @@ def fingerprint(dealt: Sequence[Problem]) -> str:
         names = (problem.cheats, problem.owners)
         arrays += [*jax.tree.leaves(leaves), *(np.asarray(x, np.str_) for x in names)]
     return files.digest_of_arrays(arrays)
+
+
+def described(problem: Problem) -> dict[str, Any]:
+    """What is known of arrays that no file holds: shapes and types, and digests of their content.
+
+    That of the model is of its program: of what initialises it and of what it computes, as lowered.
+    """
+    arrays = {
+        name: f"{x.dtype} {list(x.shape)}"
+        for part in (problem.data, problem.clients)
+        for path, x in jax.tree_util.tree_flatten_with_path(part)[0]
+        for name in [f"{type(part).__name__}{jax.tree_util.keystr(path)}"]
+    }
+    found = {"arrays": arrays, "digest": fingerprint([problem])}
+    if problem.own_model:
+        key, row = jax.random.key(0), problem.data.inputs[:1]
+        params = jax.eval_shape(problem.model.init, key)
+        programs = [
+            jax.jit(problem.model.init).lower(key).as_text(),
+            jax.jit(problem.model.apply).lower(params, row, key).as_text(),
+        ]
+        digest = hashlib.sha256("".join(programs).encode()).hexdigest()
+        found["model"] = {"parameters": sum(problem.tensors), "digest": digest}
+    return found
 
 
 def run(
@@ -871,9 +903,11 @@ def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> None:
       OSError: when it cannot be written.
     """
     environment = results.environment() | {"data": result.problems[0].identity}
+    own = [problem for problem in result.problems if problem.identity is None]
+    described_ = config_lib.of_given(result.config, described(own[0])) if own else None
     results.write(
         directory,
-        config_lib.to_dict(result.config),
+        described_ or config_lib.to_dict(result.config),
         environment | ({"earlier": list(earlier)} if earlier else {}),
         result.timing,
         result.cells,

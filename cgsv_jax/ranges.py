@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MAX_WHOLE = 2**31 - 1  # rounds, steps, rows and coalitions are counted in int32
+MOST_NUMBER = float(np.finfo(np.float32).max)  # numbers of a method are traced as float32
 
 
 class Interval(NamedTuple):

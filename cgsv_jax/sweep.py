@@ -4,6 +4,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from cgsv_jax.layout import over_clients
 from cgsv_jax.types import Array, ArrayTree, Hyper
 
@@ -26,7 +29,7 @@ def grid(
       run: (key [], hyper of scalars, *args) -> pytree of arrays; with `carry`,
         (key, hyper, carry of this run, *args).
       keys: [S] typed PRNG keys, one per seed.
-      hyper: every field [H].
+      hyper: every field [H], or a number for all settings, as the defaults of `Hyper` are.
       *args: shared by all runs.
       carry: leaves [S, H, ...], where each run goes on from, if it does.
       width: runs computed together, as in `layout.over_clients`: None for all at once, 1 for one
@@ -34,8 +37,11 @@ def grid(
 
     Returns:
       The results of `run` with leading axes [S, H].
-    """
 
+    Raises:
+      ValueError: fields are of different lengths.
+    """
+    hyper = _each(hyper)
     one = _one(run, args)
 
     def over_settings(key: Array, carry: ArrayTree) -> Any:
@@ -57,15 +63,27 @@ def runs(
     Args:
       run: as in `grid`.
       keys: [R] typed PRNG keys.
-      hyper: every field [R].
+      hyper: every field [R], or a number for all runs.
       *args: shared by all runs.
       carry: leaves [R, ...].
       width: as in `grid`.
 
     Returns:
       The results of `run` with a leading axis [R].
+
+    Raises:
+      ValueError: fields are of different lengths.
     """
-    return over_clients(_one(run, args), width)(keys, hyper, carry)
+    return over_clients(_one(run, args), width)(keys, _each(hyper, keys.shape[0]), carry)
+
+
+def _each(hyper: Hyper, count: int = 1) -> Hyper:
+    """The numbers with an axis [H], or [count] where all are one number for all."""
+    lengths = {len(x) for x in jax.tree.leaves(hyper) if jnp.ndim(x)} or {count}
+    if len(lengths) > 1:
+        raise ValueError(f"hyper has fields of {sorted(lengths)} settings, it must have one number")
+    (length,) = lengths
+    return jax.tree.map(lambda x: x if jnp.ndim(x) else jnp.full(length, x, float), hyper)
 
 
 def _one(run: Callable, args: tuple) -> Callable:

@@ -177,6 +177,23 @@ class Download(NamedTuple):
 # ---------------------------------------------------------------- (init, update) pairs
 
 
+def _nothing(num_clients: int) -> int:
+    del num_clients
+    return 0
+
+
+class Needs(NamedTuple):
+    """What a rule asks for beside updates and what it values, said where the rule is made.
+
+    Rules that are made of others hand on what these need (`algorithms.needs_of` adds it up). A rule
+    that says nothing is given no validation rows in an experiment, and its rounds count as cheap.
+    """
+
+    validation: bool = False  # whether it reads `Upload.validation`
+    start_loss: bool = False  # whether it reads `Upload.start_loss`
+    valuations: Callable[[int], int] = _nothing  # N -> models or coalitions that a round values
+
+
 class Measure(NamedTuple):
     """A contribution measure: how much each upload of this round is worth.
 
@@ -186,6 +203,7 @@ class Measure(NamedTuple):
 
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, Array, Array, ArrayTree], tuple[Array, ArrayTree]]
+    needs: Needs = Needs()
 
 
 class Contribution(NamedTuple):
@@ -198,6 +216,7 @@ class Contribution(NamedTuple):
     update: Callable[
         [PRNGKey, Upload, Array, Array, Standing, ArrayTree], tuple[Standing, ArrayTree]
     ]
+    needs: Needs = Needs()
 
 
 class Aggregation(NamedTuple):
@@ -209,6 +228,7 @@ class Aggregation(NamedTuple):
 
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, Standing, ArrayTree], tuple[Array, Array, ArrayTree]]
+    needs: Needs = Needs()
 
 
 class Reward(NamedTuple):
@@ -224,6 +244,7 @@ class Reward(NamedTuple):
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, Array, Standing, ArrayTree], tuple[Array, Array, ArrayTree]]
     energy: Callable[[Upload, Array, Standing, Array], Array] | None = None
+    needs: Needs = Needs()
 
 
 class Algorithm(NamedTuple):
@@ -240,6 +261,7 @@ class Algorithm(NamedTuple):
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, ArrayTree], tuple[Download, Standing, ArrayTree]]
     common: Callable[[Array], Array] | None = None
+    needs: Needs = Needs()
 
 
 # ---------------------------------------------------------------- settings of a run

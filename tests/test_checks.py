@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax import nnx
 
 import cgsv_jax as cg
-from cgsv_jax import algorithms, checks, experiment, local, models, simulation
+from cgsv_jax import algorithms, checks, cli, experiment, local, models, results, simulation
 from cgsv_jax.config import ConfigError
 from cgsv_jax.ranges import RANGES
 from cgsv_jax.types import Clients, Hyper, Model
@@ -474,3 +474,45 @@ def test_arrays_of_ones_own_are_checked(world):
     _, make = given((of(data, validation=None), clients), algorithms=("rank", "cffl"))
     with pytest.raises(ConfigError, match=r"rank judges models .*\ncffl judges models"):
         make()
+
+
+@pytest.mark.parametrize("own_model", [False, True])
+def test_the_config_of_a_run_on_ones_own_arrays_is_of_no_other_experiment(
+    world, tiny, own_model, tmp_path, capsys
+):
+    """It says what the arrays were, nothing of digits, and is refused to be repeated."""
+    config, make = given(world, algorithms="standalone", partitions="uniform", batch_size=4)
+    model = [tiny.softmax()] if own_model else []
+    result = experiment.run(config, dealt=(make(*model),))
+    texts = []
+    for name in ("one", "two"):
+        experiment.save(results.create(tmp_path / name), result)
+        texts.append((tmp_path / name / "config.json").read_bytes())
+    assert texts[0] == texts[1]
+    assert b"digits" not in texts[0]
+    assert b"uniform" not in texts[0].replace(b'"cohort_by": "uniform"', b"")
+    values = results.read(tmp_path / "one").config
+    assert (values["dataset"], values["partitions"], values["batch_size"]) == (
+        "given",
+        ["given"],
+        4,
+    )
+    assert values["model"] == ("given" if own_model else "mlp")
+    assert ("hidden" in values) != own_model
+    assert values["given"]["arrays"]["Dataset.inputs"] == "float32 [22, 3]"
+    assert values["given"]["arrays"]["Clients.mask"] == "bool [4, 9]"
+    if own_model:
+        assert values["given"]["model"]["parameters"] == 12
+    other = make(*model)
+    labels = set_at(world[0].labels, 0, (world[0].labels[0] + 1) % 3)
+    changed = other._replace(data=of(other.data, labels=labels))
+    again, differs = (experiment.described(problem)["digest"] for problem in (other, changed))
+    assert again == values["given"]["digest"] != differs
+    file = str(tmp_path / "one" / "config.json")
+    assert cli.main(["run", "--config", file, "--out", str(tmp_path / "again")]) == 2
+    assert "given from Python, which no file holds" in capsys.readouterr().err
+    (tmp_path / "one" / "summary.json").unlink()  # as if it had not finished
+    assert cli.main(["run", "--resume", str(tmp_path / "one")]) == 2
+    assert "given from Python, which no file holds" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+    assert cli.main(["plot", str(tmp_path / "two")]) == 0

@@ -46,6 +46,22 @@ def run_of(tiny):
     return run
 
 
+def test_numbers_without_an_axis_are_for_all_settings():
+    """The defaults of `Hyper` are such; a grid of one number that varies needs no more than it."""
+    keys, betas = jax.random.split(jax.random.key(0), 2), jnp.array([1.0, 2.0, 3.0])
+    hyper = Hyper(0.1, 0.9, 0.5, 0.95, betas, 1e-3, 0.0, 0.0)
+    got = sweep.grid(lambda key, hyper: hyper, keys, hyper)
+    assert {x.shape for x in got} == {(2, 3)}
+    np.testing.assert_array_equal(got.beta, [betas, betas])
+    np.testing.assert_array_equal(got.q, np.full((2, 3), Hyper._field_defaults["q"]))
+    alone = sweep.grid(lambda key, hyper: hyper, keys, hyper._replace(beta=1.0))
+    assert {x.shape for x in alone} == {(2, 1)}
+    pairs = sweep.runs(lambda key, hyper: hyper, keys, hyper._replace(beta=betas[:2]))
+    assert {x.shape for x in pairs} == {(2,)}
+    with pytest.raises(ValueError, match=r"fields of \[2, 3\] settings, it must have one number"):
+        sweep.grid(lambda key, hyper: hyper, keys, hyper._replace(alpha=betas[:2]))
+
+
 def test_a_grid_is_its_runs(tiny):
     """3 seeds x 3 settings in one program against 9 calls of another, in x64.
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import checks, vectors
-from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
+from cgsv_jax.types import Aggregation, Array, ArrayTree, Needs, Standing, Upload
 
 _LEAST = 1e-10  # a loss of 0 has no power q - 1
 
@@ -61,4 +61,4 @@ def q_fair(q: chex.Numeric) -> Aggregation:
         aggregate = vectors.weighted_sum(power / total * upload.scales, upload.deltas) / total
         return aggregate, power / jnp.maximum(jnp.sum(power), 1.0), state
 
-    return Aggregation(init, update)
+    return Aggregation(init, update, Needs(start_loss=True))

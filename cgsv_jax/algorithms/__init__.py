@@ -3,7 +3,7 @@
 from cgsv_jax.aggregation import AGGREGATIONS
 from cgsv_jax.algorithms.cffl import cffl
 from cgsv_jax.algorithms.cgsv import cgsv, cgsv_released
-from cgsv_jax.algorithms.compose import ComposedState, compose
+from cgsv_jax.algorithms.compose import ComposedState, compose, needs_of
 from cgsv_jax.algorithms.eci import eci
 from cgsv_jax.algorithms.fedavg import fedavg
 from cgsv_jax.algorithms.fedavg_finetuned import fedavg_finetuned
@@ -17,7 +17,7 @@ from cgsv_jax.algorithms.shapfed_wa import shapfed_wa
 from cgsv_jax.algorithms.size_weighted import size_weighted
 from cgsv_jax.algorithms.standalone import standalone
 from cgsv_jax.algorithms.then import then
-from cgsv_jax.contribution import MEASURES, OF_GAMES, ON_VALIDATION, validation_shapley
+from cgsv_jax.contribution import MEASURES, validation_shapley
 from cgsv_jax.reward import REWARDS
 from cgsv_jax.types import Algorithm, Hyper, Measure, Options
 
@@ -128,23 +128,11 @@ READS: dict[str, set[str]] = {
     | {"removal", "removed"}
     | {"contribution", "game", "permutations", "tolerance", "scale_values"},
 }
-# Methods that judge models on the server's validation rows; that read the loss before training;
-# that go on for `finetune_rounds` after the last round.
-JUDGES = {"cffl", "eci", "rank"}
-LOSS_FIRST = {"q_ffl"}
+# Methods that go on for `finetune_rounds` after the last round.
 STAGED = {"fedavg_finetuned"}
-
-
-def needs_validation(name: str, options: Options) -> bool:
-    """Whether a method, with these options, reads the server's validation rows."""
-    of_game = name == "cgsv" and options.contribution in OF_GAMES
-    return name in JUDGES or (of_game and options.game in ON_VALIDATION)
-
 
 __all__ = [
     "ALGORITHMS",
-    "JUDGES",
-    "LOSS_FIRST",
     "READS",
     "STAGED",
     "ComposedState",
@@ -157,7 +145,7 @@ __all__ = [
     "fedavg",
     "fedavg_finetuned",
     "iafl",
-    "needs_validation",
+    "needs_of",
     "q_ffl",
     "random_reward",
     "rank",

@@ -16,6 +16,7 @@ from cgsv_jax.types import (
     ArrayTree,
     Contribution,
     Download,
+    Needs,
     Reward,
     Standing,
     Upload,
@@ -130,7 +131,18 @@ def compose(
         new = ComposedState(standing, contribution_state, aggregation_state, reward_state, removed)
         return download, standing, _same_types(new, state)
 
-    return Algorithm(init, update, (lambda round_: round_ >= 0) if common else None)
+    needs = needs_of(contribution, aggregation, reward)
+    return Algorithm(init, update, (lambda round_: round_ >= 0) if common else None, needs)
+
+
+def needs_of(*rules: Contribution | Aggregation | Reward | Algorithm) -> Needs:
+    """What rules need together; their valuations add up."""
+    needs = [rule.needs for rule in rules]
+    return Needs(
+        validation=any(own.validation for own in needs),
+        start_loss=any(own.start_loss for own in needs),
+        valuations=lambda num_clients: sum(own.valuations(num_clients) for own in needs),
+    )
 
 
 def _same_types(new: Array, old: Array) -> Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax.algorithms.compose import needs_of
 from cgsv_jax.types import Algorithm, Array, ArrayTree, Download, Standing, Upload
 
 
@@ -57,4 +58,4 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
 
     either = first.common is not None or second.common is not None
     # Compiled once where it is called eagerly: a choice between two ways is, in every call.
-    return Algorithm(init, jax.jit(update), common if either else None)
+    return Algorithm(init, jax.jit(update), common if either else None, needs_of(first, second))

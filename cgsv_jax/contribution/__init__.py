@@ -3,7 +3,7 @@
 from cgsv_jax.contribution.accumulated import accumulated
 from cgsv_jax.contribution.banzhaf import banzhaf
 from cgsv_jax.contribution.cosine import cosine
-from cgsv_jax.contribution.games import GAMES, ON_VALIDATION, cosine_game, validation_game
+from cgsv_jax.contribution.games import GAMES, Game, cosine_game, validation_game
 from cgsv_jax.contribution.gtg_shapley import gtg_shapley
 from cgsv_jax.contribution.least_core import least_core
 from cgsv_jax.contribution.leave_one_out import leave_one_out
@@ -34,8 +34,16 @@ SOLUTIONS = {
     ),
 }
 OF_GAMES = tuple(SOLUTIONS)
-SAMPLED = ("sampled_shapley", "banzhaf", "gtg_shapley", "tmc_shapley")  # read permutations
-TRUNCATED = ("gtg_shapley", "tmc_shapley")  # read tolerance
+SAMPLED = ("sampled_shapley", "banzhaf", "gtg_shapley", "tmc_shapley")
+TRUNCATED = ("gtg_shapley", "tmc_shapley")
+# Options that only some measures read: option -> (the option that names them, their names).
+READ_BY = {
+    "cosine_epsilon": ("contribution", ("cosine",)),
+    "game": ("contribution", OF_GAMES),
+    "permutations": ("contribution", SAMPLED),
+    "tolerance": ("contribution", TRUNCATED),
+    "scale_values": ("contribution", ("gtg_shapley",)),
+}
 
 
 def _of_game(solution):
@@ -54,10 +62,11 @@ __all__ = [
     "GAMES",
     "MEASURES",
     "OF_GAMES",
-    "ON_VALIDATION",
+    "READ_BY",
     "SAMPLED",
     "SOLUTIONS",
     "TRUNCATED",
+    "Game",
     "accumulated",
     "banzhaf",
     "cosine",

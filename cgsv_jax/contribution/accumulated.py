@@ -48,4 +48,4 @@ def accumulated(measure: Measure, *, floor: chex.Numeric = 1e-3) -> Contribution
         r = renewed(jnp.maximum(share, floor / population(upload)), old, present)
         return Standing(score, r), (inner, total)
 
-    return Contribution(init, update)
+    return Contribution(init, update, measure.needs)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from cgsv_jax import checks
 from cgsv_jax.contribution import games
-from cgsv_jax.contribution.shapley import all_values
+from cgsv_jax.contribution.shapley import all_values, coalitions
 from cgsv_jax.types import Array, Measure
 
 # Clients up to whom all coalitions are looked at, unless told otherwise: 2^10 = 1,024 of them.
@@ -100,4 +100,7 @@ def banzhaf(game: games.Game | None = None, permutations: int = 100, exact: int 
             return from_values(all_values(value, players))
         return sample(key, value, players, players * permutations)[0]
 
-    return games.measure_of(game, solution, draws=True)
+    def valuations(players: int) -> int:
+        return coalitions(players) if players <= exact else players * permutations
+
+    return games.measure_of(game, solution, valuations=valuations, draws=True)

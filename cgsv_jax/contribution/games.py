@@ -1,26 +1,37 @@
 """What a coalition of clients is worth: nu(S), for many coalitions at once.
 
-A game is made for one round, `game(upload, aggregate [D], weights [N])`, and gives a function of
+A `Game` is made for one round, `game(upload, aggregate [D], weights [N])`, and gives a function of
 membership [K, N] (0 or 1) to values [K]. Which solution (Shapley, leave-one-out, ...) is computed
 from the values is another file's business.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cgsv_jax import vectors
 from cgsv_jax.choices import choice
-from cgsv_jax.types import Array, ArrayTree, Measure, Network, PRNGKey, Upload
+from cgsv_jax.types import Array, ArrayTree, Measure, Needs, Network, PRNGKey, Upload
 
 Value = Callable[[Array], Array]  # membership [K, N] -> nu [K]
-Game = Callable[[Upload, Array, Array], Value]
 Solution = Callable[[PRNGKey, Value, int], Array]  # key, value, N -> phi [N]
 
 _BLOCK = 64  # models rebuilt at once: a matrix [64, D]
 # Entries of a membership matrix: 2^22 floats are 16 MiB, whatever the number of coalitions.
 ENTRIES = 1 << 22
+
+
+class Game(NamedTuple):
+    """A game, and what it needs; a plain function of the same arguments needs nothing."""
+
+    of_round: Callable[[Upload, Array, Array], Value]
+    needs: Needs = Needs()
+
+    def __call__(self, upload: Upload, aggregate: Array, weights: Array) -> Value:
+        """The game of a round: what its coalitions are worth."""
+        return self.of_round(upload, aggregate, weights)
 
 
 def steps(function: Callable[[Array], Array], count: int) -> Array:
@@ -39,6 +50,7 @@ def measure_of(
     solution: Solution,
     check: Callable[[int], None] | None = None,
     *,
+    valuations: Callable[[int], int],
     draws: bool = False,
 ) -> Measure:
     """A solution concept as a measure of one round. It has no state.
@@ -52,10 +64,12 @@ def measure_of(
       game: what a coalition is worth; None: `cosine_game()`.
       solution: phi [N] from a function of coalitions.
       check: raises where N is not for this solution.
+      valuations: N -> coalitions that the solution looks at in a round, at most.
       draws: whether the solution uses its key; then it sees clients in the order of their numbers,
         so that results do not depend on how rows are dealt to devices.
     """
     game = game or cosine_game()
+    needs = game.needs if isinstance(game, Game) else Needs()
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_parameters
@@ -74,7 +88,12 @@ def measure_of(
             phi = phi[numbers]
         return jnp.where(upload.present, phi, 0.0), state
 
-    return Measure(init, jax.jit(update))
+    return Measure(init, jax.jit(update), needs._replace(valuations=valuations))
+
+
+def of_orders(permutations: int) -> Callable[[int], int]:
+    """N -> coalitions that so many orders look at: their prefixes, nobody and everybody."""
+    return lambda players: permutations * (players - 1) + 2
 
 
 def in_blocks(value: Value, members: Callable[[Array], Array], count: int, players: int) -> Array:
@@ -149,7 +168,7 @@ def cosine_game() -> Game:
         del aggregate
         return cosine_value(cosine_gram(upload, weights))
 
-    return game
+    return Game(game)
 
 
 def validation_game(network: Network | None, what: str = "accuracy") -> Game:
@@ -198,7 +217,7 @@ def validation_game(network: Network | None, what: str = "accuracy") -> Game:
 
         return value
 
-    return game
+    return Game(game, Needs(validation=True))
 
 
 # name -> (hyper, options) -> Game
@@ -207,5 +226,3 @@ GAMES = {
     "accuracy": lambda hyper, options: validation_game(options.network, "accuracy"),
     "loss": lambda hyper, options: validation_game(options.network, "loss"),
 }
-# Games that need the server's validation rows.
-ON_VALIDATION = ("accuracy", "loss")

@@ -129,4 +129,4 @@ def gtg_shapley(
         drawn = sample(key, value, players, permutations, tolerance)
         return scaled(drawn.phi, drawn.gain) if scale_values else drawn.phi
 
-    return games.measure_of(game, solution, draws=True)
+    return games.measure_of(game, solution, valuations=games.of_orders(permutations), draws=True)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from cgsv_jax.contribution import games
-from cgsv_jax.contribution.shapley import all_values, at_most
+from cgsv_jax.contribution.shapley import all_values, at_most, coalitions
 from cgsv_jax.types import Array, Measure
 
 # A linear programme of 2^N constraints on the host, up to N times a round.
@@ -93,4 +93,4 @@ def least_core(game: games.Game | None = None, most: int = MOST) -> Measure:
         shares = jax.ShapeDtypeStruct((players,), values.dtype)
         return jax.pure_callback(on_host, shares, values, vmap_method="sequential")
 
-    return games.measure_of(game, solution, functools.partial(at_most, most))
+    return games.measure_of(game, solution, functools.partial(at_most, most), valuations=coalitions)

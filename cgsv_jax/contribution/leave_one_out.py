@@ -35,4 +35,4 @@ def leave_one_out(game: games.Game | None = None) -> Measure:
         del key
         return without_one(value, players)
 
-    return games.measure_of(game, solution)
+    return games.measure_of(game, solution, valuations=lambda players: players + 1)

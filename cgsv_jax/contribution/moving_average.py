@@ -63,4 +63,4 @@ def moving_average(
         r = alpha * old + (1 - alpha) * psi  # r_{i,t}, eq. (4)
         return Standing(score, renewed(jnp.maximum(r, least), old, present)), state
 
-    return Contribution(init, update)
+    return Contribution(init, update, measure.needs)

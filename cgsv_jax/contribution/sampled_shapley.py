@@ -75,4 +75,6 @@ def sampled_shapley(game: games.Game | None = None, permutations: int = 100) -> 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations)[0]
 
-    return games.measure_of(game, solution, draws=True)
+    return games.measure_of(
+        game, solution, valuations=games.of_orders(permutations + permutations % 2), draws=True
+    )

@@ -29,6 +29,11 @@ def at_most(most: int, players: int) -> None:
         )
 
 
+def coalitions(players: int) -> int:
+    """2^N, up to the largest N that an exact value is for."""
+    return 2 ** min(players, MOST)
+
+
 def all_values(value: games.Value, players: int) -> Array:
     """nu of every coalition, [2^N]: player i is in coalition S where bit i of its number is set.
 
@@ -116,4 +121,4 @@ def shapley(game: games.Game | None = None, most: int = MOST) -> Measure:
         del key
         return from_values(all_values(value, players))
 
-    return games.measure_of(game, solution, functools.partial(at_most, most))
+    return games.measure_of(game, solution, functools.partial(at_most, most), valuations=coalitions)

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.shares import left_over, renewed
 from cgsv_jax.types import Array, ArrayTree, Contribution, Measure, Standing, Upload
 
@@ -33,6 +34,8 @@ def sharpened(
     Returns:
       A Contribution; shapes [N].
     """
+    checks.numbers(alpha=alpha, growth=growth)
+    checks.kinds(measure=(measure, Measure, "validation_accuracy(network)"))
 
     def update(
         key: jax.Array,
@@ -55,4 +58,4 @@ def sharpened(
         bent = jnp.exp(k * (x - jnp.max(x))) * -jnp.expm1(-2 * k * x)
         return Standing(score, renewed(bent.astype(old.dtype), old, present)), state
 
-    return Contribution(measure.init, update)
+    return Contribution(measure.init, update, measure.needs)

@@ -56,4 +56,4 @@ def tmc_shapley(
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations, tolerance)
 
-    return games.measure_of(game, solution, draws=True)
+    return games.measure_of(game, solution, valuations=games.of_orders(permutations), draws=True)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax.types import Array, ArrayTree, Measure, Network, Upload
+from cgsv_jax.types import Array, ArrayTree, Measure, Needs, Network, Upload
 
 
 def validation_accuracy(network: Network | None) -> Measure:
@@ -31,4 +31,4 @@ def validation_accuracy(network: Network | None) -> Measure:
         accuracy, _ = network.evaluate(models, *upload.validation)
         return jnp.where(upload.present, accuracy, 0.0), state
 
-    return Measure(init, update)
+    return Measure(init, update, Needs(validation=True, valuations=lambda num_clients: num_clients))

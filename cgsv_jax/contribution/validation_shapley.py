@@ -6,7 +6,7 @@ import jax
 from cgsv_jax import checks
 from cgsv_jax.contribution import games
 from cgsv_jax.contribution.gtg_shapley import sample
-from cgsv_jax.contribution.shapley import all_values, from_values
+from cgsv_jax.contribution.shapley import all_values, coalitions, from_values
 from cgsv_jax.types import Array, Measure, Network
 
 # Clients up to whom every coalition is evaluated: 2^10 = 1,024 models a round.
@@ -40,4 +40,9 @@ def validation_shapley(
             return from_values(all_values(value, players))
         return sample(key, value, players, permutations, tolerance).phi
 
-    return games.measure_of(games.validation_game(network, what), solution, draws=True)
+    def valuations(players: int) -> int:
+        sampled = games.of_orders(permutations)
+        return coalitions(players) if players <= exact else sampled(players)
+
+    game = games.validation_game(network, what)
+    return games.measure_of(game, solution, valuations=valuations, draws=True)
