@@ -8,13 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgsv_jax import (
+    cli,
+    contribution,
+    experiment,
+    files,
+    local,
+    profiling,
+    results,
+    runs,
+    simulation,
+    sweep,
+)
 from cgsv_jax import config as config_lib
-from cgsv_jax import experiment, files, local, profiling, results, runs, simulation, sweep
 from cgsv_jax import layout as layout_lib
-from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.algorithms import ALGORITHMS, READS
 from cgsv_jax.config import ConfigError
 from cgsv_jax.data import partition
-from cgsv_jax.types import Examples, Upload
+from cgsv_jax.types import Examples, Measure, Needs
 
 SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 6, "seeds": 2}
 
@@ -171,67 +182,6 @@ def test_every_kind_of_method_can_be_profiled(name):
     (problem,), (method,) = experiment.problems(config), config.methods
     found = profiling.profile(config, method, problem, repeats=1)
     assert found.peak_memory > 0
-
-
-def _server_outcome(**asked):
-    """What two rounds of a method's rules make of the same two uploads."""
-    config = experiment.configure(**(SMALL | asked), algorithms="cgsv")
-    (method,) = config.methods
-    tensors = (7, 12, 1)
-    algorithm = ALGORITHMS["cgsv"](method.hyper(), method.options(tensors=tensors))
-    rng, num_parameters = np.random.default_rng(0), sum(tensors)
-    state, outcome = algorithm.init(4, num_parameters), []
-    for t in range(2):
-        deltas = rng.normal(1, 1, (4, num_parameters)).astype(np.float32)
-        deltas[0] *= -0.2  # a client whose quota falls
-        deltas[:, :7] = 1  # among these ties
-        upload = Upload(
-            server=jnp.zeros(num_parameters),
-            clients=jnp.zeros((4, num_parameters)),
-            deltas=jnp.asarray(deltas),
-            norms=jnp.linalg.norm(deltas, axis=1),
-            scales=jnp.ones(4),
-            present=jnp.ones(4, bool),
-            num_examples=jnp.arange(1, 5),
-            loss=jnp.ones(4),
-            learning_rate=jnp.float32(0.1),
-            validation=None,
-            round=jnp.int32(t),
-        )
-        download, standing, state = algorithm.update(jax.random.key(0), upload, state)
-        outcome += [*download, *standing]
-    return np.concatenate([np.ravel(x) for x in outcome])
-
-
-RULES = [
-    {"beta": 50.0},
-    {"beta_on": "max"},
-    {"alpha": 0.5},
-    {"gamma": 0.1},
-    {"floor": 0.3},
-    {"relative_floor": True, "floor": 1.0},
-    {"normalise_scores": True},
-    {"norm_epsilon": 0.1},
-    {"cosine_epsilon": 10.0},
-    {"mask_scope": "tensor"},
-    {"mask_count": "ceil"},
-    {"mask_ties": "all"},
-    {"first_weights": "uniform"},
-    {"contribution": "projection"},
-    {"aggregation": "size"},
-    {"reward": "scale"},
-    {"setting": "released"},
-]
-
-
-@pytest.fixture(scope="module")
-def plain_outcome():
-    return _server_outcome()
-
-
-@pytest.mark.parametrize("change", RULES, ids=str)
-def test_every_rule_option_reaches_the_server(change, plain_outcome):
-    assert not np.array_equal(_server_outcome(**change), plain_outcome)
 
 
 @pytest.mark.parametrize(
@@ -391,6 +341,63 @@ def test_owners_stand_in_the_clients_table(writers, tmp_path):
 )
 def test_segment_length(rounds, every, length):
     assert runs.segment_length(rounds, every) == length
+
+
+# ---------------------------------------------------------------- rules of one's own
+
+
+def _on_validation_rows():
+    """A measure that nobody here has heard of: how many validation rows there are, and of what."""
+
+    def update(key, upload, aggregate, weights, state):
+        _, labels = upload.validation
+        return jnp.where(upload.present, labels.size + jnp.mean(labels), 0.0), state
+
+    needs = Needs(validation=True, valuations=lambda num_clients: 2**num_clients)
+    return Measure(lambda num_clients, num_parameters: (), update, needs)
+
+
+def test_a_registered_measure_is_given_the_rows_it_needs(monkeypatch, tmp_path):
+    """One line of a table: the command runs it, and its rounds are priced by what it says."""
+    monkeypatch.setitem(contribution.MEASURES, "own", lambda hyper, options: _on_validation_rows())
+    asked = {**SMALL, "rounds": 2, "seeds": 1, "algorithms": "cgsv"}
+    words = [f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
+             for name, v in asked.items()]  # fmt: skip
+    out = tmp_path / "run"
+    assert cli.main(["run", *words, "--contribution", "own", "--quiet", "--out", str(out)]) == 0
+    config = experiment.configure(**asked, contribution="own")
+    (problem,), (method,) = experiment.problems(config), config.methods
+    labels = problem.data.validation[1]
+    scores = results.read(out).rounds["score"].to_numpy()
+    np.testing.assert_allclose(scores, labels.size + labels.mean(), rtol=1e-6)
+    bare = experiment.configure(**asked, contribution="own", validation_share=0.0)
+    with pytest.raises(ConfigError, match="cgsv judges models on the server's validation rows"):
+        experiment.problems(bare)
+    exact = dataclasses.replace(method, contribution="shapley", game="accuracy")
+    seconds = [experiment.seconds_per_round(config, m, problem) for m in (method, exact)]
+    assert seconds[0] == seconds[1]  # both 2^N evaluations
+
+
+def test_a_registered_method_is_given_what_it_needs(monkeypatch):
+    """A method of one's own that reads validation rows and losses, in an experiment."""
+
+    def build(hyper, options):
+        inner = ALGORITHMS["fedavg"](hyper, options)
+
+        def update(key, upload, state):
+            download, standing, state = inner.update(key, upload, state)
+            score = upload.start_loss + upload.validation[1].size
+            return download, standing._replace(score=jnp.where(upload.present, score, 0.0)), state
+
+        return inner._replace(update=update, needs=Needs(validation=True, start_loss=True))
+
+    monkeypatch.setitem(ALGORITHMS, "own", build)
+    monkeypatch.setitem(READS, "own", set())
+    config = experiment.configure(**{**SMALL, "rounds": 1, "seeds": 1}, algorithms="own")
+    (problem,) = experiment.problems(config)
+    (cell,) = experiment.run(config, dealt=(problem,)).cells
+    rows = len(problem.data.validation[1])
+    assert ((cell.record.score > rows) & (cell.record.score < rows + 10)).all()
 
 
 # ---------------------------------------------------------------- a budget for evaluation

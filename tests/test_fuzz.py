@@ -371,7 +371,7 @@ def whole_command(seed):
             flags[flag] = str(pick(TABLE_OF.get(name, NUMBERS.get(name))))
         elif rng.random() < 0.5:
             flags[flag] = None  # a switch
-        switch, values = config_lib.READ_BY.get(name, (None, ()))
+        switch, values = TABLES.read_by.get(name, (None, ()))
         if switch is not None and switch in read | {"optimizer"}:
             flags["--" + switch] = pick(values)
     if rng.random() < 0.3:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import linprog
 
-from cgsv_jax import config as config_lib
 from cgsv_jax import contribution, experiment, network
 from cgsv_jax.config import ConfigError
 from cgsv_jax.contribution import GAMES, SOLUTIONS, games
@@ -650,11 +649,28 @@ def test_banzhaf_is_exact_for_a_few_and_drawn_beyond(tiny):
 # ---------------------------------------------------------------- in training
 
 
-def test_the_words_of_a_configuration_are_those_of_the_measures():
-    assert config_lib.OF_GAMES == contribution.OF_GAMES
-    assert config_lib.SAMPLED == contribution.SAMPLED
-    assert config_lib.TRUNCATED == contribution.TRUNCATED
-    assert set(contribution.SAMPLED) | set(contribution.TRUNCATED) <= set(contribution.OF_GAMES)
+@pytest.mark.parametrize("name", SOLUTIONS)
+def test_a_measure_says_how_many_coalitions_it_looks_at(name, tiny):
+    """Counted where it asks the game, without compiling; those that stop early look at fewer."""
+    sent, _ = judged(tiny, 4)
+    looked = []
+
+    def game(upload, aggregate, weights):
+        value = contribution.cosine_game()(upload, aggregate, weights)
+        return lambda member: looked.append(len(member)) or value(member)
+
+    measure = SOLUTIONS[name](game, tiny.hyper(tolerance=0.0), Options(permutations=12))
+    with jax.disable_jit():
+        measure.update(jax.random.key(0), sent, sent.server, jnp.full(4, 0.25), ())
+    most = measure.needs.valuations(4)
+    if name in contribution.TRUNCATED:
+        assert 12 < sum(looked) <= most
+    else:
+        assert sum(looked) == most
+    assert not measure.needs.validation
+    assert SOLUTIONS[name](
+        contribution.validation_game(tiny.network()), tiny.hyper(), Options()
+    ).needs.validation
 
 
 @pytest.mark.parametrize("name", SOLUTIONS)

@@ -10,7 +10,7 @@ import pytest
 
 from cgsv_jax import algorithms, experiment, models, network, simulation
 from cgsv_jax.aggregation import by_reputation
-from cgsv_jax.algorithms import ALGORITHMS, READS, Removal, needs_validation, then
+from cgsv_jax.algorithms import ALGORITHMS, READS, Removal, then
 from cgsv_jax.config import ConfigError, Method
 from cgsv_jax.contribution import cosine, moving_average
 from cgsv_jax.reward import mix
@@ -461,9 +461,12 @@ def test_a_network_without_such_a_layer_is_refused(tiny):
         )
 
 
-@pytest.mark.parametrize("name", sorted(algorithms.JUDGES))
+# Methods that judge models on the server's validation rows.
+JUDGES = ("cffl", "eci", "rank")
+
+
+@pytest.mark.parametrize("name", JUDGES)
 def test_validation_rows_are_needed_and_asked_for(sent, tiny, name):
-    assert needs_validation(name, Options())
     with pytest.raises(ValueError, match="server to hold some"):
         step(name, sent._replace(validation=None), tiny)
     config = experiment.configure(algorithms=name, validation_share=0.0)
@@ -477,8 +480,7 @@ def test_who_needs_no_validation_rows_does_not_get_them():
     (problem,) = experiment.problems(config)
     for method in config.methods:
         data = experiment.programs(config, method, problem).shared[0]
-        options = experiment.options_of(config, method, problem)
-        assert (data.validation is not None) == needs_validation(method.algorithm, options)
+        assert (data.validation is not None) == (method.algorithm in JUDGES)
 
 
 def test_every_method_says_what_it_needs_and_costs():
@@ -491,7 +493,7 @@ def test_every_method_says_what_it_needs_and_costs():
         if name != "standalone":
             assert "reference:" in text, name
             assert "validation data" in text, name
-            assert ("needs validation data" in text) == (name in algorithms.JUDGES), name
+            assert ("needs validation data" in text) == (name in JUDGES), name
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
