@@ -446,23 +446,21 @@ def test_quota_is_monotone_in_reputation(r, beta, on):
     assert (ratio[best] == 1).all()
 
 
-@pytest.mark.parametrize(("count", "size"), [(2, 15), (10, 40), (10, 10_000), (10, 200_000)])
-def test_equal_reputations_get_equal_quotas(count, size, tiny):
-    """Clients who are each other's rotations have equal cosines, but for what float32 makes of it.
-
-    So have any two clients, whose sum is as far from the one as from the other.
-    """
+@pytest.mark.parametrize("size", [40, 10_000, 200_000])
+def test_equal_reputations_get_equal_quotas(size, tiny):
+    """Clients who are each other's rotations have equal cosines, but for what float32 makes of it."""
+    count = 10
     drawn = np.random.default_rng(0).normal(1, 1, (count, size // count)).astype(np.float32)
     turned = np.stack([np.roll(drawn, i, axis=0).ravel() for i in range(count)])
-    dw = np.random.default_rng(1).normal(1, 1, (2, 15)) if count == 2 else turned
     algorithm = ALGORITHMS["cgsv"](tiny.hyper(alpha=0.0), Options())
-    sent, state = tiny.upload(np.float32(dw), [3] * count), algorithm.init(count, size)
+    sent, state = tiny.upload(turned, [3] * count), algorithm.init(count, size)
     download, standing, _ = jax.jit(algorithm.update)(jax.random.key(0), sent, state)
     assert np.ptp(standing.reputation) > 0  # else there was nothing to mend
     assert download.quota.tolist() == [size] * count
 
 
 def test_two_clients_of_three_rows_get_the_same(tiny):
+    """Of two clients the sum is as far from the one as from the other, whatever they hold."""
     data, clients = tiny.world((3, 3))
     parts = tiny.parts("cgsv", tiny.mlp(), tiny.hyper(alpha=0.0), rounds=2, epochs=1)
     _, record, _ = simulation.run(jax.random.key(0), data, clients, **parts)
