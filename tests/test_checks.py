@@ -245,6 +245,9 @@ RNG = np.random.default_rng(0)
 LABELS = np.arange(6) % 3
 
 
+RULES = cg.contribution.size_share(), cg.aggregation.uniform(), cg.reward.share_all()
+
+
 def trainer(optimizer=optax.sgd, schedule=None, batch_size=4, model=None):
     schedule = cg.decayed(0.1, 0.99) if schedule is None else schedule
     return cg.trainer(model or models.mlp((3,), 3), optimizer, schedule, batch_size=batch_size)
@@ -334,7 +337,11 @@ def test_what_the_command_refuses_the_factories_refuse():
         "q": lambda q: cg.aggregation.q_fair(q),
         "kappa": lambda kappa: cg.reward.mix(kappa, 0.1),
         "recovery": lambda recovery: cg.reward.mix(0.1, recovery),
-        "removal": lambda removal: algorithms.with_removal(cg.cgsv(), removal),
+        "removal": lambda removal: cg.compose(*RULES, removal=algorithms.Removal(removal)),
+        "clip": lambda clip: cg.compose(*RULES, clip=clip),
+        "growth": lambda growth: cg.contribution.sharpened(
+            cg.contribution.cosine(), 0.5, growth=growth
+        ),
         "dropout": cg.participation.everybody,
         "learning_rate": lambda learning_rate: cg.decayed(learning_rate, 0.9),
         "decay": lambda decay: cg.decayed(0.1, decay),

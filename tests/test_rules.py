@@ -448,7 +448,7 @@ def test_quota_is_monotone_in_reputation(r, beta, on):
 
 @pytest.mark.parametrize("size", [40, 10_000, 200_000])
 def test_equal_reputations_get_equal_quotas(size, tiny):
-    """Clients who are each other's rotations have equal cosines, but for what float32 makes of it."""
+    """Clients who are each other's rotations have equal cosines, but for roundings."""
     count = 10
     drawn = np.random.default_rng(0).normal(1, 1, (count, size // count)).astype(np.float32)
     turned = np.stack([np.roll(drawn, i, axis=0).ravel() for i in range(count)])
