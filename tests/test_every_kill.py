@@ -4,6 +4,7 @@ python -m pytest -m long tests/test_every_kill.py
 """
 
 import itertools
+import signal
 
 import killing
 import pytest
@@ -49,3 +50,14 @@ def test_a_sweep_is_killed_where_it_matters(whole, tmp_path):
     ):
         at = len(changes) - changes[::-1].index(moment)
         assert killing.must_go_on(run, "sweep", SWEEP, tmp_path / "killed", wanted, at)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGSTOP"])
+def test_a_sweep_is_told_to_stop(name, whole, tmp_path):
+    """At ten moments: it saves and ends, or dies; what was only stopped goes on."""
+    run, wanted, changes = whole
+    for at in range(1, len(changes), len(changes) // 10):
+        assert killing.must_go_on(
+            run, "sweep", SWEEP, tmp_path / "told", wanted, at, getattr(signal, name)
+        )
