@@ -7,6 +7,7 @@ what is computed and no more. Run as a script it is that server; tests call `ser
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,8 +78,8 @@ def server(folder, setup="", **environment):
 
     Yields:
       run(words, directory, at=None, number=SIGKILL): executes the command in a child that gets a
-      signal before its at-th change below the directory, and returns an `Ended`. What is stopped
-      by it goes on a little later.
+      signal before its at-th change below the directory, or before the first one that is called
+      so, and returns an `Ended`. What is stopped by it goes on a little later.
     """
     log, changes = Path(folder, "printed"), Path(folder, "changes")
     command = [sys.executable, str(Path(__file__)), setup]
@@ -109,7 +110,7 @@ def must_go_on(run, command, words, directory, wanted, at, number=signal.SIGKILL
       words: the command to kill, without --out.
       directory: where.
       wanted: `files_of` a directory that nobody was killed in.
-      at: when.
+      at: when, a number or a change.
       number: the signal; another one than SIGKILL may be answered.
 
     Returns:
@@ -128,7 +129,7 @@ def must_go_on(run, command, words, directory, wanted, at, number=signal.SIGKILL
         assert again.code == 0, (ended.changes[-1], again.printed)
     assert files_of(directory) == wanted, ended.changes[-1]
     shutil.rmtree(directory)
-    return len(ended.changes) >= at
+    return ended.changes[-1] == at if isinstance(at, str) else len(ended.changes) >= at
 
 
 def files_of(directory):
@@ -144,7 +145,7 @@ def files_of(directory):
 
 
 def watch(directory, at, number, log):
-    """Logs what is about to change below a directory; a signal comes before the at-th time."""
+    """Logs what is about to change below a directory; a signal comes before `at` does."""
     directory = os.path.abspath(directory)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     done = [0]
@@ -160,8 +161,9 @@ def watch(directory, at, number, log):
         if path != directory and not path.startswith(directory + os.sep):
             return
         done[0] += 1
-        os.write(file, f"{event} {os.path.relpath(path, directory)}\n".encode())
-        if done[0] == at:
+        change = re.sub(r"\.\d+\.tmp", ".tmp", f"{event} {os.path.relpath(path, directory)}")
+        os.write(file, f"{change}\n".encode())
+        if at in (done[0], change):
             os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
