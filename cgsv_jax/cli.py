@@ -702,7 +702,7 @@ def _train(args: Any) -> None:
     if jax.process_count() > 1 and config.checkpoint_every is not None:
         raise ConfigError(_NOT_TOGETHER)
     dealt = experiment.problems(config)
-    _warn_of_other_data(args, dealt)
+    _warn_of_other_data(args.config, dealt[0].identity)
     if jax.process_index() > 0:
         experiment.run(config, dealt=dealt)  # its share of the work; process 0 has all results
         return
@@ -730,13 +730,13 @@ def _refuse_beside_resume(args: Any) -> None:
         )
 
 
-def _warn_of_other_data(args: Any, dealt: Sequence[experiment.Problem]) -> None:
-    """Where the config of a run is repeated, and its data are others now."""
-    file = pathlib.Path(args.config or "")
+def _warn_of_other_data(config: str | None, now: experiment.DataIdentity) -> None:
+    """Where the config of a run or sweep is repeated, and its data are others now."""
+    file = pathlib.Path(config or "")
     if file.name != "config.json":
         return
     try:
-        wrong = experiment.changed_data(files.path_of(file.parent, "--config"), dealt[0].identity)
+        wrong = experiment.changed_data(files.path_of(file.parent, "--config"), now)
     except ValueError as error:
         wrong = [str(error)]
     for line in wrong:
@@ -1063,7 +1063,8 @@ def _sweep(args: Any) -> None:
     for flag, name in (("partition", "partitions"), ("attack", "attacks")):
         if flag in flags:
             flags[name] = flags.pop(flag)
-    sweep_cli.command(flags, own, sweep_cli.Border(_must_have_devices, _kept, _written))
+    border = sweep_cli.Border(_must_have_devices, _warn_of_other_data, _kept, _written)
+    sweep_cli.command(flags, own, border)
 
 
 def _plot(args: Plot) -> None:

@@ -40,6 +40,7 @@ class Border(NamedTuple):
     """What the command does for whoever computes something long, see cli.py."""
 
     ready: Callable[[], None]  # refuses where JAX has no device
+    beside: Callable[[str | None, Any], None]  # warns of other data than those beside a config
     # (console, directory, settings, every, work) -> a context of what was computed
     kept: Callable[..., AbstractContextManager[tuple[Any, Any]]]
     written: Callable[[pathlib.Path], AbstractContextManager[None]]  # in it, results are written
@@ -250,6 +251,7 @@ def _directory(
 def _grid(job: _Job, sweep: Sweep) -> None:
     started = time.perf_counter()
     data = sweeping.data_of(sweep)
+    job.border.beside(job.own.get("config"), data)
     environment = results.environment() | {"data": data}
     described, content = sweeping.describe(sweep), sweeping.content_of(data)
     runs = sweeping.runs_of(sweep)
@@ -471,6 +473,7 @@ def _search(job: _Job, search: Search) -> None:
     started = time.perf_counter()
     drawn = _drawn(search)
     data = sweeping.data_of(drawn)
+    job.border.beside(job.own.get("config"), data)
     environment, content = results.environment() | {"data": data}, sweeping.content_of(data)
     config = {"search": search._asdict() | {
         "spaces": {n: s._asdict() if isinstance(s, Range) else s for n, s in search.spaces.items()}

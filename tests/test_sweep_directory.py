@@ -266,6 +266,8 @@ def test_other_data_are_refused(tmp_path, capsys, monkeypatch):
     assert "--attendance" in sentence
     assert "start it anew" in sentence
     assert contents(out) == before
+    told = said(capsys, 130, "sweep", "--config", out / "config.json", "--out", tmp_path / "x")
+    assert "but the file of --attendance holds something else" in told
     who.write_text("0,1\n1,2\n")
     said(capsys, 130, "sweep", "--resume", out, "--quiet")  # up to its tables
 
@@ -398,7 +400,8 @@ def test_settings_are_not_believed(value, whole, copy, capsys):
 def test_a_strangers_environment(change, begun, copy, capsys):
     out = copy(begun)
     edited(out, "environment.json", change)
-    assert "--resume is" in one_sentence(capsys, "sweep", "--resume", out, "--quiet")
+    said = one_sentence(capsys, "sweep", "--resume", out, "--quiet")
+    assert "environment.json cannot be read" in said
 
 
 def setting_of(**values):
