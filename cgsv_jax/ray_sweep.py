@@ -269,7 +269,7 @@ def execute(
         done = {}
         for number, end in report.get("rows", ()):
             if (run := runs[number]) in left:
-                done[run] = sweep_results.unpacked(end, *sweeping.counts_of(run.config))
+                done[run] = sweep_results.unpacked(end, *experiment.counts_of(run.config))
                 del left[run]
         through(done)
         done = whole - sum(left.values())

@@ -363,7 +363,7 @@ def through(
     for run, key in runs.items():
         if key in done:
             try:
-                ends[run] = unpacked(done[key], *sweeping.counts_of(run.config))
+                ends[run] = unpacked(done[key], *experiment.counts_of(run.config))
             except ValueError as error:
                 warn(f"a run is computed again, its part is another's: {error}")
     return ends

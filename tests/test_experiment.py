@@ -462,7 +462,7 @@ def test_seeds_do_not_share_memory_on_a_cpu(compared):
     """One after another: the matrices of one seed at a time, in programs of one seed."""
     config, _, _ = compared
     (problem, _) = experiment.problems(config)
-    assert experiment._together(config, problem) == [(0,), (1,)]
+    assert experiment._together(config, config.methods[0], problem) == [(0,), (1,)]
     made = experiment.programs(config, config.methods[2], problem)
     state = jax.eval_shape(made.begin, np.zeros(1, np.uint32), made.hyper)
     assert state.clients.shape == (1, 4, sum(problem.tensors))

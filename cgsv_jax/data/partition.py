@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from cgsv_jax import types
+from cgsv_jax import timing, types
 
 POWER = 1.65911332899  # exponent of the released code's power law
+SLOT = 25  # bytes of a client's slot: row, mask and label, here and on the device, and its order
 ATTEMPTS = 100  # Dirichlet draws before giving up on min_rows
 
 
@@ -553,6 +554,13 @@ def describe(clients: types.Clients, labels: types.Array) -> tuple[np.ndarray, n
 
 def _deal(order: np.ndarray, sizes: np.ndarray) -> types.Clients:
     """Consecutive slices of `order` as left-packed rows; what is beyond sum(sizes) is dropped."""
+    slots, there = len(sizes) * int(sizes.max()), timing.host_memory()
+    if SLOT * slots > there:
+        raise ValueError(
+            f"--clients, --partition: the largest client holds {sizes.max():,} rows, so many slots "
+            f"of {len(sizes):,} clients would take {SLOT * slots / 2**30:,.1f} GiB of memory, "
+            f"there are {there / 2**30:,.1f} GiB"
+        )
     mask = np.arange(sizes.max()) < sizes[:, None]  # [N, M]
     rows = np.zeros(mask.shape, np.int32)
     rows[mask] = order[: sizes.sum()]
