@@ -261,7 +261,7 @@ def _named(config: Config) -> dict[str, Any]:
         each = 4 * math.prod(data_lib.DATASETS[config.dataset].input_shape)
         times = 3  # as drawn, as dealt out, and on the device
         rows = Memory(times * each * config.synthetic_rows, "the rows", ("--synthetic-rows",))
-        _refuse(beyond("the data", [rows], timing.host_memory()))
+        _refuse(beyond("the data", [rows], files.host_memory()))
     return {"name": config.dataset, "data_dir": config.data_dir, **options}
 
 
@@ -466,7 +466,7 @@ def _unfit(config: Config, problem: Problem) -> list[str]:
     rows *= sum(rounds_of(config, method) for method in config.methods)
     told = (*who, "--rounds", "--seeds", "--algorithms", "--partition")
     table = Memory(A_ROW * rows, f"{rows:,} rows of rounds.parquet", told)
-    return wrong + beyond("the tables", [table], timing.host_memory())
+    return wrong + beyond("the tables", [table], files.host_memory())
 
 
 def memory_of(config: Config, method: Method, problem: Problem) -> tuple[Memory, ...]:
@@ -708,7 +708,7 @@ def _width_asked(layout: str) -> int | None:
 
 def memory() -> int:
     """Bytes of the device, or of the host where that is the device."""
-    return timing.memory_limit() or timing.host_memory()
+    return timing.memory_limit() or files.host_memory()
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,8 +4,6 @@ Every time is that of a call until all JAX arrays of its result are ready; every
 with quartiles. Floors are computed from rates measured on the same device in the same process.
 """
 
-import contextlib
-import os
 import resource
 import sys
 import time
@@ -15,8 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from cgsv_jax import files
 
 
 class Timing(NamedTuple):
@@ -140,15 +136,6 @@ def memory_limit(device: jax.Device | None = None) -> int | None:
     """Bytes the device may hold, where it says so (GPUs and TPUs do); else None."""
     stats = (device or jax.local_devices()[0]).memory_stats() or {}
     return stats.get("bytes_limit")
-
-
-def host_memory() -> int:
-    """Bytes of this machine, or of the container in it."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(ValueError):  # it is not there, or holds "max"
-            there = min(there, int(files.read_text(file)))
-    return there
 
 
 def cost(function: Callable, *args: Any) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cgsv_jax import cli, experiment, timing, vectors
+from cgsv_jax import cli, experiment, files, vectors
 from cgsv_jax.data import partition
 
 HAS = 24 * 2**30
@@ -15,7 +15,7 @@ HAS = 24 * 2**30
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """One of 24 GiB, in an empty folder."""
-    monkeypatch.setattr(timing, "host_memory", lambda: HAS)
+    monkeypatch.setattr(files, "host_memory", lambda: HAS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -85,7 +85,7 @@ def test_slots_are_counted_before_they_are_made(monkeypatch):
     rng = np.random.default_rng(0)
     labels = np.zeros(10_000, np.int32)
     assert partition.by_owner(rng, labels, 1000, owners).mask.shape == (1000, 9001)
-    monkeypatch.setattr(timing, "host_memory", lambda: 2**27)
+    monkeypatch.setattr(files, "host_memory", lambda: 2**27)
     with pytest.raises(ValueError, match=r"holds 9,001 rows.*1,000 clients would take 0.2 GiB"):
         partition.by_owner(rng, labels, 1000, owners)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from cgsv_jax import timing, types
+from cgsv_jax import files, types
 
 POWER = 1.65911332899  # exponent of the released code's power law
 SLOT = 25  # bytes of a client's slot: row, mask and label, here and on the device, and its order
@@ -554,7 +554,7 @@ def describe(clients: types.Clients, labels: types.Array) -> tuple[np.ndarray, n
 
 def _deal(order: np.ndarray, sizes: np.ndarray) -> types.Clients:
     """Consecutive slices of `order` as left-packed rows; what is beyond sum(sizes) is dropped."""
-    slots, there = len(sizes) * int(sizes.max()), timing.host_memory()
+    slots, there = len(sizes) * int(sizes.max()), files.host_memory()
     if SLOT * slots > there:
         raise ValueError(
             f"--clients, --partition: the largest client holds {sizes.max():,} rows, so many slots "
