@@ -268,7 +268,9 @@ RULES = {
     ),
     "contribution": Flag(_NAME, f"contribution measure: {', '.join(_T.contributions)}", "cosine"),
     "aggregation": Flag(
-        _NAME, f"weights of the aggregate: {', '.join(_T.aggregations)}", "reputation"
+        _NAME,
+        f"weights of the aggregate: {', '.join(_T.aggregations)}",
+        "reputation, fedavg_finetuned uniform",
     ),
     "reward": Flag(_NAME, f"reward rule: {', '.join(_T.rewards)}", "sparsify"),
     "game": Flag(
@@ -300,7 +302,9 @@ RULES = {
         "frozen, rffl and cffl alone",
     ),
     "negative": Flag(
-        _NAME, "rffl: reputations below 0 count as zero, or are kept, with weights below 0", "zero"
+        _NAME,
+        "rffl, shapfed_wa: reputations below 0 count as zero, or are kept, with weights below 0",
+        "zero",
     ),
     "clip": Flag(
         _FLOAT, "cffl: greatest magnitude of an entry of an update, above 0", _per_dataset("clip")
@@ -321,9 +325,24 @@ RULES = {
         "after",
     ),
     "q": Flag(_FLOAT, "exponent of q_ffl, at least 0", "1"),
-    "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]", "0.5"),
-    "recovery": Flag(_FLOAT, "iafl: probability of being sent the reference model", "0.1"),
+    "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]", "0"),
+    "recovery": Flag(_FLOAT, "iafl: probability of starting a round from the reference model", "0"),
+    "broadcast": Flag(
+        _NAME,
+        "shapfed_wa: what a client receives of the server's model: gamma, or gamma over its sum or "
+        "over its max",
+        "gamma",
+    ),
+    "contribution_by": Flag(
+        _NAME,
+        "iafl: what a client contributes: its size, the accuracy it reaches alone (trained before "
+        "the run, judged on validation rows) or its participation in the rounds so far",
+        "size",
+    ),
     "finetune_rounds": Flag(_INT, "rounds alone at the end of fedavg_finetuned", "1"),
+    "finetune_optimizer": Flag(
+        _NAME, "there: new, at the rate of round 0, or kept, with its state and rate", "new"
+    ),
 }
 # The numbers of a method that are printed before it runs, and what they are called.
 NUMBERS = {

@@ -135,6 +135,7 @@ TRAINING_FIELDS = {
 
 # What a method's own text or code says where it differs from the settings.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "fedavg_finetuned": {"aggregation": "uniform"},
     "cffl": {"alpha": 0.8, "removal": 1 / 3, "removal_imbalanced": 1 / 6, "removed": "alone"}
     | {"mask_ties": "all"},
     "rffl": {"removal": 1 / 3, "removed": "alone", "beta": 0.0, "beta_on": "max"}
@@ -209,7 +210,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mask_ties": ("position", "all"),
     "first_weights": ("size", "uniform"),
     "beta_on": ("sum", "max"),
+    "broadcast": ("gamma", "sum", "max"),
+    "contribution_by": ("size", "accuracy", "participation"),
     "decay_per": ("round", "epoch"),
+    "finetune_optimizer": ("new", "kept"),
     "optimizer_state": ("persist", "restart"),
     "clip_by": ("entry", "norm"),
     "combine": ("mean", "sum"),
@@ -249,8 +253,10 @@ class Method:
     normalise_scores: bool = False
     relative_floor: bool = False
     q: float = 1.0
-    kappa: float = 0.5
-    recovery: float = 0.1
+    kappa: float = 0.0
+    recovery: float = 0.0
+    contribution_by: str = "size"
+    broadcast: str = "gamma"
     removal: float = 0.0
     removal_imbalanced: float | None = None  # of cffl under class_imbalance; None: as removal
     removed: str = "frozen"
@@ -265,6 +271,7 @@ class Method:
     permutations: int = 100
     scale_values: bool = False
     finetune_rounds: int = 1
+    finetune_optimizer: str = "new"
     dropout: float = 0.0
 
     def hyper(self, partition: str = "") -> Hyper:

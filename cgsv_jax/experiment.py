@@ -32,7 +32,14 @@ from cgsv_jax import data as data_lib
 from cgsv_jax import network as network_lib
 from cgsv_jax import participation as participation_lib
 from cgsv_jax.aggregation import AGGREGATIONS
-from cgsv_jax.algorithms import ALGORITHMS, LOSS_FIRST, READS, STAGED, needs_validation
+from cgsv_jax.algorithms import (
+    ALGORITHMS,
+    LOSS_FIRST,
+    READS,
+    STAGED,
+    needs_alone,
+    needs_validation,
+)
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.contribution import GAMES, MEASURES, OF_GAMES
 from cgsv_jax.data import attendance, lists, owners, partition
@@ -612,8 +619,10 @@ def options_of(config: Config, method: Method, problem: Problem) -> Options:
 
 
 def rounds_of(config: Config, method: Method) -> int:
-    """Rounds of a method: T, and those of its second stage where it has one."""
-    return config.rounds + (method.finetune_rounds if method.algorithm in STAGED else 0)
+    """Rounds of a method: T, those of its second stage, and those alone before, if it has them."""
+    alone = needs_alone(method.algorithm, method.options())
+    staged = method.finetune_rounds if method.algorithm in STAGED else 0
+    return config.rounds * (1 + alone) + staged
 
 
 def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
@@ -625,7 +634,10 @@ def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
 
 def settings_of(config: Config, method: Method, problem: Problem) -> Settings:
     """`settings`, and what the method's uploads must carry."""
-    return settings(config, problem)._replace(start_loss=method.algorithm in LOSS_FIRST)
+    return settings(config, problem)._replace(
+        start_loss=method.algorithm in LOSS_FIRST,
+        alone=needs_alone(method.algorithm, method.options()),
+    )
 
 
 def parts(
@@ -636,6 +648,7 @@ def parts(
         hyper.learning_rate, hyper.decay, per=method.decay_per, epochs=config.epochs
     )
     optimizer = OPTIMIZERS[method.optimizer]
+    again = method.algorithm in STAGED and method.finetune_optimizer == "new"
     return {
         "model": problem.model,
         "algorithm": ALGORITHMS[method.algorithm](hyper, options_of(config, method, problem)),
@@ -646,6 +659,7 @@ def parts(
             batch_size=config.batch_size,
             precision=config.precision,
             restart=method.optimizer_state == "restart",
+            afresh=config.rounds if again else None,
         ),
     }
 
@@ -755,7 +769,7 @@ def seconds_per_round(config: Config, method: Method, problem: Problem) -> float
     )
     taken = float(steps(config, problem).sum()) * (config.cohort or clients) / clients
     evaluated = 1 + (clients if problem.chosen is None else len(problem.chosen))
-    often = min(config.eval_every, rounds_of(config, method))
+    often = min(config.eval_every, config.rounds)
     passes = 3 * taken * rows + evaluated * len(problem.data.test_labels) / often
     judged = passed = 0
     if needs_validation(method.algorithm, options_of(config, method, problem)):
@@ -781,7 +795,11 @@ def segments_of(config: Config, method: Method, problem: Problem) -> tuple[runs.
     """How the runs of a method are cut: about twenty segments, none of which takes long."""
     most = max(1, int(SECONDS / seconds_per_round(config, method, problem)))
     most = min(most, config.checkpoint_every or most)
-    return runs.segments(rounds_of(config, method), config.eval_every, most)
+    alone = config.rounds if needs_alone(method.algorithm, method.options()) else 0
+    before = runs.segments(alone, config.eval_every, most) if alone else ()
+    before = tuple(runs.Segment(segment.rounds, 0, alone=True) for segment in before)
+    after = runs.segments(rounds_of(config, method) - alone, config.eval_every, most)
+    return before + after
 
 
 def fingerprint(dealt: Sequence[Problem]) -> str:
@@ -871,7 +889,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
 
     def start(key: jax.Array, hyper: Hyper) -> State:
         made = parts(config, method, problem, hyper)
-        return simulation.init(key, number, attack=attack, mesh=mesh, **made)
+        return simulation.init(key, number, attack=attack, mesh=mesh, alone=static.alone, **made)
 
     def begin(seeds: jax.Array, hyper: Hyper) -> State:
         return sweep.runs(start, jax.vmap(jax.random.key)(seeds), hyper)
@@ -883,20 +901,27 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
         state: State,
         shared: tuple,
         evaluated: bool = True,
+        alone: bool = False,
     ) -> Any:
         def one(key, hyper, state, data, clients, chosen):
-            state, *seen = simulation.advance(
-                key,
-                state,
-                data,
-                clients,
-                settings=static._replace(rounds=rounds),
-                participation=participation_of(config, method, problem, hyper),
-                attack=attack,
-                chosen=chosen,
-                evaluated=evaluated,
+            arguments = (key, state, data, clients)
+            options = {
+                "settings": static._replace(rounds=rounds),
+                "participation": participation_of(config, method, problem, hyper),
                 **parts(config, method, problem, hyper),
-            )
+            }
+
+            def go_on() -> tuple[State, Record, Evaluation]:
+                looks = {"attack": attack, "chosen": chosen, "evaluated": evaluated}
+                return simulation.advance(*arguments, **options, **looks)
+
+            if alone:  # nothing is seen of it: what would be, with no rounds
+                state = simulation.train_alone(*arguments, rounds=config.rounds, **options)
+                seen = jax.tree.map(
+                    lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), jax.eval_shape(go_on)[1:]
+                )
+            else:
+                state, *seen = go_on()
             return state, *layout.keep_whole(seen, mesh)
 
         return sweep.runs(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)

@@ -23,7 +23,8 @@ class Programs(NamedTuple):
     """What is compiled for runs of one shape, and the arguments that do not change."""
 
     begin: Callable  # (seeds [R] uint32, hyper [R]) -> State [R, ...]
-    # (rounds, seeds, hyper, State, shared, evaluated=True) -> (State, Record, Evaluation)
+    # (rounds, seeds, hyper, State, shared, evaluated=True, alone=False)
+    # -> (State, Record, Evaluation)
     segment: Callable
     hyper: Hyper  # every field [1], of the method as it is configured
     shared: tuple  # what all runs read: the rows, the partition, which clients are evaluated
@@ -45,6 +46,7 @@ class Segment(NamedTuple):
 
     rounds: int
     evaluations: int  # how many fall into it; the last of them ends it, where there is one
+    alone: bool = False  # clients train alone, before round 0; nothing is seen of it
 
 
 class Batch(NamedTuple):
@@ -363,12 +365,13 @@ def _moments(
             state = call(start, ("begin", count), *numbers)
             pieces.append([])
         behind = 0
-        for rounds, evaluations in batch.segments:
+        for rounds, evaluations, alone in batch.segments:
             behind += rounds
             if behind <= first:
                 continue
-            function = functools.partial(made.segment, rounds, evaluated=evaluations > 0)
-            name = (rounds, evaluations > 0, count)
+            how = {"evaluated": evaluations > 0, "alone": alone}
+            function = functools.partial(made.segment, rounds, **how)
+            name = (rounds, evaluations > 0, alone, count)
             arguments = (*numbers, state, made.shared)
             state, *seen = call(function, name, *arguments, donate_argnums=2)
             pieces[number].append(Seen(*made.in_order(*jax.device_get(seen))))
@@ -485,7 +488,8 @@ def _expected(
             rest = x.shape[2:] if segments else (0,) * (len(x.shape) - 2)
             return jax.ShapeDtypeStruct((len(chunk.seeds), length, *rest), x.dtype)
 
-        lengths = (sum(s.rounds for s in segments), sum(s.evaluations for s in segments))
+        rounds = sum(s.rounds for s in segments if not s.alone)
+        lengths = (rounds, sum(s.evaluations for s in segments))
         each = [
             jax.tree.map(lambda x, n=n: leaf(x, n), t) for t, n in zip(shown, lengths, strict=True)
         ]

@@ -87,7 +87,8 @@ def copy(saved, tmp_path):
 
 STATEFUL = [
     {"algorithms": "cgsv", "optimizer": "adam"},
-    {"algorithms": "iafl", "optimizer": "momentum"},
+    {"algorithms": "iafl", "optimizer": "momentum", "recovery": 0.5},
+    {"algorithms": "iafl", "contribution_by": "accuracy", "rounds": 2},
     {"algorithms": ("rffl", "shapfed_wa")},
     {"algorithms": "fedavg_finetuned", "finetune_rounds": 2},
     {"algorithms": "cffl", "eval_clients": 2, "seeds": 2},
