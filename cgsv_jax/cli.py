@@ -143,6 +143,9 @@ PROBLEM = {
     ),
     "partition_seed": Flag(_INT, "seed of the partition, the same for all seeds", "0"),
     "concentration": Flag(_FLOAT, "above 0, small is uneven (dirichlet, size_dirichlet)", "0.5"),
+    "dirichlet_balanced": Flag(
+        bool, "of the next class nobody gets rows who has n / N of them already (dirichlet)"
+    ),
     "min_rows": Flag(_INT, "fewest rows of a client (dirichlet, size_dirichlet, by_owner)", "1"),
     "shares": Flag(
         _FLOATS, "a number per client, sizes are proportional to them (by_shares)", "none"

@@ -172,6 +172,7 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "shares": ("partitions", ("by_shares",)),
     "classes_per_client": ("partitions", ("k_classes",)),
     "concentration": ("partitions", ("dirichlet", "size_dirichlet")),
+    "dirichlet_balanced": ("partitions", ("dirichlet",)),
     "min_rows": ("partitions", ("dirichlet", "size_dirichlet", "by_owner")),
     "removal_imbalanced": ("partitions", ("class_imbalance",)),
     "synthetic_rows": ("dataset", ("synthetic",)),
@@ -317,6 +318,7 @@ class Config:
     validation_share: float = 0.1
     partition_seed: int = 0
     concentration: float = 0.5
+    dirichlet_balanced: bool = False
     min_rows: int = 1
     synthetic_rows: int = 10_000
     eval_batch: int = 500
@@ -560,6 +562,7 @@ def _problems(config: Config, tables: Tables) -> list[str]:
         *_at_least("min_rows", c.min_rows, 1),
         *_at_least("classes_per_client", c.classes_per_client, 1),
         *_truth("repeated_rows", c.repeated_rows),
+        *_truth("dirichlet_balanced", c.dirichlet_balanced),
         *_at_least("synthetic_rows", c.synthetic_rows, 1),
         *_number("concentration", c.concentration, 0, math.inf, open_low=True, open_high=True),
         *_number("validation_share", c.validation_share, 0, 1, open_high=True),

@@ -601,6 +601,8 @@ def _deal(
         options = {"num_classes": data_lib.DATASETS[config.dataset].num_classes}
     if name in ("dirichlet", "size_dirichlet"):
         options = {"concentration": config.concentration, "min_rows": config.min_rows}
+    if name == "dirichlet":
+        options["balanced"] = config.dirichlet_balanced
     if name == "by_shares":
         options = {"shares": config.shares}
     if name == "k_classes":

@@ -56,6 +56,7 @@ SWEEPABLE = (
 _OF_THE_POOL = (
     *("data_dir", "owners", "lists", "repeated_rows", "shares", "classes_per_client"),
     *("rows_per_client", "validation_share", "partition_seed", "concentration", "min_rows"),
+    "dirichlet_balanced",
     *("synthetic_rows", "eval_rows", "eval_clients"),
 )
 _NO_ONE: dict[str, Any] = {"partitions": (), "seeds": (), "methods": ()}

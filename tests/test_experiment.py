@@ -313,7 +313,7 @@ DEALT = {
     "by_shares": {"shares": (4, 3, 2, 1)},
     "k_classes": {"classes_per_client": 3},
     "size_dirichlet": {"concentration": 5.0, "min_rows": 50},
-    "dirichlet": {"concentration": 5.0, "min_rows": 50},
+    "dirichlet": {"concentration": 5.0, "min_rows": 50, "dirichlet_balanced": True},
 }
 
 
@@ -322,7 +322,8 @@ def test_every_partition_can_be_asked_for(name):
     """It is dealt as the function deals the pool, with the options asked for."""
     asked = DEALT.get(name, {})
     (problem,) = experiment.problems(experiment.configure(**SMALL, **asked, partitions=name))
-    options = dict(asked) | ({"num_classes": 10} if name == "class_imbalance" else {})
+    options = {option.removeprefix("dirichlet_"): value for option, value in asked.items()}
+    options |= {"num_classes": 10} if name == "class_imbalance" else {}
     made = partition.PARTITIONS[name](
         np.random.default_rng([0, 1]), problem.data.labels, 4, **options
     )
