@@ -28,6 +28,7 @@ from cgsv_jax.types import Hyper
 
 MAX_SETTINGS = 100_000
 REFUSED = 100  # settings after which no further one is judged
+A_RUN = 15_000  # bytes of a run on the host, as measured: its config, its end and its row
 JUDGES = ("test", "validation")  # the rows that a sweep may be judged on
 # What a best setting may be chosen by; more is better.
 CRITERIA = (
@@ -214,8 +215,22 @@ def of_points(
             break
     if refused:
         raise ConfigError("\n".join(_sentences(refused, judged, judged < len(points))))
+    if wrong := _too_many(settings, tuple(axes)):
+        raise ConfigError("\n".join(wrong))
     here = {name: getattr(settings[0].config, name) for name in config_lib.PATHS if name in asked}
     return Sweep(asked | here, dict(axes), tuple(settings), algorithms, best, judge)
+
+
+def _too_many(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
+    """Whether what every run gives, and its row of the table, fit in the memory of the host."""
+    runs = size = 0
+    for _, config in settings:
+        own = len(config.partitions) * len(config.methods) * len(config.seeds)
+        runs += own
+        size += own * (A_RUN + 8 * len(Outcome._fields) * experiment.counts_of(config)[0])
+    names = (*swept, "seeds", "partitions", "algorithms")
+    needed = experiment.Memory(size, f"{runs:,} runs", tuple(map(config_lib.flag, names)))
+    return experiment.beyond("the sweep", [needed], files.host_memory())
 
 
 def _sentences(
