@@ -175,7 +175,7 @@ def of_run(
 
 
 def _total(plan: Any) -> int:
-    return sum(len(own["chunks"]) * sum(n for n, _ in own["segments"]) for own in plan)
+    return sum(len(own["chunks"]) * sum(n for n, *_ in own["segments"]) for own in plan)
 
 
 # ---------------------------------------------------------------- writing

@@ -143,6 +143,9 @@ PROBLEM = {
     ),
     "partition_seed": Flag(_INT, "seed of the partition, the same for all seeds", "0"),
     "concentration": Flag(_FLOAT, "above 0, small is uneven (dirichlet, size_dirichlet)", "0.5"),
+    "dirichlet_balanced": Flag(
+        bool, "of the next class nobody gets rows who has n / N of them already (dirichlet)"
+    ),
     "min_rows": Flag(_INT, "fewest rows of a client (dirichlet, size_dirichlet, by_owner)", "1"),
     "shares": Flag(
         _FLOATS, "a number per client, sizes are proportional to them (by_shares)", "none"
@@ -268,7 +271,9 @@ RULES = {
     ),
     "contribution": Flag(_NAME, f"contribution measure: {', '.join(_T.contributions)}", "cosine"),
     "aggregation": Flag(
-        _NAME, f"weights of the aggregate: {', '.join(_T.aggregations)}", "reputation"
+        _NAME,
+        f"weights of the aggregate: {', '.join(_T.aggregations)}",
+        "reputation, fedavg_finetuned uniform",
     ),
     "reward": Flag(_NAME, f"reward rule: {', '.join(_T.rewards)}", "sparsify"),
     "game": Flag(
@@ -300,7 +305,9 @@ RULES = {
         "frozen, rffl and cffl alone",
     ),
     "negative": Flag(
-        _NAME, "rffl: reputations below 0 count as zero, or are kept, with weights below 0", "zero"
+        _NAME,
+        "rffl, shapfed_wa: reputations below 0 count as zero, or are kept, with weights below 0",
+        "zero",
     ),
     "clip": Flag(
         _FLOAT, "cffl: greatest magnitude of an entry of an update, above 0", _per_dataset("clip")
@@ -321,9 +328,24 @@ RULES = {
         "after",
     ),
     "q": Flag(_FLOAT, "exponent of q_ffl, at least 0", "1"),
-    "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]", "0.5"),
-    "recovery": Flag(_FLOAT, "iafl: probability of being sent the reference model", "0.1"),
+    "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]", "0"),
+    "recovery": Flag(_FLOAT, "iafl: probability of starting a round from the reference model", "0"),
+    "broadcast": Flag(
+        _NAME,
+        "shapfed_wa: what a client receives of the server's model: gamma, or gamma over its sum or "
+        "over its max",
+        "gamma",
+    ),
+    "contribution_by": Flag(
+        _NAME,
+        "iafl: what a client contributes: its size, the accuracy it reaches alone (trained before "
+        "the run, judged on validation rows) or its participation in the rounds so far",
+        "size",
+    ),
     "finetune_rounds": Flag(_INT, "rounds alone at the end of fedavg_finetuned", "1"),
+    "finetune_optimizer": Flag(
+        _NAME, "there: new, at the rate of round 0, or kept, with its state and rate", "new"
+    ),
 }
 # The numbers of a method that are printed before it runs, and what they are called.
 NUMBERS = {
@@ -702,7 +724,7 @@ def _train(args: Any) -> None:
     if jax.process_count() > 1 and config.checkpoint_every is not None:
         raise ConfigError(_NOT_TOGETHER)
     dealt = experiment.problems(config)
-    _warn_of_other_data(args, dealt)
+    _warn_of_other_data(args.config, dealt[0].identity)
     if jax.process_index() > 0:
         experiment.run(config, dealt=dealt)  # its share of the work; process 0 has all results
         return
@@ -730,13 +752,13 @@ def _refuse_beside_resume(args: Any) -> None:
         )
 
 
-def _warn_of_other_data(args: Any, dealt: Sequence[experiment.Problem]) -> None:
-    """Where the config of a run is repeated, and its data are others now."""
-    file = pathlib.Path(args.config or "")
+def _warn_of_other_data(config: str | None, now: experiment.DataIdentity) -> None:
+    """Where the config of a run or sweep is repeated, and its data are others now."""
+    file = pathlib.Path(config or "")
     if file.name != "config.json":
         return
     try:
-        wrong = experiment.changed_data(files.path_of(file.parent, "--config"), dealt[0].identity)
+        wrong = experiment.changed_data(files.path_of(file.parent, "--config"), now)
     except ValueError as error:
         wrong = [str(error)]
     for line in wrong:
@@ -1063,7 +1085,8 @@ def _sweep(args: Any) -> None:
     for flag, name in (("partition", "partitions"), ("attack", "attacks")):
         if flag in flags:
             flags[name] = flags.pop(flag)
-    sweep_cli.command(flags, own, sweep_cli.Border(_must_have_devices, _kept, _written))
+    border = sweep_cli.Border(_must_have_devices, _warn_of_other_data, _kept, _written)
+    sweep_cli.command(flags, own, border)
 
 
 def _plot(args: Plot) -> None:

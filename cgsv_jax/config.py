@@ -132,6 +132,7 @@ TRAINING_FIELDS = {
 
 # What a method's own text or code says where it differs from the settings.
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "fedavg_finetuned": {"aggregation": "uniform"},
     "cffl": {"alpha": 0.8, "removal": 1 / 3, "removal_imbalanced": 1 / 6, "removed": "alone"}
     | {"mask_ties": "all"},
     "rffl": {"removal": 1 / 3, "removed": "alone", "beta": 0.0, "beta_on": "max"}
@@ -168,6 +169,7 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "shares": ("partitions", ("by_shares",)),
     "classes_per_client": ("partitions", ("k_classes",)),
     "concentration": ("partitions", ("dirichlet", "size_dirichlet")),
+    "dirichlet_balanced": ("partitions", ("dirichlet",)),
     "min_rows": ("partitions", ("dirichlet", "size_dirichlet", "by_owner")),
     "removal_imbalanced": ("partitions", ("class_imbalance",)),
     "synthetic_rows": ("dataset", ("synthetic",)),
@@ -204,7 +206,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mask_ties": ("position", "all"),
     "first_weights": ("size", "uniform"),
     "beta_on": ("sum", "max"),
+    "broadcast": ("gamma", "sum", "max"),
+    "contribution_by": ("size", "accuracy", "participation"),
     "decay_per": ("round", "epoch"),
+    "finetune_optimizer": ("new", "kept"),
     "optimizer_state": ("persist", "restart"),
     "clip_by": ("entry", "norm"),
     "combine": ("mean", "sum"),
@@ -244,8 +249,10 @@ class Method:
     normalise_scores: bool = False
     relative_floor: bool = False
     q: float = 1.0
-    kappa: float = 0.5
-    recovery: float = 0.1
+    kappa: float = 0.0
+    recovery: float = 0.0
+    contribution_by: str = "size"
+    broadcast: str = "gamma"
     removal: float = 0.0
     removal_imbalanced: float | None = None  # of cffl under class_imbalance; None: as removal
     removed: str = "frozen"
@@ -260,6 +267,7 @@ class Method:
     permutations: int = 100
     scale_values: bool = False
     finetune_rounds: int = 1
+    finetune_optimizer: str = "new"
     dropout: float = 0.0
 
     def hyper(self, partition: str = "") -> Hyper:
@@ -305,6 +313,7 @@ class Config:
     validation_share: float = 0.1
     partition_seed: int = 0
     concentration: float = 0.5
+    dirichlet_balanced: bool = False
     min_rows: int = 1
     synthetic_rows: int = 10_000
     eval_batch: int = 500
@@ -540,6 +549,7 @@ def _problems(config: Config, tables: Tables) -> list[str]:
         *_known("precision", c.precision, tables.precisions),
         *_known("conv", c.conv, tables.convs),
         *_truth("repeated_rows", c.repeated_rows),
+        *_truth("dirichlet_balanced", c.dirichlet_balanced),
     ]
     if _among(c.dataset, tables.datasets) and _among(c.model, tables.models):
         problems += _not_made_for_each_other(c, tables)

@@ -5,7 +5,7 @@ Everything numerical happens in compiled functions; here they are built, timed a
 
 import functools
 import hashlib
-import os
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -34,7 +34,7 @@ from cgsv_jax import data as data_lib
 from cgsv_jax import network as network_lib
 from cgsv_jax import participation as participation_lib
 from cgsv_jax.aggregation import AGGREGATIONS
-from cgsv_jax.algorithms import ALGORITHMS, READS, STAGED
+from cgsv_jax.algorithms import ALGORITHMS, READS, STAGED, needs_alone
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.contribution import GAMES, MEASURES
 from cgsv_jax.data import attendance, lists, owners, partition
@@ -93,6 +93,12 @@ STEPS = 1e4  # mini-batch steps, beside their arithmetic
 BYTES = 2e9  # of the server's matrices
 READINGS = 20  # of such a matrix [N, D] in a round: the ranks, the products, the download
 
+# Bytes, as measured (see `memory_of`).
+A_COALITION = 24  # of a coalition that is looked at in a round: its value, gain and order
+A_ROW = 300  # of a row of rounds.parquet, while all are put together
+AS_SEEN = 40  # of the same, as it is kept until then
+REBUILT = 128  # models beside the clients' where the server judges models on rows of its own
+
 
 class DataIdentity(TypedDict):
     """Which data were meant, by content; environment.json holds it as `data`."""
@@ -118,6 +124,14 @@ class Problem(NamedTuple):
     identity: DataIdentity | None = None  # of the data as a config named them; None: of one's own
     own_model: bool = False  # whether the model was given too, and is not the config's
     owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
+
+
+class Memory(NamedTuple):
+    """Something that takes memory."""
+
+    size: int  # bytes
+    what: str
+    flags: tuple[str, ...]  # that decide it
 
 
 class Progress(NamedTuple):
@@ -174,21 +188,22 @@ def problems(config: Config) -> tuple[Problem, ...]:
         model = _model(config, full, source.num_classes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    dealt, wrong = [], []
+    dealt, ids, wrong = [], [], []
     for name in config.partitions:
         try:
-            data, clients, ids = _deal(config, full, name, read.get(name))
-            dealt.append((data, clients, model, ids))
-            wrong += checks.problems(data, clients, model)
+            *arrays, held = _deal(config, full, name, read.get(name))
+            wrong += checks.problems(*arrays, model)
+            dealt.append(arrays)
+            ids.append(held)
         except (ValueError, OSError) as error:
             wrong += str(error).splitlines()
     _refuse(wrong)
     made = tuple(
-        _problem(config, name, *parts)._replace(identity=identity)
-        for name, parts in zip(config.partitions, dealt, strict=True)
+        _problem(config, name, *arrays[:2], model)._replace(identity=identity)
+        for name, arrays in zip(config.partitions, dealt, strict=True)
     )
     _refuse(wrong for problem in made for wrong in _unfit(config, problem))
-    return made
+    return tuple(_conducted(config, *each) for each in zip(made, ids, strict=True))
 
 
 def data_identity(*configs: Config) -> DataIdentity:
@@ -248,7 +263,10 @@ def _named(config: Config) -> dict[str, Any]:
     options = {}
     if config.dataset == "synthetic":
         options = {"num_rows": config.synthetic_rows}
-        _must_fit_in_memory(config.synthetic_rows, data_lib.DATASETS[config.dataset].input_shape)
+        each = 4 * math.prod(data_lib.DATASETS[config.dataset].input_shape)
+        times = 3  # as drawn, as dealt out, and on the device
+        rows = Memory(times * each * config.synthetic_rows, "the rows", ("--synthetic-rows",))
+        _refuse(beyond("the data", [rows], files.host_memory()))
     return {"name": config.dataset, "data_dir": config.data_dir, **options}
 
 
@@ -299,23 +317,13 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
     problem = _problem(config, config_lib.GIVEN, data, clients, model)
     problem = problem._replace(own_model=own_model)
     _refuse(_unfit(config, problem))
-    return problem
+    return _conducted(config, problem)
 
 
 def _refuse(wrong: Iterable[str]) -> None:
     """One error for all that is wrong, each named once."""
     if lines := list(dict.fromkeys(wrong)):
         raise ConfigError("\n".join(lines))
-
-
-def _must_fit_in_memory(rows: int, shape: tuple[int, ...]) -> None:
-    """The rows as drawn, dealt out and sent to the device: refused rather than killed for it."""
-    needed = 3 * 4 * rows * int(np.prod(shape))
-    if needed > _host_memory():
-        raise ValueError(
-            f"--synthetic-rows is {rows}, which takes {needed / 2**30:.1f} GiB, "
-            f"it must fit in {_host_memory() / 2**30:.1f} GiB"
-        )
 
 
 def _model(config: Config, data: Dataset, num_classes: int) -> Model:
@@ -329,22 +337,12 @@ def _model(config: Config, data: Dataset, num_classes: int) -> Model:
     return builder(data.inputs.shape[1:], num_classes)
 
 
-def _problem(
-    config: Config,
-    name: str,
-    data: Dataset,
-    clients: Clients,
-    model: Model,
-    ids: np.ndarray | None = None,
-) -> Problem:
-    """What is left to be made; `ids` are the owners of the rows, where clients are owners."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    clients, cheats = _conduct(config, data, clients, model)
-    clients = _joining(config, clients)
+def _problem(config: Config, name: str, data: Dataset, clients: Clients, model: Model) -> Problem:
+    """A problem whose clients are all honest and there from the first round."""
     listed = None
     if config.attendance is not None:
         try:
-            listed = attendance.load(config.attendance, len(clients.mask))
+            listed = attendance.load(config.attendance, counts_of(config)[0])
         except ValueError as error:
             raise ConfigError(str(error)) from error
     network = network_lib.network(
@@ -354,16 +352,35 @@ def _problem(
         batch=config.eval_batch,
         width=_width_asked(config.layout),
     )
-    sizes, classes = partition.describe(clients, data.labels)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
+    holdings = partition.describe(clients, data.labels)
+    return Problem(name, data, clients, *holdings, model, tensors, network, None, (), listed)
+
+
+def _conducted(config: Config, problem: Problem, ids: np.ndarray | None = None) -> Problem:
+    """The problem with the clients that cheat or come late, and who is evaluated.
+
+    `ids` are the owners of the rows, where clients are owners.
+    """
+    clients, cheats = _conduct(config, problem.data, problem.clients, problem.model)
+    clients = _joining(config, clients)
+    sizes, classes = partition.describe(clients, problem.data.labels)
     chosen = None
     if config.eval_clients is not None and config.eval_clients < len(sizes):
         # Evenly from the fewest rows to the most, both ends included.
         places = np.linspace(0, len(sizes) - 1, config.eval_clients).round().astype(int)
         chosen = np.sort(np.argsort(sizes, kind="stable")[places])
-    tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
     held = () if ids is None else tuple(ids[np.asarray(clients.rows)[:, 0]].astype(str).tolist())
-    seen = (tensors, network, chosen, cheats, listed)
-    return Problem(name, data, clients, sizes, classes, model, *seen, owners=held)
+    made = problem._replace(clients=clients, sizes=sizes, classes=classes, owners=held)
+    return made._replace(chosen=chosen, cheats=cheats)
+
+
+def counts_of(config: Config) -> tuple[int, int]:
+    """Clients of a run, those that one poses as included, and how many of them are evaluated."""
+    asked = map(config_lib.attacking, config.attacks)
+    number = config.clients + sum(x.count - 1 for x in asked if x.name == attacks.REPLICATION)
+    return number, min(number, config.eval_clients or number)
 
 
 def _conduct(
@@ -432,19 +449,107 @@ def _unfit(config: Config, problem: Problem) -> list[str]:
             f"--epochs is {config.epochs}, which makes {visits} visits of the largest client's "
             f"rows in a round, it must make at most {config_lib.MAX_WHOLE}"
         )
+    there = memory() * (config.devices if timing.memory_limit() else 1)
+    number, who = _population(config)
+    network = "--hidden" if config.model == "mlp" else "--model"
+    alone = Memory(4 * number * sum(problem.tensors), "models", (*who, network))
+    if large := beyond("every method", [alone], there):  # before a rule looks at such a model
+        return wrong + large
     for method in config.methods:
         try:  # what a rule says of N, D or the model, it says before anything is compiled
-            algorithm = parts(config, method, problem, method.hyper(problem.partition))["algorithm"]
-            if algorithm.needs.validation and not len(problem.data.validation[1]):
+            needs = needs_of(config, method, problem)
+            if needs.validation and not len(problem.data.validation[1]):
                 wrong.append(
                     f"{method.name} judges models on the server's validation rows, "
                     f"but --validation-share {config.validation_share:g} leaves none"
                 )
                 continue
-            jax.eval_shape(lambda a=algorithm: a.init(len(problem.sizes), sum(problem.tensors)))
+            needed = memory_of(config, method, problem)
         except ValueError as error:
             wrong.append(str(error))
-    return wrong
+            continue
+        wrong += beyond(method.name, needed, there)
+    rows = number * len(config.partitions) * len(config.seeds)
+    rows *= sum(rounds_of(config, method) for method in config.methods)
+    told = (*who, "--rounds", "--seeds", "--algorithms", "--partition")
+    table = Memory(A_ROW * rows, f"{rows:,} rows of rounds.parquet", told)
+    return wrong + beyond("the tables", [table], files.host_memory())
+
+
+def memory_of(config: Config, method: Method, problem: Problem) -> tuple[Memory, ...]:
+    """What one run of a method takes while it is computed, the rows themselves apart.
+
+    Of models and updates there are S (1 + C / N) + 4 C D bytes and 12 D for each client trained at
+    the same time: S is the state, models [N, D] and whatever an optimizer, a rule or an attacker
+    remembers of each, and C are the clients of a round. XLA's own count is .7 of it (cgsv) to 1.7
+    (cffl), twice with gaussian_noise. Only shapes are traced, and nothing is allocated.
+
+    Args:
+      config: how many clients, rounds and so on.
+      method: whose rules they are.
+      problem: the model and who holds what; those as whom a client poses need not be there yet.
+
+    Raises:
+      ValueError: a rule cannot be for so many clients or parameters.
+    """
+    number, who = _population(config)
+    parameters, rounds = sum(problem.tensors), rounds_of(config, method)
+    made = parts(config, method, problem, method.hyper(problem.partition))
+    attack = forged_uploads(config, method)
+    params = jax.eval_shape(problem.model.init, jax.random.key(0))
+    steps = number * _size(made["trainer"].init, params)
+    state = 4 * number * parameters + steps
+    state += _size(lambda: made["algorithm"].init(number, parameters))
+    state += _size(lambda: attack.init(number, parameters)) if attack else 0
+    taking = config.cohort or number
+    if problem.attendance is not None:
+        taking = problem.attendance.shape[1]
+    wide = number if config.layout == "all" else min(_width_asked(config.layout) or 1, number)
+    needs = needs_of(config, method, problem)
+    copies = taking + 3 * wide + REBUILT * needs.validation
+    network = ("--hidden" if config.model == "mlp" else "--model",)
+    network += ("--optimizer",) if steps else ()
+    slots = number * problem.clients.mask.shape[1]
+    looked = needs.valuations(number)
+    products = 12 * number**2 if looked else 0
+    return (
+        Memory(
+            state + state * taking // number + 4 * parameters * copies,
+            "models and updates",
+            (*who, *network),
+        ),
+        Memory(partition.SLOT * slots, "who holds which rows", (*who, "--partition")),
+        Memory(
+            A_COALITION * looked + products,
+            f"{looked:,} coalitions a round",
+            (*who, "--permutations"),
+        ),
+        Memory(AS_SEEN * number * rounds, "what is recorded", (*who, "--rounds")),
+    )
+
+
+def _population(config: Config) -> tuple[int, tuple[str, ...]]:
+    """N, and the flags that make it."""
+    number, _ = counts_of(config)
+    return number, ("--clients", "--attack") if number > config.clients else ("--clients",)
+
+
+def _size(function: Callable, *args: Any) -> int:
+    """Bytes of what a function gives."""
+    leaves = jax.tree.leaves(jax.eval_shape(function, *args))
+    return sum(x.size * x.dtype.itemsize for x in leaves)
+
+
+def beyond(what: str, needed: Sequence[Memory], there: int) -> list[str]:
+    """A sentence where all of it does not fit in `there` bytes, about what takes most of it."""
+    total = sum(own.size for own in needed)
+    if total <= there:
+        return []
+    most = [own for own in needed if 10 * own.size > total]
+    flags = ", ".join(dict.fromkeys(flag for own in most for flag in own.flags))
+    size, has = (f"{bytes_ / 2**30:,.1f} GiB" for bytes_ in (total, there))
+    parts_ = " and ".join(own.what for own in most)
+    return [f"{flags}: {what} would take {size} of memory for {parts_}, there are {has}"]
 
 
 def _deal(
@@ -496,6 +601,8 @@ def _deal(
         options = {"num_classes": data_lib.DATASETS[config.dataset].num_classes}
     if name in ("dirichlet", "size_dirichlet"):
         options = {"concentration": config.concentration, "min_rows": config.min_rows}
+    if name == "dirichlet":
+        options["balanced"] = config.dirichlet_balanced
     if name == "by_shares":
         options = {"shares": config.shares}
     if name == "k_classes":
@@ -520,8 +627,10 @@ def needs_of(config: Config, method: Method, problem: Problem) -> Needs:
 
 
 def rounds_of(config: Config, method: Method) -> int:
-    """Rounds of a method: T, and those of its second stage where it has one."""
-    return config.rounds + (method.finetune_rounds if method.algorithm in STAGED else 0)
+    """Rounds of a method: T, those of its second stage, and those alone before, if it has them."""
+    alone = needs_alone(method.algorithm, method.options())
+    staged = method.finetune_rounds if method.algorithm in STAGED else 0
+    return config.rounds * (1 + alone) + staged
 
 
 def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
@@ -534,7 +643,8 @@ def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
 def settings_of(config: Config, method: Method, problem: Problem) -> Settings:
     """`settings`, and what the method's uploads must carry."""
     return settings(config, problem)._replace(
-        start_loss=needs_of(config, method, problem).start_loss
+        start_loss=needs_of(config, method, problem).start_loss,
+        alone=needs_alone(method.algorithm, method.options()),
     )
 
 
@@ -546,6 +656,7 @@ def parts(
         hyper.learning_rate, hyper.decay, per=method.decay_per, epochs=config.epochs
     )
     optimizer = OPTIMIZERS[method.optimizer]
+    again = method.algorithm in STAGED and method.finetune_optimizer == "new"
     return {
         "model": problem.model,
         "algorithm": ALGORITHMS[method.algorithm](hyper, options_of(config, method, problem)),
@@ -556,6 +667,7 @@ def parts(
             batch_size=config.batch_size,
             precision=config.precision,
             restart=method.optimizer_state == "restart",
+            afresh=config.rounds if again else None,
         ),
     }
 
@@ -618,11 +730,7 @@ def _width_asked(layout: str) -> int | None:
 
 def memory() -> int:
     """Bytes of the device, or of the host where that is the device."""
-    return timing.memory_limit() or _host_memory()
-
-
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return timing.memory_limit() or files.host_memory()
 
 
 @functools.lru_cache(maxsize=64)
@@ -669,7 +777,7 @@ def seconds_per_round(config: Config, method: Method, problem: Problem) -> float
     )
     taken = float(steps(config, problem).sum()) * (config.cohort or clients) / clients
     evaluated = 1 + (clients if problem.chosen is None else len(problem.chosen))
-    often = min(config.eval_every, rounds_of(config, method))
+    often = min(config.eval_every, config.rounds)
     passes = 3 * taken * rows + evaluated * len(problem.data.test_labels) / often
     needs = needs_of(config, method, problem)
     judged = len(problem.data.validation[1]) if needs.validation else 0
@@ -682,7 +790,11 @@ def segments_of(config: Config, method: Method, problem: Problem) -> tuple[runs.
     """How the runs of a method are cut: about twenty segments, none of which takes long."""
     most = max(1, int(SECONDS / seconds_per_round(config, method, problem)))
     most = min(most, config.checkpoint_every or most)
-    return runs.segments(rounds_of(config, method), config.eval_every, most)
+    alone = config.rounds if needs_alone(method.algorithm, method.options()) else 0
+    before = runs.segments(alone, config.eval_every, most) if alone else ()
+    before = tuple(runs.Segment(segment.rounds, 0, alone=True) for segment in before)
+    after = runs.segments(rounds_of(config, method) - alone, config.eval_every, most)
+    return before + after
 
 
 def fingerprint(dealt: Sequence[Problem]) -> str:
@@ -796,7 +908,7 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
 
     def start(key: jax.Array, hyper: Hyper) -> State:
         made = parts(config, method, problem, hyper)
-        return simulation.init(key, number, attack=attack, mesh=mesh, **made)
+        return simulation.init(key, number, attack=attack, mesh=mesh, alone=static.alone, **made)
 
     def begin(seeds: jax.Array, hyper: Hyper) -> State:
         return sweep.runs(start, jax.vmap(jax.random.key)(seeds), hyper)
@@ -808,20 +920,27 @@ def programs(config: Config, method: Method, problem: Problem) -> Programs:
         state: State,
         shared: tuple,
         evaluated: bool = True,
+        alone: bool = False,
     ) -> Any:
         def one(key, hyper, state, data, clients, chosen):
-            state, *seen = simulation.advance(
-                key,
-                state,
-                data,
-                clients,
-                settings=static._replace(rounds=rounds),
-                participation=participation_of(config, method, problem, hyper),
-                attack=attack,
-                chosen=chosen,
-                evaluated=evaluated,
+            arguments = (key, state, data, clients)
+            options = {
+                "settings": static._replace(rounds=rounds),
+                "participation": participation_of(config, method, problem, hyper),
                 **parts(config, method, problem, hyper),
-            )
+            }
+
+            def go_on() -> tuple[State, Record, Evaluation]:
+                looks = {"attack": attack, "chosen": chosen, "evaluated": evaluated}
+                return simulation.advance(*arguments, **options, **looks)
+
+            if alone:  # nothing is seen of it: what would be, with no rounds
+                state = simulation.train_alone(*arguments, rounds=config.rounds, **options)
+                seen = jax.tree.map(
+                    lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), jax.eval_shape(go_on)[1:]
+                )
+            else:
+                state, *seen = go_on()
             return state, *layout.keep_whole(seen, mesh)
 
         return sweep.runs(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)
@@ -847,7 +966,7 @@ def batch_of(config: Config, method: Method, problem: Problem) -> Batch:
         )
         return Chunk(np.asarray(seeds, np.uint32), numbers)
 
-    chunks = tuple(chunk(seeds) for seeds in _together(config, problem))
+    chunks = tuple(chunk(seeds) for seeds in _together(config, method, problem))
     return Batch(
         build=lambda: programs(config, method, problem),
         chunks=chunks,
@@ -873,22 +992,18 @@ def cell_of(config: Config, method: Method, problem: Problem, seen: Sequence[See
     )
 
 
-def matrices_of(problem: Problem) -> int:
-    """Bytes of what a run holds per client and parameter: models, updates, sorts, chunks."""
-    return 4 * 4 * len(problem.sizes) * sum(problem.tensors)
-
-
-def _together(config: Config, problem: Problem) -> list[tuple[int, ...]]:
+def _together(config: Config, method: Method, problem: Problem) -> list[tuple[int, ...]]:
     """The seeds in groups, each of which is one program.
 
     On a CPU width does not pay, and over several devices the clients already fill them: there one
     after another, so that one state is in memory at a time. Elsewhere all at once if their matrices
     take half of the memory.
     """
-    fits = 2 * matrices_of(problem) * len(config.seeds) <= memory()
-    if jax.default_backend() == "cpu" or config.devices > 1 or not fits:
-        return [(seed,) for seed in config.seeds]
-    return [config.seeds]
+    if jax.default_backend() != "cpu" and config.devices == 1:
+        each = sum(own.size for own in memory_of(config, method, problem))
+        if 2 * each * len(config.seeds) <= memory():
+            return [config.seeds]
+    return [(seed,) for seed in config.seeds]
 
 
 def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> None:

@@ -335,6 +335,15 @@ def read_table(
         return pl.read_parquet(io.BytesIO(content))
 
 
+def host_memory() -> int:
+    """Bytes of this machine, or of the container in it."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(ValueError):  # it is not there, or holds "max"
+            there = min(there, int(read_text(file)))
+    return there
+
+
 # ---------------------------------------------------------------- digests
 
 

@@ -77,6 +77,7 @@ def trainer(
     loss: Loss = negative_log_likelihood,
     precision: str = "default",
     restart: bool = False,
+    afresh: int | None = None,
 ) -> Trainer:
     """E epochs of mini-batch descent; the last short batch of an epoch is kept.
 
@@ -96,6 +97,8 @@ def trainer(
       restart: whether the optimizer starts afresh in every round. Otherwise its state is carried
         from round to round, as in the released code, although the weights that it has followed
         are taken back.
+      afresh: a round in which the optimizer is a new one, and from which on the rate is that of the
+        first epoch of round 0; who is absent in that round keeps its old optimizer.
 
     Returns:
       A Trainer.
@@ -110,6 +113,12 @@ def trainer(
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, it must be one of {', '.join(PRECISIONS)}")
     multiplying = None if precision == "default" else precision
+
+    def rate(round_: Array, epoch: Array) -> Array:
+        planned = schedule(round_, epoch)
+        if afresh is None:
+            return planned
+        return jnp.where(round_ < afresh, planned, schedule(jnp.int32(0), jnp.int32(0)))
 
     def logits_of(params: ArrayTree, inputs: Array, key: PRNGKey) -> Array:
         if precision != "bfloat16":
@@ -165,11 +174,14 @@ def trainer(
 
             with jax.default_matmul_precision(multiplying):
                 mean, gradient = jax.value_and_grad(mean_loss)(params)
-            descent = optimizer(schedule(round_, epoch))
+            descent = optimizer(rate(round_, epoch))
             updates, opt_state = descent.update(gradient, opt_state, params)
             return optax.apply_updates(params, updates), opt_state, total + mean * count
 
         first = fresh(params) if restart else opt_state
+        if afresh is not None and not restart:
+            new = round_ == afresh
+            first = jax.tree.map(lambda x, y: jnp.where(new, x, y), fresh(params), opt_state)
         carry = (params, first, jnp.zeros((), jax.tree.leaves(params)[0].dtype))
         trained, last, total = jax.lax.fori_loop(0, last_step[-1], step, carry)
         opt_state = () if restart else last
@@ -177,7 +189,7 @@ def trainer(
         return delta, opt_state, total / jnp.maximum(jnp.sum(visits), 1)
 
     def learning_rate(round_: Array) -> Array:
-        return schedule(round_, jnp.int32(0))
+        return rate(round_, jnp.int32(0))
 
     return Trainer(init, update, learning_rate)
 

@@ -265,6 +265,7 @@ def gather(
         round=state.round,
         reputation=take(state.reputation, members),
         attack=take(state.attack, members),
+        alone=take(state.alone, members),
     )
     part_of = take(clients._replace(numbers=numbers, joins=None), members)
     return cohort, part_of
@@ -323,6 +324,7 @@ def scatter(
         round=cohort.round,
         reputation=put(state.reputation, members, cohort.reputation),
         attack=put(state.attack, members, cohort.attack),
+        alone=state.alone,
     )
     nothing = Record(*(jnp.zeros(count, x.dtype) for x in record))
     nothing = nothing._replace(

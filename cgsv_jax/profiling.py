@@ -66,7 +66,9 @@ def profile(
     chosen = None if problem.chosen is None else jnp.asarray(problem.chosen)
     key = jax.random.key(config.seeds[0])
     held = len(problem.sizes)
-    everybody = jax.jit(lambda: simulation.init(key, held, mesh=mesh, **parts))()
+    everybody = jax.jit(
+        lambda: simulation.init(key, held, mesh=mesh, alone=static.alone, **parts)
+    )()
     state, whole_clients, members = everybody, clients, None
     here, steps = jnp.ones(held, bool), experiment.steps(config, problem)
     who = experiment.participation_of(config, method, problem, method.hyper(problem.partition))

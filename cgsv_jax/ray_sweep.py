@@ -241,7 +241,7 @@ def execute(
     runs: Sequence[Run],
     plan: Plan,
     options: Mapping[str, Any],
-    watch: Callable[[int, float], None],
+    watch: Callable[[str, int, float], None],
     through: Callable[[Mapping[Run, Outcome]], None],
 ) -> None:
     """Runs what a plan holds as trials.
@@ -251,7 +251,7 @@ def execute(
       runs: all of its runs, in the order of `sweeping.runs_of`.
       plan: what is to be run of them.
       options: directory, address, cpus, gpus, together, data.
-      watch: (rounds done, seconds since the start), called at every report.
+      watch: (name, rounds done, of them per second), called at every report.
       through: called with the ends of runs, of each run of the plan once.
     """
     numbers = {run: number for number, run in enumerate(runs)}
@@ -269,10 +269,11 @@ def execute(
         done = {}
         for number, end in report.get("rows", ()):
             if (run := runs[number]) in left:
-                done[run] = sweep_results.unpacked(end, *sweeping.counts_of(run.config))
+                done[run] = sweep_results.unpacked(end, *experiment.counts_of(run.config))
                 del left[run]
         through(done)
-        watch(whole - sum(left.values()), time.monotonic() - started)
+        done = whole - sum(left.values())
+        watch("ray", done, done / (time.monotonic() - started))
 
     def trial(own: Mapping[str, Any]) -> None:
         _run_some(described, own["runs"], options)
@@ -348,7 +349,7 @@ def search(
     known: Mapping[str, np.ndarray],
     options: Mapping[str, Any],
     keep: Callable[[Mapping[str, np.ndarray]], None],
-    watch: Callable[[Mapping[str, Any]], None],
+    watch: Callable[[Mapping[str, Any], int], None],
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Trials of one setting each, all its seeds and partitions in one program.
 
@@ -358,7 +359,7 @@ def search(
       known: runs that are through, by their keys, as `sweep_results.parts` reads them.
       options: as in `execute`.
       keep: called with runs that are through, before their trial is.
-      watch: called with every trial that comes to an end.
+      watch: called with every trial that comes to an end, and how many there are now.
 
     Returns:
       All trials, those of before included, and the runs that are through.
@@ -386,7 +387,7 @@ def search(
             "rounds": report["rounds"],
         }
         told.append(trial)
-        watch(trial)
+        watch(trial, len(told))
 
     base = {"asked": wanted.asked, "best": wanted.best, "judge": wanted.judge}
 

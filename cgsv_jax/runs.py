@@ -23,7 +23,8 @@ class Programs(NamedTuple):
     """What is compiled for runs of one shape, and the arguments that do not change."""
 
     begin: Callable  # (seeds [R] uint32, hyper [R]) -> State [R, ...]
-    # (rounds, seeds, hyper, State, shared, evaluated=True) -> (State, Record, Evaluation)
+    # (rounds, seeds, hyper, State, shared, evaluated=True, alone=False)
+    # -> (State, Record, Evaluation)
     segment: Callable
     hyper: Hyper  # every field [1], of the method as it is configured
     shared: tuple  # what all runs read: the rows, the partition, which clients are evaluated
@@ -45,6 +46,7 @@ class Segment(NamedTuple):
 
     rounds: int
     evaluations: int  # how many fall into it; the last of them ends it, where there is one
+    alone: bool = False  # clients train alone, before round 0; nothing is seen of it
 
 
 class Batch(NamedTuple):
@@ -150,11 +152,10 @@ def segments(rounds: int, eval_every: int, most: int | None = None) -> tuple[Seg
       most: of a segment; where it is below `eval_every`, only the last of several segments ends in
         an evaluation.
 
-    >>> segments(60, 3)[0], len(segments(60, 3))
-    (Segment(rounds=3, evaluations=1), 20)
-    >>> segments(5, 10**6, most=2)
-    (Segment(rounds=2, evaluations=0), Segment(rounds=2, evaluations=0), \
-Segment(rounds=1, evaluations=1))
+    >>> segments(60, 3)[0][:2], len(segments(60, 3))
+    ((3, 1), 20)
+    >>> [segment[:2] for segment in segments(5, 10**6, most=2)]
+    [(2, 0), (2, 0), (1, 1)]
     """
     eval_every = min(eval_every, rounds)
     length = segment_length(rounds, eval_every)
@@ -363,12 +364,13 @@ def _moments(
             state = call(start, ("begin", count), *numbers)
             pieces.append([])
         behind = 0
-        for rounds, evaluations in batch.segments:
+        for rounds, evaluations, alone in batch.segments:
             behind += rounds
             if behind <= first:
                 continue
-            function = functools.partial(made.segment, rounds, evaluated=evaluations > 0)
-            name = (rounds, evaluations > 0, count)
+            how = {"evaluated": evaluations > 0} | ({"alone": True} if alone else {})
+            function = functools.partial(made.segment, rounds, **how)
+            name = (rounds, evaluations > 0, alone, count)
             arguments = (*numbers, state, made.shared)
             state, *seen = call(function, name, *arguments, donate_argnums=2)
             pieces[number].append(Seen(*made.in_order(*jax.device_get(seen))))
@@ -485,7 +487,8 @@ def _expected(
             rest = x.shape[2:] if segments else (0,) * (len(x.shape) - 2)
             return jax.ShapeDtypeStruct((len(chunk.seeds), length, *rest), x.dtype)
 
-        lengths = (sum(s.rounds for s in segments), sum(s.evaluations for s in segments))
+        rounds = sum(s.rounds for s in segments if not s.alone)
+        lengths = (rounds, sum(s.evaluations for s in segments))
         each = [
             jax.tree.map(lambda x, n=n: leaf(x, n), t) for t, n in zip(shown, lengths, strict=True)
         ]

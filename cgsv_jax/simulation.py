@@ -27,6 +27,7 @@ from cgsv_jax.types import (
     PRNGKey,
     Record,
     Settings,
+    Standing,
     State,
     Trainer,
     Upload,
@@ -35,7 +36,7 @@ from cgsv_jax.types import (
 PER_CLIENT = ("accuracy", "loss", "distance")  # fields of an Evaluation with an axis of clients
 
 # One name per use of the run's key, so that a new use never shifts another's draws.
-_START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK = range(5)
+_START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK, _RECOVERY = range(6)
 
 
 def init(
@@ -47,8 +48,12 @@ def init(
     trainer: Trainer,
     attack: Attack | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    alone: bool = False,
 ) -> State:
-    """The state before round 0: every client and the server hold the same random w_0."""
+    """The state before round 0: every client and the server hold the same random w_0.
+
+    With `alone` it has a place for what `train_alone` finds.
+    """
     params = model.init(jax.random.fold_in(key, _START))
     start = vectors.ravel(params)
     rows = layout.rows_on(num_clients, mesh)
@@ -66,6 +71,7 @@ def init(
         round=jnp.int32(0),
         reputation=jnp.zeros(num_clients),  # r_{i,0}
         attack=() if attack is None else attack.init(num_clients, start.size),
+        alone=jnp.zeros(num_clients) if alone else (),
     )
 
 
@@ -161,6 +167,7 @@ def train(
         numbers=clients.numbers,
         broken=broken,
         start_loss=start,
+        alone=state.alone if settings.alone else None,
     )
     return upload, optimizer
 
@@ -204,8 +211,17 @@ def round_(
             whole, everybody, members, algorithm.init, settings.mesh
         )
         orders = None if orders is None else participation_lib.take(jnp.asarray(orders), members)
+    starts = None  # who starts from the server's model
     if algorithm.common is not None:
-        starts = algorithm.common(state.round) & (True if here is None else here)
+        starts = algorithm.common(state.round)
+    if algorithm.recovers is not None:
+        recovery_key = jax.random.fold_in(jax.random.fold_in(key, _RECOVERY), state.round)
+        numbers = clients.numbers
+        numbers = jnp.arange(clients.mask.shape[0]) if numbers is None else jnp.asarray(numbers)
+        recovers = algorithm.recovers(recovery_key, state.round, numbers)
+        starts = recovers if starts is None else starts | recovers
+    if starts is not None:
+        starts = starts & (True if here is None else here)
         starts = jnp.broadcast_to(starts, clients.mask.shape[:1])
         starts = layout.pad_rows(starts, state.clients.shape[0])
         models = jnp.where(starts[:, None], state.server[None, :], state.clients)
@@ -279,6 +295,7 @@ def serve(
         round=state.round + 1,
         reputation=standing.reputation.astype(state.reputation.dtype),
         attack=memory,
+        alone=state.alone,
     )
     took_part = upload.present if download.took_part is None else download.took_part
     record = Record(
@@ -305,6 +322,68 @@ def _received(download: Download) -> Array:
     if energy is None:
         energy = vectors.energies(download.rewards, download.aggregate)
     return jnp.where(download.quota > 0, energy, 0.0)
+
+
+def train_alone(
+    key: PRNGKey,
+    state: State,
+    data: Dataset,
+    clients: Clients,
+    *,
+    rounds: int,
+    model: Model,
+    algorithm: Algorithm,
+    trainer: Trainer,
+    settings: Settings,
+    participation: Participation | None = None,
+    orders: Array | None = None,
+) -> State:
+    """`settings.rounds` further rounds without a server, before round 0 of a run.
+
+    A method may need to know what each client reaches alone. So everybody first trains as the
+    standalone baseline does, in the same rounds, from the same start, in the same orders; after the
+    last of `rounds` in all, the accuracies on the server's validation rows are `State.alone`, and
+    everything else is as it was before.
+
+    Args:
+      key: of the run.
+      state: from `init(..., alone=True)`, or of the rounds alone before.
+      data: as in `train`, with validation rows.
+      clients: as in `train`.
+      rounds: T of the run.
+      model: as in `train`.
+      algorithm: the run's, none of whose rules is asked.
+      trainer: as in `train`.
+      settings: rounds to go on for, and the rest as in `train`.
+      participation: as in `round_`.
+      orders: [T, N, E, M], or drawn.
+
+    Raises:
+      ValueError: there are no validation rows.
+    """
+    if data.validation is None or not len(data.validation[1]):
+        raise ValueError("what clients reach alone is judged on validation rows, there are none")
+
+    def keep_own(key: PRNGKey, upload: Upload, rules: ArrayTree) -> tuple:
+        nothing = jnp.zeros_like(upload.norms)
+        quota = jnp.zeros(nothing.shape, jnp.int32)
+        stays = jnp.zeros_like(upload.server)
+        own = Download(stays, nothing, upload.deltas, quota, nothing)
+        return own, Standing(nothing, nothing), rules
+
+    parts = {"model": model, "trainer": trainer, "algorithm": Algorithm(algorithm.init, keep_own)}
+
+    def one_round(state: State, orders: Array | None) -> tuple[State, None]:
+        options = parts | {"settings": settings, "participation": participation, "orders": orders}
+        return round_(key, state, data, clients, **options)[0], None
+
+    state, _ = jax.lax.scan(one_round, state, orders, settings.rounds)
+    count = clients.mask.shape[0]
+    reached = evaluate(state, *data.validation, model=model, settings=settings).accuracy[:count]
+    start = init(key, count, mesh=settings.mesh, alone=True, **parts)
+    start = start._replace(algorithm=state.algorithm, attack=state.attack, alone=reached)
+    through = state.round >= rounds
+    return jax.tree.map(lambda new, old: jnp.where(through, new, old), start, state)
 
 
 def evaluate(
@@ -456,6 +535,8 @@ def run(
 ) -> tuple[State, Record, Evaluation]:
     """A whole run from w_0: `init`, then `advance`. Pure: jit it, vmap it over keys.
 
+    With `settings.alone`, `train_alone` comes between.
+
     Returns:
       The final State, Record [T, N] and Evaluation [ceil(T / eval_every), ...].
 
@@ -465,11 +546,12 @@ def run(
     _judge(key, algorithm, trainer, settings, participation, attack)
     checks.check(data, clients, model)
     num_clients = clients.mask.shape[0]
-    parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "attack": attack}
-    state = init(key, num_clients, mesh=settings.mesh, **parts)
-    parts |= {"settings": settings, "participation": participation}
-    parts |= {"orders": orders, "chosen": chosen}
-    return advance(key, state, data, clients, **parts)
+    parts = {"model": model, "algorithm": algorithm, "trainer": trainer}
+    state = init(key, num_clients, attack=attack, mesh=settings.mesh, alone=settings.alone, **parts)
+    parts |= {"settings": settings, "participation": participation, "orders": orders}
+    if settings.alone:
+        state = train_alone(key, state, data, clients, rounds=settings.rounds, **parts)
+    return advance(key, state, data, clients, attack=attack, chosen=chosen, **parts)
 
 
 def _judge(

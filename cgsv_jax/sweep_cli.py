@@ -12,8 +12,6 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 import polars as pl
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from cgsv_jax import (
     checkpoint,
@@ -28,12 +26,11 @@ from cgsv_jax import (
 from cgsv_jax import config as config_lib
 from cgsv_jax.config import ConfigError
 from cgsv_jax.results import YARDSTICK, Outcome
-from cgsv_jax.runs import Look
+from cgsv_jax.runs import Clock, Keeper, Look
 from cgsv_jax.searching import Range
 from cgsv_jax.sweeping import LISTS, Plan, Run, Sweep
 from cgsv_jax.terminal import say
 
-_SECONDS_BETWEEN_LINES = 2.0  # of progress, where there is no terminal to redraw
 _SECONDS_BETWEEN_PARTS = 5.0  # what a kill may cost; a file per run would be many
 _OF_RAY = ("address", "cpus_per_trial", "gpus_per_trial", "scheduler")
 _WHERE = ("on", *_OF_RAY, "together", "quiet")
@@ -43,6 +40,7 @@ class Border(NamedTuple):
     """What the command does for whoever computes something long, see cli.py."""
 
     ready: Callable[[], None]  # refuses where JAX has no device
+    beside: Callable[[str | None, Any], None]  # warns of other data than those beside a config
     # (console, directory, settings, every, work) -> a context of what was computed
     kept: Callable[..., AbstractContextManager[tuple[Any, Any]]]
     written: Callable[[pathlib.Path], AbstractContextManager[None]]  # in it, results are written
@@ -52,7 +50,7 @@ class Search(NamedTuple):
     """A search whose settings are not known before it runs."""
 
     asked: dict[str, Any]
-    spaces: dict[str, Any]  # name -> Range, or values
+    spaces: dict[str, dict | list | Any]  # name -> Range, or values
     how: str
     trials: int
     seed: int
@@ -61,24 +59,14 @@ class Search(NamedTuple):
     judge: str
 
 
-class _Searched(TypedDict):
-    """The same in a config.json."""
+class _Job(NamedTuple):
+    """What a sweep is run by, whatever it is."""
 
-    asked: dict[str, Any]
-    spaces: dict[str, dict[str, Any] | list]
-    how: str
-    trials: int
-    seed: int
-    scheduler: str
-    best: str
-    judge: str
-
-
-class _Begun(NamedTuple):
-    """A sweep that is gone on with; its directory is held."""
-
-    directory: pathlib.Path
-    environment: Mapping[str, Any]
+    console: Console
+    own: Mapping[str, Any]  # the flags of the sweep itself
+    begun: pathlib.Path | None  # the directory of a sweep that is gone on with; it is held
+    ray: Any  # ray_sweep, where that runs it
+    border: Border
 
 
 def command(flags: Mapping[str, Any], own: Mapping[str, Any], border: Border) -> None:
@@ -103,33 +91,36 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any], border: Border) ->
         ray.share_the_device()
     console = terminal.console(own.get("quiet", False))
 
-    def go(wanted: Sweep | Search, begun: _Begun | None) -> None:
+    def go(wanted: Sweep | Search, begun: pathlib.Path | None = None) -> None:
         border.ready()
         run = _search if isinstance(wanted, Search) else _grid
-        run(console, wanted, own, begun, ray, border)
+        run(_Job(console, own, begun, ray, border), wanted)
 
     if "resume" in own:
-        directory, config, environment = sweep_results.open_again(own["resume"])
+        directory, config = sweep_results.open_again(own["resume"])
         with results.held(directory):
-            if sweep_results.is_sweep(directory):
-                _is_finished(console, directory)
-            else:
-                go(_from_file(config, own), _Begun(directory, environment))
+            if not sweep_results.is_sweep(directory):
+                go(_from_file(config, own), directory)
+                return
+            _follow(border, directory)  # it may have been killed after its tables
+            done = "is finished, there is nothing to go on with"
+            say(console, f"the sweep in {directory} {done}")
     elif "config" in own:
-        go(_from_file(results.read_config(own["config"], terminal.complain), own), None)
+        go(_from_file(results.read_config(own["config"], terminal.complain), own))
     else:
-        go(_from_flags(flags, own), None)
+        go(_from_flags(flags, own))
 
 
-def _is_finished(console: Console, directory: pathlib.Path) -> None:
-    """Does what follows the tables, in case that the process was killed there."""
+def _follow(border: Border, directory: pathlib.Path) -> list[pathlib.Path]:
+    """What follows the tables: the figures, as far as they are missing, and an end to all else."""
+    with border.written(directory):
+        drawn = sweep_plots.again(directory, missing=True)
     try:
-        sweep_plots.again(directory, missing=True)
         with results.writing(directory):
             sweep_results.clear(directory)
-    except OSError as error:  # nothing of the results is missing
+    except OSError as error:  # nothing is missing, there is too much
         terminal.complain(str(error))
-    say(console, f"the sweep in {directory} is finished, there is nothing to go on with")
+    return drawn
 
 
 def _check(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -217,16 +208,16 @@ def _from_file(config: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Sea
     if "search" not in config:
         return sweeping.described(config)
     try:
-        whole = files.judged(config["search"], _Searched)
+        search = Search(**files.judged(config["search"], TypedDict("_", Search.__annotations__)))
         spaces = {
             name: searching.range_of(space)
             if isinstance(space, dict)
             else tuple(sweeping.value_of(name, value) for value in space)
-            for name, space in whole["spaces"].items()
+            for name, space in search.spaces.items()
         }
     except ValueError as error:
         raise ConfigError(f"this is no sweep's config: {error}") from error
-    search = Search(**whole | {"asked": sweeping.unplain(whole["asked"]), "spaces": spaces})
+    search = search._replace(asked=sweeping.unplain(search.asked), spaces=spaces)
     how = {"search": search.how, "trials": search.trials, "search_seed": search.seed}
     _check({}, how | {"scheduler": search.scheduler, "on": own.get("on", "local")})
     if odd := [name for name in spaces if name not in sweeping.SWEEPABLE]:
@@ -237,21 +228,17 @@ def _from_file(config: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Sea
 
 @contextlib.contextmanager
 def _directory(
-    own: Mapping[str, Any],
-    begun: _Begun | None,
-    dataset: str,
-    config: Mapping[str, Any],
-    environment: Mapping[str, Any],
+    job: _Job, dataset: str, config: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> Iterator[pathlib.Path]:
     """The directory of a sweep that was planned, held; a new one is made, and begun."""
-    if begun is not None:
-        yield begun.directory
+    if job.begun is not None:
+        yield job.begun
         return
-    number, path = 1, own.get("out")
-    while path is None or ("out" not in own and path.exists()):
+    number, path = 1, job.own.get("out")
+    while path is None or ("out" not in job.own and path.exists()):
         path = pathlib.Path("runs") / f"sweep-{dataset}-{number:03d}"
         number += 1
-    directory = results.create(path, own.get("overwrite", False))
+    directory = results.create(path, job.own.get("overwrite", False))
     with results.held(directory):
         results.begin(directory, config, environment)
         yield directory
@@ -260,58 +247,53 @@ def _directory(
 # ---------------------------------------------------------------- a sweep of known settings
 
 
-def _grid(
-    console: Console,
-    sweep: Sweep,
-    own: Mapping[str, Any],
-    begun: _Begun | None,
-    ray: Any,
-    border: Border,
-) -> None:
+def _grid(job: _Job, sweep: Sweep) -> None:
     started = time.perf_counter()
     data = sweeping.data_of(sweep)
+    job.border.beside(job.own.get("config"), data)
     environment = results.environment() | {"data": data}
     described, content = sweeping.describe(sweep), sweeping.content_of(data)
     runs = sweeping.runs_of(sweep)
     keys = {run: sweeping.key_of(run, sweep.judge, content) for run in runs}
     ends: dict[Run, Outcome] = {}
-    planned, together = None, own.get("together")
-    if begun is not None:
-        sweep_results.must_go_on(begun.directory, begun.environment, environment)
-        known = sweep_results.parts(begun.directory, terminal.complain)
+    planned, together = None, job.own.get("together")
+    if job.begun is not None:
+        sweep_results.must_go_on(job.begun, environment)
+        known = sweep_results.parts(job.begun, terminal.complain)
         ends = sweep_results.through(keys, known, terminal.complain)
-        if ray is None:
-            planned, together = _planned(begun.directory, described, together)
-    missing = [
-        run for run in runs if (run not in ends if planned is None else keys[run] in planned)
-    ]
+        if job.ray is None:
+            planned, together = _planned(job.begun, described, together)
+    missing = [run for run in runs if (keys[run] in planned if planned else run not in ends)]
     plan = sweeping.plan(missing, sweep.judge, together=together)
-    dataset = sweep.settings[0].config.dataset
-    with _directory(own, begun, dataset, described, environment) as directory:
-        _announce(console, sweep, plan, len(ends), ray is not None)
+    with _directory(job, sweep.settings[0].config.dataset, described, environment) as directory:
+        _announce(job, sweep, plan, len(ends))
         keep, flush = _keeper(directory)
-        watcher = _Watcher(console, plan)
 
         def through(done: Mapping[Run, Outcome]) -> None:
             ends.update(done)
             keep({keys[run]: sweep_results.packed(end) for run, end in done.items()})
 
-        def finish(spent: Sequence[Mapping[str, Any]], before: float = 0.0) -> None:
+        def finish(clocks: Sequence[Clock] = (), before: float = 0.0) -> None:
             flush()
+            names = [program.name for program in plan.programs for _ in program.portions]
+            spent = [
+                {"program": n, "compile_seconds": c.compiling, "run_seconds": c.running}
+                for n, c in zip(names, clocks, strict=False)
+            ]
             seconds = before + time.perf_counter() - started
             timing = {"total_seconds": seconds, "programs": spent}
-            _finish(console, sweep, ends, directory, described, environment, timing, border)
+            _finish(job, sweep, ends, directory, described, environment, timing)
 
-        if ray is not None:
-            with _stoppable(directory, own, flush), watcher:
-                options = _ray_options(own, directory, data)
-                ray.execute(described, runs, plan, options, watcher.through, through)
-            finish([])
+        if job.ray is not None:
+            with _stoppable(job, directory, flush), _watching(job.console, plan) as watch:
+                options = _ray_options(job.own, directory, data)
+                job.ray.execute(described, runs, plan, options, watch, through)
+            finish()
             return
 
         before = [0.0]  # seconds of those processes whose clocks the checkpoint has
 
-        def work(keeper: Any, see: Callable[[Look], None]) -> Any:
+        def work(keeper: Keeper, see: Callable[[Look], None]) -> list[Clock]:
             def save(*what: Any) -> None:
                 if flush():  # what is through first: the checkpoint counts on it
                     keeper.save(*what)
@@ -321,10 +303,10 @@ def _grid(
                 before[:] = [sum(clock.elapsed for clock in kept.clocks)] if kept else [0.0]
                 return kept
 
-            own_keeper = keeper and keeper._replace(save=save, restore=restore)
-            with _stoppable(directory, own, flush), watcher as watch:
-                look = lambda look: (see(look), watch(look))  # noqa: E731
-                _, clocks = sweeping.execute(plan, look, through, own_keeper)
+            with _stoppable(job, directory, flush), _watching(job.console, plan) as watch:
+                look = _looking(plan, see, watch)
+                mine = keeper._replace(save=save, restore=restore)
+                _, clocks = sweeping.execute(plan, look, through, mine)
                 # What the checkpoint counts on may have been damaged since.
                 if lost := [run for run in runs if run not in ends]:
                     sweeping.execute(sweeping.plan(lost, sweep.judge), see, through)
@@ -335,13 +317,8 @@ def _grid(
             return {"sweep": described, "runs": planned, "together": together, "data": content}
 
         every = max((s.config.checkpoint_every or 0 for s in sweep.settings), default=0) or None
-        with border.kept(console, directory, settings, every, work) as (clocks, _):
-            portions = [p.name for p in plan.programs for _ in p.portions]
-            spent = [
-                {"program": n, "compile_seconds": c.compiling, "run_seconds": c.running}
-                for n, c in zip(portions, clocks, strict=True)
-            ]
-            finish(spent, before[0])
+        with job.border.kept(job.console, directory, settings, every, work) as (clocks, _):
+            finish(clocks, before[0])
 
 
 def _planned(
@@ -358,23 +335,17 @@ def _planned(
 
 
 @contextlib.contextmanager
-def _stoppable(
-    directory: pathlib.Path, own: Mapping[str, Any], flush: Callable[[], bool]
-) -> Iterator[None]:
+def _stoppable(job: _Job, directory: pathlib.Path, flush: Callable[[], bool]) -> Iterator[None]:
     """Keeps what is through, however the body ends; who stops it is told how to go on."""
     try:
         yield
     except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt(_go_on(directory, own)) from stopped
+        words = ["cgsv", "sweep", "--resume", str(directory)]
+        for name in ("on", "address", "cpus_per_trial", "gpus_per_trial"):
+            words += [config_lib.flag(name), str(job.own[name])] if name in job.own else []
+        raise KeyboardInterrupt(f"interrupted; go on with: {shlex.join(words)}") from stopped
     finally:
         flush()
-
-
-def _go_on(directory: pathlib.Path, own: Mapping[str, Any]) -> str:
-    words = ["cgsv", "sweep", "--resume", str(directory)]
-    for name in ("on", "address", "cpus_per_trial", "gpus_per_trial"):
-        words += [config_lib.flag(name), str(own[name])] if name in own else []
-    return f"interrupted; go on with: {shlex.join(words)}"
 
 
 def _keeper(
@@ -416,33 +387,29 @@ def _ray_options(own: Mapping[str, Any], directory: pathlib.Path, data: Any) -> 
 
 
 def _finish(
-    console: Console,
+    job: _Job,
     sweep: Sweep,
     ends: Mapping[Run, Outcome],
     directory: pathlib.Path,
     described: Mapping[str, Any],
     environment: Mapping[str, Any],
     timing: Mapping[str, Any],
-    border: Border,
 ) -> None:
     """Tables, figures, and what a person wants to know."""
     table = sweep_results.frame(sweeping.rows(sweep, ends), sweep.axes)
     own = sweep_results.judged(table, tuple(sweep.axes), sweep.best)
-    best = own.best
-    if best is not None:
-        own = own._replace(best=best | {"command": _command_line(sweep, best)})
-    with border.written(directory):
+    if own.best is not None:
+        own = own._replace(best=own.best | {"command": _command_line(sweep, own.best)})
+    with job.border.written(directory):
         sweep_results.write(directory, described, environment, timing, table, own)
-    _report(console, sweep, table, own)
-    folder = files.inside(directory, results.FIGURES)
-    with border.written(directory), results.writing(directory):
-        figures = sweep_plots.draw(table, sweep.axes, sweep.best, best, folder)
-        sweep_results.clear(directory)
+    _report(job.console, sweep, table, own)
+    drawn = _follow(job.border, directory)
     seconds = timing["total_seconds"]
     compiling = sum(program["compile_seconds"] for program in timing["programs"])
     spent = f", {compiling:.1f} s of them compiling" if timing["programs"] else ""
-    say(console, f"\n{seconds:.1f} s in all{spent}")
-    say(console, f"results: {directory}  ({len(figures)} figures in {folder})")
+    say(job.console, f"\n{seconds:.1f} s in all{spent}")
+    where = f"{len(drawn)} figures in {directory / results.FIGURES}"
+    say(job.console, f"results: {directory}  ({where})")
 
 
 def _report(console: Console, sweep: Sweep, table: pl.DataFrame, own: sweep_results.Judged) -> None:
@@ -499,63 +466,60 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------- a search, on Ray
 
 
-def _search(
-    console: Console,
-    search: Search,
-    own: Mapping[str, Any],
-    begun: _Begun | None,
-    ray: Any,
-    border: Border,
-) -> None:
-    if ray is None:
+def _search(job: _Job, search: Search) -> None:
+    if job.ray is None:
         raise ConfigError("this sweep is a search that needs --on ray")
     started = time.perf_counter()
     drawn = _drawn(search)
     data = sweeping.data_of(drawn)
+    job.border.beside(job.own.get("config"), data)
     environment, content = results.environment() | {"data": data}, sweeping.content_of(data)
     config = {"search": search._asdict() | {
         "spaces": {n: s._asdict() if isinstance(s, Range) else s for n, s in search.spaces.items()}
     }}  # fmt: skip
     ends: dict[str, np.ndarray] = {}
     told: list[dict[str, Any]] = []
-    if begun is None:
+    if job.begun is None:
         sweeping.plan(sweeping.runs_of(drawn), search.judge)  # refuses what cannot be
     else:
-        sweep_results.must_go_on(begun.directory, begun.environment, environment)
-        ends = sweep_results.parts(begun.directory, terminal.complain)
-        told = _told(search, begun.directory, ends, content)
-    dataset = drawn.settings[0].config.dataset
-    with _directory(own, begun, dataset, config, environment) as directory:
+        sweep_results.must_go_on(job.begun, environment)
+        ends = sweep_results.parts(job.begun, terminal.complain)
+        told = _told(search, job.begun, ends, content)
+    with _directory(job, drawn.settings[0].config.dataset, config, environment) as directory:
         say(
-            console,
+            job.console,
             f"search: {search.how}, {search.trials} trials of all seeds and partitions, "
             f"by {search.best}, scheduler {search.scheduler}, {len(told)} done before",
         )
         for name, space in search.spaces.items():
-            say(console, f"{name:>14}  {_space(space)}")
+            say(job.console, f"{name:>14}  {_space(space)}")
         keep, flush = _keeper(directory)
 
-        def ended(trial: Mapping[str, Any]) -> None:
+        def ended(trial: Mapping[str, Any], number: int) -> None:
             if flush():  # its runs first: a trial counts on them
                 try:
                     sweep_results.add_trial(directory, trial)
                 except OSError as error:
                     terminal.complain(str(error))
-            watch(trial)
+            value = trial["criterion"]
+            text = f"{sweeping.in_words(trial['values'])}: {trial['state']}"
+            text += ", undefined" if value is None else f", {value:.4g}"
+            show(number, f"{number}/{search.trials} trials, {text}", "search", state=text, now=True)
 
-        with _stoppable(directory, own, flush), _Trials(console, search.trials, len(told)) as watch:
-            options = _ray_options(own, directory, data)
-            told, ends = ray.search(search, told, ends, options, keep, ended)
+        bar = terminal.progress(job.console, search.trials, "trials", len(told))
+        with _stoppable(job, directory, flush), bar as show:
+            options = _ray_options(job.own, directory, data)
+            told, ends = job.ray.search(search, told, ends, options, keep, ended)
         complete = [trial["values"] for trial in told if trial["state"] == "finished"]
         if stopped := len(told) - len(complete):
-            say(console, f"{stopped} trials were ended early; they are in config.json")
+            say(job.console, f"{stopped} trials were ended early; they are in config.json")
         if not complete:
             raise ConfigError("no trial came to its end")
         sweep, keyed = _of(search, complete, content)
         timing = {"total_seconds": time.perf_counter() - started, "programs": []}
         described = sweeping.describe(sweep) | {"trials": told}
         found = sweep_results.through(keyed, ends, terminal.complain)
-        _finish(console, sweep, found, directory, described, environment, timing, border)
+        _finish(job, sweep, found, directory, described, environment, timing)
 
 
 def _of(
@@ -596,7 +560,7 @@ def _space(space: Any) -> str:
 # ---------------------------------------------------------------- what is seen
 
 
-def _announce(console: Console, sweep: Sweep, plan: Plan, known: int, on_ray: bool = False) -> None:
+def _announce(job: _Job, sweep: Sweep, plan: Plan, known: int) -> None:
     first = sweep.settings[0].config
     lines = {
         "data set": f"{first.dataset}, model {first.model}",
@@ -620,7 +584,7 @@ def _announce(console: Console, sweep: Sweep, plan: Plan, known: int, on_ray: bo
         lines["judged on"] = "the server's validation rows"
     wide = max(map(len, lines))
     for name, text in lines.items():
-        say(console, f"{name:>{wide}}  {text}")
+        say(job.console, f"{name:>{wide}}  {text}")
     rows = []
     for program in plan.programs:
         count = sum(len(portion.runs) for portion in program.portions)
@@ -640,12 +604,12 @@ def _announce(console: Console, sweep: Sweep, plan: Plan, known: int, on_ray: bo
         f"{_count(plan.num_runs, 'run')} by {_count(len(rows), 'program')}, each compiled once",
         f"of {_bytes(plan.budget)} of memory",
     ]
-    notes += ["calls as on this machine; trials go by their own"] if on_ray else []
+    notes += ["calls as on this machine; trials go by their own"] if job.ray else []
     notes += [f"{known:,} further runs are through already"] if known else []
     if rows:
-        console.print(results.report(pl.DataFrame(rows), "Plan", notes))
+        job.console.print(results.report(pl.DataFrame(rows), "Plan", notes))
     else:
-        say(console, notes[-1])
+        say(job.console, notes[-1])
 
 
 def _count(number: int, what: str) -> str:
@@ -660,92 +624,37 @@ def _bytes(number: int) -> str:
     return f"{number:.3g} TB"
 
 
-class _Watcher:
-    """One bar for the whole sweep in a terminal, plain lines elsewhere, nothing when quiet."""
-
-    def __init__(self, console: Console, plan: Plan):
-        self.console = console
-        self.portions = [p for p in plan.programs for _ in p.portions]
-        self.total = plan.rounds
-        self.before = [0]
-        for program in plan.programs:
-            for portion in program.portions:
-                padded = program.size * -(-len(portion.runs) // program.size)
-                self.before.append(self.before[-1] + sweeping.rounds_of(program) * padded)
-        self.next_line = 0.0
-        self.bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rounds of all runs  {task.fields[pace]}  left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-            disable=not console.is_terminal or console.quiet,
-            transient=True,
-        )
-        self.task = self.bar.add_task("start", total=self.total, pace="", state="")
-
-    def __enter__(self) -> Callable[[Look], None]:
-        self.bar.start()
-        return self.see
-
-    def __exit__(self, *exception: Any) -> None:
-        self.bar.stop()
-
-    def see(self, look: Look) -> None:
-        """Shows one look at the sweep."""
-        done = self.before[look.batch] + look.done
-        self._show(self.portions[look.batch].name, done, look.pace, look.compiling)
-
-    def _show(self, name: str, done: int, rate: float, compiling: bool) -> None:
-        state = "compiling" if compiling else ""
-        pace = f"{rate:.3g}/s" if rate else ""
-        self.bar.update(self.task, description=name, completed=done, pace=pace, state=state)
-        if self.console.is_terminal:
-            return
-        last = done == self.total
-        if compiling or last or time.monotonic() > self.next_line:
-            left = f", {(self.total - done) / rate:.0f} s left" if rate else ""
-            told = f"{name}: compiling" if compiling else f"{name}: {pace}{left}"
-            line = f"{done:,}/{self.total:,} rounds of all runs, {told}"
-            say(self.console, line)
-            self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-
-    def through(self, done: int, seconds: float) -> None:
-        """Shows that so many rounds of all runs are through, wherever they were."""
-        self._show("ray", done, done / max(seconds, 1e-9), False)
+# (name of what runs, rounds of all runs that are through, of them per second, compiling)
+Watch = Callable[[str, int, float, bool], None]
 
 
-class _Trials:
-    """The same for trials of a search."""
+@contextlib.contextmanager
+def _watching(console: Console, plan: Plan) -> Iterator[Watch]:
+    """Shows how far the rounds of all runs are, while the body lasts."""
+    with terminal.progress(console, plan.rounds, "rounds of all runs") as show:
 
-    def __init__(self, console: Console, total: int, done: int):
-        self.console, self.total, self.done = console, total, done
-        self.bar = Bar(
-            TextColumn("search"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("trials  {task.fields[state]}"),
-            console=console,
-            disable=not console.is_terminal or console.quiet,
-            transient=True,
-        )
-        self.task = self.bar.add_task("search", total=total, completed=done, state="starting")
+        def watch(name: str, done: int, rate: float, compiling: bool = False) -> None:
+            pace = f"{rate:.3g}/s" if rate else ""
+            left = f", {(plan.rounds - done) / rate:.0f} s left" if rate else ""
+            state = "compiling" if compiling else ""
+            line = f"{done:,}/{plan.rounds:,} rounds of all runs, {name}: {state or pace + left}"
+            show(done, line, name, pace, state, now=compiling or done == plan.rounds)
 
-    def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
-        self.bar.start()
-        return self.see
+        yield watch
 
-    def __exit__(self, *exception: Any) -> None:
-        self.bar.stop()
 
-    def see(self, trial: Mapping[str, Any]) -> None:
-        """Shows a trial that came to an end."""
-        self.done += 1
-        value = trial["criterion"]
-        text = f"{sweeping.in_words(trial['values'])}: {trial['state']}"
-        text += ", undefined" if value is None else f", {value:.4g}"
-        self.bar.update(self.task, completed=self.done, state=text)
-        if not self.console.is_terminal:
-            say(self.console, f"{self.done}/{self.total} trials, {text}")
+def _looking(plan: Plan, see: Callable[[Look], None], watch: Watch) -> Callable[[Look], None]:
+    """What is called with a look at a batch, which is a portion of the plan."""
+    names, before = [], [0]
+    for program in plan.programs:
+        for portion in program.portions:
+            names.append(program.name)
+            padded = program.size * -(-len(portion.runs) // program.size)
+            before.append(before[-1] + sweeping.rounds_of(program) * padded)
+
+    def look(look: Look) -> None:
+        see(look)
+        done = before[look.batch] + look.done
+        watch(names[look.batch], done, look.pace, look.compiling)
+
+    return look

@@ -19,7 +19,7 @@ import io
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 import polars as pl
@@ -238,48 +238,41 @@ def clear(directory: Path) -> None:
     results.remove_checkpoints(directory)
 
 
-class _Began(TypedDict):
-    """What environment.json says of who began a sweep, and of what."""
-
-    versions: dict[str, str | None]
-    data: NotRequired[experiment.DataIdentity]  # earlier versions did not say
-
-
-def open_again(path: Path) -> tuple[pathlib.Path, dict[str, Any], _Began]:
-    """A sweep to go on with: its directory, its config, and what began it.
+def open_again(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """A sweep to go on with: its directory and its config.
 
     Raises:
       ValueError: when there is no sweep.
     """
     directory = files.path_of(path, "--resume")
     try:
-        config = results.read_json(directory, "config.json")
-        began = files.read_json(files.inside(directory, "environment.json"), _Began)
+        return directory, results.read_json(directory, "config.json")
     except ValueError as error:
         raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
-    return directory, config, began
 
 
-def must_go_on(path: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def must_go_on(directory: Path, environment: Mapping[str, Any]) -> None:
     """Refuses to put runs of other versions, or of other data, into one table.
 
     Args:
-      path: the directory.
-      began: see `open_again`.
-      now: the environment that would go on.
+      directory: of a sweep that was begun.
+      environment: which would go on.
 
     Raises:
-      ValueError: naming what differs.
+      ValueError: naming what differs, or why nobody can say.
     """
-    versions = now["versions"]
-    wrong = []
-    if other := [name for name in versions if began["versions"].get(name) != versions[name]]:
-        wrong.append(f"which other versions began (of {', '.join(other)})")
-    if "data" in began:
-        wrong += experiment.other_data(began["data"], now["data"])
+    file = files.inside(directory, "environment.json")
+    before = files.read_json(file, _Began)["versions"]
+    other = [name for name, now in environment["versions"].items() if before.get(name) != now]
+    wrong = [f"other versions began it (of {', '.join(other)})"] if other else []
+    wrong += experiment.changed_data(directory, environment["data"])
     if wrong:
-        reasons = "; ".join(wrong)
-        raise ValueError(f"--resume is {str(path)!r}: {reasons}; start it anew with --overwrite")
+        reasons = f"{'; '.join(wrong)}: start it anew with --overwrite"
+        raise ValueError(f"--resume is {str(directory)!r}, but {reasons}")
+
+
+class _Began(TypedDict):
+    versions: dict[str, str | None]
 
 
 # What an outcome holds: numbers of the clients, of those that were evaluated, or one; how small and
@@ -370,7 +363,7 @@ def through(
     for run, key in runs.items():
         if key in done:
             try:
-                ends[run] = unpacked(done[key], *sweeping.counts_of(run.config))
+                ends[run] = unpacked(done[key], *experiment.counts_of(run.config))
             except ValueError as error:
                 warn(f"a run is computed again, its part is another's: {error}")
     return ends

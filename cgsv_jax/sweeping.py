@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import numpy as np
 
-from cgsv_jax import attacks, experiment, files, results, runs
 from cgsv_jax import config as config_lib
+from cgsv_jax import experiment, files, results, runs
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.experiment import Problem
 from cgsv_jax.layout import over_clients
@@ -28,6 +28,7 @@ from cgsv_jax.types import Hyper
 
 MAX_SETTINGS = 100_000
 REFUSED = 100  # settings after which no further one is judged
+A_RUN = 15_000  # bytes of a run on the host, as measured: its config, its end and its row
 JUDGES = ("test", "validation")  # the rows that a sweep may be judged on
 # What a best setting may be chosen by; more is better.
 CRITERIA = (
@@ -56,6 +57,7 @@ SWEEPABLE = (
 _OF_THE_POOL = (
     *("data_dir", "owners", "lists", "repeated_rows", "shares", "classes_per_client"),
     *("rows_per_client", "validation_share", "partition_seed", "concentration", "min_rows"),
+    "dirichlet_balanced",
     *("synthetic_rows", "eval_rows", "eval_clients"),
 )
 _NO_ONE: dict[str, Any] = {"partitions": (), "seeds": (), "methods": ()}
@@ -213,8 +215,22 @@ def of_points(
             break
     if refused:
         raise ConfigError("\n".join(_sentences(refused, judged, judged < len(points))))
+    if wrong := _too_many(settings, tuple(axes)):
+        raise ConfigError("\n".join(wrong))
     here = {name: getattr(settings[0].config, name) for name in config_lib.PATHS if name in asked}
     return Sweep(asked | here, dict(axes), tuple(settings), algorithms, best, judge)
+
+
+def _too_many(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
+    """Whether what every run gives, and its row of the table, fit in the memory of the host."""
+    runs = size = 0
+    for _, config in settings:
+        own = len(config.partitions) * len(config.methods) * len(config.seeds)
+        runs += own
+        size += own * (A_RUN + 8 * len(Outcome._fields) * experiment.counts_of(config)[0])
+    names = (*swept, "seeds", "partitions", "algorithms")
+    needed = experiment.Memory(size, f"{runs:,} runs", tuple(map(config_lib.flag, names)))
+    return experiment.beyond("the sweep", [needed], files.host_memory())
 
 
 def _sentences(
@@ -453,13 +469,6 @@ def content_of(data: experiment.DataIdentity) -> str:
     return files.digest_of([rows, data["files"]])
 
 
-def counts_of(config: Config) -> tuple[int, int]:
-    """Clients of a run, those that one poses as included, and how many of them are evaluated."""
-    asked = map(config_lib.attacking, config.attacks)
-    number = config.clients + sum(x.count - 1 for x in asked if x.name == attacks.REPLICATION)
-    return number, min(number, config.eval_clients or number)
-
-
 # ---------------------------------------------------------------- which programs
 
 
@@ -595,14 +604,17 @@ def _program(
     dealt = [problem for _, problems in found for problem in problems]
     config, method = portions[0].world, portions[0].runs[0].method
     number = max(len(portion.runs) for portion in portions)
-    rounds = experiment.rounds_of(config, method)
-    # The matrices, as much again while they are updated, and what a run shows: nine numbers.
-    each = 2 * experiment.matrices_of(dealt[0]) + 4 * 9 * rounds * len(dealt[0].sizes)
+    needed = experiment.memory_of(config, method, dealt[0])
+    each = sum(own.size for own in needed)
     most = together
     if most is None:
         one = backend == "cpu" or config.devices > 1
-        most = 1 if one else max(1, budget // max(each, 1))
+        most = 1 if one else max(1, budget // (2 * each))
     size = -(-number // -(-number // min(most, number)))
+    if together is not None:
+        whole = [x._replace(size=size * x.size, flags=("--together", *x.flags)) for x in needed]
+        if wrong := experiment.beyond(f"a call of {size} runs", whole, budget):
+            raise ConfigError("\n".join(wrong))
     slots = max(problem.clients.mask.shape[1] for problem in dealt)
     return Program("", portions, slots, size, width, each * size, sum(dealt[0].tensors))
 

@@ -8,11 +8,20 @@ import codecs
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
+_SECONDS_BETWEEN_LINES = 2.0  # of progress, where there is no bar to redraw
 # What stands for a character where the terminal's encoding lacks it; "?" for all others.
 _SPELLED = {"‖": "||", "±": "+-", "–": "-", "…": "...", "×": "x", "≥": ">=", "≤": "<="}
 _SPELLED |= {"²": "^2", "\N{NO-BREAK SPACE}": " "}
@@ -109,6 +118,46 @@ def console(quiet: bool = False, stderr: bool = False) -> Console:
 def say(to: Console, text: str) -> None:
     """Prints a text as it is, in as many lines as it has; words of a stranger may be in it."""
     to.print(plain(text), soft_wrap=True)
+
+
+@contextlib.contextmanager
+def progress(to: Console, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
+    """A bar in a terminal, a plain line now and then elsewhere, nothing when quiet.
+
+    Args:
+      to: where.
+      total: how many of these units there are.
+      unit: of what is counted.
+      done: before it starts.
+
+    Yields:
+      show(done, line, name="", pace="", state="", now=False): a look at it. The line is for where
+      there is no bar, and comes every two seconds, or now.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}  {{task.fields[pace]}}  left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=to,
+        disable=not to.is_terminal or to.quiet,
+        transient=True,
+    )
+    task = bar.add_task("start", total=total, completed=done, pace="", state="")
+    next_line = [0.0]
+
+    def show(
+        done: int, line: str, name: str = "", pace: str = "", state: str = "", now: bool = False
+    ) -> None:
+        bar.update(task, description=plain(name), completed=done, pace=pace, state=plain(state))
+        if not to.is_terminal and (now or time.monotonic() > next_line[0]):
+            say(to, line)
+            next_line[0] = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+    with bar:
+        yield show
 
 
 def complain(sentence: str) -> None:

@@ -151,6 +151,7 @@ class Upload(NamedTuple):
     broken: Array | None = None  # [N] bool, who sent what is not finite
     removed: Array | None = None  # [N] bool, who is there, but taken out for good; None: nobody
     start_loss: Array | None = None  # [N] F_i(w_i) on its own rows before training, where asked for
+    alone: Array | None = None  # [N] accuracy of the standalone models, where asked for
 
 
 class Standing(NamedTuple):
@@ -256,11 +257,15 @@ class Algorithm(NamedTuple):
     `common(round) -> bool []`, where a method has one model for all: whether who takes part in the
     round starts from the server's model, which is also what its clients are judged by. It only
     matters to clients that were absent before.
+
+    `recovers(key, round, numbers [N]) -> bool [N]`, where clients may give up their models: who, of
+    those that take part in the round, starts from the server's model in place of its own.
     """
 
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, ArrayTree], tuple[Download, Standing, ArrayTree]]
     common: Callable[[Array], Array] | None = None
+    recovers: Callable[[PRNGKey, Array, Array], Array] | None = None
     needs: Needs = Needs()
 
 
@@ -279,8 +284,8 @@ class Hyper(NamedTuple):
     norm_epsilon: Array  # [] added to ‖dw‖
     cosine_epsilon: Array  # [] smallest norm in the cosine's denominator
     q: Array = 1.0  # [] exponent of q-FFL, 0 is the plain mean
-    kappa: Array = 0.5  # [] IAFL's equality, 1 gives everybody everything
-    recovery: Array = 0.1  # [] IAFL's probability of being sent the reference model
+    kappa: Array = 0.0  # [] IAFL's equality, 1 gives everybody everything
+    recovery: Array = 0.0  # [] IAFL's probability of starting a round from the reference model
     removal: Array = 0.0  # [] below this share of the mean reputation a client is removed, if
     # `Options.removes` says so (rffl and cffl always do)
     tolerance: Array = 0.01  # [] gain below which a truncated sampling stops
@@ -309,6 +314,8 @@ class Options(NamedTuple):
     tensors: tuple[int, ...] = ()  # sizes of the model's tensors in raveled order
     game: str = "cosine"  # key of contribution.GAMES: what a coalition is worth
     permutations: int = 100  # drawn by a sampled value, per round
+    broadcast: str = "gamma"  # of ShapFed: or "sum", or "max"
+    contribution_by: str = "size"  # what IAFL's p is: or "accuracy", or "participation"
     scale_values: bool = False  # gtg_shapley: values of the gain's sign scaled to sum to it
     clip_by: str = "entry"  # or "norm": CFFL cuts entries to `clip`, or vectors to `gamma`
     combine: str = "mean"  # or "sum": what CFFL makes of updates
@@ -331,6 +338,7 @@ class Settings(NamedTuple):
     eval_width: int | None = None  # models evaluated at once; None: as `width`
     mesh: jax.sharding.Mesh | None = None  # devices that share the clients; None: one
     start_loss: bool = False  # whether uploads carry the loss before training (q-FFL reads it)
+    alone: bool = False  # whether they carry what clients reach alone (IAFL may read it)
 
 
 # ---------------------------------------------------------------- a run: carry and outputs
@@ -346,6 +354,7 @@ class State(NamedTuple):
     round: Array  # [] int32, the next round
     reputation: Array  # [N] r, 0 before a client was ever heard
     attack: ArrayTree = ()  # what attackers remember
+    alone: ArrayTree = ()  # [N] accuracy of the standalone models, where `Settings.alone`
 
 
 class Record(NamedTuple):

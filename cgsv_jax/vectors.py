@@ -45,7 +45,9 @@ def ravel(params: ArrayTree) -> Array:
 
 def unraveler(shapes: ArrayTree) -> Callable[[Array], ArrayTree]:
     """The function [D] -> params for parameters shaped like `shapes` (see `jax.eval_shape`)."""
-    return ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))[1]
+    found = []
+    jax.eval_shape(lambda params: found.append(ravel_pytree(params)[1]), shapes)
+    return found[0]
 
 
 def norm(vector: Array) -> Array:

@@ -207,6 +207,7 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
             jnp.asarray(rng.integers(CLASSES, size=8), jnp.int32),
         ),
         round=jnp.int32(0),
+        alone=losses / (1 + losses),  # likewise
     )
 
 

@@ -7,10 +7,12 @@ what is computed and no more. Run as a script it is that server; tests call `ser
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import NamedTuple
@@ -75,8 +77,9 @@ def server(folder, setup="", **environment):
       **environment: beside that of the tests.
 
     Yields:
-      run(words, directory, at=None): executes the command in a child that is killed before its
-      at-th change below the directory, and returns an `Ended`.
+      run(words, directory, at=None, number=SIGKILL): executes the command in a child that gets a
+      signal before its at-th change below the directory, or before the first one that is called
+      so, and returns an `Ended`. What is stopped by it goes on a little later.
     """
     log, changes = Path(folder, "printed"), Path(folder, "changes")
     command = [sys.executable, str(Path(__file__)), setup]
@@ -84,8 +87,8 @@ def server(folder, setup="", **environment):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=env, **pipes)
 
-    def run(words, directory, at=None):
-        asked = [list(map(str, words)), str(directory), at, str(log), str(changes)]
+    def run(words, directory, at=None, number=signal.SIGKILL):
+        asked = [list(map(str, words)), str(log), str(directory), at, int(number), str(changes)]
         process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.flush()
         code = int(process.stdout.readline())
@@ -98,7 +101,7 @@ def server(folder, setup="", **environment):
         process.wait()
 
 
-def must_go_on(run, command, words, directory, wanted, at):
+def must_go_on(run, command, words, directory, wanted, at, number=signal.SIGKILL):
     """Kills a command before its at-th change, and ends it with --resume: the files are as wanted.
 
     Args:
@@ -107,25 +110,26 @@ def must_go_on(run, command, words, directory, wanted, at):
       words: the command to kill, without --out.
       directory: where.
       wanted: `files_of` a directory that nobody was killed in.
-      at: when.
+      at: when, a number or a change.
+      number: the signal; another one than SIGKILL may be answered.
 
     Returns:
       Whether there was something to kill.
     """
-    ended = run([*words, "--out", directory], directory, at)
-    if ended.code == 0:
-        return False
-    assert ended.code == -signal.SIGKILL, ended.printed
-    begun = (Path(directory) / "config.json").exists()
-    again = run([command, "--resume", directory], directory)
-    assert "Traceback" not in again.printed
-    if not begun:  # there is nothing to go on with, and nothing in the way
-        assert again.code == 2
-        again = run([*words, "--out", directory], directory)
-    assert again.code == 0, (ended.changes[-1], again.printed)
+    ended = run([*words, "--out", directory], directory, at, number)
+    assert "Traceback" not in ended.printed
+    assert number != signal.SIGKILL or ended.code in (0, -number), ended.printed
+    if ended.code != 0:
+        begun = (Path(directory) / "config.json").exists()
+        again = run([command, "--resume", directory], directory)
+        assert "Traceback" not in again.printed
+        if not begun:  # there is nothing to go on with, and nothing in the way
+            assert again.code == 2
+            again = run([*words, "--out", directory], directory)
+        assert again.code == 0, (ended.changes[-1], again.printed)
     assert files_of(directory) == wanted, ended.changes[-1]
     shutil.rmtree(directory)
-    return True
+    return ended.changes[-1] == at if isinstance(at, str) else len(ended.changes) >= at
 
 
 def files_of(directory):
@@ -140,8 +144,8 @@ def files_of(directory):
 # ---------------------------------------------------------------- in the server
 
 
-def watch(directory, at, log):
-    """Logs what is about to change below a directory, and dies before the at-th time."""
+def watch(directory, at, number, log):
+    """Logs what is about to change below a directory; a signal comes before `at` does."""
     directory = os.path.abspath(directory)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     done = [0]
@@ -157,9 +161,10 @@ def watch(directory, at, log):
         if path != directory and not path.startswith(directory + os.sep):
             return
         done[0] += 1
-        os.write(file, f"{event} {os.path.relpath(path, directory)}\n".encode())
-        if done[0] == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        change = re.sub(r"\.\d+\.tmp", ".tmp", f"{event} {os.path.relpath(path, directory)}")
+        os.write(file, f"{change}\n".encode())
+        if at in (done[0], change):
+            os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
 
@@ -188,15 +193,15 @@ def _serve():
     # What prints does so into a file of its own.
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
-        words, directory, at, printed, log = json.loads(line)
+        words, printed, *watched = json.loads(line)
         child = os.fork()
         if child == 0:
-            for stream in (1, 2):
-                os.dup2(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-            os.truncate(printed, 0)
+            stream = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            os.dup2(stream, 1)
+            os.dup2(stream, 2)
             code = 1
             try:
-                watch(directory, at, log)
+                watch(*watched)
                 code = cli.main(words)
             except SystemExit as exit_:
                 code = exit_.code
@@ -204,8 +209,10 @@ def _serve():
                 traceback.print_exc()
             sys.stdout.flush()
             os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(code, file=answers, flush=True)
+        while os.WIFSTOPPED(status := os.waitpid(child, os.WUNTRACED)[1]):
+            time.sleep(0.1)
+            os.kill(child, signal.SIGCONT)
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def copy(saved, tmp_path):
 
 STATEFUL = [
     {"algorithms": "cgsv", "optimizer": "adam"},
-    {"algorithms": "iafl", "optimizer": "momentum"},
+    {"algorithms": "iafl", "optimizer": "momentum", "recovery": 0.5},
+    {"algorithms": "iafl", "contribution_by": "accuracy", "rounds": 2},
     {"algorithms": ("rffl", "shapfed_wa")},
     {"algorithms": "fedavg_finetuned", "finetune_rounds": 2},
     {"algorithms": "cffl", "eval_clients": 2, "seeds": 2},
@@ -582,7 +583,8 @@ def test_a_full_disk_stops_nothing(finished, tmp_path, capsys):
     """Neither checkpoints nor results find room: the run says so, and can go on all the same."""
     out = tmp_path / "run"
     argv = [*COMPARE, "--rounds", "6", "--checkpoint-every", "1", "--out", out]
-    process = start(*argv, limit=3000)
+    limit = (finished / "config.json").stat().st_size  # of all files, it alone finds room
+    process = start(*argv, limit=limit)
     _, complained = process.communicate(timeout=300)
     assert process.returncode == 1, complained
     assert "Traceback" not in complained

@@ -31,6 +31,10 @@ ENTRIES = {
     **{f"aggregation {name}": ("cgsv", Options(aggregation=name)) for name in AGGREGATIONS},
     **{f"reward {name}": ("cgsv", Options(reward=name)) for name in REWARDS},
     **{f"game {name}": ("cgsv", Options(contribution="shapley", game=name)) for name in GAMES},
+    **{
+        f"iafl by {by}": ("iafl", Options(contribution_by=by))
+        for by in ("accuracy", "participation")
+    },
     "setting released": ("cgsv", RELEASED),
     "removal": ("cgsv", Options(removes=True, removed="alone")),
     "cffl otherwise": (

@@ -4,6 +4,7 @@ python -m pytest -m long tests/test_every_kill.py
 """
 
 import itertools
+import signal
 
 import killing
 import pytest
@@ -41,11 +42,21 @@ def test_a_sweep_is_killed_everywhere(shard, whole, tmp_path):
 
 def test_a_sweep_is_killed_where_it_matters(whole, tmp_path):
     """Before it has begun, before a checkpoint, the last table, the figure, the end of a part."""
-    run, wanted, changes = whole
-    for moment in (
+    run, wanted, _ = whole
+    for at in (
         *("os.rename config.json", "os.rename checkpoint/000000000002"),
         *("os.rename settings.parquet", "os.rename figures/line-learning_rate.png"),
         "os.rmdir parts",
     ):
-        at = len(changes) - changes[::-1].index(moment)
         assert killing.must_go_on(run, "sweep", SWEEP, tmp_path / "killed", wanted, at)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGSTOP"])
+def test_a_sweep_is_told_to_stop(name, whole, tmp_path):
+    """At ten moments: it saves and ends, or dies; what was only stopped goes on."""
+    run, wanted, changes = whole
+    for at in range(1, len(changes), len(changes) // 10):
+        assert killing.must_go_on(
+            run, "sweep", SWEEP, tmp_path / "told", wanted, at, getattr(signal, name)
+        )

@@ -174,6 +174,34 @@ def test_three_seeds_by_three_betas_in_one_program():
         assert np.abs(record.quota[:, j] - single.record.quota).max() <= 1
 
 
+def test_what_clients_reach_alone_is_what_the_yardstick_reaches():
+    """Of the same seed, on validation rows; cut into segments.
+
+    The method's own rounds then start from scratch: by size they are the same rounds, where
+    kappa = 1 lets nobody's p matter.
+    """
+    asked = SMALL | {"seeds": (3,), "kappa": 1.0, "algorithms": ("iafl",)}
+    asked |= {"eval_rows": None, "validation_share": 0.2, "rounds": 3}
+    config = experiment.configure(**asked, contribution_by="accuracy")
+    (problem,), (method,) = experiment.problems(config), config.methods
+    inputs, labels = problem.data.validation
+    judged = problem._replace(data=problem.data._replace(test_inputs=inputs, test_labels=labels))
+    alone_config = dataclasses.replace(
+        config, methods=experiment.configure(algorithms="standalone").methods
+    )
+    (alone,) = experiment.run(alone_config, dealt=(judged,)).cells
+    assert [s.alone for s in experiment.segments_of(config, method, problem)].count(True) == 3
+    (cell,) = experiment.run(config).cells
+    reached = np.float64(alone.evaluation.accuracy[:, -1])
+    assert np.ptp(reached) > 0.02
+    np.testing.assert_allclose(
+        cell.record.reputation, np.tile((reached / reached.sum())[:, None], (1, 3, 1)), rtol=1e-5
+    )
+    (other,) = experiment.run(experiment.configure(**asked)).cells
+    np.testing.assert_allclose(cell.evaluation.accuracy, other.evaluation.accuracy, atol=1e-6)
+    np.testing.assert_array_equal(cell.record.loss, other.record.loss)
+
+
 @pytest.mark.parametrize("name", ["q_ffl", "rank", "rffl", "fedavg_finetuned"])
 @pytest.mark.long
 def test_every_kind_of_method_can_be_profiled(name):
@@ -234,7 +262,7 @@ DEALT = {
     "by_shares": {"shares": (4, 3, 2, 1)},
     "k_classes": {"classes_per_client": 3},
     "size_dirichlet": {"concentration": 5.0, "min_rows": 50},
-    "dirichlet": {"concentration": 5.0, "min_rows": 50},
+    "dirichlet": {"concentration": 5.0, "min_rows": 50, "dirichlet_balanced": True},
 }
 
 
@@ -243,7 +271,8 @@ def test_every_partition_can_be_asked_for(name):
     """It is dealt as the function deals the pool, with the options asked for."""
     asked = DEALT.get(name, {})
     (problem,) = experiment.problems(experiment.configure(**SMALL, **asked, partitions=name))
-    options = dict(asked) | ({"num_classes": 10} if name == "class_imbalance" else {})
+    options = {option.removeprefix("dirichlet_"): value for option, value in asked.items()}
+    options |= {"num_classes": 10} if name == "class_imbalance" else {}
     made = partition.PARTITIONS[name](
         np.random.default_rng([0, 1]), problem.data.labels, 4, **options
     )
@@ -468,7 +497,7 @@ def test_seeds_do_not_share_memory_on_a_cpu(compared):
     """One after another: the matrices of one seed at a time, in programs of one seed."""
     config, _, _ = compared
     (problem, _) = experiment.problems(config)
-    assert experiment._together(config, problem) == [(0,), (1,)]
+    assert experiment._together(config, config.methods[0], problem) == [(0,), (1,)]
     made = experiment.programs(config, config.methods[2], problem)
     state = jax.eval_shape(made.begin, np.zeros(1, np.uint32), made.hyper)
     assert state.clients.shape == (1, 4, sum(problem.tensors))

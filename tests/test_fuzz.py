@@ -61,6 +61,7 @@ RIGHT = {
     "owners": st.just("owners.npy"),
     "lists": st.just("lists.json"),
     "repeated_rows": st.booleans(),
+    "dirichlet_balanced": st.booleans(),
     "shares": st.lists(number(0.01, 100), min_size=1, max_size=4),
     "classes_per_client": st.integers(1, 10),
     "conv": word(TABLES.convs),

@@ -196,6 +196,30 @@ def test_an_optimizer_persists_or_restarts(name, tiny):
         jax.tree.map(np.testing.assert_array_equal, deltas[True, 0], other)
 
 
+def test_an_optimizer_begins_afresh_in_a_round(tiny):
+    """From then on as in round 0 of one that does not: no decay, and no momentum at first."""
+    data, clients = tiny.world()
+    model, orders = tiny.softmax(), tiny.orders(clients, 1, EPOCHS)[0, 0]
+    params = model.init(jax.random.key(0))
+    mine = Examples(data.inputs, clients.rows[0], data.labels[clients.rows[0]])
+    plain, again = (
+        local.trainer(
+            model, OPTIMIZERS["momentum"], local.decayed(0.3, 0.5, per="epoch", epochs=EPOCHS),
+            batch_size=BATCH, afresh=afresh,
+        )
+        for afresh in (None, 2)
+    )  # fmt: skip
+    # A constant rate is that of a trainer without decay.
+    steady = local.trainer(model, OPTIMIZERS["momentum"], local.decayed(0.3, 1.0), batch_size=BATCH)
+    old = jax.tree.map(lambda x: x + 1, plain.init(params))
+    for t, like, state in ((1, plain, old), (2, steady, plain.init(params)), (3, steady, old)):
+        arguments = (mine, orders, jnp.int32(t))
+        got = jax.jit(again.update)(jax.random.key(1), params, old, *arguments)
+        want = jax.jit(like.update)(jax.random.key(1), params, state, *arguments)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=8 * EPS), got, want)
+        assert again.learning_rate(jnp.int32(t)) == like.learning_rate(jnp.int32(t))
+
+
 def test_a_client_without_rows_stays_where_it_is(tiny):
     model = tiny.softmax()
     trainer = local.trainer(model, optax.adam, local.decayed(0.1, 1.0), batch_size=BATCH)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_rules import in_rounds
 
 from cgsv_jax import algorithms, experiment, models, network, simulation
 from cgsv_jax.aggregation import by_reputation
@@ -43,7 +44,7 @@ def exactly(upload):
 def step(name, upload, tiny, options=None, state=None, key=0, **numbers):
     options = (options or Options())._replace(network=tiny.network())
     algorithm = ALGORITHMS[name](tiny.hyper(**numbers), options)
-    state = algorithm.init(N, D) if state is None else state
+    state = algorithm.init(*upload.deltas.shape) if state is None else state
     return jax.jit(algorithm.update)(jax.random.key(key), upload, state)
 
 
@@ -207,7 +208,7 @@ def test_removing_nobody_is_the_method_itself(sent, tiny):
 
 def test_somebody_always_stays(tiny):
     """A threshold of all but the mean removes the others at once, and never the best."""
-    parts = moving_average(cosine(), 0.5), by_reputation(), mix(0.5, 0.0)
+    parts = moving_average(cosine(), 0.5), by_reputation(), mix(0.5)
     algorithm = algorithms.compose(*parts, removal=Removal(0.999))
     upload = tiny.upload(np.float32(np.eye(3, D)), [1, 1, 1])
     state = algorithm.init(3, D)
@@ -251,7 +252,7 @@ def test_iafl_gives_the_mean_of_as_many_as_earned(sent, tiny):
 
 def test_iafl_draws_everybody_equally_often(sent, tiny):
     """5,000 rounds at once: each of the four others in k of 4, within five standard errors."""
-    reward = mix(0.0, 0.0)
+    reward = mix(0.0)
     eye = tiny.upload(np.eye(N, D, dtype=np.float32), SIZES)
     standing = Standing(jnp.zeros(N), jnp.asarray(SIZES / SIZES.sum()))
 
@@ -265,14 +266,96 @@ def test_iafl_draws_everybody_equally_often(sent, tiny):
     assert (np.abs(often - want) <= 5 * np.sqrt(want * (1 - want) / rounds) + 1e-12).all()
 
 
-def test_iafl_recovery_sends_the_reference_model(sent, tiny):
-    download, *_ = step("iafl", sent, tiny, kappa=0.5, recovery=1.0)
-    after = sent.clients + download.rewards
-    best = SIZES.argmax()
-    np.testing.assert_allclose(after, np.tile(after[best], (N, 1)), **CLOSE)
-    equal, *_ = step("iafl", sent, tiny, kappa=1.0, recovery=0.0)  # kappa 1: everybody everything
-    mean = np.asarray(sent.deltas, np.float64).mean(axis=0)
-    np.testing.assert_allclose(equal.rewards, np.tile(mean, (N, 1)), **CLOSE)
+@pytest.mark.parametrize("recovery", [0.0, 0.3, 1.0])
+def test_iafl_recovers_before_training(tiny, recovery):
+    """Who starts a round from the server's model trains it, and is rewarded as ever."""
+    data, clients = tiny.world()
+    orders = tiny.orders(clients, 6, 2)
+    parts = tiny.parts("iafl", hyper=tiny.hyper(kappa=0.0, recovery=recovery), model=tiny.softmax())
+    start, seen = in_rounds(jax.random.key(0), data, clients, orders, parts)
+    before, recovered = start, []
+    for state, upload, download, *_ in seen:
+        own, server = np.asarray(before.clients), np.asarray(before.server)
+        from_server = (np.asarray(upload.clients) == server).all(axis=1)
+        np.testing.assert_array_equal(upload.clients, np.where(from_server[:, None], server, own))
+        np.testing.assert_array_equal(state.clients, upload.clients + download.rewards)
+        np.testing.assert_allclose(state.server, server + np.mean(upload.deltas, axis=0), **CLOSE)
+        recovered.append(from_server & (own != server).any(axis=1))
+        before = state
+    share = np.mean(recovered[1:])  # the client with the most rows holds the server's model anyway
+    assert {0.0: share == 0, 0.3: 0 < share < 0.75, 1.0: share >= 0.5}[recovery]
+    download, *_ = step("iafl", seen[-1][1], tiny, kappa=1.0)
+    mean = np.mean(np.float64(seen[-1][1].deltas), axis=0)
+    np.testing.assert_allclose(download.rewards, np.tile(mean, (4, 1)), **CLOSE)
+
+
+def test_iafl_recovers_by_number_and_only_who_is_there(tiny):
+    algorithm = ALGORITHMS["iafl"](tiny.hyper(recovery=0.4), Options())
+    key, numbers = jax.random.key(2), jnp.arange(1000)
+    drawn = algorithm.recovers(key, 0, numbers)
+    assert abs(drawn.mean() - 0.4) < 5 * math.sqrt(0.24 / 1000)
+    order = jax.random.permutation(key, numbers)
+    np.testing.assert_array_equal(algorithm.recovers(key, 0, order), drawn[order])
+    data, clients = tiny.world()
+    clients = clients._replace(joins=np.array([0, 9, 0, 0], np.int32))
+    parts = tiny.parts("iafl", hyper=tiny.hyper(recovery=1.0), model=tiny.softmax())
+    few = {k: parts[k] for k in ("model", "trainer", "algorithm")}
+    state = simulation.init(key, 4, **few)
+    state = state._replace(clients=state.clients + jnp.arange(4.0)[:, None])
+    after, _ = simulation.round_(key, state, data, clients, **parts)
+    np.testing.assert_array_equal(after.clients[1], state.clients[1])
+    assert (after.clients[3] != state.clients[3]).all()
+
+
+def test_what_clients_reach_alone_is_known_before_round_0(tiny):
+    """The accuracies of the standalone method on validation rows; and then everything starts."""
+    data, clients = tiny.world(noise=1.0)
+    orders, key = tiny.orders(clients, 3, 2), jax.random.key(4)
+    data = data._replace(test_inputs=data.validation[0], test_labels=data.validation[1])
+    options = Options(contribution_by="accuracy")
+    asked = {"model": tiny.softmax(), "hyper": tiny.hyper(kappa=1.0)}
+    parts = [
+        tiny.parts("iafl", options=options, alone=True, **asked),
+        tiny.parts("iafl", **asked),
+        tiny.parts("standalone", **asked),
+    ]
+    (_, by, seen), (_, plain, seen_too), (*_, alone) = jax.jit(
+        lambda: [simulation.run(key, data, clients, orders=orders, **own) for own in parts]
+    )()
+    reached = np.asarray(alone.accuracy[-1])
+    assert len(set(reached)) > 1
+    np.testing.assert_allclose(by.score, np.tile(reached, (3, 1)), rtol=1e-6)
+    np.testing.assert_allclose(by.loss, plain.loss, rtol=1e-5)  # kappa 1: nobody's p matters
+    np.testing.assert_allclose(seen.loss, seen_too.loss, rtol=1e-5)
+    with pytest.raises(ValueError, match="there are none"):
+        simulation.run(key, data._replace(validation=None), clients, orders=orders, **parts[0])
+
+
+def test_iafl_by_accuracy_and_by_participation(sent, tiny):
+    """p over the highest p, of those who are there."""
+    quantity = []
+    reached = jnp.array([0.9, 0.3, 0.45, 0.6, 0.2])
+    upload = sent._replace(alone=reached, deltas=jnp.eye(N, D))
+    for by, there in (
+        ("accuracy", np.ones((1, N), bool)),
+        ("participation", [[1, 1, 0, 1, 1], [1, 0, 0, 1, 0], [1, 0, 0, 1, 0], [1, 1, 1, 1, 1]]),
+    ):
+        state = None
+        for t, here in enumerate(np.array(there, bool)):
+            now = upload._replace(present=jnp.asarray(here), round=jnp.int32(t))
+            now = now._replace(deltas=jnp.where(here[:, None], now.deltas, 0))
+            options = Options(contribution_by=by)
+            download, standing, state = step("iafl", now, tiny, options, state, kappa=0.0)
+        quantity.append(((download.rewards > 0).sum(axis=1) - 1).tolist())
+        p = reached if by == "accuracy" else np.array([4, 2, 1, 4, 2]) / 4
+        np.testing.assert_allclose(standing.score, p, **CLOSE)
+        if by == "accuracy":
+            np.testing.assert_allclose(standing.reputation, p / p.sum(), **CLOSE)
+    assert quantity == [[4, 2, 2, 3, 1], [4, 2, 1, 4, 2]]
+    with pytest.raises(ValueError, match=r"Settings\.alone"):
+        step("iafl", sent._replace(alone=None), tiny, Options(contribution_by="accuracy"))
+    with pytest.raises(ValueError, match="contribution_by is 'rows'"):
+        algorithms.iafl(by="rows")
 
 
 def test_iafl_does_not_know_the_order_of_rows(tiny):
@@ -322,13 +405,16 @@ def test_shapfed_by_hand(sent, tiny):
         gamma = np.clip(gamma, 0, 1)
         weights = gamma / gamma.sum()
         moved = weights @ (clients + deltas)
-        download, standing, state = step("shapfed_wa", sent, tiny, state=state, alpha=0.9)
-        np.testing.assert_allclose(standing.score, score, **CLOSE)
-        np.testing.assert_allclose(standing.reputation, weights, **CLOSE)
-        np.testing.assert_allclose(download.aggregate, moved - server, **CLOSE)
-        for i in range(N):
-            want = gamma[i] * moved + (1 - gamma[i]) * (clients[i] + deltas[i]) - clients[i]
-            np.testing.assert_allclose(download.rewards[i], want, **CLOSE)
+        old = state
+        for broadcast, part in (("sum", weights), ("max", gamma / gamma.max()), ("gamma", gamma)):
+            options = Options(broadcast=broadcast)
+            download, standing, state = step("shapfed_wa", sent, tiny, options, old, alpha=0.9)
+            np.testing.assert_allclose(standing.score, score, **CLOSE)
+            np.testing.assert_allclose(standing.reputation, weights, **CLOSE)
+            np.testing.assert_allclose(download.aggregate, moved - server, **CLOSE)
+            for i in range(N):
+                want = part[i] * moved + (1 - part[i]) * (clients[i] + deltas[i]) - clients[i]
+                np.testing.assert_allclose(download.rewards[i], want, **CLOSE)
 
 
 def test_size_weighted_is_cgsv_with_the_sizes_for_reputations(sent, tiny):
@@ -522,6 +608,8 @@ def test_an_option_that_a_method_reads_matters(name, sent, tiny):
             )
             download, standing, state = algorithm.update(jax.random.key(t), upload, state)
             seen.append((download, standing))
+        if algorithm.recovers is not None:
+            seen.append(algorithm.recovers(jax.random.key(0), jnp.int32(0), jnp.arange(99)))
         return seen
 
     rows = [base] + [base | {field: value} for field, value in other.items()]
@@ -554,6 +642,10 @@ def test_method_defaults_are_those_of_its_text():
     assert methods["cffl"].hyper("class_imbalance").removal == 1 / 6
     assert methods["rffl"].hyper("class_imbalance").removal == 1 / 3
     assert [methods[m].removed for m in ("cffl", "rffl", "cgsv")] == ["alone", "alone", "frozen"]
+    assert methods["fedavg_finetuned"].aggregation == "uniform"
+    assert methods["fedavg_finetuned"].finetune_optimizer == "new"
+    assert (methods["iafl"].kappa, methods["iafl"].recovery) == (0, 0)
+    assert methods["iafl"].contribution_by == "size"
     assert (methods["rffl"].mask_scope, methods["cgsv"].mask_scope) == ("tensor", "vector")
     given = experiment.configure(algorithms=("rffl", "cgsv"), removal=0.2, mask_scope="vector")
     assert [(m.removal, m.mask_scope) for m in given.methods] == [(0.2, "vector")] * 2
@@ -571,6 +663,9 @@ def test_method_defaults_are_those_of_its_text():
         ),
         ({"algorithms": "cgsv", "game": "accuracy"}, "--game does nothing here"),
         ({"algorithms": "iafl", "kappa": 1.5}, "--kappa is 1.5"),
+        ({"algorithms": "iafl", "contribution_by": "rows"}, "--contribution-by is 'rows'"),
+        ({"algorithms": "rank", "contribution_by": "size"}, "--contribution-by does nothing here"),
+        ({"algorithms": "fedavg", "finetune_optimizer": "new"}, "--finetune-optimizer does noth"),
         ({"algorithms": "q_ffl", "q": -1.0}, "--q is -1.0"),
         ({"algorithms": "cgsv", "removal": 1.0}, "--removal is 1.0"),
         ({"algorithms": "fedavg_finetuned", "finetune_rounds": 0}, "--finetune-rounds is 0"),

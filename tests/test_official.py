@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.types import Network, Options
+from cgsv_jax.reward import mix, no_better
+from cgsv_jax.types import Network, Options, Standing
 
 DATA = Path(__file__).parent / "data"
 TENSORS = (30, 6, 24, 4)
@@ -137,3 +138,95 @@ def test_cffl(tiny, variant):
         assert not mistaken[:, 1:].any()  # only ever the smallest client
         given = np.cumsum(mistaken[:, :, None] * seen["aggregate"][:, None, :], axis=0)
         np.testing.assert_allclose((seen["model"] + given)[MODELS], theirs["model"], **CLOSE)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5, 1.0])
+def test_iafl_hands_out_as_many_updates(tiny, kappa):
+    """How many of the unit vectors that four others sent are in a client's reward."""
+    for scenario in ("plain", "zero", "negative", "ties"):
+        sizes, theirs = of("inputs", scenario)["sizes"], of("iafl", scenario, str(kappa))["k"]
+        standing = Standing(jnp.zeros(5), jnp.asarray(sizes / sizes.sum(), jnp.float32))
+        upload = tiny.upload(np.eye(5, 8), sizes)
+        rewards, *_ = mix(kappa).update(jax.random.key(0), upload, jnp.zeros(8), standing, ())
+        np.testing.assert_array_equal(np.tile((rewards > 0).sum(1) - 1, (ROUNDS, 1)), theirs)
+
+
+def test_iafl(tiny):
+    """The reference model, which is the server's; with kappa 1 the models of all."""
+    scenarios = ("plain", "zero", "negative", "ties")
+    for kappa in (0.0, 1.0):
+        ours = played(tiny, "iafl", scenarios, kappa=kappa, recovery=0.0)
+        for scenario in scenarios:
+            theirs, seen = of("iafl", scenario), ours[scenario]
+            np.testing.assert_allclose(seen["server"], theirs["reference"], **CLOSE)
+            best = of("inputs", scenario)["sizes"].argmax()
+            np.testing.assert_allclose(seen["model"][:, best], theirs["reference"], **CLOSE)
+            if kappa == 1.0:
+                np.testing.assert_allclose(seen["model"][MODELS], theirs["all_to_all"], **CLOSE)
+
+
+@pytest.mark.parametrize("scenario", ["plain", "zero", "negative", "ties"])
+def test_rank_hands_out_the_same_updates(tiny, scenario):
+    """Clients of equal accuracy share a rank here; there one of them stands above the other."""
+    inputs, theirs = of("inputs", scenario), of("rank", scenario)["members"]
+    upload, reward = tiny.upload(np.eye(5, 8), inputs["sizes"]), no_better()
+    equal = 0
+    for t, accuracy in enumerate(jnp.asarray(inputs["accs"])):
+        rewards, *_ = reward.update(
+            jax.random.key(0), upload, jnp.zeros(8), Standing(accuracy, accuracy), ()
+        )
+        ours, apart = np.asarray(rewards[:, :5] > 0), accuracy[:, None] != accuracy[None, :]
+        np.testing.assert_array_equal(ours[apart], theirs[t][apart])
+        equal += not apart[~np.eye(5, dtype=bool)].all()
+    assert (equal > 0) == (scenario == "ties")
+
+
+@pytest.mark.parametrize("q", [0.0, 0.1, 1.0, 5.0])
+def test_q_ffl(tiny, q):
+    scenarios = ("plain", "zero", "negative", "ties")
+    ours = played(tiny, "q_ffl", scenarios, q=q)
+    for scenario in scenarios:
+        theirs = of("q_ffl", scenario, str(q))["server"]
+        np.testing.assert_allclose(ours[scenario]["server"], theirs, **CLOSE)
+
+
+def test_shapfed(tiny):
+    """The broadcast is that of the paper, gamma; below 0, it drives a model away from all others.
+
+    There an update is the difference of two such models: errors are measured in units of the
+    server's, which reaches 95, the models in units of their own.
+    """
+    scenarios = ("plain", "zero", "negative", "ties")
+    ours = played(tiny, "shapfed_wa", scenarios, options=Options(negative="kept"), alpha=0.9)
+    for scenario in scenarios:
+        theirs, seen = of("shapfed", scenario), ours[scenario]
+        units = np.maximum(1, np.maximum.accumulate(np.abs(theirs["server"]).max(axis=1)))[:, None]
+        for name in ("score", "weight", "server"):
+            np.testing.assert_allclose(seen[name] / units, theirs[name] / units, **CLOSE)
+        unit = np.maximum(1, np.abs(theirs["model"]).max())
+        np.testing.assert_allclose(seen["model"][MODELS] / unit, theirs["model"] / unit, **CLOSE)
+
+
+@pytest.mark.parametrize("aggregation", ["uniform", "size"])
+def test_fedavg_finetuned(tiny, aggregation):
+    scenarios = ("plain", "zero", "negative", "ties")
+    options = Options(aggregation=aggregation)
+    ours = played(tiny, "fedavg_finetuned", scenarios, options=options)
+    for scenario in scenarios:
+        gap = np.abs(ours[scenario]["server"] - of("fedavg_finetuned", scenario)["server"]).max()
+        assert gap < CLOSE["atol"] if aggregation == "uniform" else gap > 0.05
+
+
+def test_cgsv_as_a_rival(tiny):
+    """IAFL's own copy of it: with `cgsv:released`, everything."""
+    options = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all")
+    scenarios = ("plain", "zero", "negative", "ties")
+    numbers = {"gamma": 0.5, "alpha": 0.95, "beta": 1.0, "floor": 1e-3}
+    numbers |= {"norm_epsilon": 1e-7, "cosine_epsilon": 1e-10}
+    ours = played(tiny, "cgsv", scenarios, options=options, **numbers)
+    for scenario in scenarios:
+        theirs, seen = of("cgsv", scenario), ours[scenario]
+        np.testing.assert_allclose(seen["score"], theirs["phi"], **CLOSE)
+        np.testing.assert_allclose(seen["model"][MODELS], theirs["model"], **CLOSE)
+        for name in ("r", "aggregate"):
+            np.testing.assert_allclose(seen[name], theirs[name], **CLOSE)

@@ -1,8 +1,10 @@
 """Sweeps on a real Ray that the tests start: the same tables, also after processes are killed."""
 
 import contextlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
+import killing
 import numpy as np
 import polars as pl
 import pytest
@@ -156,6 +159,41 @@ def test_the_driver_is_killed(marked, cluster, local, tmp_path):
     assert f"{done} further runs are through already" in " ".join(printed.split())
     assert f"{28 - done} runs by" in printed
     _same(out, local)
+
+
+def test_the_driver_is_killed_before_every_change_of_a_file(marked, cluster, tmp_path):
+    """While Ray computes, and while its folder goes; then where all runs are through.
+
+    Of what is inside of Ray's own folder only the first removal: nobody reads it again.
+    """
+    env, _ = marked
+    whole, killed, through = (tmp_path / name for name in ("whole", "killed", "through"))
+    setup = "from cgsv_jax import sweep_cli; sweep_cli._SECONDS_BETWEEN_PARTS = -1.0"
+    small = [
+        *("sweep", "--algorithms", "standalone", "--learning-rate", "0.1,0.2", "--hidden", "8"),
+        *("--clients", "3", "--epochs", "1", "--rounds", "2", "--seeds", "1", "--quiet"),
+    ]
+    where = ["--on", "ray", "--address", cluster]
+    with killing.server(tmp_path, setup, **env) as run:
+        ended = run([*small, "--out", whole], whole)
+        assert ended.code == 0, ended.printed
+        wanted = killing.files_of(whole)
+        ended = run([*small, *where, "--out", through], through, "open .sweep.parquet.tmp")
+        assert ended.code == -signal.SIGKILL, ended.printed
+        first = ended.changes.index("shutil.rmtree ray/trials") + 1
+        last = ["os.rmdir ray/trials", "shutil.rmtree ray", "os.rmdir ray"]
+        for at in [*range(1, first + 2), *last]:
+            assert killing.must_go_on(run, "sweep", [*small, *where], killed, wanted, at)
+        for at in itertools.count(1):
+            shutil.copytree(through, killed)
+            ended = run(["sweep", "--resume", killed, *where], killed, at)
+            again = run(["sweep", "--resume", killed], killed)
+            assert (ended.code, again.code) in ((-signal.SIGKILL, 0), (0, 0)), again.printed
+            assert killing.files_of(killed) == wanted, ended.changes[-1]
+            shutil.rmtree(killed)
+            if ended.code == 0:
+                break
+    assert at > 15
 
 
 def test_a_search_is_stopped_and_goes_on(marked, cluster, tmp_path):

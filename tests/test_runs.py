@@ -23,7 +23,8 @@ def test_cuts_move_no_evaluation(rounds, every, most):
     assert sum(s.rounds for s in segments) == rounds
     assert max(s.rounds for s in segments) <= (most or rounds)
     seen, done = [], 0
-    for number, evaluations in segments:
+    for number, evaluations, alone in segments:
+        assert not alone
         # As `simulation.advance` evaluates: after every k-th round of its own, and after the last.
         own = [t for t in range(1, number + 1) if t % every == 0 or t == number]
         assert evaluations in (0, len(own))
@@ -47,7 +48,7 @@ def _programs():
 
         return jax.vmap(one)(seeds, hyper.learning_rate)
 
-    def segment(rounds, seeds, hyper, state, shared, evaluated=True):
+    def segment(rounds, seeds, hyper, state, shared, evaluated=True, alone=False):
         def one(state):
             def step(state, _):
                 key, now = jax.random.split(state["key"])
@@ -59,7 +60,7 @@ def _programs():
             counts = state["n"], *[state["x"]] * 3, *[state["x"].sum()] * 2
             return (
                 state,
-                record,
+                jax.tree.map(lambda x: x[:0] if alone else x, record),
                 jax.tree.map(lambda x: x[None][: int(evaluated)], Evaluation(*counts)),
             )
 
@@ -86,7 +87,7 @@ def _batches(built):
 
     return [
         batch(0, [[0, 1], [2]], runs.segments(5, 4, 2)),
-        batch(1, [[3]], runs.segments(3, 1)),
+        batch(1, [[3]], (runs.Segment(1, 0, alone=True), *runs.segments(2, 1))),
         batch(2, [[4], [5]], runs.segments(4, 2)),
     ]
 
@@ -110,6 +111,7 @@ def _keeper(saved, start=None, stop=lambda: False, due=lambda done, ahead: True)
 def test_from_every_cut_to_the_same_bits():
     saved, built = [], []
     whole, _ = runs.execute(_batches(built), keeper=_keeper(saved))
+    assert [own[0].record.score.shape[1] for own in whole] == [5, 2, 4]  # of rounds alone, nothing
     assert [done for done, _ in saved] == [2, 4, 5, 7, 9, 10, 11, 12, 13, 15, 17, 19, 21]
     assert built == [0, 1, 2]
     for done, kept in saved[::2]:
@@ -164,9 +166,9 @@ def test_places_that_are_none():
 def test_a_plan_is_json_and_tells_runs_apart():
     one, other = _batches([]), _batches([])
     assert runs.plan(one) == runs.plan(other)
-    other[1] = other[1]._replace(segments=runs.segments(3, 1, 1))
+    other[2] = other[2]._replace(segments=runs.segments(4, 2, 2))
     assert runs.plan(one) == runs.plan(other)
-    other[1] = other[1]._replace(segments=runs.segments(3, 3, 1))
+    other[2] = other[2]._replace(segments=runs.segments(4, 4, 2))
     assert runs.plan(one) != runs.plan(other)
 
 

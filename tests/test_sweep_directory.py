@@ -266,6 +266,8 @@ def test_other_data_are_refused(tmp_path, capsys, monkeypatch):
     assert "--attendance" in sentence
     assert "start it anew" in sentence
     assert contents(out) == before
+    told = said(capsys, 130, "sweep", "--config", out / "config.json", "--out", tmp_path / "x")
+    assert "but the file of --attendance holds something else" in told
     who.write_text("0,1\n1,2\n")
     said(capsys, 130, "sweep", "--resume", out, "--quiet")  # up to its tables
 
@@ -398,7 +400,8 @@ def test_settings_are_not_believed(value, whole, copy, capsys):
 def test_a_strangers_environment(change, begun, copy, capsys):
     out = copy(begun)
     edited(out, "environment.json", change)
-    assert "--resume is" in one_sentence(capsys, "sweep", "--resume", out, "--quiet")
+    sentence = one_sentence(capsys, "sweep", "--resume", out, "--quiet")
+    assert "environment.json cannot be read" in sentence
 
 
 def setting_of(**values):
@@ -541,3 +544,17 @@ def test_too_many_are_refused_at_once(tmp_path, capsys):
     assert "--rounds" in said(capsys, 2, *words, 3, "--rounds", f"1:{'9' * 400}")
     assert time.process_time() - started < 10
     assert not out.exists()
+
+
+def test_more_than_the_memory_is_refused(tmp_path, capsys, monkeypatch):
+    """Runs of all settings, and those of one call; before a directory is made."""
+    monkeypatch.setattr(files, "host_memory", lambda: 2**30)
+    words = ["sweep", *FLAGS, "--out", tmp_path / "x", "--beta", ",".join(map(str, range(1, 40)))]
+    words[words.index("--seeds") + 1] = "1000"
+    sentence = one_sentence(capsys, *words)
+    assert "--beta, --seeds, --partition, --algorithms: the sweep would take 1.1 GiB" in sentence
+    assert "for 78,000 runs, there are 1.0 GiB" in sentence
+    words = ["sweep", *FLAGS, "--out", tmp_path / "x", "--together", "20"]
+    words[words.index("--seeds") + 1], words[words.index("--rounds") + 1] = "20", "1000000"
+    assert "--together, --clients, --rounds: a call of 20 runs" in said(capsys, 2, *words)
+    assert not (tmp_path / "x").exists()

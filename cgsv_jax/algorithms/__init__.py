@@ -81,7 +81,9 @@ def _index(hyper: Hyper, options: Options) -> Measure:
 ALGORITHMS = {
     "standalone": lambda hyper, options: standalone(),
     "fedavg": lambda hyper, options: fedavg(),
-    "fedavg_finetuned": lambda hyper, options: fedavg_finetuned(options.rounds),
+    "fedavg_finetuned": lambda hyper, options: fedavg_finetuned(
+        options.rounds, AGGREGATIONS[options.aggregation](hyper, options)
+    ),
     "q_ffl": lambda hyper, options: q_ffl(hyper.q),
     "size_weighted": lambda hyper, options: size_weighted(
         hyper.gamma,
@@ -99,9 +101,11 @@ ALGORITHMS = {
         reward=REWARDS["sparsify"](hyper, options),
     ),
     "eci": _with_rules(eci, _index),
-    "iafl": lambda hyper, options: iafl(hyper.kappa, hyper.recovery),
+    "iafl": lambda hyper, options: iafl(hyper.kappa, hyper.recovery, options.contribution_by),
     "rank": lambda hyper, options: rank(options.network),
-    "shapfed_wa": lambda hyper, options: shapfed_wa(options.network, hyper.alpha),
+    "shapfed_wa": lambda hyper, options: shapfed_wa(
+        options.network, hyper.alpha, options.broadcast, options.negative
+    ),
     "cgsv": _cgsv,
 }
 
@@ -112,7 +116,7 @@ _RULES = {"gamma", "norm_epsilon", "aggregation", "first_weights", *_REWARD}
 READS: dict[str, set[str]] = {
     "standalone": set(),
     "fedavg": set(),
-    "fedavg_finetuned": {"finetune_rounds"},
+    "fedavg_finetuned": {"finetune_rounds", "finetune_optimizer", "aggregation", "first_weights"},
     "q_ffl": {"q"},
     "size_weighted": _REWARD | {"gamma", "norm_epsilon"},
     "random_reward": _RULES,
@@ -120,9 +124,9 @@ READS: dict[str, set[str]] = {
     | {"removal", "removal_imbalanced", "removed"},
     "rffl": _REWARD - {"reward"} | {"gamma", "alpha", "negative", "removal", "removed"},
     "eci": _RULES | {"permutations", "tolerance"},
-    "iafl": {"kappa", "recovery"},
+    "iafl": {"kappa", "recovery", "contribution_by"},
     "rank": set(),
-    "shapfed_wa": {"alpha"},
+    "shapfed_wa": {"alpha", "broadcast", "negative"},
     "cgsv": _RULES
     | {"alpha", "floor", "relative_floor", "normalise_scores", "cosine_epsilon"}
     | {"removal", "removed"}
@@ -130,6 +134,12 @@ READS: dict[str, set[str]] = {
 }
 # Methods that go on for `finetune_rounds` after the last round.
 STAGED = {"fedavg_finetuned"}
+
+
+def needs_alone(name: str, options: Options) -> bool:
+    """Whether a method, with these options, must know what clients reach alone."""
+    return name == "iafl" and options.contribution_by == "accuracy"
+
 
 __all__ = [
     "ALGORITHMS",
@@ -145,6 +155,7 @@ __all__ = [
     "fedavg",
     "fedavg_finetuned",
     "iafl",
+    "needs_alone",
     "needs_of",
     "q_ffl",
     "random_reward",

@@ -132,7 +132,7 @@ def compose(
         return download, standing, _same_types(new, state)
 
     needs = needs_of(contribution, aggregation, reward)
-    return Algorithm(init, update, (lambda round_: round_ >= 0) if common else None, needs)
+    return Algorithm(init, update, (lambda round_: round_ >= 0) if common else None, needs=needs)
 
 
 def needs_of(*rules: Contribution | Aggregation | Reward | Algorithm) -> Needs:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import checks, vectors
+from cgsv_jax.choices import choice
 from cgsv_jax.shares import over_present, renewed
 from cgsv_jax.types import Algorithm, Array, Download, Network, Standing, Upload
 
@@ -19,7 +20,12 @@ class ShapFedState(NamedTuple):
     reputation: Array  # [N]
 
 
-def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm:
+def shapfed_wa(
+    network: Network | None,
+    memory: chex.Numeric = 0.9,
+    broadcast: str = "gamma",
+    negative: str = "zero",
+) -> Algorithm:
     """gamma_i = mean_c cos(dW_{i,c}, dW_{N,c}), averaged; w_N leads by it, w_i receives by it.
 
     dW_c is the update of the last layer's weights and bias of class c, and dW_N the sum of those of
@@ -28,21 +34,28 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
     model is w_N = sum_i a_i (w_i + dw_i), a_i = gamma_i / sum gamma, and client i goes on from
     gamma_i w_N + (1 - gamma_i) (w_i + dw_i).
 
-    No validation data. O(N D) a round, O(N C F) of it for the scores. Assumed where sources differ:
-    gamma is not normalised in the broadcast, as in the paper (the released CIFAR script uses the
-    sum-normalised one), and the new gamma aggregates in its own round. The quota is D.
+    No validation data. O(N D) a round, O(N C F) of it for the scores. The quota is D. Where sources
+    differ: gamma is not normalised in the broadcast, as in the paper and the released script for
+    synthetic data; dW_c are updates, as in the one for CIFAR, and not the layers themselves. The
+    code has no floor of 0 (`negative="kept"`): a client that points away weighs less than nothing.
 
     Args:
       network: knows the places of the last layer.
       memory: mu, in [0, 1].
+      broadcast: what client i receives of w_N: "gamma", gamma_i; "sum", a_i, as the released script
+        for CIFAR does; "max", gamma_i / max gamma, which stands there beside it.
+      negative: "zero" or "kept", of gamma below 0.
 
     Raises:
-      ValueError: the network has no last layer that can be told.
+      ValueError: the network has no last layer that can be told, or a word is another one.
 
     Reference:
-      Tastan et al., Redefining Contributions: Shapley-Driven Federated Learning, IJCAI 2024.
+      Tastan et al., Redefining Contributions: Shapley-Driven Federated Learning, IJCAI 2024;
+      tnurbek/shapfed, 5771a37.
     """
     checks.numbers("alpha", memory=memory)
+    choice("broadcast", broadcast, "gamma", "sum", "max")
+    least = 0.0 if choice("negative", negative, "zero", "kept") == "zero" else -jnp.inf
     places = None if network is None else network.output()
     if places is None:
         raise ValueError("shapfed_wa needs a model whose last layer is a kernel [F, C] and a bias")
@@ -70,7 +83,7 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
         )(layer, whole)  # [C, N]
         score = jnp.where(present, jnp.mean(agreement, axis=0), 0.0)
         averaged = memory * state.gamma + (1 - memory) * score
-        gamma = jnp.clip(jnp.where(state.joined, averaged, score), 0.0, 1.0)
+        gamma = jnp.clip(jnp.where(state.joined, averaged, score), least, 1.0)
         gamma = jnp.where(present, gamma, state.gamma).astype(state.gamma.dtype)
         weights = over_present(gamma, present)  # a_i
         moved = vectors.weighted_sum(weights, upload.clients) + vectors.weighted_sum(
@@ -78,7 +91,10 @@ def shapfed_wa(network: Network | None, memory: chex.Numeric = 0.9) -> Algorithm
         )
         aggregate = jnp.where(jnp.any(present), moved - upload.server, 0.0)
         own = upload.clients + deltas
-        rewards = gamma[:, None] * (moved[None, :] - own) + deltas
+        most = jnp.max(jnp.where(present, gamma, 0.0))
+        most = jnp.where(most > 0, most, 1.0)
+        part = {"gamma": gamma, "sum": weights, "max": gamma / most}[broadcast]
+        rewards = part[:, None] * (moved[None, :] - own) + deltas
         rewards = jnp.where(present[:, None], rewards, 0.0)
         quota = jnp.where(present, aggregate.size, 0).astype(jnp.int32)
         old = state.reputation

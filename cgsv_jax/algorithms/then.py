@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.algorithms.compose import needs_of
-from cgsv_jax.types import Algorithm, Array, ArrayTree, Download, Standing, Upload
+from cgsv_jax.types import Algorithm, Array, ArrayTree, Download, PRNGKey, Standing, Upload
 
 
 def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
@@ -56,6 +56,21 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         late = False if second.common is None else second.common(round_)
         return jnp.where(round_ <= after, early, late)
 
+    def recovers(key: PRNGKey, round_: Array, numbers: Array) -> Array:
+        nobody = jnp.zeros(numbers.shape, bool)
+        early, late = (
+            nobody if own.recovers is None else own.recovers(key, round_, numbers)
+            for own in (first, second)
+        )
+        return jnp.where(round_ < after, early, late)
+
     either = first.common is not None or second.common is not None
     # Compiled once where it is called eagerly: a choice between two ways is, in every call.
-    return Algorithm(init, jax.jit(update), common if either else None, needs_of(first, second))
+    some = first.recovers is not None or second.recovers is not None
+    return Algorithm(
+        init,
+        jax.jit(update),
+        common if either else None,
+        recovers if some else None,
+        needs_of(first, second),
+    )

@@ -8,12 +8,14 @@ from cgsv_jax.contribution.gtg_shapley import gtg_shapley
 from cgsv_jax.contribution.least_core import least_core
 from cgsv_jax.contribution.leave_one_out import leave_one_out
 from cgsv_jax.contribution.moving_average import moving_average
+from cgsv_jax.contribution.participation_rate import participation_rate
 from cgsv_jax.contribution.projection import projection
 from cgsv_jax.contribution.random_share import random_share
 from cgsv_jax.contribution.sampled_shapley import sampled_shapley
 from cgsv_jax.contribution.shapley import shapley
 from cgsv_jax.contribution.sharpened import sharpened
 from cgsv_jax.contribution.size_share import size_share
+from cgsv_jax.contribution.standalone_accuracy import standalone_accuracy
 from cgsv_jax.contribution.tmc_shapley import tmc_shapley
 from cgsv_jax.contribution.validation_accuracy import validation_accuracy
 from cgsv_jax.contribution.validation_shapley import validation_shapley
@@ -75,12 +77,14 @@ __all__ = [
     "least_core",
     "leave_one_out",
     "moving_average",
+    "participation_rate",
     "projection",
     "random_share",
     "sampled_shapley",
     "shapley",
     "sharpened",
     "size_share",
+    "standalone_accuracy",
     "tmc_shapley",
     "validation_accuracy",
     "validation_game",

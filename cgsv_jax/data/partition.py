@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from cgsv_jax import checks, types
+from cgsv_jax import checks, files, types
 
 POWER = 1.65911332899  # exponent of the released code's power law
+SLOT = 25  # bytes of a client's slot: row, mask and label, here and on the device, and its order
 ATTEMPTS = 100  # Dirichlet draws before giving up on min_rows
 
 
@@ -150,6 +151,7 @@ def dirichlet(
     num_clients: int,
     concentration: float = 0.5,
     min_rows: int = 1,
+    balanced: bool = False,
 ) -> types.Clients:
     """Every class is cut among the clients in Dirichlet(concentration) shares.
 
@@ -157,12 +159,18 @@ def dirichlet(
     with fewer than `min_rows` rows is thrown away whole and repeated, so that the shares keep the
     Dirichlet law given that everybody has enough.
 
+    With `balanced` the classes are cut one after another, and who has n / N rows or more by then
+    gets nothing of the next: the others' shares are scaled to sum to 1, and the cuts are rounded
+    down. So do Yurochkin et al., after them NIID-Bench (which redraws below ten rows) and IAFL;
+    sizes and numbers of classes then differ less.
+
     Args:
       rng: source of the shares and the shuffle.
       labels: labels [n] of the rows to hand out.
       num_clients: N.
       concentration: parameter of the symmetric Dirichlet law, positive.
       min_rows: the fewest rows a client may have.
+      balanced: whether nobody gets more rows who has a fair share of them.
 
     Returns:
       Disjoint clients that together hold every row.
@@ -170,7 +178,8 @@ def dirichlet(
     Raises:
       ValueError: if an argument is out of range, or no draw gave everyone `min_rows` rows.
 
-    Reference: Hsu, Qi, Brown, arXiv:1909.06335; cut per class as in Yurochkin et al., ICML 2019.
+    Reference: Hsu, Qi, Brown, arXiv:1909.06335; balanced as in the code of Yurochkin et al., ICML
+      2019, and of Li et al., arXiv:2102.02079 (Xtra-Computing/NIID-Bench, 61b901a).
     """
     labels, num_clients = _checked(rng, labels, num_clients)
     if not (np.isfinite(concentration) and concentration > 0):
@@ -186,9 +195,12 @@ def dirichlet(
     fewest_short = num_clients
     for _ in range(ATTEMPTS):
         shares = rng.dirichlet(np.full(num_clients, concentration), size=len(class_sizes))
-        # rint, not floor: the last cut must be the class size although shares sum to 1 - 1e-16.
-        cuts = np.rint(shares.cumsum(axis=1) * class_sizes[:, None]).astype(np.int64)
-        table = np.diff(cuts, axis=1, prepend=0)  # [C, N] rows of class c at client i
+        if balanced:
+            table = _with_room(shares, class_sizes)
+        else:
+            # rint, not floor: the last cut must be the class size although shares sum to 1 - 1e-16.
+            cuts = np.rint(shares.cumsum(axis=1) * class_sizes[:, None]).astype(np.int64)
+            table = np.diff(cuts, axis=1, prepend=0)  # [C, N] rows of class c at client i
         short = int((table.sum(axis=0) < min_rows).sum())
         if not short:
             break
@@ -200,6 +212,19 @@ def dirichlet(
             "rows: raise the concentration, or lower min_rows or the number of clients"
         )
     return _cut(rng, labels, table)
+
+
+def _with_room(shares: np.ndarray, class_sizes: np.ndarray) -> np.ndarray:
+    """Rows [C, N] of `dirichlet` where who has a fair share of all rows gets no more."""
+    table = np.zeros(shares.shape, np.int64)
+    for c, size in enumerate(class_sizes):
+        room = shares[c] * (table.sum(axis=0) < class_sizes.sum() / shares.shape[1])
+        if not room.sum():  # tiny concentrations draw zeros: nobody has enough, and all is redrawn
+            break
+        cuts = np.floor((room / room.sum()).cumsum() * size).astype(np.int64)
+        cuts[-1] = size
+        table[c] = np.diff(cuts, prepend=0)
+    return table
 
 
 def size_dirichlet(
@@ -553,6 +578,13 @@ def describe(clients: types.Clients, labels: types.Array) -> tuple[np.ndarray, n
 
 def _deal(order: np.ndarray, sizes: np.ndarray) -> types.Clients:
     """Consecutive slices of `order` as left-packed rows; what is beyond sum(sizes) is dropped."""
+    slots, there = len(sizes) * int(sizes.max()), files.host_memory()
+    if SLOT * slots > there:
+        raise ValueError(
+            f"--clients, --partition: the largest client holds {sizes.max():,} rows, so many slots "
+            f"of {len(sizes):,} clients would take {SLOT * slots / 2**30:,.1f} GiB of memory, "
+            f"there are {there / 2**30:,.1f} GiB"
+        )
     mask = np.arange(sizes.max()) < sizes[:, None]  # [N, M]
     rows = np.zeros(mask.shape, np.int32)
     rows[mask] = order[: sizes.sum()]

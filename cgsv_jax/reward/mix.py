@@ -9,19 +9,17 @@ from cgsv_jax.reward.ratio import ratios
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
 
-def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
+def mix(kappa: chex.Numeric) -> Reward:
     """v_i = (u_i + the updates of k_i others, drawn without replacement) / (1 + k_i).
 
     k_i = ceil(gamma_i (|R| - 1)), gamma_i = (r_i / max r)^(1 - kappa), |R| the present clients.
-    With probability `recovery` client i is sent the reference model, that of the client with the
-    highest reputation after this round, in place of its own. One N x N matrix of who gets whose:
-    O(N^2 D). The quota is D where something of another client arrives, else 0.
+    One N x N matrix of who gets whose: O(N^2 D). The quota is D where something of another client
+    arrives, else 0.
 
     Args:
       kappa: in [0, 1]; 1 gives everybody everything.
-      recovery: probability in [0, 1].
     """
-    checks.numbers(kappa=kappa, recovery=recovery)
+    checks.numbers(kappa=kappa)
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients, num_parameters
@@ -30,7 +28,6 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
     def update(
         key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
     ) -> tuple[Array, Array, ArrayTree]:
-        draw_key, recovery_key = jax.random.split(key)
         present, dtype = upload.present, upload.deltas.dtype
         count = present.size
         ratio = ratios(standing.reputation, present, 0.0)  # r_i / max r
@@ -41,7 +38,7 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
         # A lot for every pair: who draws whom does not depend on the order of the rows.
         columns = jnp.arange(count) if upload.numbers is None else upload.numbers
         lots = jax.vmap(lambda k: jax.random.uniform(k, (count,))[columns])(
-            vectors.draws(draw_key, upload.numbers, count)
+            vectors.draws(key, upload.numbers, count)
         )
         barred = jnp.eye(count, dtype=bool) | ~present[None, :]
         place = jnp.argsort(jnp.argsort(jnp.where(barred, 2.0, lots), axis=1), axis=1)
@@ -52,14 +49,7 @@ def mix(kappa: chex.Numeric, recovery: chex.Numeric) -> Reward:
         rewards = jnp.matmul(
             members * upload.scales[None, :], upload.deltas, precision=jax.lax.Precision.HIGHEST
         )
-        # Of equals the lowest number, wherever its row lies.
-        best = jnp.argmin(jnp.where(ratio == 1, columns, count))
-        reference = upload.clients[best] + rewards[best]
-        recovers = jax.vmap(lambda k: jax.random.bernoulli(k, recovery))(
-            vectors.draws(recovery_key, upload.numbers, count)
-        )
-        rewards = jnp.where(recovers[:, None], reference[None, :] - upload.clients, rewards)
-        received = present & ((drawn > 0) | recovers)
+        received = present & (drawn > 0)
         quota = jnp.where(received, aggregate.size, 0).astype(jnp.int32)
         return jnp.where(present[:, None], rewards, 0.0), quota, state
 
