@@ -75,6 +75,7 @@ RANGES: dict[str, Interval] = {
     "alpha": Interval(0, 1),
     "beta": Interval(0, math.inf),
     "floor": Interval(0, 1),
+    "floor_or_none": Interval(-math.inf, 1),  # of a moving average, where -infinity is none
     "norm_epsilon": Interval(0, math.inf, "[)"),
     "cosine_epsilon": Interval(0, math.inf, "[)"),
     "q": Interval(0, math.inf, "[)"),

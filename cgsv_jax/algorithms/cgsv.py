@@ -2,6 +2,7 @@
 
 import chex
 
+from cgsv_jax import checks
 from cgsv_jax.aggregation import by_reputation
 from cgsv_jax.algorithms.compose import compose
 from cgsv_jax.algorithms.removal import Removal
@@ -53,6 +54,7 @@ def cgsv(
       Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine Learning,
       NeurIPS 2021.
     """
+    checks.numbers(floor=floor)
     return compose(
         moving_average(
             measure or cosine(),

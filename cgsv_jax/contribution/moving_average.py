@@ -36,7 +36,8 @@ def moving_average(
     Returns:
       A Contribution; shapes [N].
     """
-    checks.numbers(alpha=alpha, floor=floor)
+    checks.numbers(alpha=alpha)
+    checks.numbers("floor_or_none", floor=floor)
     checks.kinds(measure=(measure, Measure, "cosine()"))
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
