@@ -111,6 +111,7 @@ def watch(directory, at=None, number=None, fill=None, log=None):
                 os.write(log, f"{line}\n".encode())
             if words in line and next(count) == at:
                 os.kill(os.getpid(), number) if fill is None else take_all_room(fill)
+                time.sleep(0.3)  # a thread hears of it, and these rounds take no time at all
 
     sys.addaudithook(hook)
 
