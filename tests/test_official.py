@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgsv_jax import experiment
 from cgsv_jax.algorithms import ALGORITHMS
 from cgsv_jax.reward import mix, no_better
 from cgsv_jax.types import Network, Options, Standing
@@ -88,8 +89,6 @@ def played(tiny, name, scenarios, *, options=None, key=0, **numbers):
     return {s: {k: v[i] for k, v in seen.items()} for i, s in enumerate(scenarios)}
 
 
-RFFL = {"mask_scope": "tensor", "mask_count": "ceil", "mask_ties": "all", "removed": "alone"}
-CFFL = {"mask_ties": "all", "removed": "alone"}
 # variant -> numbers, choices
 VARIANTS = {
     "mean_half": ({"alpha": 0.5, "clip": 1e3}, {}),
@@ -103,7 +102,7 @@ VARIANTS = {
 def test_rffl(tiny, negative):
     """With negative reputations kept everywhere; without them where nobody has any."""
     scenarios = ("plain", "zero", "ties", *(("negative",) if negative == "kept" else ()))
-    options = Options(**RFFL, negative=negative)
+    options = experiment.configure(algorithms="rffl", negative=negative).methods[0].options()
     numbers = {"gamma": 0.5, "alpha": 0.95, "beta": 0.0, "removal": 1 / 3}
     ours = played(tiny, "rffl", scenarios, options=options, **numbers)
     for scenario in scenarios:
@@ -126,7 +125,7 @@ def test_cffl(tiny, variant):
     """
     numbers, choices = VARIANTS[variant]
     scenarios = ("plain", "zero", "equal", "tiny")
-    options = Options(**CFFL, **choices)
+    options = experiment.configure(algorithms="cffl", **choices).methods[0].options()
     ours = played(tiny, "cffl", scenarios, options=options, removal=1 / 3, **numbers)
     for scenario in scenarios:
         theirs, seen = of("cffl", variant, scenario), ours[scenario]
