@@ -268,7 +268,7 @@ def test_every_field_has_a_test():
     mine = READS["cgsv"] - {"removal", "tolerance"} | {"learning_rate", "decay"}
     assert set(HYPER_CHANGES) == mine & set(Hyper._fields)
     others = {"game", "permutations", "scale_values", "removes", "removed", "rounds", "network"}
-    others |= {"clip_by", "combine", "own_off", "negative"}
+    others |= {"clip_by", "combine", "own_off", "negative", "contribution_by", "broadcast"}
     assert set(OPTION_CHANGES) == set(Options._fields) - others
 
 
