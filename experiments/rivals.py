@@ -12,6 +12,7 @@ import polars as pl
 from cgsv_jax import results
 from experiments import cells, common, fairness
 
+GTG = {"contribution": "gtg_shapley", "game": "accuracy"}
 # (method, line, what it asks for)
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("cffl", "", {}),
@@ -35,6 +36,37 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("rffl", "removal 0", {"removal": 0.0}),
     ("rffl", "removed frozen", {"removed": "frozen"}),
     ("rffl", "ties by position", {"mask_ties": "position"}),
+    ("iafl", "", {}),
+    ("iafl", "kappa .5", {"kappa": 0.5}),
+    ("iafl", "recovery .1", {"recovery": 0.1}),
+    ("iafl", "by accuracy", {"contribution_by": "accuracy"}),
+    ("iafl", "by accuracy, kappa .5", {"contribution_by": "accuracy", "kappa": 0.5}),
+    ("iafl", "by accuracy, recovery .1", {"contribution_by": "accuracy", "recovery": 0.1}),
+    ("iafl", "half drop out", {"dropout": 0.5}),
+    (
+        *("iafl", "half drop out, by participation"),
+        {"dropout": 0.5, "contribution_by": "participation"},
+    ),
+    ("fedavg_finetuned", "", {}),
+    ("fedavg_finetuned", "aggregation size", {"aggregation": "size"}),
+    ("fedavg_finetuned", "optimizer kept", {"finetune_optimizer": "kept"}),
+    (
+        *("fedavg_finetuned", "aggregation size, optimizer kept"),
+        {"aggregation": "size", "finetune_optimizer": "kept"},
+    ),
+    ("shapfed_wa", "", {}),
+    ("shapfed_wa", "broadcast sum", {"broadcast": "sum"}),
+    ("shapfed_wa", "broadcast max", {"broadcast": "max"}),
+    ("shapfed_wa", "negative kept", {"negative": "kept"}),
+    ("cgsv", "", {}),
+    ("cgsv", "gtg_shapley", GTG),
+    ("cgsv", "gtg_shapley, scaled", GTG | {"scale_values": True}),
+    ("cgsv", "gtg_shapley, tolerance .01", GTG | {"tolerance": 0.01}),
+    *(
+        (name, line, {"partitions": ["dirichlet"], "dirichlet_balanced": bool(line)})
+        for name in ("fedavg_finetuned", "iafl", "cgsv")
+        for line in ("", "dirichlet balanced")
+    ),
 ]
 ALL = {"dataset": "digits", "partitions": list(cells.PARTITIONS), "clients": 10}
 SCALES = {

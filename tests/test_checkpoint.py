@@ -697,7 +697,7 @@ def test_cuts_follow_from_the_config_alone():
     (problem,) = experiment.problems(long)
     seconds = experiment.seconds_per_round(long, method, problem)
     assert seconds > experiment.SECONDS
-    assert set(experiment.segments_of(long, method, problem)) == {(1, 0), (1, 1)}
+    assert {cut[:2] for cut in experiment.segments_of(long, method, problem)} == {(1, 0), (1, 1)}
     # 64 (or so) inputs, 1000, 1000, 10: three times a product of 2 rows in out.
     width = np.prod(problem.data.inputs.shape[1:])
     needed = 3 * 2 * 90_000 * 100 * (width * 1000 + 1000 * 1000 + 1000 * 10) / experiment.RATE
