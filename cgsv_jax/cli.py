@@ -9,15 +9,12 @@ import pathlib
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from cgsv_jax import (
     checkpoint,
@@ -42,7 +39,6 @@ from cgsv_jax.config import SETTINGS, TRAINING, Config, ConfigError
 _FAILED = 1
 _BAD_INPUT = 2
 _INTERRUPTED = 128 + signal.SIGINT
-_SECONDS_BETWEEN_LINES = 2.0  # of progress, where there is no terminal to redraw
 
 
 class Flag(NamedTuple):
@@ -790,7 +786,7 @@ def _compute(
     _announce(console, config, dealt)
 
     def work(keeper: runs.Keeper | None, see: Callable[[experiment.Progress], None]) -> Any:
-        with _Watcher(console, config) as watch:
+        with _watching(console, config) as watch:
             return experiment.run(config, lambda p: (see(p), watch(p)), dealt, keeper)
 
     def settings() -> dict[str, Any]:
@@ -1018,61 +1014,34 @@ def _who_cheats(cheats: Sequence[str]) -> str:
     )
 
 
-class _Watcher:
-    """Progress as a live bar in a terminal, as plain lines elsewhere, not at all when quiet."""
+@contextlib.contextmanager
+def _watching(console: Console, config: Config) -> Iterator[Callable[[experiment.Progress], None]]:
+    """Shows how far the rounds of all methods are, while the body lasts."""
+    total = sum(experiment.rounds_of(config, method) for method in config.methods)
+    total *= len(config.seeds) * len(config.partitions)
+    unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
+    finished, state = 0, ""  # rounds of the methods before this one; its latest accuracies
 
-    def __init__(self, console: Console, config: Config):
-        self.console = console
-        rounds = sum(experiment.rounds_of(config, method) for method in config.methods)
-        self.rounds = rounds * len(config.seeds) * len(config.partitions)
-        self.unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
-        self.finished = 0  # rounds of the methods before this one
-        self.next_line = 0.0
-        self.state = ""  # the latest accuracies of a method
-        self.bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(f"{self.unit}  {{task.fields[pace]}}  left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-            disable=not console.is_terminal or console.quiet,
-            transient=True,
-        )
-        self.task = self.bar.add_task("start", total=self.rounds, pace="", state="loading")
-
-    def __enter__(self) -> Callable[[experiment.Progress], None]:
-        self.bar.start()
-        return self.see
-
-    def __exit__(self, *exception: Any) -> None:
-        self.bar.stop()
-
-    def see(self, p: experiment.Progress) -> None:
-        """Shows one look at the run."""
-        name = f"{p.partition} {p.method}"
+    def watch(p: experiment.Progress) -> None:
+        nonlocal finished, state
+        name, done = f"{p.partition} {p.method}", finished + p.round
         if p.compiling:
-            self.state = ""
-            self.bar.update(self.task, description=name, state="compiling", pace="")
-            if not self.console.is_terminal:
-                terminal.say(self.console, f"{name}: compiling")
+            state = ""
+            show(done, f"{name}: compiling", name, state="compiling", now=True)
             return
-        done = self.finished + p.round
-        pace = f"{p.rounds_per_second:.3g}/s"
         if p.accuracy is not None:  # not every segment ends in an evaluation
             mean, most = 100 * p.accuracy.mean(), 100 * p.accuracy.max()
-            self.state = f"accuracy mean {mean:.1f} %, max {most:.1f} %"
-        self.bar.update(self.task, description=name, completed=done, pace=pace, state=self.state)
-        last = p.round == p.rounds
-        if not self.console.is_terminal and (last or time.monotonic() > self.next_line):
-            left = (p.rounds - p.round) / p.rounds_per_second
-            line = f"{name}: {p.round}/{p.rounds} {self.unit}, {pace}, {left:.0f} s left"
-            line += f", {self.state}" if self.state else ""
-            terminal.say(self.console, line)
-            self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-        if last:
-            self.finished += p.rounds
+            state = f"accuracy mean {mean:.1f} %, max {most:.1f} %"
+        pace = f"{p.rounds_per_second:.3g}/s"
+        left = (p.rounds - p.round) / p.rounds_per_second
+        line = f"{name}: {p.round}/{p.rounds} {unit}, {pace}, {left:.0f} s left"
+        line += f", {state}" if state else ""
+        show(done, line, name, pace, state, now=p.round == p.rounds)
+        if p.round == p.rounds:
+            finished += p.rounds
+
+    with terminal.progress(console, total, unit) as show:
+        yield watch
 
 
 def _sweep(args: Any) -> None:
