@@ -688,7 +688,8 @@ def _configuration(args: Any) -> Config:
         if asked:
             flags = ", ".join("--" + name.replace("_", "-") for name in asked)
             raise ConfigError(f"--config is a whole experiment, it cannot be combined with {flags}")
-        values = results.read_config(args.config, terminal.complain)
+        path = files.path_of(args.config, "--config")
+        values = files.read_json(path, edited=terminal.complain)
         return config_lib.from_dict(values, experiment.TABLES)
     if isinstance(args, Run):
         asked.setdefault("algorithms", "cgsv")
@@ -762,7 +763,7 @@ def _warn_of_other_data(config: str | None, now: experiment.DataIdentity) -> Non
     except ValueError as error:
         wrong = [str(error)]
     for line in wrong:
-        terminal.complain(f"--config is {os.fspath(file)!r}, but {line}")
+        terminal.complain(f"--config is {args.config!r}, but {line}")
 
 
 def _is_finished(args: Any, directory: pathlib.Path) -> None:

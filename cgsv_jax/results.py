@@ -22,6 +22,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -32,7 +33,7 @@ import shlex
 import shutil
 import subprocess
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -999,21 +1000,16 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
         tidy(directory)
         if overwrite:
             remove_checkpoints(directory)
-            for pattern in PART_FILES:
-                _remove_all(directory / PARTS, pattern)
-            for kind in (*FIGURE_KINDS, *SWEEP_FIGURE_KINDS):
-                for suffix in FIGURE_FORMATS:
-                    _remove_all(directory / FIGURES, f"{kind}-*.{suffix}")
+            kinds = itertools.product((*FIGURE_KINDS, *SWEEP_FIGURE_KINDS), FIGURE_FORMATS)
+            ours = {PARTS: PART_FILES, FIGURES: [f"{kind}-*.{suffix}" for kind, suffix in kinds]}
+            for folder, patterns in ours.items():
+                for pattern in patterns:
+                    for file in (directory / folder).glob(pattern):
+                        file.unlink()
             # The config last: without it nobody could go on with what is left.
             for name in reversed(old):
                 files.inside(directory, name).unlink()
     return directory
-
-
-def _remove_all(folder: pathlib.Path, pattern: str) -> None:
-    for file in folder.glob(pattern):
-        if not file.is_dir():
-            file.unlink()
 
 
 def begin(
@@ -1024,13 +1020,9 @@ def begin(
     Raises:
       OSError: when it cannot be written; a directory that holds nothing else is removed.
     """
-    # The config last: a run has begun when it is there.
-    values = {"environment.json": environment, "config.json": config}
-    try:
-        write_files(
-            directory,
-            {name: document(value) for name, value in values.items() if value is not None},
-        )
+    try:  # the config last: a run has begun when it is there
+        both = {"environment.json": document(environment or {}), "config.json": document(config)}
+        write_files(directory, both)
     except OSError:
         with contextlib.suppress(OSError):
             pathlib.Path(directory).rmdir()
@@ -1048,10 +1040,8 @@ def is_there(directory: Path, name: str) -> bool:
 
 def finished(directory: Path) -> bool:
     """Whether all results of a run or a sweep are there; each is written whole or not at all."""
-    common = all(is_there(directory, f"{name}.json") for name in JSON_FILES)
-    return common and any(
-        all(is_there(directory, name) for name in names) for names in (FILES, SWEEP_FILES)
-    )
+    of_a_sweep = (*(f"{name}.json" for name in JSON_FILES), *SWEEP_FILES)
+    return any(all(is_there(directory, n) for n in names) for names in (FILES, of_a_sweep))
 
 
 def resuming(directory: Path) -> str:
@@ -1368,19 +1358,6 @@ def _must_agree(run: Run) -> None:
                 f"the run in {run.directory} cannot be read: {', '.join(names)} are not of the "
                 f"same {', '.join(keys)}"
             )
-
-
-def read_config(path: Path, edited: Callable[[str], None]) -> dict[str, Any]:
-    """The named values of a config.json, unjudged.
-
-    Args:
-      path: the file; somebody may have changed it by hand.
-      edited: told so, in a sentence.
-
-    Raises:
-      ValueError: when the file cannot be read, or does not hold an object.
-    """
-    return files.read_json(files.path_of(path, "--config"), edited=edited)
 
 
 def read_json(directory: Path, name: str, must_be_sealed: bool = False) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any], border: Border) ->
             done = "is finished, there is nothing to go on with"
             say(console, f"the sweep in {directory} {done}")
     elif "config" in own:
-        go(_from_file(results.read_config(own["config"], terminal.complain), own))
+        file = files.path_of(own["config"], "--config")
+        go(_from_file(files.read_json(file, edited=terminal.complain), own))
     else:
         go(_from_flags(flags, own))
 

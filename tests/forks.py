@@ -38,7 +38,7 @@ import orbax.checkpoint  # noqa: F401
 import sklearn.datasets
 from matplotlib.figure import Figure
 
-from cgsv_jax import cli, data, plots, runs
+from cgsv_jax import cli, data, plots, results, runs
 from cgsv_jax.types import Evaluation, Record
 
 CLIENTS = 3
@@ -198,6 +198,7 @@ if __name__ == "__main__":
     sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
     data.load("digits")
     runs.execute = functools.partial(execute, runs.execute)
+    results._checkout = lambda package: {}  # somebody may be at work on it
     plots.KINDS = dict.fromkeys(plots.KINDS, lambda run, partition: Figure((1, 1)))
     for line in sys.stdin:
         os.write(answers, json.dumps(outcome(json.loads(line))).encode() + b"\n")

@@ -101,6 +101,25 @@ def test_killed_at_every_operation(whole, forks, place):
     check_kills(whole, forks, place, range(1, len(whole[2]) + 1))
 
 
+@pytest.mark.long
+def test_killed_while_another_run_is_replaced(ran, forks, place):
+    """The command again ends in its own files, whatever was left of the other's."""
+    command, files, _ = ran
+    other, out, log = place / "other", place / "replaced", place / "replaced.log"
+    words = (*command, "--overwrite", "--out", out)
+    assert forks(*COMMANDS["compare"], "--out", other).code == 0
+    shutil.copytree(other, out)
+    forks(*words, directory=out, log=log)
+    for at in range(1, 1 + moment(log.read_text().splitlines(), "rename", 1)):
+        shutil.rmtree(out)
+        shutil.copytree(other, out)
+        killed = forks(*words, directory=out, at=at, signal=signal.SIGKILL)
+        assert killed.code == -signal.SIGKILL
+        done = forks(*words)
+        assert (done.code, done.err) == (0, "")
+        assert files_of(out) == files
+
+
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
