@@ -8,7 +8,8 @@ A job is a line of JSON with `words`, and what the child does before the command
 
 | key | |
 |---|---|
-| directory, at, signal | sends itself the signal before its at-th operation on files below |
+| directory, at, signal | sends itself the signal before its at-th operation on files below; or, \
+where at is (words, number), before the number-th, from 0, with the words in its line of the log |
 | fill | a file, in place of a signal: it takes all the room that is left |
 | log | a file for the names of these operations |
 | uid, nofile | becomes another user; may open so many files |
@@ -89,7 +90,8 @@ def take_all_room(file):
 
 def watch(directory, at=None, number=None, fill=None, log=None):
     """Counts the operations on files below a directory, and acts before one of them."""
-    count = itertools.count(1)
+    count = itertools.count(1) if isinstance(at, int) else itertools.count()
+    words, at = ("", at) if isinstance(at, int | None) else at
 
     def hook(event, args):
         if event == "open":
@@ -104,10 +106,10 @@ def watch(directory, at=None, number=None, fill=None, log=None):
         if not changes or isinstance(path, int):
             return
         if relative or os.fsdecode(path).startswith(directory):
-            mine = next(count)
+            line = f"{event} {os.fsdecode(path)}"
             if log is not None:
-                os.write(log, f"{event} {os.fsdecode(path)}\n".encode())
-            if mine == at:
+                os.write(log, f"{line}\n".encode())
+            if words in line and next(count) == at:
                 os.kill(os.getpid(), number) if fill is None else take_all_room(fill)
 
     sys.addaudithook(hook)
