@@ -763,7 +763,7 @@ def _warn_of_other_data(config: str | None, now: experiment.DataIdentity) -> Non
     except ValueError as error:
         wrong = [str(error)]
     for line in wrong:
-        terminal.complain(f"--config is {args.config!r}, but {line}")
+        terminal.complain(f"--config is {config!r}, but {line}")
 
 
 def _is_finished(args: Any, directory: pathlib.Path) -> None:
