@@ -65,7 +65,7 @@ FIGURES = "figures"  # folder of a run directory where plots.py puts its own
 CHECKPOINT = (
     "checkpoint"  # folder of a run directory where checkpoint.py puts its own, while it runs
 )
-FOLDERS = (FIGURES, CHECKPOINT, PARTS)
+FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS)
 FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share")
 SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")

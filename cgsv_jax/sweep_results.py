@@ -246,6 +246,8 @@ def open_again(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
     """
     directory = files.path_of(path, "--resume")
     try:
+        for name in results.FOLDERS:
+            files.inside(directory, name)
         return directory, results.read_json(directory, "config.json")
     except ValueError as error:
         raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
@@ -437,7 +439,7 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
         )
     )
     with files.reading(directory / "sweep.parquet"):
-        known = {"method": outline.shown, "point": range(outline.settings)}
+        known = {"method": outline.shown, "point": range(len(config["settings"]))}
         known |= {name: _column(values) for name, values in outline.axes.items()}
         for name, values in known.items():
             if odd := set(table[name].unique()) - set(values):

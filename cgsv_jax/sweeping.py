@@ -300,17 +300,8 @@ class _Described(TypedDict):
     settings: list[_Point]
 
 
-class Outline(NamedTuple):
-    """What the tables and figures of a sweep are read by."""
-
-    axes: dict[str, tuple]
-    shown: tuple[str, ...]
-    best: str
-    settings: int
-
-
-def outline(values: Any) -> Outline:
-    """What a sweep's config says, as any version wrote it; its settings are not judged.
+def outline(values: Any) -> Sweep:
+    """What a sweep's config says, as any version wrote it, without its settings.
 
     Raises:
       ConfigError: on what is missing, of another type, or unknown.
@@ -319,17 +310,16 @@ def outline(values: Any) -> Outline:
         whole = files.judged(values, _Described)
     except ValueError as error:
         raise ConfigError(f"this is no sweep's config: {error}") from error
-    axes = {
-        own["name"]: tuple(value_of(own["name"], value) for value in own["values"])
-        for own in whole["axes"]
-    }
-    settings = len(whole["settings"])
-    problems = [f"{name[:80]!r} cannot be swept" for name in axes if name not in SWEEPABLE]
-    problems += _problems({}, whole["best"], whole["judge"], settings)
-    if problems or not settings or not whole["shown"]:
-        problems = problems or ["it has no settings"]
+    pairs = [(own["name"], own["values"]) for own in whole["axes"]]
+    problems = [f"{name[:80]!r} cannot be swept" for name, _ in pairs if name not in SWEEPABLE]
+    problems += _problems({}, whole["best"], whole["judge"], len(whole["settings"]))
+    if not whole["settings"] or not whole["shown"]:
+        problems.append("it has no settings")
+    if problems:
         raise ConfigError(f"this is no sweep's config: {problems[0]}")
-    return Outline(axes, tuple(whole["shown"]), whole["best"], settings)
+    axes = {name: tuple(value_of(name, value) for value in own) for name, own in pairs}
+    told = tuple(whole["shown"]), whole["best"], whole["judge"]
+    return Sweep(unplain(whole["asked"]), axes, (), *told)
 
 
 def described(values: Any) -> Sweep:
@@ -339,11 +329,11 @@ def described(values: Any) -> Sweep:
       ConfigError: on what is missing, unknown or out of range, and on a setting that is not what
         its values say.
     """
-    axes, shown, best, _ = outline(values)
+    sweep = outline(values)
     try:
         settings = tuple(
             Setting(
-                {name: value_of(name, each["values"][name]) for name in axes},
+                {name: value_of(name, each["values"][name]) for name in sweep.axes},
                 config_lib.from_dict(_merged(values["config"], each["differs"]), experiment.TABLES),
             )
             for each in values["settings"]
@@ -352,7 +342,7 @@ def described(values: Any) -> Sweep:
         raise
     except Exception as error:  # a stranger's file: whatever is odd in it
         raise ConfigError(f"this is no sweep's config: {files.reason_of(error)}") from error
-    sweep = Sweep(unplain(values["asked"]), axes, settings, shown, best, values["judge"])
+    sweep = sweep._replace(settings=settings)
     for wrong in _untrue(sweep):
         raise ConfigError(f"this is no sweep's config: {wrong}")
     return sweep

@@ -19,6 +19,7 @@ from cgsv_jax import (
     experiment,
     files,
     results,
+    runs,
     searching,
     sweep_cli,
     sweep_results,
@@ -129,6 +130,20 @@ def test_who_may_not_write_is_told_that_it_is_finished(whole, copy, capsys, monk
     told = said(capsys, 0, "sweep", "--resume", out)
     assert "Read-only file system" in told
     assert "is finished" in told
+
+
+def test_seconds_are_those_of_all_processes(begun, copy):
+    """Of programs whose seconds the checkpoint has, the rest of its process counts as well."""
+    out, kept = copy(begun), runs.Kept(runs.Place(0, 0, 0), (), [], [runs.Clock(60, 20, 100)])
+
+    @contextlib.contextmanager
+    def kept_by(console, directory, settings, every, work):
+        keeper = runs.NO_KEEPER._replace(restore=lambda *_: kept)
+        yield work(keeper, lambda look: None), []
+
+    border = sweep_cli.Border(lambda: None, lambda *_: None, kept_by, contextlib.nullcontext)
+    sweep_cli.command({}, {"resume": out, "quiet": True}, border)
+    assert 100 < results.read_json(out, "timing.json")["total_seconds"] < 400
 
 
 # ---------------------------------------------------------------- parts are judged
@@ -310,6 +325,7 @@ def test_links_are_not_followed(name, whole, begun, copy, capsys, tmp_path):
     for words in commands:
         assert "is a symbolic link" in one_sentence(capsys, *words)
     assert contents(outside) == {"pair-alpha-beta.png": b"mine"}
+    assert not (out / "sweep.parquet").exists() or name == "figures"
 
 
 def renamed(out, axis):
