@@ -458,7 +458,7 @@ def _unfit(config: Config, problem: Problem) -> list[str]:
     for method in config.methods:
         try:  # what a rule says of N, D or the model, it says before anything is compiled
             needs = needs_of(config, method, problem)
-            if needs.validation and not len(problem.data.validation[1]):
+            if needs.rows and not len(problem.data.validation[1]):
                 wrong.append(
                     f"{method.name} judges models on the server's validation rows, "
                     f"but --validation-share {config.validation_share:g} leaves none"
@@ -506,7 +506,7 @@ def memory_of(config: Config, method: Method, problem: Problem) -> tuple[Memory,
         taking = problem.attendance.shape[1]
     wide = number if config.layout == "all" else min(_width_asked(config.layout) or 1, number)
     needs = needs_of(config, method, problem)
-    copies = taking + 3 * wide + REBUILT * needs.validation
+    copies = taking + 3 * wide + REBUILT * needs.rows
     network = ("--hidden" if config.model == "mlp" else "--model",)
     network += ("--optimizer",) if steps else ()
     slots = number * problem.clients.mask.shape[1]
@@ -635,17 +635,15 @@ def rounds_of(config: Config, method: Method) -> int:
 
 def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
     """The data as a method's programs are given them: validation rows only to whom they serve."""
-    if needs_of(config, method, problem).validation:
+    if needs_of(config, method, problem).rows:
         return problem.data
     return problem.data._replace(validation=None)
 
 
 def settings_of(config: Config, method: Method, problem: Problem) -> Settings:
     """`settings`, and what the method's uploads must carry."""
-    return settings(config, problem)._replace(
-        start_loss=needs_of(config, method, problem).start_loss,
-        alone=needs_alone(method.algorithm, method.options()),
-    )
+    needs = needs_of(config, method, problem)
+    return settings(config, problem)._replace(start_loss=needs.start_loss, alone=needs.alone)
 
 
 def parts(
@@ -780,7 +778,7 @@ def seconds_per_round(config: Config, method: Method, problem: Problem) -> float
     often = min(config.eval_every, config.rounds)
     passes = 3 * taken * rows + evaluated * len(problem.data.test_labels) / often
     needs = needs_of(config, method, problem)
-    judged = len(problem.data.validation[1]) if needs.validation else 0
+    judged = len(problem.data.validation[1]) if needs.rows else 0
     valued = needs.valuations(clients)
     flops = forward * (passes + valued * judged) + valued * clients**2
     return flops / RATE + taken / STEPS + READINGS * 4 * clients * sum(problem.tensors) / BYTES

@@ -192,7 +192,13 @@ class Needs(NamedTuple):
 
     validation: bool = False  # whether it reads `Upload.validation`
     start_loss: bool = False  # whether it reads `Upload.start_loss`
+    alone: bool = False  # whether it reads `Upload.alone`, an accuracy on validation rows
     valuations: Callable[[int], int] = _nothing  # N -> models or coalitions that a round values
+
+    @property
+    def rows(self) -> bool:
+        """Whether the server must hold validation rows."""
+        return self.validation or self.alone
 
 
 class Measure(NamedTuple):

@@ -125,6 +125,7 @@ def test_a_rule_reads_what_it_says_it_needs(rule, tiny):
     without = {
         "validation": (sent._replace(validation=None), "needs the server to hold some"),
         "start_loss": (sent._replace(start_loss=None), "needs uploads with start_loss"),
+        "alone": (sent._replace(alone=None), "needs uploads with alone"),
     }
     for field, (bare, complaint) in without.items():
         arguments = jax.random.key(0), tiny.hyper(), bare, rule.init(tiny.hyper())

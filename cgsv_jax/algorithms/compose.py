@@ -141,6 +141,7 @@ def needs_of(*rules: Contribution | Aggregation | Reward | Algorithm) -> Needs:
     return Needs(
         validation=any(own.validation for own in needs),
         start_loss=any(own.start_loss for own in needs),
+        alone=any(own.alone for own in needs),
         valuations=lambda num_clients: sum(own.valuations(num_clients) for own in needs),
     )
 

@@ -34,4 +34,4 @@ def standalone_accuracy() -> Contribution:
         score = jax.numpy.where(upload.present, upload.alone, 0.0)
         return Standing(score, renewed(score, standing.reputation, upload.present)), state
 
-    return Contribution(init, update, Needs(validation=True))
+    return Contribution(init, update, Needs(alone=True))
