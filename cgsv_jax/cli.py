@@ -33,7 +33,7 @@ from cgsv_jax import (
 )
 from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax.config import SETTINGS, TRAINING, Config, ConfigError
+from cgsv_jax.config import SETTINGS, Config, ConfigError
 
 # Exit codes; a signal's is 128 and its number, as shells have it.
 _FAILED = 1
@@ -46,7 +46,7 @@ class Flag(NamedTuple):
 
     kind: Any
     help: str
-    default: str | None = None  # as shown; the value itself is decided by config.resolve
+    default: str | None = None  # as shown; None: as the tables of defaults say
     alias: str | None = None
 
 
@@ -111,21 +111,26 @@ _FLOATS = _value(_list_of(float), "NUMBER,NUMBER,...")
 _SEEDS = _value(_number_or_list, "INT | INT,INT,...")
 
 
-def _per_dataset(name: str) -> str:
-    return ", ".join(f"{dataset} {values[name]:g}" for dataset, values in TRAINING.items())
+def _default(name: str) -> str:
+    """What an option is when nobody gives it, and where it is something else."""
 
+    def text(value: Any) -> str:
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-def _per_setting(name: str) -> str:
-    return ", ".join(f"{setting} {values[name]}" for setting, values in SETTINGS.items())
+    base, others = config_lib.default_of(name)
+    texts = [] if base is None else [text(base)]
+    return ", ".join([*texts, *(f"{who} {text(value)}" for who, value in others.items())])
 
 
 _T = experiment.TABLES
 
 PROBLEM = {
-    "dataset": Flag(_NAME, f"data set: {', '.join(_T.datasets)}", "digits"),
+    "dataset": Flag(_NAME, f"data set: {', '.join(_T.datasets)}"),
     "data_dir": Flag(_NAME, "folder of the TFDS sets", "TFDS_DATA_DIR, or TFDS's own"),
     "model": Flag(_NAME, f"network: {', '.join(_T.models)}", "the data set's"),
-    "hidden": Flag(_INTS, "hidden units of the mlp, a number per layer", "64"),
+    "hidden": Flag(_INTS, "hidden units of the mlp, a number per layer"),
     "clients": Flag(_INT, "number of clients N", "10, or as many as --shares"),
     "rows_per_client": Flag(
         _INT,
@@ -137,16 +142,16 @@ PROBLEM = {
         "share of the training rows that no client gets",
         "0.1, cifar10 0.2, sst and mr 0 (they have such rows)",
     ),
-    "partition_seed": Flag(_INT, "seed of the partition, the same for all seeds", "0"),
-    "concentration": Flag(_FLOAT, "above 0, small is uneven (dirichlet, size_dirichlet)", "0.5"),
+    "partition_seed": Flag(_INT, "seed of the partition, the same for all seeds"),
+    "concentration": Flag(_FLOAT, "above 0, small is uneven (dirichlet, size_dirichlet)"),
     "dirichlet_balanced": Flag(
         bool, "of the next class nobody gets rows who has n / N of them already (dirichlet)"
     ),
-    "min_rows": Flag(_INT, "fewest rows of a client (dirichlet, size_dirichlet, by_owner)", "1"),
+    "min_rows": Flag(_INT, "fewest rows of a client (dirichlet, size_dirichlet, by_owner)"),
     "shares": Flag(
         _FLOATS, "a number per client, sizes are proportional to them (by_shares)", "none"
     ),
-    "classes_per_client": Flag(_INT, "classes that every client holds (k_classes)", "2"),
+    "classes_per_client": Flag(_INT, "classes that every client holds (k_classes)"),
     "owners": Flag(
         _NAME, "file with an owner id per training row, .npy or .npz (by_owner)", "none"
     ),
@@ -157,22 +162,18 @@ PROBLEM = {
         "none",
     ),
     "repeated_rows": Flag(bool, "a row may be listed more than once (from_lists)"),
-    "synthetic_rows": Flag(_INT, "training rows of the data set synthetic", "10000"),
+    "synthetic_rows": Flag(_INT, "training rows of the data set synthetic"),
 }
 TRAINING_FLAGS = {
-    "seeds": Flag(_SEEDS, "how many seeds (0, 1, ...), or a comma-separated list of them", "3"),
-    "rounds": Flag(_INT, "rounds of communication T", _per_dataset("rounds")),
-    "epochs": Flag(_INT, "local epochs per round E", _per_dataset("epochs")),
-    "batch_size": Flag(_INT, "rows per mini-batch step B", _per_dataset("batch_size")),
-    "learning_rate": Flag(_FLOAT, "learning rate eta of round 0", _per_dataset("learning_rate")),
-    "decay": Flag(_FLOAT, "factor on the learning rate, in (0, 1]", _per_dataset("decay")),
-    "decay_per": Flag(_NAME, "decay per round or per local epoch", _per_setting("decay_per")),
-    "optimizer": Flag(
-        _NAME, f"local optimizer: {', '.join(_T.optimizers)}", "sgd; sst and mr adam"
-    ),
-    "optimizer_state": Flag(
-        _NAME, "of the local optimizer between rounds: persist or restart", "persist"
-    ),
+    "seeds": Flag(_SEEDS, "how many seeds (0, 1, ...), or a comma-separated list of them"),
+    "rounds": Flag(_INT, "rounds of communication T"),
+    "epochs": Flag(_INT, "local epochs per round E"),
+    "batch_size": Flag(_INT, "rows per mini-batch step B"),
+    "learning_rate": Flag(_FLOAT, "learning rate eta of round 0"),
+    "decay": Flag(_FLOAT, "factor on the learning rate, in (0, 1]"),
+    "decay_per": Flag(_NAME, "decay per round or per local epoch"),
+    "optimizer": Flag(_NAME, f"local optimizer: {', '.join(_T.optimizers)}"),
+    "optimizer_state": Flag(_NAME, "of the local optimizer between rounds: persist or restart"),
     "eval_every": Flag(
         _INT,
         "rounds between two evaluations on the test set",
@@ -183,7 +184,7 @@ TRAINING_FLAGS = {
     "eval_clients": Flag(
         _INT, "clients to evaluate, evenly from the fewest rows to the most", "all"
     ),
-    "eval_batch": Flag(_INT, "test rows per forward pass", "500"),
+    "eval_batch": Flag(_INT, "test rows per forward pass"),
     "checkpoint_every": Flag(
         _INT,
         "rounds of a seed that are lost at most when the run is killed; --resume goes on",
@@ -192,17 +193,13 @@ TRAINING_FLAGS = {
 }
 WHO = {
     "cohort": Flag(_INT, "clients that take part in a round, drawn anew each time", "all"),
-    "cohort_by": Flag(
-        _NAME, f"how a cohort is drawn: {' or '.join(config_lib.COHORTS_BY)}", "uniform"
-    ),
+    "cohort_by": Flag(_NAME, f"how a cohort is drawn: {' or '.join(config_lib.COHORTS_BY)}"),
     "attendance": Flag(
         _NAME,
         "file with the clients of every round: .npy [T, C], or a line per round, commas between",
         "none",
     ),
-    "dropout": Flag(
-        _FLOAT, "probability in [0, 1) that a client does not take part after all", "0"
-    ),
+    "dropout": Flag(_FLOAT, "probability in [0, 1) that a client does not take part after all"),
     "late": Flag(
         _NAMES, "clients:round, so many clients join in that round (from 0), drawn once", "none"
     ),
@@ -223,9 +220,7 @@ HARDWARE = {
         "balanced; on a CPU one for models with convolutions, else 4",
     ),
     "devices": Flag(_INT, "devices that share the clients", "all there are"),
-    "precision": Flag(
-        _NAME, f"of local training: {', '.join(_T.precisions)}; scores are float32", "default"
-    ),
+    "precision": Flag(_NAME, f"of local training: {', '.join(_T.precisions)}; scores are float32"),
     "conv": Flag(
         _NAME,
         f"form of the convolutions: {', '.join(_T.convs)}",
@@ -233,56 +228,35 @@ HARDWARE = {
     ),
 }
 RULES = {
-    "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}", "paper"),
-    "gamma": Flag(_FLOAT, "Gamma, the norm of every upload, above 0", _per_dataset("gamma")),
-    "alpha": Flag(
-        _FLOAT, "alpha, weight of the old reputation, in [0, 1]", "0.95, cffl 0.8, shapfed_wa 0.9"
-    ),
-    "beta": Flag(_FLOAT, "beta, altruism degree, from 0 to inf", _per_setting("beta") + ", rffl 0"),
-    "beta_on": Flag(
-        _NAME, "beta acts on r summing to 1 (sum) or on r / max r (max)", "sum, rffl max"
-    ),
-    "floor": Flag(_FLOAT, "smallest reputation before normalising", _per_setting("floor")),
+    "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}"),
+    "gamma": Flag(_FLOAT, "Gamma, the norm of every upload, above 0"),
+    "alpha": Flag(_FLOAT, "alpha, weight of the old reputation, in [0, 1]"),
+    "beta": Flag(_FLOAT, "beta, altruism degree, from 0 to inf"),
+    "beta_on": Flag(_NAME, "beta acts on r summing to 1 (sum) or on r / max r (max)"),
+    "floor": Flag(_FLOAT, "smallest reputation before normalising"),
     "relative_floor": Flag(bool, "use floor / N, for large populations"),
     "normalise_scores": Flag(bool, "bring scores to the scale of r before averaging"),
-    "norm_epsilon": Flag(_FLOAT, "added to the norm of an update", _per_setting("norm_epsilon")),
-    "cosine_epsilon": Flag(
-        _FLOAT, "smallest norm in the cosine's denominator", _per_setting("cosine_epsilon")
-    ),
-    "mask_scope": Flag(
-        _NAME, "one mask over the whole vector, or one per tensor", _per_setting("mask_scope")
-    ),
+    "norm_epsilon": Flag(_FLOAT, "added to the norm of an update"),
+    "cosine_epsilon": Flag(_FLOAT, "smallest norm in the cosine's denominator"),
+    "mask_scope": Flag(_NAME, "one mask over the whole vector, or one per tensor"),
     "mask_count": Flag(
         _NAME,
         "entries kept: floor(len ratio), or ceil: min(ceil(len ratio), len - 1)",
-        _per_setting("mask_count"),
     ),
     "mask_ties": Flag(
         _NAME,
         "equal magnitudes: broken by position, or all kept",
-        _per_setting("mask_ties") + ", rffl and cffl all",
     ),
-    "first_weights": Flag(
-        _NAME, "weights of a client's first aggregation: size or uniform", "size"
-    ),
-    "contribution": Flag(_NAME, f"contribution measure: {', '.join(_T.contributions)}", "cosine"),
-    "aggregation": Flag(
-        _NAME,
-        f"weights of the aggregate: {', '.join(_T.aggregations)}",
-        "reputation, fedavg_finetuned uniform",
-    ),
-    "reward": Flag(_NAME, f"reward rule: {', '.join(_T.rewards)}", "sparsify"),
-    "game": Flag(
-        _NAME, f"what a coalition is worth to a measure of a game: {', '.join(_T.games)}", "cosine"
-    ),
+    "first_weights": Flag(_NAME, "weights of a client's first aggregation: size or uniform"),
+    "contribution": Flag(_NAME, f"contribution measure: {', '.join(_T.contributions)}"),
+    "aggregation": Flag(_NAME, f"weights of the aggregate: {', '.join(_T.aggregations)}"),
+    "reward": Flag(_NAME, f"reward rule: {', '.join(_T.rewards)}"),
+    "game": Flag(_NAME, f"what a coalition is worth to a measure of a game: {', '.join(_T.games)}"),
     "permutations": Flag(
         _INT,
         "permutations drawn per round by a sampled value (eci and banzhaf: beyond 10 clients)",
-        "100",
     ),
-    "tolerance": Flag(
-        _FLOAT, "gain below which a truncated sampling stops", "0.01, gtg_shapley 0.001"
-    ),
+    "tolerance": Flag(_FLOAT, "gain below which a truncated sampling stops"),
     "scale_values": Flag(
         bool, "gtg_shapley: scale its values so that those of the gain's sign sum to the gain"
     ),
@@ -290,57 +264,46 @@ RULES = {
         _FLOAT,
         "share of the mean reputation below which a client is removed for good, from round 10 on "
         "(cffl: from the first), in [0, 1)",
-        "0 (nobody), rffl and cffl 1/3",
     ),
     "removal_imbalanced": Flag(
-        _FLOAT, "cffl: the same on the partition class_imbalance", "1/6, or --removal if given"
+        _FLOAT, "cffl: the same on the partition class_imbalance; --removal holds there too"
     ),
     "removed": Flag(
         _NAME,
         "a removed client keeps its model (frozen) or trains on by itself (alone)",
-        "frozen, rffl and cffl alone",
     ),
     "negative": Flag(
         _NAME,
         "rffl, shapfed_wa: reputations below 0 count as zero, or are kept, with weights below 0",
-        "zero",
     ),
-    "clip": Flag(
-        _FLOAT, "cffl: greatest magnitude of an entry of an update, above 0", _per_dataset("clip")
-    ),
-    "clip_by": Flag(
-        _NAME, "cffl cuts updates entry by entry to --clip, or by norm to --gamma", "entry"
-    ),
+    "clip": Flag(_FLOAT, "cffl: greatest magnitude of an entry of an update, above 0"),
+    "clip_by": Flag(_NAME, "cffl cuts updates entry by entry to --clip, or by norm to --gamma"),
     "growth": Flag(
         _FLOAT,
         "cffl: by how much the factor in sinh grows over the run, 1 doubles it, at least 0",
-        _per_dataset("growth"),
     ),
-    "combine": Flag(_NAME, "cffl: the mean of updates by size, or their sum", "mean"),
+    "combine": Flag(_NAME, "cffl: the mean of updates by size, or their sum"),
     "own_off": Flag(
         _NAME,
         "cffl: a client's own update comes off its download after the mask, by n / max n (sum: "
         "whole), or before it, by its weight in the aggregate",
-        "after",
     ),
-    "q": Flag(_FLOAT, "exponent of q_ffl, at least 0", "1"),
-    "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]", "0"),
-    "recovery": Flag(_FLOAT, "iafl: probability of starting a round from the reference model", "0"),
+    "q": Flag(_FLOAT, "exponent of q_ffl, at least 0"),
+    "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]"),
+    "recovery": Flag(_FLOAT, "iafl: probability of starting a round from the reference model"),
     "broadcast": Flag(
         _NAME,
         "shapfed_wa: what a client receives of the server's model: gamma, or gamma over its sum or "
         "over its max",
-        "gamma",
     ),
     "contribution_by": Flag(
         _NAME,
         "iafl: what a client contributes: its size, the accuracy it reaches alone (trained before "
         "the run, judged on validation rows) or its participation in the rounds so far",
-        "size",
     ),
-    "finetune_rounds": Flag(_INT, "rounds alone at the end of fedavg_finetuned", "1"),
+    "finetune_rounds": Flag(_INT, "rounds alone at the end of fedavg_finetuned"),
     "finetune_optimizer": Flag(
-        _NAME, "there: new, at the rate of round 0, or kept, with its state and rate", "new"
+        _NAME, "there: new, at the rate of round 0, or kept, with its state and rate"
     ),
 }
 # The numbers of a method that are printed before it runs, and what they are called.
@@ -417,10 +380,14 @@ OUTPUT = {
 }
 
 
+_RENAMED = {"partition": "partitions", "attack": "attacks"}
+
+
 def _arguments(name: str, doc: str, flags: dict[str, Flag]) -> type:
     fields = []
     for flag, (kind, text, default, alias) in flags.items():
-        hint = f"(default: {default})" if default else "(default: off)"
+        default = default or ("off" if kind is bool else _default(_RENAMED.get(flag, flag)))
+        hint = f"(default: {default})"
         aliases = [alias] if alias else None
         note = tyro.conf.arg(help=text, help_behavior_hint=hint, aliases=aliases)
         if kind is bool:

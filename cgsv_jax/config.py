@@ -145,6 +145,16 @@ SUMMED_SCORES = {"normalise_scores": True, "relative_floor": True}
 # What the code of a measure's authors has where it differs from the defaults.
 MEASURE_DEFAULTS: dict[str, dict[str, Any]] = {"gtg_shapley": {"tolerance": 1e-3}}
 
+# What an experiment is when nobody says otherwise, beside the fields' own defaults.
+DEFAULTS: dict[str, Any] = {
+    "dataset": "digits",
+    "setting": "paper",
+    "algorithms": ("standalone", "fedavg", "cgsv"),
+    "clients": 10,
+    "partitions": ("power_law",),
+    "seeds": 3,
+}
+
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
 OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
 
@@ -386,9 +396,9 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
       ConfigError: naming every field that is unknown or out of range.
     """
     asked = {key: _plain(value) for key, value in asked.items() if value is not None}
-    dataset = asked.pop("dataset", "digits")
-    setting = asked.pop("setting", "paper")
-    algorithms = _sequence(asked.pop("algorithms", ("standalone", "fedavg", "cgsv")))
+    dataset = asked.pop("dataset", DEFAULTS["dataset"])
+    setting = asked.pop("setting", DEFAULTS["setting"])
+    algorithms = _sequence(asked.pop("algorithms", DEFAULTS["algorithms"]))
     if algorithms == ("all",):
         algorithms = tuple(tables.algorithms)
     common = {f.name for f in dataclasses.fields(Config)} - {"methods", "dataset"}
@@ -423,9 +433,9 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     shares = _sequence(asked.get("shares", ()))
     fields = {
         "model": source.model,
-        "clients": len(shares) or 10,
-        "partitions": ("power_law",),
-        "seeds": 3,
+        "clients": len(shares) or DEFAULTS["clients"],
+        "partitions": DEFAULTS["partitions"],
+        "seeds": DEFAULTS["seeds"],
         "rounds": numbers["rounds"],
         "epochs": numbers["epochs"],
         "batch_size": numbers["batch_size"],
@@ -459,6 +469,25 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     config = Config(dataset=dataset, methods=tuple(method(name) for name in algorithms), **fields)
     _raise(problems + _problems(config, tables) + _idle_options(config, asked, tables))
     return config
+
+
+def default_of(name: str) -> tuple[Any, dict[str, Any]]:
+    """An option's value where nobody gives it, None if there is no general one, and other values.
+
+    Returns:
+      The value, and data set, setting, method or measure -> the value that it has instead.
+    """
+    fields = {f.name: f.default for kind in (Config, Method) for f in dataclasses.fields(kind)}
+    fields = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
+    base, others = (fields | DEFAULTS).get(name), {}
+    for table in (TRAINING, SETTINGS, METHOD_DEFAULTS, MEASURE_DEFAULTS):
+        own = {who: values[name] for who, values in table.items() if name in values}
+        if table in (TRAINING, SETTINGS) and len(own) == len(
+            table
+        ):  # no general one, or they agree
+            base = next(iter(own.values())) if len(set(own.values())) == 1 else None
+        others |= own
+    return base, {who: value for who, value in others.items() if value != base}
 
 
 def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") -> list[str]:

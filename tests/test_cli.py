@@ -8,7 +8,8 @@ import sys
 import polars as pl
 import pytest
 
-from cgsv_jax import cli, results
+from cgsv_jax import cli, experiment, results
+from cgsv_jax import config as config_lib
 
 SMALL = ["--hidden", "8", "--clients", "4", "--epochs", "1", "--rounds", "3", "--seeds", "2"]
 
@@ -88,7 +89,7 @@ BAD = {
     "--config /nowhere/config.json": "/nowhere/config.json cannot be read: No such file",
     "--no-such-flag 3": "no-such-flag",
     "--seeds 0": "--seeds is 0",
-    "--model cifar_cnn": "8",
+    "--model cifar_cnn": "needs inputs (height, width, channels) of at least 16 x 16 pixels, got",
 }
 
 
@@ -208,6 +209,26 @@ def test_help_explains_symbols_and_defaults():
     ):
         assert words in run.stdout
     assert not run.stderr
+
+
+@pytest.mark.parametrize("dataset", config_lib.TRAINING)
+@pytest.mark.parametrize("setting", config_lib.SETTINGS)
+def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, setting):
+    """Of every option, for every method; words of the help's own start with it."""
+    config = experiment.configure(dataset=dataset, setting=setting, algorithms="all")
+    flags = cli.PROBLEM | cli.TRAINING_FLAGS | cli.WHO | cli.HARDWARE | cli.RULES
+    released = config_lib.RELEASED_TRAINING.get(dataset, {}) if setting == "released" else {}
+    for name in set(flags) - {"dataset", "setting", "seeds", "devices", *released}:
+        flag, name = flags[name], cli._RENAMED.get(name, name)
+        base, others = config_lib.default_of(name)
+        base = others.get(setting, others.get(dataset, base))
+        if flag.default is None and flag.kind is not bool:
+            for holder in config.methods if hasattr(config.methods[0], name) else [config]:
+                own = others.get(getattr(holder, "algorithm", None), base)
+                assert own == getattr(holder, name), (name, holder)
+        elif flag.default is not None and base not in (None, ()):
+            first = flag.default.replace(":", ",").replace(";", ",").split(",")[0]
+            assert first == cli._default(name).split(",")[0], name
 
 
 def test_profile_prints_and_is_kept(tmp_path, capsys):
