@@ -653,7 +653,8 @@ def _configuration(args: Any) -> Config:
             raise ConfigError(f"--config is a whole experiment, it cannot be combined with {flags}")
         path = files.path_of(args.config, "--config")
         values = files.read_json(path, edited=terminal.complain)
-        return config_lib.from_dict(values, experiment.TABLES)
+        with files.naming(args.config):
+            return config_lib.from_dict(values, experiment.TABLES)
     if isinstance(args, Run):
         asked.setdefault("algorithms", "cgsv")
         for name in ("algorithms", "partition"):
@@ -672,7 +673,8 @@ def _train(args: Any) -> None:
                 _is_finished(args, directory)
                 return
             _must_have_devices()
-            config = config_lib.from_dict(values, experiment.TABLES)
+            with files.naming(directory / "config.json"):
+                config = config_lib.from_dict(values, experiment.TABLES)
             dealt = experiment.problems(config)
             if wrong := experiment.changed_data(directory, dealt[0].identity):
                 lines = (f"--resume is {os.fspath(directory)!r}, but {line}" for line in wrong)

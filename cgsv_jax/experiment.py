@@ -611,7 +611,8 @@ def _deal(
         options = {"owners": read[pool], "min_rows": config.min_rows}
     if name == "from_lists":
         options = {"lists": read, "repeated_rows": config.repeated_rows}
-    clients = partition.PARTITIONS[name](deal_rng, data.labels, config.clients, **options)
+    with files.naming({"by_owner": config.owners, "from_lists": config.lists}.get(name)):
+        clients = partition.PARTITIONS[name](deal_rng, data.labels, config.clients, **options)
     return data, clients, options.get("owners")
 
 

@@ -117,6 +117,22 @@ def reading(file: Path) -> Iterator[None]:
         raise ValueError(f"{os.fspath(file)} cannot be read: {reason_of(error)}") from error
 
 
+@contextlib.contextmanager
+def naming(file: Path | None) -> Iterator[None]:
+    """What is wrong with what a file says, in the body, with the file's name before every line.
+
+    Raises:
+      ValueError: in place of another one; where there is no file, that one.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if file is None:
+            raise
+        lines = str(error).splitlines()
+        raise ValueError("\n".join(f"{os.fspath(file)}: {line}" for line in lines)) from error
+
+
 def reason_of(error: BaseException) -> str:
     """The first line of an error; a system's error without the path, which is said already."""
     if isinstance(error, RecursionError):

@@ -1041,7 +1041,8 @@ def is_there(directory: Path, name: str) -> bool:
 def finished(directory: Path) -> bool:
     """Whether all results of a run or a sweep are there; each is written whole or not at all."""
     of_a_sweep = (*(f"{name}.json" for name in JSON_FILES), *SWEEP_FILES)
-    return any(all(is_there(directory, n) for n in names) for names in (FILES, of_a_sweep))
+    kinds = {name: files.kind(files.inside(directory, name)) for name in {*FILES, *of_a_sweep}}
+    return any(all(kinds[n] == "file" for n in names) for names in (FILES, of_a_sweep))
 
 
 def resuming(directory: Path) -> str:

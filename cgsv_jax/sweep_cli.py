@@ -100,14 +100,19 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any], border: Border) ->
         directory, config = sweep_results.open_again(own["resume"])
         with results.held(directory):
             if not sweep_results.is_sweep(directory):
-                go(_from_file(config, own), directory)
+                with files.naming(directory / "config.json"):
+                    wanted = _from_file(config, own)
+                go(wanted, directory)
                 return
             _follow(border, directory)  # it may have been killed after its tables
             done = "is finished, there is nothing to go on with"
             say(console, f"the sweep in {directory} {done}")
     elif "config" in own:
         file = files.path_of(own["config"], "--config")
-        go(_from_file(files.read_json(file, edited=terminal.complain), own))
+        config = files.read_json(file, edited=terminal.complain)
+        with files.naming(file):
+            wanted = _from_file(config, own)
+        go(wanted)
     else:
         go(_from_flags(flags, own))
 
