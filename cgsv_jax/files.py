@@ -289,7 +289,12 @@ def read_arrays(file: Path, most: int = MOST) -> dict[str, np.ndarray]:
             stream.seek(0)
             return {"": _array(stream, size, most)}
         arrays: dict[str, np.ndarray] = {}
+        stream.seek(-22, io.SEEK_END)
+        count = int.from_bytes(stream.read(22)[10:12], "little")  # in a record that ends the file
         with zipfile.ZipFile(stream) as archive:
+            # One flipped bit of the length of a comment makes the next members a part of it.
+            if len(archive.infolist()) != count:
+                raise ValueError(f"it says that it holds {count} arrays, it shows others")
             for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
                 if name in arrays:
