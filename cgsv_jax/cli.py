@@ -694,7 +694,9 @@ def _train(args: Any) -> None:
     if jax.process_index() > 0:
         experiment.run(config, dealt=dealt)  # its share of the work; process 0 has all results
         return
-    directory = results.create(args.out or _fresh_name(args, config), args.overwrite)
+    command = "run" if isinstance(args, Run) else "compare"
+    out = args.out or results.fresh(command, config.dataset)
+    directory = results.create(out, args.overwrite)
     with results.held(directory):
         _compute(args, config, directory, dealt)
 
@@ -914,14 +916,6 @@ def _profile(
         results.write_files(directory, {"timing.json": results.document(timing)})
     for profile in profiles:
         terminal.say(console, "\n".join(["", *profiling.lines(profile), ""]))
-
-
-def _fresh_name(args: Any, config: Config) -> pathlib.Path:
-    command = "run" if isinstance(args, Run) else "compare"
-    stem, number = pathlib.Path("runs"), 1
-    while (path := stem / f"{command}-{config.dataset}-{number:03d}").exists():
-        number += 1
-    return path
 
 
 def _announce(console: Console, config: Config, dealt: Sequence[experiment.Problem]) -> None:

@@ -1012,6 +1012,12 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
     return directory
 
 
+def fresh(command: str, dataset: str) -> pathlib.Path:
+    """A directory that is not there yet, for what a command makes of a data set."""
+    paths = (pathlib.Path("runs") / f"{command}-{dataset}-{n:03d}" for n in itertools.count(1))
+    return next(path for path in paths if not path.exists())
+
+
 def begin(
     directory: Path, config: Mapping[str, Any], environment: Mapping[str, Any] | None = None
 ) -> None:

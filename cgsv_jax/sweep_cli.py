@@ -236,16 +236,14 @@ def _from_file(config: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Sea
 def _directory(
     job: _Job, dataset: str, config: Mapping[str, Any], environment: Mapping[str, Any]
 ) -> Iterator[pathlib.Path]:
-    """The directory of a sweep that was planned, held; a new one is made, and begun."""
-    if job.begun is not None:
-        yield job.begun
-        return
-    number, path = 1, job.own.get("out")
-    while path is None or ("out" not in job.own and path.exists()):
-        path = pathlib.Path("runs") / f"sweep-{dataset}-{number:03d}"
-        number += 1
-    directory = results.create(path, job.own.get("overwrite", False))
-    with results.held(directory):
+    """The directory of a sweep that was planned, begun and held; made unless it is gone on with."""
+    with contextlib.ExitStack() as stack:
+        directory = job.begun
+        if directory is None:
+            own = job.own
+            path = own["out"] if "out" in own else results.fresh("sweep", dataset)
+            directory = results.create(path, own.get("overwrite", False))
+            stack.enter_context(results.held(directory))
         results.begin(directory, config, environment)
         yield directory
 

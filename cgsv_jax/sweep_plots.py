@@ -55,7 +55,7 @@ def draw(
         figures = {f"line-{names[0]}": functools.partial(line, told, names[0], criterion)}
     for x, y in itertools.combinations(names, 2):
         figures[f"pair-{x}-{y}"] = functools.partial(pair, told, x, y, criterion, best)
-    return plots.save(figures, folder, formats, "the sweep", missing)
+    return plots.save(figures, folder, formats, folder.parent, missing)
 
 
 def again(directory: Path, folder: Path | None = None, missing: bool = False) -> list[pathlib.Path]:

@@ -1,5 +1,6 @@
 """Tiny models and worlds for every test, and no silent broadcasting anywhere."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -252,13 +253,25 @@ def tiny():
 @pytest.fixture(scope="session")
 def forks():
     """Runs commands in processes that cost next to nothing, see tests/forks.py."""
+    with _forked() as command:
+        yield command
+
+
+@pytest.fixture
+def forking():
+    """What `forks` is made by: options of tests/forks.py and variables -> a context of commands."""
+    return _forked
+
+
+@contextlib.contextmanager
+def _forked(*options, **variables):
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
         environment |= {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_COMPILATION_CACHE_MAX_SIZE": "-1"}
         environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         with subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forks.py"))],
-            env=environment,
+            [sys.executable, str(Path(__file__).with_name("forks.py")), *options],
+            env=environment | variables,
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -20,7 +20,13 @@ COMMANDS = {
     # Three checkpoints, so that the oldest is removed on the way.
     "run": ("run", *SMALL, "power_law", "--rounds", "3"),
     "compare": ("compare", *SMALL, "uniform,power_law", "--rounds", "1", "--algorithms", "cgsv"),
+    "sweep": (
+        *("sweep", *SMALL, "power_law", "--rounds", "2", "--algorithms", "standalone"),
+        *("--learning-rate", "0.1,0.2"),
+    ),
 }
+# The last of the tables and of the figures; where a kill leaves half of what comes before it.
+LAST = {"run": (".summary.parquet", ".share-"), "sweep": (".settings.parquet", ".line-")}
 
 
 def files_of(directory):
@@ -52,6 +58,12 @@ def ran(forks, place):
     return _whole("run", forks, place / "one")
 
 
+@pytest.fixture(scope="module", params=LAST)
+def either(request, forks, place):
+    """The same of a run and of a sweep."""
+    return _whole(request.param, forks, place / "either")
+
+
 def _whole(name, forks, place):
     place.mkdir(exist_ok=True)
     out, log = place / name, place / f"{name}.log"
@@ -63,12 +75,17 @@ def _whole(name, forks, place):
 def goes_on(forks, out, command, **job):
     """As somebody would who finds what is left."""
     begun = (out / "config.json").exists()
-    words = ("run", "--resume", out, "--quiet") if begun else (*command, "--out", out)
+    words = (resuming(command), "--resume", out, "--quiet") if begun else (*command, "--out", out)
     return forks(*words, **job)
 
 
-# All is written and drawn; of the checkpoints one is half removed.
-LATE = ("os.remove manifest.json", 1)
+def resuming(command):
+    return "sweep" if command[0] == "sweep" else "run"
+
+
+def late(command):
+    """When all is written and drawn; of the checkpoints one is half removed."""
+    return "os.remove manifest.json", 2 if command[0] == "sweep" else 1
 
 
 def check_kills(whole, forks, place, moments):
@@ -83,15 +100,10 @@ def check_kills(whole, forks, place, moments):
         shutil.rmtree(out)
 
 
-def test_killed_between_the_steps_that_matter(ran, forks, place):
-    """Begun but for the config; half of the tables, one figure, and a part of a checkpoint."""
-    moments = [
-        ("rename", 1),
-        (".clients.parquet", 1),
-        (".reputation-", 1),
-        LATE,
-    ]
-    check_kills(ran, forks, place, moments)
+def test_killed_between_the_steps_that_matter(either, forks, place):
+    """Begun but for the config; without the last table, the last figure, a part of a checkpoint."""
+    moments = [("rename", 1), *((name, 1) for name in LAST[either[0][0]]), late(either[0])]
+    check_kills(either, forks, place, moments)
 
 
 @pytest.mark.long
@@ -123,11 +135,11 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @pytest.mark.parametrize("number", [*STOPPING, signal.SIGSTOP])
 @pytest.mark.long
-def test_signals_at_ten_moments(number, ran, forks, place):
-    command, files, log = ran
+def test_signals_at_ten_moments(number, either, forks, place):
+    command, files, log = either
     codes = set()
     for at in [1 + i * (len(log) - 1) // 9 for i in range(10)]:
-        out = place / f"{number.name}-{at}"
+        out = place / f"{command[0]}-{number.name}-{at}"
         done = forks(*command, "--out", out, directory=out, at=at, signal=number)
         codes.add(done.code)
         assert "Traceback" not in done.err
@@ -227,12 +239,13 @@ def disk(place):
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(".config.json", 2), ("checkpoint/.", 1), (".summary.parquet", 1), (".share-", 1)],
+    [(".config.json", 2), ("checkpoint/.", 1), ("table", 1), ("figure", 1)],
 )
 @pytest.mark.long
-def test_a_file_system_that_is_full(kind, code, ran, forks, disk):
+def test_a_file_system_that_is_full(kind, code, either, forks, disk):
     """In a run and in its --resume: a sentence, and the same files when there is room again."""
-    command, files, _ = ran
+    command, files, _ = either
+    kind = dict(zip(("table", "figure"), LAST[command[0]], strict=True)).get(kind, kind)
     out, filler = disk / "run", disk / "filler"
     full = {"directory": out, "at": (kind, 0), "fill": filler}
     done = forks(*command, "--out", out, **full)
@@ -253,19 +266,20 @@ def test_a_file_system_that_is_full(kind, code, ran, forks, disk):
 
 
 @pytest.mark.long
-def test_a_file_system_that_is_read_only(ran, forks, disk):
+def test_a_file_system_that_is_read_only(either, forks, disk):
     """A finished run is finished; one that was begun says why it cannot go on."""
-    command, files, _ = ran
+    command, files, _ = either
+    again = resuming(command)
     done, begun = disk / "done", disk / "begun"
-    for out, at in ((done, LATE), (begun, ("rename", 3))):
+    for out, at in ((done, late(command)), (begun, ("rename", 3))):
         forks(*command, "--out", out, directory=out, at=at, signal=signal.SIGKILL)
     before = files_of(disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    found = forks("run", "--resume", done)
+    found = forks(again, "--resume", done)
     assert found.code == 0
     assert "is finished" in found.out
     assert found.err == f"cgsv: {done} cannot be written to: Read-only file system\n"
-    for words in (["run", "--resume", begun], ["plot", done], [*command, "--out", disk / "new"]):
+    for words in ([again, "--resume", begun], ["plot", done], [*command, "--out", disk / "new"]):
         found = forks(*words)
         assert found.code == 2
         assert found.err.endswith("cannot be written to: Read-only file system\n")
@@ -277,10 +291,10 @@ def test_a_file_system_that_is_read_only(ran, forks, disk):
 
 
 @pytest.mark.parametrize("number", [64, 40])
-def test_few_descriptors(number, ran, forks, place):
+def test_few_descriptors(number, either, forks, place):
     """Enough, or a sentence and nothing lost."""
-    command, files, _ = ran
-    out = place / f"{number} descriptors"
+    command, files, _ = either
+    out = place / f"{command[0]} with {number} descriptors"
     done = forks(*command, "--out", out, nofile=number)
     assert done.code in ((0,) if number == 64 else (0, 1, 2)), done
     assert "Traceback" not in done.err
@@ -291,11 +305,12 @@ def test_few_descriptors(number, ran, forks, place):
 NOBODY = {} if os.geteuid() else {"uid": 65534}
 
 
-def test_a_user_without_rights(ran, forks, place):
+def test_a_user_without_rights(either, forks, place):
     """A sentence that names what it is about, exit code 2, and nothing left; or it is finished."""
-    command, files, _ = ran
-    done, begun, locked = (place / name for name in ("done", "begun", "locked"))
-    for out, at in ((done, LATE), (begun, ("rename", 3))):
+    command, files, _ = either
+    again = resuming(command)
+    done, begun, locked = (place / f"{command[0]} {x}" for x in ("done", "begun", "locked"))
+    for out, at in ((done, late(command)), (begun, ("rename", 3))):
         forks(*command, "--out", out, directory=out, at=at, signal=signal.SIGKILL)
         for path in (out, out / "checkpoint", out / "figures"):
             if path.exists():
@@ -305,17 +320,17 @@ def test_a_user_without_rights(ran, forks, place):
     locked.chmod(0)
     place.chmod(0o555)
     try:
-        found = forks("run", "--resume", done, **NOBODY)
+        found = forks(again, "--resume", done, **NOBODY)
         assert (found.code, "is finished" in found.out) == (0, True), found.err
         assert found.err == f"cgsv: {done} cannot be written to: Permission denied\n"
         for words in (
-            ["run", "--resume", begun],
+            [again, "--resume", begun],
             ["plot", done],
             [*command, "--out", place / "new"],
             [*command, "--out", begun, "--overwrite"],
             ["plot", locked],
-            ["run", "--resume", locked],
-            ["run", "--config", locked / "config.json"],
+            [again, "--resume", locked],
+            [again, "--config", locked / "config.json"],
             ["data", "list", "--data-dir", locked / "x"],
             ["run", "--dataset", "mnist", "--data-dir", locked / "x"],
             ["run", "--attendance", locked / "who.txt"],

@@ -12,7 +12,6 @@ import time
 import uuid
 from pathlib import Path
 
-import killing
 import numpy as np
 import polars as pl
 import pytest
@@ -91,6 +90,15 @@ def local(tmp_path_factory):
     return out
 
 
+def files_of(directory):
+    """Everything in a directory but the seconds."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+        if path.name != "timing.json"
+    }
+
+
 def _same(out, local):
     """The tables of two sweeps, and their files by name.
 
@@ -161,39 +169,46 @@ def test_the_driver_is_killed(marked, cluster, local, tmp_path):
     _same(out, local)
 
 
-def test_the_driver_is_killed_before_every_change_of_a_file(marked, cluster, tmp_path):
-    """While Ray computes, and while its folder goes; then where all runs are through.
+def test_the_driver_is_killed_at_every_operation(marked, cluster, forking, tmp_path):
+    """On files: while Ray computes, while its folder goes, and where all runs are through.
 
     Of what is inside of Ray's own folder only the first removal: nobody reads it again.
     """
     env, _ = marked
     whole, killed, through = (tmp_path / name for name in ("whole", "killed", "through"))
-    setup = "from cgsv_jax import sweep_cli; sweep_cli._SECONDS_BETWEEN_PARTS = -1.0"
+    where = ["--on", "ray", "--address", cluster]
     small = [
         *("sweep", "--algorithms", "standalone", "--learning-rate", "0.1,0.2", "--hidden", "8"),
         *("--clients", "3", "--epochs", "1", "--rounds", "2", "--seeds", "1", "--quiet"),
     ]
-    where = ["--on", "ray", "--address", cluster]
-    with killing.server(tmp_path, setup, **env) as run:
-        ended = run([*small, "--out", whole], whole)
-        assert ended.code == 0, ended.printed
-        wanted = killing.files_of(whole)
-        ended = run([*small, *where, "--out", through], through, "open .sweep.parquet.tmp")
-        assert ended.code == -signal.SIGKILL, ended.printed
-        first = ended.changes.index("shutil.rmtree ray/trials") + 1
-        last = ["os.rmdir ray/trials", "shutil.rmtree ray", "os.rmdir ray"]
-        for at in [*range(1, first + 2), *last]:
-            assert killing.must_go_on(run, "sweep", [*small, *where], killed, wanted, at)
+    with forking("real", **env) as forks:
+
+        def goes_on(at):
+            begun = (killed / "config.json").exists()
+            rest = ["sweep", "--resume", killed] if begun else [*small, "--out", killed]
+            done = forks(*rest)
+            assert (done.code, done.err) == (0, ""), (at, done)
+            assert files_of(killed) == wanted, at
+            shutil.rmtree(killed)
+
+        assert forks(*small, "--out", whole).code == 0
+        wanted = files_of(whole)
+        of_ray = [("tuner.pkl", 0), ("killed/ray", 0), ("-cache", 0), ("killed/ray", 1)]
+        for at in [*range(1, 13), *of_ray]:
+            job = {"directory": killed, "at": at, "signal": signal.SIGKILL}
+            assert forks(*small, *where, "--out", killed, **job).code == -signal.SIGKILL
+            goes_on(at)
+        job = {"directory": through, "at": (".sweep.parquet", 0), "signal": signal.SIGKILL}
+        assert forks(*small, *where, "--out", through, **job).code == -signal.SIGKILL
         for at in itertools.count(1):
             shutil.copytree(through, killed)
-            ended = run(["sweep", "--resume", killed, *where], killed, at)
-            again = run(["sweep", "--resume", killed], killed)
-            assert (ended.code, again.code) in ((-signal.SIGKILL, 0), (0, 0)), again.printed
-            assert killing.files_of(killed) == wanted, ended.changes[-1]
-            shutil.rmtree(killed)
-            if ended.code == 0:
+            job = {"directory": killed, "at": at, "signal": signal.SIGKILL}
+            code = forks("sweep", "--resume", killed, "--quiet", *where, **job).code
+            if code == 0:
                 break
-    assert at > 15
+            assert code == -signal.SIGKILL
+            goes_on(at)
+        assert at > 15
 
 
 def test_a_search_is_stopped_and_goes_on(marked, cluster, tmp_path):
