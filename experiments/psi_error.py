@@ -231,11 +231,11 @@ def dealt(players: int, seed: int) -> tuple[Dataset, Clients]:
 def real(made: World, kind: str, trial: int) -> Array:
     """The updates [N, D] of one seed; start, orders and partition are all its own."""
     data, clients = dealt(made.config.clients, trial)
-    which = [made.odd] if kind == "noisy" else []
     # Labels of one's own even where all are true: one program serves the three kinds.
-    asked = [("random_labels", len(which), None)]
-    rng = np.random.default_rng([trial, 1])
-    clients, _ = attacks.dishonest(rng, clients, data.labels, 10, asked, which)
+    clients = clients._replace(labels=np.asarray(data.labels)[clients.rows])
+    if kind == "noisy":
+        rng, asked = np.random.default_rng([trial, 1]), [("random_labels", 1, None)]
+        clients, _ = attacks.dishonest(rng, clients, data.labels, 10, asked, [made.odd])
     signs = np.ones(made.config.clients, np.float32)
     signs[made.odd] = -1 if kind == "reversed" else 1
     return made.updates(jax.random.key(trial), data, clients, signs)

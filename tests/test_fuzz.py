@@ -3,9 +3,15 @@
 Derandomised: the same examples every time, so that what fails here fails everywhere.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
+import os
+import pathlib
+import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -13,9 +19,10 @@ import tyro
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cgsv_jax import cli, experiment, results
+from cgsv_jax import cli, experiment, results, terminal
 from cgsv_jax import config as config_lib
 from cgsv_jax.config import Config, ConfigError, Method
+from cgsv_jax.data import builders
 
 TABLES = experiment.TABLES
 
@@ -230,15 +237,52 @@ def test_documents(values):
     judge(lambda: config_lib.from_dict(values, TABLES))
 
 
-# Every flag but those of the cluster, which would wait for other processes, and of the output.
-FLAGS = sorted(
-    {f.name for f in dataclasses.fields(cli.Compare)} - {*cli.CLUSTER, *cli.OUTPUT, "algorithms"}
-)
-SWITCHES = {name for name, flag in {**cli.PROBLEM, **cli.RULES}.items() if flag.kind is bool}
+def test_the_examples_are_of_both_kinds():
+    """Neither all refused nor all accepted: a fuzz of one kind would show nothing."""
+    outcomes = []
+
+    @steady(300)
+    @given(asked())
+    def collect(values):
+        outcomes.append(judge(lambda: experiment.configure(**values)) is not None)
+
+    collect()
+    assert 0.2 < np.mean(outcomes) < 0.8
+
+
+# ---------------------------------------------------------------- commands, up to their directory
+
+COMMANDS = {
+    ("run",): cli.Run,
+    ("compare",): cli.Compare,
+    ("sweep",): cli.Sweep,
+    ("plot",): cli.Plot,
+    ("data", "list"): cli.List,
+    ("data", "prepare"): cli.Prepare,
+}
+WAITING = {"coordinator"}  # for other processes
 RENAMED = {"partition": "partitions", "attack": "attacks"}
+PATHS = (
+    *("nowhere", "folder", "file", "fifo", "endless", "loop", "file/x", ".", "/", "/dev/full"),
+    *(
+        "a" * 300,
+        "a/" * 3000,
+        "~nosuchuser/x",
+        "~",
+        "\x1b[2Jx",
+        "x\ny",
+        "\x9b31m",
+        "\udcff",
+        "é\u202e",
+    ),
+    *("[/b]", "$x$", "", " ", "-", "--", "-x"),
+)
 WORDS = st.one_of(
     st.sampled_from(["", ",", "1", "0", "-1", "3,4", "1,1", "1,,x", "nan", "inf", "-inf", "1e999"]),
     st.sampled_from(["0.5", "1e-60", "²", "9" * 5000, "all", "sgd", "digits", "cgsv:", "a:b:c"]),
+    st.sampled_from(["0.1:10", "1:10:log", "2:1", "1:" + "9" * 400, "0:inf", "::", "64x32", "x"]),
+    st.sampled_from(["true", "false", "random", "halton", "validation", "fairness", "asha"]),
+    st.sampled_from(PATHS),
     st.integers().map(str),
     st.floats().map(str),
     st.text(st.characters(exclude_characters="\0"), max_size=6),
@@ -253,42 +297,99 @@ def typed(value):
 
 @st.composite
 def commands(draw):
-    words = [draw(st.sampled_from(["run", "compare"]))]
-    for name in draw(st.lists(st.sampled_from([*FLAGS, "algorithms"]), max_size=4, unique=True)):
-        words.append("--" + name.replace("_", "-"))
-        if name in SWITCHES:
+    """Words of a command: some of all its flags, with values that may be right or odd."""
+    name = draw(st.sampled_from(sorted(COMMANDS)))
+    fields = dataclasses.fields(COMMANDS[name])
+    words = [*name]
+    for field in fields:
+        if field.default is dataclasses.MISSING:  # it has no flag
+            words += draw(st.lists(st.sampled_from(PATHS) | WORDS, max_size=2))
+    flags = [f for f in fields if f.default is not dataclasses.MISSING and f.name not in WAITING]
+    share = draw(st.sampled_from([0, 0, 0.3, 1]))  # all right, mixed, all odd
+    for field in draw(st.lists(st.sampled_from(flags), max_size=5, unique_by=lambda f: f.name)):
+        words.append("--" + field.name.replace("_", "-"))
+        if field.default is False:
             continue
-        key = RENAMED.get(name, name)
-        odd = draw(st.integers(0, 3)) == 0
-        words.append(draw(WORDS) if odd else typed(draw(RIGHT.get(key, WHOLE))))
+        values = RIGHT.get(RENAMED.get(field.name, field.name), WHOLE).map(typed)
+        if name == ("sweep",):
+            values = st.lists(values, min_size=1, max_size=2).map(",".join)
+        words.append(draw(WORDS if draw(st.floats(0, 1)) < share else values))
     return words
+
+
+class Accepted(Exception):
+    """Its directory is there: it would be run now."""
+
+
+def ended(words):
+    """How a command ends in a folder with some odd things, and what it printed and left."""
+    printed = io.StringIO()
+    create = results.create
+
+    def accepted(*arguments):
+        create(*arguments)
+        raise Accepted
+
+    with (
+        tempfile.TemporaryDirectory() as name,
+        contextlib.chdir(name),
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        folder = pathlib.Path(name)
+        (folder / "folder").mkdir()
+        (folder / "file").write_text("{}")
+        os.mkfifo(folder / "fifo")
+        (folder / "endless").symlink_to("/dev/zero")
+        (folder / "loop").symlink_to("loop")
+        before = sorted(folder.rglob("*"))
+        patch.setattr(results, "create", accepted)
+        patch.setattr(builders, "builder", lambda *_: 1 / 0)  # it would download
+        patch.setenv("HOME", name)
+        patch.setenv("CGSV_CACHE_DIR", name)
+        try:
+            code = cli.main(words)
+        except SystemExit as exit_:  # the parser's own
+            code = exit_.code
+        except Accepted:
+            return "accepted", printed.getvalue(), []
+        return code, printed.getvalue(), sorted({*folder.rglob("*")} ^ {*before})
+
+
+def judged(words):
+    """Whether it was accepted; refused, it is a sentence and leaves nothing."""
+    started = time.monotonic()
+    code, said, left = ended(words)
+    assert time.monotonic() - started < 20, words
+    assert said == terminal.plain(said)
+    assert not left, left
+    if code == "accepted":
+        return True
+    assert code == 2 or (code == 0 and words[:2] == ["data", "list"]), (code, said)
+    assert said.strip()
+    return False
 
 
 @steady(300)
 @given(commands())
 def test_commands(words):
-    """The parser's own errors are exits with code 2, after a sentence."""
-    code = 2
-    try:
-        parsed = tyro.cli(cli.Command, args=words, prog="cgsv")
-    except SystemExit as exit_:
-        code = exit_.code
-    else:
-        judge(lambda: cli._configuration(parsed))
-    assert code == 2
+    judged(words)
 
 
-def test_the_examples_are_of_both_kinds():
-    """Neither all refused nor all accepted: a fuzz of one kind would show nothing."""
-    outcomes = []
+@pytest.mark.long
+def test_many_commands():
+    """Most are refused; that some hundred would be run shows that not all are."""
+    accepted = []
 
-    @steady(300)
-    @given(asked())
-    def collect(values):
-        outcomes.append(judge(lambda: experiment.configure(**values)) is not None)
+    @steady(3000)
+    @given(commands())
+    def collect(words):
+        accepted.append(judged(words))
 
     collect()
-    assert 0.2 < np.mean(outcomes) < 0.8
+    assert len(accepted) >= 3000
+    assert 100 <= sum(accepted) <= 2000
 
 
 # ---------------------------------------------------------------- whole commands
