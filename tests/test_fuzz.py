@@ -377,7 +377,7 @@ def test_commands(words):
     judged(words)
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_many_commands():
     """Most are refused; that some hundred would be run shows that not all are."""
     accepted = []

@@ -106,12 +106,12 @@ def test_killed_between_the_steps_that_matter(either, forks, place):
     check_kills(either, forks, place, moments)
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_killed_at_every_operation(whole, forks, place):
     check_kills(whole, forks, place, range(1, len(whole[2]) + 1))
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_killed_while_another_run_is_replaced(ran, forks, place):
     """The command again ends in its own files, whatever was left of the other's."""
     command, files, _ = ran
@@ -134,7 +134,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @pytest.mark.parametrize("number", [*STOPPING, signal.SIGSTOP])
-@pytest.mark.long
+@pytest.mark.nightly
 def test_signals_at_ten_moments(number, either, forks, place):
     command, files, log = either
     codes = set()
@@ -241,7 +241,7 @@ def disk(place):
     ("kind", "code"),
     [(".config.json", 2), ("checkpoint/.", 1), ("table", 1), ("figure", 1)],
 )
-@pytest.mark.long
+@pytest.mark.nightly
 def test_a_file_system_that_is_full(kind, code, either, forks, disk):
     """In a run and in its --resume: a sentence, and the same files when there is room again."""
     command, files, _ = either
@@ -265,7 +265,7 @@ def test_a_file_system_that_is_full(kind, code, either, forks, disk):
     assert files_of(out) == files
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_a_file_system_that_is_read_only(either, forks, disk):
     """A finished run is finished; one that was begun says why it cannot go on."""
     command, files, _ = either

@@ -21,7 +21,7 @@ from cgsv_jax import cli, results, sweep_results
 pytest.importorskip("ray", reason="needs the extra [ray]")
 pytest.importorskip("optuna", reason="needs the extra [ray]")
 pytestmark = [
-    pytest.mark.long,
+    pytest.mark.nightly,
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc"),
 ]
 
