@@ -14,7 +14,7 @@ import pytest
 
 from cgsv_jax import layout
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.nightly
 
 ROOT = Path(__file__).parents[1]
 EPS = float(np.finfo(np.float32).eps)
