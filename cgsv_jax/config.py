@@ -988,7 +988,9 @@ def _list(name: str, values: Any, most: int | None = None) -> list[str]:
 
 def _identity(value: Any) -> Any:
     """What makes a value another one; of what is refused for its type anyway, the object."""
-    return value if isinstance(value, str | int) else id(value)
+    if isinstance(value, tuple):
+        return tuple(map(_identity, value))
+    return value if isinstance(value, str | int | float) else id(value)
 
 
 # The same sentences for values that are judged elsewhere.

@@ -201,6 +201,9 @@ def _drawn(search: Search) -> Sweep:
     Raises:
       ConfigError: a setting cannot be.
     """
+    lists = {n: s for n, s in search.spaces.items() if not isinstance(s, Range)}
+    if wrong := [line for n, s in lists.items() for line in config_lib.distinct(n, s)]:
+        raise ConfigError("\n".join(wrong))
     points = searching.draw(search.spaces, search.trials, search.seed)
     return sweeping.of_points(search.asked, _axes_of(points), points, search.best, search.judge)
 
