@@ -314,7 +314,7 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
     fields = {}
     pieces = np.split(numbers, ends[:-1])
     for x, (name, (_, least, most, kind)) in zip(pieces, _HOLDS.items(), strict=True):
-        if not ((least <= x) & (x <= most) & (x == x.astype(kind))).all():
+        if not ((least <= x) & (x <= most)).all() or (x != x.astype(kind)).any():
             raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
         fields[name] = x.astype(kind)
     return Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])
