@@ -71,6 +71,17 @@ def kinds(**parts: tuple[Any, Any, str]) -> None:
     _refuse(wrong)
 
 
+def choice(name: str, value: str, *allowed: str) -> str:
+    """The word itself.
+
+    Raises:
+      ValueError: it is none of those allowed.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} is {_what(value)}, it must be {' or '.join(allowed)}")
+    return value
+
+
 def generator(rng: Any) -> None:
     """Refuses a seed, or anything else that is not NumPy's generator.
 
@@ -160,8 +171,9 @@ def canonical(data: Dataset, clients: Clients) -> tuple[Dataset, Clients]:
 
 
 def _native(x: Array) -> np.dtype:
-    """The type of an array in this machine's byte order, and of at most eight bytes."""
-    return x.dtype.newbyteorder("=") if x.dtype.itemsize <= 8 else np.dtype(np.float64)
+    """The type of an array in this machine's byte order; of a longer float, JAX's longest."""
+    longer = x.dtype.kind == "f" and x.dtype.itemsize > 8
+    return np.dtype(np.float64) if longer else x.dtype.newbyteorder("=")
 
 
 def _what(value: Any) -> str:
@@ -176,7 +188,7 @@ def _reason(error: Exception) -> str:
 
 def _refuse(wrong: list[str]) -> None:
     if wrong:
-        raise ValueError("\n".join(wrong))
+        raise ValueError("\n".join(dict.fromkeys(wrong)))
 
 
 # ---------------------------------------------------------------- arrays

@@ -34,7 +34,7 @@ from cgsv_jax import data as data_lib
 from cgsv_jax import network as network_lib
 from cgsv_jax import participation as participation_lib
 from cgsv_jax.aggregation import AGGREGATIONS
-from cgsv_jax.algorithms import ALGORITHMS, READS, STAGED, needs_alone
+from cgsv_jax.algorithms import ALGORITHMS, READS, STAGED
 from cgsv_jax.config import Config, ConfigError, Method
 from cgsv_jax.contribution import GAMES, MEASURES
 from cgsv_jax.data import attendance, lists, owners, partition
@@ -457,7 +457,7 @@ def _unfit(config: Config, problem: Problem) -> list[str]:
         return wrong + large
     for method in config.methods:
         try:  # what a rule says of N, D or the model, it says before anything is compiled
-            needs = needs_of(config, method, problem)
+            needs = needs_of(config, method)
             if needs.rows and not len(problem.data.validation[1]):
                 wrong.append(
                     f"{method.name} judges models on the server's validation rows, "
@@ -505,7 +505,7 @@ def memory_of(config: Config, method: Method, problem: Problem) -> tuple[Memory,
     if problem.attendance is not None:
         taking = problem.attendance.shape[1]
     wide = number if config.layout == "all" else min(_width_asked(config.layout) or 1, number)
-    needs = needs_of(config, method, problem)
+    needs = needs_of(config, method)
     copies = taking + 3 * wide + REBUILT * needs.rows
     network = ("--hidden" if config.model == "mlp" else "--model",)
     network += ("--optimizer",) if steps else ()
@@ -621,29 +621,33 @@ def options_of(config: Config, method: Method, problem: Problem) -> Options:
     return method.options(tensors=problem.tensors, rounds=config.rounds, network=problem.network)
 
 
-def needs_of(config: Config, method: Method, problem: Problem) -> Needs:
+# What rules are made of where they are asked what they need, and compute nothing.
+_ANY_NETWORK = Network(lambda weights, inputs, labels: None, lambda: np.zeros((1, 1), np.int32))
+
+
+def needs_of(config: Config, method: Method) -> Needs:
     """What the rules of a method need and cost, as they say themselves."""
-    hyper = method.hyper(problem.partition)
-    return ALGORITHMS[method.algorithm](hyper, options_of(config, method, problem)).needs
+    options = method.options(tensors=(1,), rounds=config.rounds, network=_ANY_NETWORK)
+    return ALGORITHMS[method.algorithm](method.hyper(), options).needs
 
 
 def rounds_of(config: Config, method: Method) -> int:
     """Rounds of a method: T, those of its second stage, and those alone before, if it has them."""
-    alone = needs_alone(method.algorithm, method.options())
+    alone = needs_of(config, method).alone
     staged = method.finetune_rounds if method.algorithm in STAGED else 0
     return config.rounds * (1 + alone) + staged
 
 
 def data_of(config: Config, method: Method, problem: Problem) -> Dataset:
     """The data as a method's programs are given them: validation rows only to whom they serve."""
-    if needs_of(config, method, problem).rows:
+    if needs_of(config, method).rows:
         return problem.data
     return problem.data._replace(validation=None)
 
 
 def settings_of(config: Config, method: Method, problem: Problem) -> Settings:
     """`settings`, and what the method's uploads must carry."""
-    needs = needs_of(config, method, problem)
+    needs = needs_of(config, method)
     return settings(config, problem)._replace(start_loss=needs.start_loss, alone=needs.alone)
 
 
@@ -778,7 +782,7 @@ def seconds_per_round(config: Config, method: Method, problem: Problem) -> float
     evaluated = 1 + (clients if problem.chosen is None else len(problem.chosen))
     often = min(config.eval_every, config.rounds)
     passes = 3 * taken * rows + evaluated * len(problem.data.test_labels) / often
-    needs = needs_of(config, method, problem)
+    needs = needs_of(config, method)
     judged = len(problem.data.validation[1]) if needs.rows else 0
     valued = needs.valuations(clients)
     flops = forward * (passes + valued * judged) + valued * clients**2
@@ -789,7 +793,7 @@ def segments_of(config: Config, method: Method, problem: Problem) -> tuple[runs.
     """How the runs of a method are cut: about twenty segments, none of which takes long."""
     most = max(1, int(SECONDS / seconds_per_round(config, method, problem)))
     most = min(most, config.checkpoint_every or most)
-    alone = config.rounds if needs_alone(method.algorithm, method.options()) else 0
+    alone = config.rounds if needs_of(config, method).alone else 0
     before = runs.segments(alone, config.eval_every, most) if alone else ()
     before = tuple(runs.Segment(segment.rounds, 0, alone=True) for segment in before)
     after = runs.segments(rounds_of(config, method) - alone, config.eval_every, most)

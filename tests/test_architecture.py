@@ -12,12 +12,11 @@ PACKAGE = ROOT / "cgsv_jax"
 
 # unit (module or folder) -> units of the package that it may import; its own folder goes without
 # saying, and rules import each other's folders never. A unit that is not here may not exist.
-RULES = {"types", "checks", "choices", "vectors", "rescale", "shares"}
+RULES = {"types", "checks", "vectors", "rescale", "shares"}
 MAY_IMPORT = {
     "__init__": None,  # None: anything
     "__main__": {"cli"},
     "types": set(),
-    "choices": set(),
     "files": set(),
     "ranges": set(),
     "terminal": set(),

@@ -46,8 +46,7 @@ ENTRIES = {
 # What several names make is tested once: the defaults of the tables are the algorithm cgsv.
 ENTRIES = {k: v for k, v in ENTRIES.items() if k == next(n for n in ENTRIES if ENTRIES[n] == v)}
 # The rules that draw; with four clients the others that could look at every coalition.
-RANDOM = {f"algorithm {name}" for name in ("random_reward", "iafl")}
-RANDOM |= {"iafl by accuracy", "iafl by participation"}
+RANDOM = {"algorithm random_reward", *(name for name in ENTRIES if "iafl" in name)}
 RANDOM |= {f"measure {name}" for name in ("sampled_shapley", "gtg_shapley", "tmc_shapley")}
 # Another value for every number, no two of them 0 or alike.
 OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6, 1.7, 0.2, 0.8, 0.45, 0.003, 0.35, 0.9, 1.2)

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import vectors
-from cgsv_jax.choices import choice
+from cgsv_jax import checks, vectors
 from cgsv_jax.shares import over_present, population, rows_of_all
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
 
@@ -35,7 +34,7 @@ def by_reputation(*, first: str = "size") -> Aggregation:
     Raises:
       ValueError: `first` is another word.
     """
-    choice("first_weights", first, "size", "uniform")
+    checks.choice("first_weights", first, "size", "uniform")
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_parameters

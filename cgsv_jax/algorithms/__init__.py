@@ -135,12 +135,6 @@ READS: dict[str, set[str]] = {
 # Methods that go on for `finetune_rounds` after the last round.
 STAGED = {"fedavg_finetuned"}
 
-
-def needs_alone(name: str, options: Options) -> bool:
-    """Whether a method, with these options, must know what clients reach alone."""
-    return name == "iafl" and options.contribution_by == "accuracy"
-
-
 __all__ = [
     "ALGORITHMS",
     "READS",
@@ -155,7 +149,6 @@ __all__ = [
     "fedavg",
     "fedavg_finetuned",
     "iafl",
-    "needs_alone",
     "needs_of",
     "q_ffl",
     "random_reward",

@@ -2,10 +2,10 @@
 
 import chex
 
+from cgsv_jax import checks
 from cgsv_jax.aggregation import added, by_size_of_all
 from cgsv_jax.algorithms.compose import compose
 from cgsv_jax.algorithms.removal import Removal
-from cgsv_jax.choices import choice
 from cgsv_jax.contribution import sharpened, validation_accuracy
 from cgsv_jax.rescale import at_most
 from cgsv_jax.reward import less_own, of_others, sparsify
@@ -65,8 +65,8 @@ def cffl(
     Reference:
       Lyu et al., Collaborative Fairness in Federated Learning, arXiv:2008.12161, 2020.
     """
-    adds = choice("combine", combine, "mean", "sum") == "sum"
-    if choice("own_off", own_off, "after", "before") == "after":
+    adds = checks.choice("combine", combine, "mean", "sum") == "sum"
+    if checks.choice("own_off", own_off, "after", "before") == "after":
         reward = less_own(sparsify(0.0, ties=ties, by_size=True), added=adds)
     else:
         reward = of_others(added=adds, ties=ties)
@@ -78,7 +78,7 @@ def cffl(
         rescale=None if gamma is None else at_most(gamma),
         judged_first=True,
         removal=Removal(
-            removal, first=0, alone=choice("removed", removed, "alone", "frozen") == "alone"
+            removal, first=0, alone=checks.choice("removed", removed, "alone", "frozen") == "alone"
         ),
         keeps_own=True,
     )

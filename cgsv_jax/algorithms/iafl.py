@@ -6,7 +6,6 @@ import jax
 from cgsv_jax import checks, vectors
 from cgsv_jax.aggregation import uniform
 from cgsv_jax.algorithms.compose import compose
-from cgsv_jax.choices import choice
 from cgsv_jax.contribution import participation_rate, size_share, standalone_accuracy
 from cgsv_jax.reward import mix
 from cgsv_jax.types import Algorithm, Array, PRNGKey
@@ -52,7 +51,7 @@ def iafl(kappa: chex.Numeric = 0.0, recovery: chex.Numeric = 0.0, by: str = "siz
       ZhaoxuanWu/Incentive-Aware-FL, 732ffeb.
     """
     checks.numbers(recovery=recovery)
-    measured = _BY[choice("contribution_by", by, *_BY)]
+    measured = _BY[checks.choice("contribution_by", by, *_BY)]
 
     def recovers(key: PRNGKey, round_: Array, numbers: Array) -> Array:
         del round_

@@ -3,10 +3,10 @@
 import chex
 import jax.numpy as jnp
 
+from cgsv_jax import checks
 from cgsv_jax.aggregation import by_reputation
 from cgsv_jax.algorithms.compose import compose
 from cgsv_jax.algorithms.removal import Removal
-from cgsv_jax.choices import choice
 from cgsv_jax.contribution import cosine, moving_average
 from cgsv_jax.rescale import at_most
 from cgsv_jax.reward import sparsify
@@ -51,8 +51,8 @@ def rffl(
     Reference:
       Xu and Lyu, A Reputation Mechanism Is All You Need, arXiv:2011.10464, 2020.
     """
-    alone = choice("removed", removed, "alone", "frozen") == "alone"
-    least = 0.0 if choice("negative", negative, "zero", "kept") == "zero" else -jnp.inf
+    alone = checks.choice("removed", removed, "alone", "frozen") == "alone"
+    least = 0.0 if checks.choice("negative", negative, "zero", "kept") == "zero" else -jnp.inf
     return compose(
         moving_average(cosine(), alpha, floor=least),
         by_reputation(),

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import checks, vectors
-from cgsv_jax.choices import choice
 from cgsv_jax.shares import over_present, renewed
 from cgsv_jax.types import Algorithm, Array, Download, Network, Standing, Upload
 
@@ -54,8 +53,8 @@ def shapfed_wa(
       tnurbek/shapfed, 5771a37.
     """
     checks.numbers("alpha", memory=memory)
-    choice("broadcast", broadcast, "gamma", "sum", "max")
-    least = 0.0 if choice("negative", negative, "zero", "kept") == "zero" else -jnp.inf
+    checks.choice("broadcast", broadcast, "gamma", "sum", "max")
+    least = 0.0 if checks.choice("negative", negative, "zero", "kept") == "zero" else -jnp.inf
     places = None if network is None else network.output()
     if places is None:
         raise ValueError("shapfed_wa needs a model whose last layer is a kernel [F, C] and a bias")

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax import vectors
-from cgsv_jax.choices import choice
+from cgsv_jax import checks, vectors
 from cgsv_jax.types import Array, ArrayTree, Measure, Needs, Network, PRNGKey, Upload
 
 Value = Callable[[Array], Array]  # membership [K, N] -> nu [K]
@@ -185,7 +184,7 @@ def validation_game(network: Network | None, what: str = "accuracy") -> Game:
     Raises:
       ValueError: `what` is another word, there is no network, or (when traced) no validation rows.
     """
-    choice("game", what, "accuracy", "loss")
+    checks.choice("game", what, "accuracy", "loss")
     if network is None:
         raise ValueError("a game on validation rows needs options.network")
 

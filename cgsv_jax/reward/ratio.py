@@ -5,7 +5,7 @@ import math
 import chex
 import jax.numpy as jnp
 
-from cgsv_jax.choices import choice
+from cgsv_jax import checks
 from cgsv_jax.shares import rows_of_all
 from cgsv_jax.types import Array, Upload
 
@@ -40,7 +40,7 @@ def ratios(
     Raises:
       ValueError: `on` is another word.
     """
-    choice("beta_on", on, "sum", "max")
+    checks.choice("beta_on", on, "sum", "max")
     chex.assert_equal_shape([reputation, present])
     r = jnp.where(present, reputation, 0.0)
     top = jnp.max(r)

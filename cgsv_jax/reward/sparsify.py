@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax import checks, vectors
-from cgsv_jax.choices import choice
 from cgsv_jax.reward.ratio import ratios, times_size
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
@@ -61,10 +60,10 @@ def sparsify(
         algorithm is initialised).
     """
     checks.numbers(beta=beta)
-    choice("mask_scope", scope, "vector", "tensor")
-    choice("mask_count", count, "floor", "ceil")
-    choice("mask_ties", ties, "position", "all")
-    choice("beta_on", beta_on, "sum", "max")
+    checks.choice("mask_scope", scope, "vector", "tensor")
+    checks.choice("mask_count", count, "floor", "ceil")
+    checks.choice("mask_ties", ties, "position", "all")
+    checks.choice("beta_on", beta_on, "sum", "max")
     if scope == "tensor" and not tensors:
         raise ValueError("mask_scope is 'tensor', which needs the sizes of the tensors")
 
