@@ -102,6 +102,7 @@ def attack(names: Sequence[str]) -> Attack:
     Raises:
       ValueError: another name.
     """
+    checks.kinds(names=(names, list | tuple, '["sign_flip"]'))
     for name in names:
         if name not in UPLOADS:
             raise ValueError(f"{name!r} is no attack on uploads, there are {', '.join(UPLOADS)}")

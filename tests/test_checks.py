@@ -302,6 +302,15 @@ REFUSED = [
         lambda: cg.compose(cg.contribution.cosine(), *[None] * 2),
         r"contribution is a Measure, .*\nag",
     ),
+    (
+        lambda: cg.compose(*RULES, removal=0.3),
+        r"removal is 0.3, it must be of type Removal or None",
+    ),
+    (
+        lambda: cg.attacks.attack("sign_flip"),
+        r"names is 'sign_flip', .* for instance \[\"sign_flip",
+    ),
+    (lambda: cg.reward.scale(1.0, beta_on="mean"), r"beta_on is 'mean', it must be sum or max"),
     (lambda: cg.cgsv(measure=cg.contribution.cosine), r"measure is a function, .* of type Measure"),
     (lambda: cg.partition.uniform(0, LABELS, 2), r"rng is 0, .* numpy.random.default_rng\(0\)"),
     (lambda: cg.partition.power_law(np.random, LABELS, 2), r"rng is a module"),

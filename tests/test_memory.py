@@ -140,7 +140,7 @@ COUNTED = [
     ("fedavg", {"layout": "all"}, 0.9, 1.1),
     ("cgsv", {"cohort": 20}, 0.9, 1.2),
     ("cgsv", {"attacks": ("free_rider_replay:3",)}, 0.7, 1.0),
-    ("cffl", {}, 1.4, 1.8),
+    ("cffl", {}, 0.7, 1.0),
 ]
 
 

@@ -359,20 +359,26 @@ def test_other_rules_by_hand(tiny):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "allowed"),
     [
-        {"mask_scope": "tensor"},  # and no tensors: must not mask the whole vector silently
-        {"mask_scope": "layer"},
-        {"mask_count": "round"},
-        {"mask_ties": "none"},
-        {"first_weights": "sizes"},
-        {"beta_on": "mean"},
+        ({"mask_scope": "layer"}, "vector or tensor"),
+        ({"mask_count": "round"}, "floor or ceil"),
+        ({"mask_ties": "none"}, "position or all"),
+        ({"first_weights": "sizes"}, "size or uniform"),
+        ({"beta_on": "mean"}, "sum or max"),
     ],
     ids=str,
 )
-def test_a_wrong_word_is_refused(tiny, wrong):
-    with pytest.raises(ValueError, match=r".*"):
+def test_a_wrong_word_is_refused(tiny, wrong, allowed):
+    ((name, word),) = wrong.items()
+    with pytest.raises(ValueError, match=f"^{name} is '{word}', it must be {allowed}$"):
         ALGORITHMS["cgsv"](tiny.hyper(), Options(**wrong))
+
+
+def test_a_mask_by_tensors_needs_their_sizes(tiny):
+    """It must not mask the whole vector silently."""
+    with pytest.raises(ValueError, match="mask_scope is 'tensor', which needs the sizes"):
+        ALGORITHMS["cgsv"](tiny.hyper(), Options(mask_scope="tensor"))
 
 
 def test_tensors_must_fill_the_vector(tiny):
@@ -438,6 +444,35 @@ def test_quota_is_monotone_in_reputation(r, beta, on):
         assert (np.diff(quota) >= 0).all()
     best = np.float32(r) == np.float32(r).max()
     assert (ratio[best] == 1).all()
+
+
+@pytest.mark.parametrize("size", [40, 10_000, 200_000])
+def test_equal_reputations_get_equal_quotas(size, tiny):
+    """Clients who are each other's rotations have equal cosines, but for roundings."""
+    count = 10
+    drawn = np.random.default_rng(0).normal(1, 1, (count, size // count)).astype(np.float32)
+    turned = np.stack([np.roll(drawn, i, axis=0).ravel() for i in range(count)])
+    algorithm = ALGORITHMS["cgsv"](tiny.hyper(alpha=0.0), Options())
+    sent, state = tiny.upload(turned, [3] * count), algorithm.init(count, size)
+    download, standing, _ = jax.jit(algorithm.update)(jax.random.key(0), sent, state)
+    assert np.ptp(standing.reputation) > 0  # else there was nothing to mend
+    assert download.quota.tolist() == [size] * count
+
+
+def test_two_clients_of_three_rows_get_the_same(tiny):
+    """Of two clients the sum is as far from the one as from the other, whatever they hold."""
+    data, clients = tiny.world((3, 3))
+    parts = tiny.parts("cgsv", tiny.mlp(), tiny.hyper(alpha=0.0), rounds=2, epochs=1)
+    _, record, _ = simulation.run(jax.random.key(0), data, clients, **parts)
+    size = sum(tiny.sizes_of(tiny.mlp()))
+    assert record.quota.tolist() == [[size, size]] * 2
+
+
+@pytest.mark.parametrize("entries", [1, 10**6])
+def test_a_ratio_that_more_than_roundings_keep_from_1_is_itself(entries):
+    r = jnp.float32([0.5, 0.5 * (1 - 3e-5), 0.5 * (1 - 4 * EPS)])
+    got = reward.ratios(r, jnp.ones(3, bool), 0.0, entries=entries)
+    np.testing.assert_array_equal(got, [1, r[1] / r[0], 1])
 
 
 @pytest.mark.parametrize("beta", [1.0, 30.0])

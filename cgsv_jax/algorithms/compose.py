@@ -70,6 +70,7 @@ def compose(
         contribution=(contribution, Contribution, "moving_average(cosine(), 0.95)"),
         aggregation=(aggregation, Aggregation, "by_reputation()"),
         reward=(reward, Reward, "sparsify(1.0)"),
+        removal=(removal, Removal | None, "Removal(1 / 3)"),
     )
     if clip is not None:
         checks.numbers(clip=clip)

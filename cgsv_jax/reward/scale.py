@@ -17,6 +17,7 @@ def scale(beta: chex.Numeric, *, beta_on: str = "sum") -> Reward:
     absent client, which gets nothing.
     """
     checks.numbers(beta=beta)
+    checks.choice("beta_on", beta_on, "sum", "max")
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients, num_parameters
