@@ -199,6 +199,7 @@ def outcome(job):
 
 if __name__ == "__main__":
     answers = os.dup(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and would stay so
     sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
     data.load("digits")
     if sys.argv[1:] != ["real"]:
