@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from benchmarks import common, table
-from cgsv_jax import timing
+from cgsv_jax.experiment import timing
 
 QUESTIONS = (
     "local_training",

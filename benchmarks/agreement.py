@@ -27,9 +27,10 @@ import scipy.stats
 from benchmarks import common
 from benchmarks.pytorch.work import Work, shuffled
 from benchmarks.pytorch.worker import Ask, worker
-from cgsv_jax import config as config_lib
 from cgsv_jax import data as data_lib
-from cgsv_jax import local, metrics, models, simulation
+from cgsv_jax import models
+from cgsv_jax.config import defaults
+from cgsv_jax.core import local, metrics, simulation
 from cgsv_jax.data import partition
 from cgsv_jax.types import Clients, Dataset, State
 
@@ -103,7 +104,7 @@ def _work(setting: Setting, full: Dataset) -> Work:
     rng = np.random.default_rng(0)
     pool, _ = partition.split(rng, len(full.labels), 0.1, setting.rows)
     clients = partition.class_imbalance(rng, full.labels[pool], setting.clients, num_classes=10)
-    numbers = config_lib.TRAINING[setting.dataset]
+    numbers = defaults.TRAINING[setting.dataset]
     names = ("batch_size", "learning_rate", "decay", "epochs", "gamma")
     model = models.MODELS[setting.network](full.inputs.shape[1:], 10)
     return Work(

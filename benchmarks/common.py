@@ -31,7 +31,10 @@ import optax
 from benchmarks import table
 from benchmarks.pytorch.work import Work, shortened, shuffled
 from benchmarks.pytorch.worker import Ask
-from cgsv_jax import algorithms, layout, local, models, reward, simulation, timing, vectors
+from cgsv_jax import models
+from cgsv_jax.core import layout, local, simulation, vectors
+from cgsv_jax.experiment import timing
+from cgsv_jax.rules import methods, reward
 from cgsv_jax.types import (
     Algorithm,
     Clients,
@@ -174,10 +177,10 @@ def ours(
     schedule = local.decayed(work.learning_rate, work.decay, per=per, epochs=work.epochs)
     numbers = (work.gamma, work.alpha, work.beta)
     algorithm = {
-        ("cgsv", "paper"): lambda: algorithms.cgsv(*numbers),
-        ("cgsv", "released"): lambda: algorithms.cgsv_released(tensors, *numbers),
-        ("fedavg", "paper"): algorithms.fedavg,
-        ("standalone", "paper"): algorithms.standalone,
+        ("cgsv", "paper"): lambda: methods.cgsv(*numbers),
+        ("cgsv", "released"): lambda: methods.cgsv_released(tensors, *numbers),
+        ("fedavg", "paper"): methods.fedavg,
+        ("standalone", "paper"): methods.standalone,
     }[work.method, work.setting]()
     mask = np.arange(work.rows.shape[1]) < work.sizes[:, None]
     data = Dataset(

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import common, table
-from cgsv_jax import simulation, timing
+from cgsv_jax.core import simulation
+from cgsv_jax.experiment import timing
 
 TARGET, FLAT = 15.0, 1.25
 

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks import common, table
 from benchmarks.pytorch.work import Work
 from benchmarks.pytorch.worker import Ask, worker
-from cgsv_jax import timing
+from cgsv_jax.experiment import timing
 from cgsv_jax.types import State
 
 

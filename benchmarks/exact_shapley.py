@@ -14,8 +14,9 @@ import numpy as np
 
 from benchmarks import common, table
 from benchmarks.pytorch.worker import worker
-from cgsv_jax import timing, vectors
-from cgsv_jax.contribution.shapley import exact
+from cgsv_jax.core import vectors
+from cgsv_jax.experiment import timing
+from cgsv_jax.rules.contribution.shapley import exact
 
 TARGET = 400.0
 THREADS = 2

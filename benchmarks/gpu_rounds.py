@@ -19,7 +19,8 @@ import jax
 from benchmarks import common, table
 from benchmarks.pytorch.work import Work
 from benchmarks.pytorch.worker import Ask, sees_cuda, worker
-from cgsv_jax import simulation, timing
+from cgsv_jax.core import simulation
+from cgsv_jax.experiment import timing
 from cgsv_jax.types import Clients, Dataset, State
 
 

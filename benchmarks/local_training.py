@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from benchmarks import common, table
 from benchmarks.pytorch.worker import worker
-from cgsv_jax import timing
+from cgsv_jax.experiment import timing
 
 
 class Case(NamedTuple):

@@ -9,8 +9,9 @@ batches of 32, and all clients in one chunk for comparison.
 import numpy as np
 
 from benchmarks import common, table
-from cgsv_jax import experiment, layout, timing
+from cgsv_jax.core import layout
 from cgsv_jax.data import partition
+from cgsv_jax.experiment import names, timing
 
 TARGET = 1.1
 CLIENTS = {"smoke": 10, "full": 100}
@@ -22,7 +23,7 @@ def rows(scale: str = "full") -> list[table.Row]:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 540 * count)
     clients = partition.power_law(rng, labels, count)
-    config = experiment.configure(dataset="mnist", clients=count, algorithms="cgsv")
+    config = names.configure(dataset="mnist", clients=count, algorithms="cgsv")
     steps = config.epochs * -(-np.asarray(clients.sizes) // config.batch_size)
     balanced = layout.balanced_width(steps)
     layouts = {

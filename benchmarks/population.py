@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import table
-from cgsv_jax import timing
+from cgsv_jax.experiment import timing
 
 HIDDEN, SHAPE = 24, (32, 32, 1)  # D = 24,850
 ROWS, TEST_ROWS = 6, 500  # of every client; to evaluate on
@@ -48,10 +48,13 @@ def measure(clients: int, rounds: int) -> dict[str, Any]:
     import jax
 
     from cgsv_jax import data as data_lib
-    from cgsv_jax import experiment, models, network, vectors
+    from cgsv_jax import models
+    from cgsv_jax.core import evaluation, vectors
     from cgsv_jax.data import partition, synthetic
+    from cgsv_jax.experiment import names, programs
+    from cgsv_jax.experiment.task import Task
 
-    config = experiment.configure(
+    config = names.configure(
         dataset="mnist",
         model="mlp",
         hidden=(HIDDEN,),
@@ -81,9 +84,9 @@ def measure(clients: int, rounds: int) -> dict[str, Any]:
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
     described = partition.describe(dealt, data.labels)
-    seen = network.network(model, SHAPE)
-    problem = experiment.Problem("uniform", data, dealt, *described, model, tensors, seen, None)
-    made = experiment.programs(config, config.methods[0], problem)
+    seen = evaluation.network(model, SHAPE)
+    task = Task("uniform", data, dealt, *described, model, tensors, seen, None)
+    made = programs.programs(config, config.methods[0], task)
     seeds = np.asarray(config.seeds, np.uint32)
     state = jax.jit(made.begin)(seeds, made.hyper)
     clock = time.perf_counter()

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from cgsv_jax import experiment, local, metrics
+from cgsv_jax.core import local, metrics
+from cgsv_jax.experiment import names, running
 
 # Rounds, seeds, precisions; the first is what the others are compared with.
 EVERY = ("float32", *(name for name in local.PRECISIONS if name != "float32"))
@@ -30,7 +31,7 @@ def table_of(scale: str = "full") -> str:
     ]
     exact = None
     for precision in precisions:
-        config = experiment.configure(
+        config = names.configure(
             partitions="class_imbalance",
             algorithms=("standalone", "cgsv"),
             rounds=rounds,
@@ -38,7 +39,7 @@ def table_of(scale: str = "full") -> str:
             eval_every=rounds,
             precision=precision,
         )
-        alone, cgsv = experiment.run(config).cells
+        alone, cgsv = running.run(config).cells
         fairness = [
             float(metrics.fairness(a[-1], c[-1]))
             for a, c in zip(alone.evaluation.accuracy, cgsv.evaluation.accuracy, strict=True)

@@ -18,7 +18,8 @@ import numpy as np
 
 from benchmarks import common, table
 from benchmarks.pytorch.worker import worker
-from cgsv_jax import simulation, timing, vectors
+from cgsv_jax.core import simulation, vectors
+from cgsv_jax.experiment import timing
 from cgsv_jax.types import State
 
 

@@ -19,7 +19,8 @@ import numpy as np
 import polars as pl
 
 from benchmarks import common, table
-from cgsv_jax import results, timing
+from cgsv_jax.experiment import timing
+from cgsv_jax.results import directory
 
 GRID = {
     "beta": ("0.5", "1", "1.2", "1.5", "2", "inf"),
@@ -70,7 +71,7 @@ def rows(scale: str = "full") -> list[table.Row]:
                 own = [word for name, value in points[number].items()
                        for word in (f"--{name}", value)]  # fmt: skip
                 alone.append(_seconds("run", *size.flags, *own, "--out", str(out / f"r{number}")))
-                ends[number] = results.read(out / f"r{number}").summary
+                ends[number] = directory.read(out / f"r{number}").summary
             if turn < size.sweeps:
                 lists = [word for name, values in size.grid.items()
                          for word in (f"--{name}", ",".join(values))]  # fmt: skip

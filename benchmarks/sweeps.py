@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common, table
-from cgsv_jax import experiment, layout, simulation, sweep, timing
+from cgsv_jax.core import grid, layout, simulation
+from cgsv_jax.experiment import bind, deal, names, timing
 
 BETAS = (0.5, 1.0, 1.2, 1.5, 2.0, np.inf)
 TARGETS = {"cpu": 0.8}  # elsewhere 5
@@ -38,13 +39,13 @@ def rows(scale: str = "full") -> list[table.Row]:
         RuntimeError: if a run of the grid ends elsewhere than the run by itself.
     """
     size = SCALES[scale]
-    config = experiment.configure(algorithms="cgsv", rounds=size.rounds, eval_every=size.rounds)
-    (problem,), (method,) = experiment.problems(config), config.methods
-    settings = experiment.settings(config, problem)
-    data, clients = jax.device_put((problem.data._replace(validation=None), problem.clients))
+    config = names.configure(algorithms="cgsv", rounds=size.rounds, eval_every=size.rounds)
+    (task,), (method,) = deal.tasks(config), config.methods
+    settings = bind.settings(config, task)
+    data, clients = jax.device_put((task.data._replace(validation=None), task.clients))
 
     def final(key: Any, hyper: Any, data: Any, clients: Any) -> Any:
-        parts = experiment.parts(config, method, problem, hyper)
+        parts = bind.parts(config, method, task, hyper)
         return simulation.run(key, data, clients, settings=settings, **parts)[2].accuracy[-1]
 
     keys = jax.random.split(jax.random.key(0), size.seeds)
@@ -53,7 +54,7 @@ def rows(scale: str = "full") -> list[table.Row]:
     hyper = hyper._replace(beta=betas)
     # Runs lie on the hardware as clients do: side by side on an accelerator, in turn on a CPU.
     width = layout.default_width()
-    together = jax.jit(lambda *args: sweep.grid(final, *args, width=width))
+    together = jax.jit(lambda *args: grid.grid(final, *args, width=width))
     one = jax.jit(final)
     single = [
         (keys[s], jax.tree.map(lambda x, h=h: x[h], hyper))
@@ -66,7 +67,7 @@ def rows(scale: str = "full") -> list[table.Row]:
 
     apart = np.stack(in_turn()).reshape(size.seeds, size.betas, -1)
     gap = np.abs(np.asarray(together(keys, hyper, data, clients)) - apart).max()
-    if not gap <= 5 / len(problem.data.test_labels):
+    if not gap <= 5 / len(task.data.test_labels):
         # Rounding may tip a few of the test rows on a long run; a wrong setting tips dozens.
         raise RuntimeError(f"a run of the grid differs from the run by itself by {gap:.3f}")
     times = timing.alternate(

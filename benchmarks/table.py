@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cgsv_jax.timing import Timing
+from cgsv_jax.experiment.timing import Timing
 
 
 class Row(NamedTuple):

@@ -16,7 +16,10 @@ import numpy as np
 import optax
 
 from benchmarks import common
-from cgsv_jax import algorithms, local, models, simulation, timing, vectors
+from cgsv_jax import models as models_lib
+from cgsv_jax.core import local, simulation, top_k
+from cgsv_jax.experiment import timing
+from cgsv_jax.rules import methods
 from cgsv_jax.types import Clients, Dataset, Settings
 
 
@@ -90,9 +93,9 @@ def small_models(size: Scale) -> str:
         labels = rng.integers(0, 10, sizes.sum()).astype(np.int32)
         data = jax.device_put(Dataset(inputs, labels, inputs[:1], labels[:1]))
         clients = jax.device_put(Clients(slots, mask))
-        model = models.mlp((784,), 10, hidden=hidden)
+        model = models_lib.mlp((784,), 10, hidden=hidden)
         trainer = local.trainer(model, optax.sgd, local.decayed(0.1, 1.0), batch_size=batch)
-        parts = {"model": model, "trainer": trainer, "algorithm": algorithms.fedavg()}
+        parts = {"model": model, "trainer": trainer, "algorithm": methods.fedavg()}
         calls = {}
         for width in (1, 2, 4, 8, None):
             settings = Settings(rounds=1, epochs=1, width=width)
@@ -111,7 +114,7 @@ def masks(size: Scale) -> str:
     quota = jnp.asarray(rng.integers(0, entries + 1, count), jnp.int32)
 
     def by_rank(v: Any, q: Any) -> Any:
-        return vectors.ranks(v)[None, :] < q[:, None]
+        return top_k.ranks(v)[None, :] < q[:, None]
 
     def find(function: Callable) -> Callable[[], Any]:
         jitted = jax.jit(function)
@@ -126,12 +129,10 @@ def masks(size: Scale) -> str:
         return timing.chained(lambda models: function(models, vector, quota), models, 1)
 
     calls = {
-        "ranks of all entries, one integer sort and a scatter": find(lambda v, q: vectors.ranks(v)),
-        "thresholds by that sort": find(
-            lambda v, q: vectors.by_sorting(vectors.magnitude_keys(v), q)
-        ),
+        "ranks of all entries, one integer sort and a scatter": find(lambda v, q: top_k.ranks(v)),
+        "thresholds by that sort": find(lambda v, q: top_k.by_sorting(top_k.magnitude_keys(v), q)),
         "thresholds by radix select": find(
-            lambda v, q: vectors.by_selecting(vectors.magnitude_keys(v), q)
+            lambda v, q: top_k.by_selecting(top_k.magnitude_keys(v), q)
         ),
         "argsort of float32 and a scatter": find(
             lambda v, q: (
@@ -141,8 +142,8 @@ def masks(size: Scale) -> str:
             )
         ),
         "masks by ranks, added in place": add(by_rank, True),
-        "masks as in the package, added in place": add(vectors.largest, True),
-        "masks as in the package, into a fresh matrix": add(vectors.largest, False),
+        "masks as in the package, added in place": add(top_k.largest, True),
+        "masks as in the package, into a fresh matrix": add(top_k.largest, False),
     }
     times = timing.alternate(calls, 2 * size.repeats)
     return _table(f"u_N of {entries:,} entries, {count} clients", "ms", times)

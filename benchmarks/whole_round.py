@@ -18,8 +18,9 @@ from benchmarks import common, evaluation, table
 from benchmarks.pytorch.work import Work, shuffled
 from benchmarks.pytorch.worker import worker
 from cgsv_jax import data as data_lib
-from cgsv_jax import simulation, timing
+from cgsv_jax.core import simulation
 from cgsv_jax.data import partition
+from cgsv_jax.experiment import timing
 from cgsv_jax.types import Clients, Dataset, State
 
 

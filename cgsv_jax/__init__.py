@@ -6,14 +6,18 @@ other, `trainer` for local epochs, `participation` and `attacks` for who takes p
 defaults, partitions and results; the command is built on it.
 """
 
-from cgsv_jax import aggregation, attacks, contribution, data, models, participation, reward
-from cgsv_jax.algorithms import ALGORITHMS, cgsv, cgsv_released, compose, fedavg, standalone
-from cgsv_jax.checks import check
+from cgsv_jax import data, models
+from cgsv_jax.core import attacks, participation
+from cgsv_jax.core.checks import check
+from cgsv_jax.core.grid import grid
+from cgsv_jax.core.local import decayed, draw_order, trainer
+from cgsv_jax.core.metrics import fairness, pearson
+from cgsv_jax.core.simulation import advance, evaluate, init, round_, run
+from cgsv_jax.core.uncertainty import fairness_interval
 from cgsv_jax.data import partition
-from cgsv_jax.local import decayed, draw_order, trainer
-from cgsv_jax.metrics import fairness, pearson
-from cgsv_jax.simulation import advance, evaluate, init, round_, run
-from cgsv_jax.sweep import grid
+from cgsv_jax.rules import aggregation, contribution, reputation, reward
+from cgsv_jax.rules.compose import compose
+from cgsv_jax.rules.methods import ALGORITHMS, cgsv, cgsv_released, fedavg, standalone
 from cgsv_jax.types import (
     Aggregation,
     Algorithm,
@@ -24,11 +28,11 @@ from cgsv_jax.types import (
     Evaluation,
     Examples,
     Hyper,
-    Measure,
     Model,
     Needs,
     Options,
     Record,
+    Reputation,
     Reward,
     Settings,
     Standing,
@@ -36,7 +40,6 @@ from cgsv_jax.types import (
     Trainer,
     Upload,
 )
-from cgsv_jax.uncertainty import fairness_interval
 
 __version__ = "0.1.0"
 
@@ -51,11 +54,11 @@ __all__ = [
     "Evaluation",
     "Examples",
     "Hyper",
-    "Measure",
     "Model",
     "Needs",
     "Options",
     "Record",
+    "Reputation",
     "Reward",
     "Settings",
     "Standing",
@@ -83,6 +86,7 @@ __all__ = [
     "participation",
     "partition",
     "pearson",
+    "reputation",
     "reward",
     "round_",
     "run",

@@ -2,6 +2,6 @@
 
 import sys
 
-from cgsv_jax.cli import main
+from cgsv_jax.command.main import main
 
 sys.exit(main())

@@ -201,7 +201,7 @@ class Needs(NamedTuple):
         return self.validation or self.alone
 
 
-class Measure(NamedTuple):
+class Contribution(NamedTuple):
     """A contribution measure: how much each upload of this round is worth.
 
     `init(num_clients, num_parameters) -> state`;
@@ -213,7 +213,7 @@ class Measure(NamedTuple):
     needs: Needs = Needs()
 
 
-class Contribution(NamedTuple):
+class Reputation(NamedTuple):
     """A measure with a memory: scores become reputations.
 
     `update(key, upload, aggregate [D], weights [N], standing, state) -> (standing, state)`.
@@ -307,7 +307,7 @@ class Options(NamedTuple):
     `builder(hyper, options)` and read what concerns them.
     """
 
-    contribution: str = "cosine"  # key of contribution.MEASURES
+    contribution: str = "cosine"  # key of contribution.CONTRIBUTIONS
     aggregation: str = "reputation"  # key of aggregation.AGGREGATIONS
     reward: str = "sparsify"  # key of reward.REWARDS
     mask_scope: str = "vector"  # or "tensor": one mask over all of u_N, or one per tensor

@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from cgsv_jax import experiment, metrics
+from cgsv_jax.core import metrics
+from cgsv_jax.experiment import deal
+from cgsv_jax.experiment import names as names_lib
 from experiments import common
 
 BETAS = (0.5, 1.0, 1.2, 1.5, 2.0, 5.0, 10.0, 50.0, np.inf)
@@ -44,21 +46,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def rows(asked: dict, on: str) -> pl.DataFrame:
     """A row per partition, beta and seed."""
-    config = experiment.configure(algorithms=("standalone", "cgsv"), beta_on=on, **asked)
+    config = names_lib.configure(algorithms=("standalone", "cgsv"), beta_on=on, **asked)
     standalone, cgsv = config.methods
     made = []
-    for problem in experiment.problems(config):
-        shared = (problem, problem.data._replace(validation=None))
+    for task in deal.tasks(config):
+        shared = (task, task.data._replace(validation=None))
         _, alone = common.over_settings(config, standalone, *shared, {"beta": (1.0,)})
         record, accuracy = common.over_settings(config, cgsv, *shared, {"beta": BETAS})
-        share = np.float32(record.quota) / np.float32(sum(problem.tensors))  # [S, B, T, N]
+        share = np.float32(record.quota) / np.float32(sum(task.tensors))  # [S, B, T, N]
         for s, seed in enumerate(config.seeds):
             for b, beta in enumerate(BETAS):
                 fairness = float(metrics.fairness(alone[s, 0], accuracy[s, b]))
                 received = share[s, b].mean(axis=0)
                 made.append(
                     {
-                        "partition": problem.partition,
+                        "partition": task.partition,
                         "beta on": "r, sum 1" if on == "sum" else "r / max r",
                         "beta": beta,
                         "seed": int(seed),

@@ -11,12 +11,13 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cgsv_jax import data as data_lib
-from cgsv_jax import experiment, plots
+from cgsv_jax import data
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.results import figures
 from experiments import common
 
 PARTITIONS = ("uniform", "power_law", "class_imbalance")
-EVERY = tuple(experiment.TABLES.algorithms)
+EVERY = tuple(names_lib.TABLES.algorithms)
 # Where a run costs minutes: the yardstick, two baselines whose fairness is defined, both settings.
 FEW = ("standalone", "fedavg_finetuned", "random_reward", "cgsv")
 SOME = (*FEW, "cgsv:released")
@@ -59,7 +60,7 @@ CELLS: dict[str, list[Cell]] = {
 
 def summary(what: common.Asked) -> tuple[pl.DataFrame, list[str]]:
     """The runs' summary with a column dataset, and the data sets that are not on this machine."""
-    here = {line.name: line.present for line in data_lib.available(what.data_dir)}
+    here = {line.name: line.present for line in data.available(what.data_dir)}
     configs, columns, missing = [], [], []
     for dataset, clients, partitions, methods, changes in CELLS[what.scale]:
         if not here.get(dataset, False):
@@ -119,7 +120,7 @@ def panels(
             own = frame.filter(cell=name, method=method)
             if len(own):
                 ours = method.startswith("cgsv")
-                draw(axes, place, own, plots.VERMILION if ours else plots.BLUE)
+                draw(axes, place, own, figures.VERMILION if ours else figures.BLUE)
         axes.set_title(name, fontsize=9)
         axes.set_yticks(range(len(methods)), methods, fontsize=7)
         if not axes.get_subplotspec().is_first_col():

@@ -24,8 +24,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cgsv_jax import config as config_lib
-from cgsv_jax import experiment, metrics, plots, results, simulation, sweep
+from cgsv_jax.config import resolve, schema
+from cgsv_jax.core import grid as grid_lib
+from cgsv_jax.core import metrics, simulation
+from cgsv_jax.experiment import bind, names, running
+from cgsv_jax.experiment.task import Task
+from cgsv_jax.results import environment, figures, tables
+from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.types import Array, Clients, Dataset, Hyper, Record
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -81,17 +86,17 @@ def run(
         extra = dict(columns[place]) if columns else {}
         started = time.perf_counter()
         try:
-            result = experiment.run(experiment.configure(**wanted))
-        except config_lib.ConfigError as error:
+            result = running.run(names.configure(**wanted))
+        except schema.ConfigError as error:
             raise SystemExit(f"{extra or dict(wanted)}: {error}") from error
         label = ", ".join(f"{name} {value}" for name, value in extra.items()) or "run"
         seconds = time.perf_counter() - started
         note = f"{label}: {place + 1} of {len(configs)} done, {seconds:.0f} s"
         print(note, file=sys.stderr, flush=True)
         made = {
-            "summary": results.summary_frame(result.cells),
-            "clients": results.clients_frame(result.cells),
-            "rounds": results.rounds_frame(result.cells),
+            "summary": frames_lib.summary_frame(result.cells),
+            "clients": frames_lib.clients_frame(result.cells),
+            "rounds": frames_lib.rounds_frame(result.cells),
         }
         for name, frame in made.items():
             fixed = [pl.lit(value).alias(key) for key, value in extra.items()]
@@ -136,15 +141,15 @@ def compiled_once() -> Iterator[None]:
 
 def fingerprint(wanted: Mapping[str, Any]) -> str:
     """Of a configuration with nothing left open, and of the versions and the device."""
-    whole = config_lib.to_dict(experiment.configure(**wanted)) | {"data_dir": None}
+    whole = resolve.to_dict(names.configure(**wanted)) | {"data_dir": None}
     text = json.dumps([whole, provenance()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def over_settings(
-    config: experiment.Config,
-    method: config_lib.Method,
-    problem: experiment.Problem,
+    config: schema.Config,
+    method: schema.Method,
+    task: Task,
     data: Dataset,
     changes: Mapping[str, Sequence[float]],
 ) -> tuple[Record, np.ndarray]:
@@ -153,7 +158,7 @@ def over_settings(
     Args:
       config: of the runs.
       method: one of its methods.
-      problem: one of its partitions.
+      task: one of its partitions.
       data: the rows, those to evaluate on among them.
       changes: field of Hyper -> its value in every setting [H].
 
@@ -161,18 +166,18 @@ def over_settings(
       The record, leaves [S, H, T, N], and the accuracies after the last round [S, H, N].
     """
     count = len(next(iter(changes.values())))
-    hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), method.hyper(problem.partition))
+    hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), method.hyper(task.partition))
     hyper = hyper._replace(**{k: jnp.asarray(v, jnp.float32) for k, v in changes.items()})
-    settings = experiment.settings(config, problem)._replace(eval_every=config.rounds)
+    settings = bind.settings(config, task)._replace(eval_every=config.rounds)
 
     def one(key: Array, hyper: Hyper, data: Dataset, clients: Clients) -> tuple[Record, Array]:
-        parts = experiment.parts(config, method, problem, hyper)
+        parts = bind.parts(config, method, task, hyper)
         _, record, seen = simulation.run(key, data, clients, settings=settings, **parts)
         return record, seen.accuracy[-1]
 
     keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
-    grid = jax.jit(lambda *args: sweep.grid(one, *args, width=1))
-    return jax.device_get(grid(keys, hyper, data, problem.clients))
+    grid = jax.jit(lambda *args: grid_lib.grid(one, *args, width=1))
+    return jax.device_get(grid(keys, hyper, data, task.clients))
 
 
 # ---------------------------------------------------------------- tables
@@ -238,7 +243,7 @@ def paired(frame: pl.DataFrame, by: str, one: str, other: str, column: str) -> n
 
 def provenance(seeds: Sequence[int] | int | None = None) -> str:
     """Device, versions and seeds in one line."""
-    found = results.environment()
+    found = environment.environment()
     versions = found["versions"]
     device = f"{found['device']['count']} x {found['device']['kind']}"
     line = f"{device}, Python {versions['python']}, jax {versions['jax']}"
@@ -273,7 +278,7 @@ def report(
     lines = [f"# {title}", "", f"`python -m experiments.{what.item} --scale {what.scale}`", ""]
     for heading, body in sections:
         lines += [f"## {heading}", ""] if heading else []
-        lines += [body if isinstance(body, str) else results.markdown(body), ""]
+        lines += [body if isinstance(body, str) else tables.markdown(body), ""]
     lines += [note, ""]
     text = "\n".join(lines)
     print(text)
@@ -281,7 +286,7 @@ def report(
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     data.write_parquet(stem.with_suffix(".parquet"), compression="zstd")
     with matplotlib.rc_context({"svg.hashsalt": "cgsv"}):
-        figure.savefig(stem.with_suffix(".png"), dpi=130, metadata=plots.METADATA["png"])
+        figure.savefig(stem.with_suffix(".png"), dpi=130, metadata=figures.METADATA["png"])
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple[Figure, Any]:
@@ -306,8 +311,8 @@ def plain(axes: Axes) -> None:
 def style(place: int) -> dict[str, Any]:
     """Colour and marker of the place-th line."""
     return {
-        "color": plots.CYCLE[place % len(plots.CYCLE)],
-        "marker": plots.MARKERS[(place + place // len(plots.CYCLE)) % len(plots.MARKERS)],
+        "color": figures.CYCLE[place % len(figures.CYCLE)],
+        "marker": figures.MARKERS[(place + place // len(figures.CYCLE)) % len(figures.MARKERS)],
         "markersize": 4,
         "linewidth": 1.3,
     }

@@ -14,7 +14,7 @@ import dataclasses
 
 import jax
 
-from cgsv_jax import experiment
+from cgsv_jax.experiment import deal, names
 from experiments import common
 
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -24,11 +24,11 @@ SCALES = {"smoke": (2, 1), "small": (60, 5), "full": (60, 20)}  # rounds, seeds
 
 def sweep_one(name: str, values: tuple[float, ...], **asked: object) -> float:
     """Prints validation accuracy for every value of one hyper-parameter; returns the best."""
-    config = experiment.configure(dataset="digits", **asked)
-    (problem,), (method,) = experiment.problems(config), config.methods
-    inputs, labels = problem.data.validation
-    data = problem.data._replace(test_inputs=inputs, test_labels=labels, validation=None)
-    _, accuracy = common.over_settings(config, method, problem, data, {name: values})
+    config = names.configure(dataset="digits", **asked)
+    (task,), (method,) = deal.tasks(config), config.methods
+    inputs, labels = task.data.validation
+    data = task.data._replace(test_inputs=inputs, test_labels=labels, validation=None)
+    _, accuracy = common.over_settings(config, method, task, data, {name: values})
     accuracy = 100 * accuracy.mean(axis=2)  # [S, H]
     print(f"\n| {name} | mean validation accuracy of {method.name}, % | sd over seeds |")
     print("|---|---|---|")
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     scale = {"rounds": rounds, "seeds": seeds}
     rate = sweep_one("learning_rate", LEARNING_RATES, algorithms="standalone", **scale)
     gamma = sweep_one("gamma", GAMMAS, algorithms="cgsv", learning_rate=rate, **scale)
-    config = experiment.configure(dataset="digits", **scale)
+    config = names.configure(dataset="digits", **scale)
     used = dataclasses.asdict(config.methods[0])
     print(f"\nchosen: learning_rate {rate:g}, gamma {gamma:g}")
     print(f"in use: learning_rate {used['learning_rate']:g}, gamma {used['gamma']:g}")

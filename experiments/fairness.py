@@ -11,7 +11,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cgsv_jax import results
+from cgsv_jax.results import frames
 from experiments import cells, common
 
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the cells, or reads them, and shows their fairness."""
     what = common.asked("fairness", __doc__, argv)
     frame, missing = cells.summary(what)
-    judged = frame.filter(pl.col("method") != results.YARDSTICK)
+    judged = frame.filter(pl.col("method") != frames.YARDSTICK)
     sections = [("", shown(judged.filter(dataset=name))) for name in datasets(judged)]
     sections.append(("Undefined", undefined(judged)))
     if missing:

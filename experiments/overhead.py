@@ -1,8 +1,8 @@
 """Time overhead of every contribution measure per round, relative to local training.
 
-Every entry of `contribution.MEASURES` scores the uploads of one round: those of a game both with
-the cosine game and with the accuracy on validation rows. Its compiled update is timed in turn with
-one round of local training of all clients on the same device, so that a share is a median over
+Every entry of `contribution.CONTRIBUTIONS` scores the uploads of one round: those of a game both
+with the cosine game and with the accuracy on validation rows. Its compiled update is timed in turn
+with one round of local training of all clients on the same device, so that a share is a median over
 ratios of neighbours in time.
 
 A measure that evaluates too many models for the patience of the scale is not run: its evaluations
@@ -24,9 +24,12 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from cgsv_jax import data as data_lib
-from cgsv_jax import experiment, rescale, simulation, timing, vectors
-from cgsv_jax.contribution import MEASURES, OF_GAMES
-from cgsv_jax.types import Array, Hyper, Measure, Network, Options, Upload
+from cgsv_jax.core import simulation, vectors
+from cgsv_jax.experiment import bind, deal, timing
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.rules import rescale
+from cgsv_jax.rules.contribution import CONTRIBUTIONS, OF_GAMES
+from cgsv_jax.types import Array, Contribution, Hyper, Network, Options, Upload
 from experiments import common
 
 TITLES = {"digits": "digits MLP", "mnist": "MNIST CNN"}
@@ -71,17 +74,17 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
     Raises:
       ConfigError: the data are not there.
     """
-    config = experiment.configure(
+    config = names_lib.configure(
         dataset=dataset, data_dir=data_dir, clients=clients, algorithms="cgsv", seeds=1, devices=1,
         rounds=scale.rounds,
     )  # fmt: skip
-    (problem,), (method,) = experiment.problems(config), config.methods
-    held = tuple(x[: scale.validation] for x in problem.data.validation)
-    data = jax.tree.map(jnp.asarray, problem.data._replace(validation=held))
-    dealt = jax.tree.map(jnp.asarray, problem.clients)
-    parts = experiment.parts(config, method, problem, method.hyper(problem.partition))
+    (task,), (method,) = deal.tasks(config), config.methods
+    held = tuple(x[: scale.validation] for x in task.data.validation)
+    data = jax.tree.map(jnp.asarray, task.data._replace(validation=held))
+    dealt = jax.tree.map(jnp.asarray, task.clients)
+    parts = bind.parts(config, method, task, method.hyper(task.partition))
     server = parts.pop("algorithm")
-    key, settings = jax.random.key(0), experiment.settings(config, problem)
+    key, settings = jax.random.key(0), bind.settings(config, task)
 
     @jax.jit
     def train(state, data, dealt):
@@ -99,13 +102,13 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
         aggregate,
         weights,
         lambda: train(state, data, dealt),
-        method.hyper(problem.partition),
-        experiment.options_of(config, method, problem),
+        method.hyper(task.partition),
+        bind.options_of(config, method, task),
         len(held[1]),
     )
 
 
-def counted(build: Callable[[Options], Measure], seen: Round) -> int:
+def counted(build: Callable[[Options], Contribution], seen: Round) -> int:
     """How many models a measure evaluates in a round, at most.
 
     It runs on a model of one parameter, whose scores are so rugged that nothing is ever close
@@ -134,7 +137,9 @@ def counted(build: Callable[[Options], Measure], seen: Round) -> int:
 
 def cases() -> list[tuple[str, str | None]]:
     """(measure, game) of every row; no game where the measure is of none."""
-    return [(name, game) for name in MEASURES for game in (GAMES if name in OF_GAMES else (None,))]
+    return [
+        (name, game) for name in CONTRIBUTIONS for game in (GAMES if name in OF_GAMES else (None,))
+    ]
 
 
 def measured(
@@ -154,8 +159,8 @@ def measured(
         row |= {"seconds": None, "lower": None, "upper": None, "share": None, "reason": None}
         rows[name, game] = row
 
-        def build(options: Options, name=name, game=game) -> Measure:
-            return MEASURES[name](seen.hyper, options._replace(game=game or "cosine"))
+        def build(options: Options, name=name, game=game) -> Contribution:
+            return CONTRIBUTIONS[name](seen.hyper, options._replace(game=game or "cosine"))
 
         try:
             if game == "accuracy":

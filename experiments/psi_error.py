@@ -26,12 +26,15 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cgsv_jax import attacks, experiment, plots, simulation, timing, vectors
 from cgsv_jax import data as data_lib
-from cgsv_jax.contribution import games
-from cgsv_jax.contribution.sampled_shapley import sample
-from cgsv_jax.contribution.shapley import exact
+from cgsv_jax.config import schema
+from cgsv_jax.core import attacks, simulation, vectors
 from cgsv_jax.data import partition
+from cgsv_jax.experiment import bind, deal, names, timing
+from cgsv_jax.results import figures
+from cgsv_jax.rules.contribution import games
+from cgsv_jax.rules.contribution.sampled_shapley import sample
+from cgsv_jax.rules.contribution.shapley import exact
 from cgsv_jax.types import Algorithm, Array, Clients, Dataset, Upload
 from experiments import common
 
@@ -181,7 +184,7 @@ class World(NamedTuple):
     """A compiled run of cgsv on digits that ends in the uploads of its next round."""
 
     updates: Callable[..., Array]  # (key, data, clients, signs [N]) -> [N, D], each of norm 1
-    config: experiment.Config
+    config: schema.Config
     odd: int
 
 
@@ -189,15 +192,15 @@ class World(NamedTuple):
 def world(players: int, power: int, rounds: int) -> World:
     """For N clients and D next to 2^power."""
     hidden = max(round((2**power - 10) / 75), 1)
-    config = experiment.configure(
+    config = names.configure(
         dataset="digits", clients=players, hidden=(hidden,), algorithms="cgsv",
         partitions="power_law", seeds=1, rounds=rounds, devices=1,
         # Wide layers fill the caches one client at a time; of small ones, four share each step.
         layout="1" if power > 14 else "4",
     )  # fmt: skip
-    (problem,), (method,) = experiment.problems(config), config.methods
-    settings = experiment.settings(config, problem)
-    made = experiment.parts(config, method, problem, method.hyper(problem.partition))
+    (task,), (method,) = deal.tasks(config), config.methods
+    settings = bind.settings(config, task)
+    made = bind.parts(config, method, task, method.hyper(task.partition))
     server = made.pop("algorithm")
 
     @jax.jit
@@ -383,7 +386,7 @@ def _legend(axes: Axes, colours: Sequence[str], dashes: Mapping[str, str]) -> No
     for place, name in enumerate(colours):
         axes.plot([], [], label=name, **common.style(place))
     for dash, name in dashes.items():
-        axes.plot([], [], color=plots.GREY, linewidth=1.3, linestyle=dash, label=name)
+        axes.plot([], [], color=figures.GREY, linewidth=1.3, linestyle=dash, label=name)
     low, high = axes.get_ylim()
     log = axes.get_yscale() == "log"
     axes.set_ylim(low, high * (high / low) ** 0.4 if log else high + 0.4 * (high - low))

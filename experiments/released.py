@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from cgsv_jax import config as config_lib
+from cgsv_jax.config import defaults
 from experiments import common
 
 SCALES = {
@@ -29,12 +29,12 @@ BASE = "paper"
 
 def lines(dataset: str) -> dict[str, dict]:
     """Name of a row -> what it asks for beside the setting `paper`."""
-    paper, released = (config_lib.SETTINGS[name] for name in ("paper", "released"))
+    paper, released = (defaults.SETTINGS[name] for name in ("paper", "released"))
     changed = {k: v for k, v in released.items() if paper[k] != v}
     rows: dict[str, dict] = {BASE: {}}
     rows |= {f"{key} {value}": {key: value} for key, value in changed.items()}
     rows["mask (scope, count, ties)"] = {k: v for k, v in changed.items() if k.startswith("mask")}
-    rates = config_lib.RELEASED_TRAINING.get(dataset, {})
+    rates = defaults.RELEASED_TRAINING.get(dataset, {})
     if rates:
         rows["learning rate, decay"] = dict(rates)
     rows["released"] = {"setting": "released"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from cgsv_jax import results
+from cgsv_jax.results import frames
 from experiments import cells, common, fairness
 
 GTG = {"contribution": "gtg_shapley", "game": "accuracy"}
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = [name for name, *_ in VARIANTS]
         chosen = [v for i, v in enumerate(VARIANTS) if i - names.index(v[0]) < SMOKE]
     configs = [
-        asked | {"algorithms": [results.YARDSTICK, name]} | changes for name, _, changes in chosen
+        asked | {"algorithms": [frames.YARDSTICK, name]} | changes for name, _, changes in chosen
     ]
     columns = [
         {"dataset": asked["dataset"], "line": f"{name}, {line}" if line else name}
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     with common.compiled_once():  # the yardstick, and what differs in numbers alone
         frame = common.remembered(what, "rivals-runs", configs, columns)
-    frame = frame.filter(pl.col("method") != results.YARDSTICK)
+    frame = frame.filter(pl.col("method") != frames.YARDSTICK)
     frame = frame.with_columns(pl.col("line").alias("method"))
     common.report(
         *(what, "Rivals: what each choice does to fairness and accuracy"),

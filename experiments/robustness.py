@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from cgsv_jax import attacks
+from cgsv_jax.core import attacks
 from experiments import common
 
 METHODS = ("fedavg", "rffl", "cgsv")

@@ -26,7 +26,9 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from cgsv_jax import data as data_lib
-from cgsv_jax import experiment, local, network, plots, simulation, vectors
+from cgsv_jax.core import evaluation, local, simulation, vectors
+from cgsv_jax.experiment import bind, deal, names
+from cgsv_jax.results import figures
 from cgsv_jax.types import Array, ArrayTree
 from experiments import common
 
@@ -133,18 +135,18 @@ def probed(scale: Scale, rounds: tuple[int, ...], seed: int, data_dir: str | Non
       seed: of the start, the orders and the partition.
       data_dir: folder of the stored sets.
     """
-    config = experiment.configure(
+    config = names.configure(
         dataset=scale.dataset, data_dir=data_dir, algorithms="cgsv", setting="released",
         clients=2, rows_per_client=160, partitions="uniform", partition_seed=seed, epochs=3,
         batch_size=32, rounds=scale.frozen, seeds=1, learning_rate=RATE, decay=DECAY, gamma=GAMMA,
         layout="one", devices=1,
     )  # fmt: skip
-    (problem,), (method,) = experiment.problems(config), config.methods
-    settings = experiment.settings(config, problem)
-    made = experiment.parts(config, method, problem, method.hyper(problem.partition))
+    (task,), (method,) = deal.tasks(config), config.methods
+    settings = bind.settings(config, task)
+    made = bind.parts(config, method, task, method.hyper(task.partition))
     key = jax.random.key(seed)
-    clients = jax.tree.map(jnp.asarray, problem.clients)
-    data = jax.tree.map(jnp.asarray, problem.data._replace(validation=None))
+    clients = jax.tree.map(jnp.asarray, task.clients)
+    data = jax.tree.map(jnp.asarray, task.data._replace(validation=None))
 
     @jax.jit
     def before(data, clients):
@@ -157,7 +159,7 @@ def probed(scale: Scale, rounds: tuple[int, ...], seed: int, data_dir: str | Non
     @jax.jit
     def full_gradients(weights, data, clients):
         """The gradient of each client's mean loss over all its rows, [N, D]."""
-        loss = network.mean_loss(problem.model, 160)
+        loss = evaluation.mean_loss(task.model, 160)
         labels = data.labels[clients.rows]
 
         def one(parts):
@@ -175,7 +177,7 @@ def probed(scale: Scale, rounds: tuple[int, ...], seed: int, data_dir: str | Non
     rows = []
     for per in SCHEDULES:
         trainer = local.trainer(
-            problem.model,
+            task.model,
             sgd_with_ledger,
             local.decayed(jnp.float32(RATE), jnp.float32(DECAY), per=per, epochs=config.epochs),
             batch_size=config.batch_size,
@@ -187,7 +189,7 @@ def probed(scale: Scale, rounds: tuple[int, ...], seed: int, data_dir: str | Non
             state = state._replace(optimizer=fresh.optimizer, round=round_)
             upload, ledger = simulation.train(
                 key, state, data, clients, orders=orders,
-                model=problem.model, trainer=trainer, settings=settings,
+                model=task.model, trainer=trainer, settings=settings,
             )  # fmt: skip
             wanted = jax.vmap(vectors.ravel)(ledger.total)
             rate = upload.learning_rate
@@ -321,7 +323,7 @@ def drawn(frame: pl.DataFrame, shown: tuple[int, ...], title: str) -> Figure:
     norms, changed, cosines = grid[0]
     for place, (per, name) in enumerate(SCHEDULES.items()):
         own = means.filter(pl.col("schedule") == per)
-        look = {"color": plots.CYCLE[place], "linewidth": 1.4}
+        look = {"color": figures.CYCLE[place], "linewidth": 1.4}
         x = own["round"].to_numpy()
         norms.plot(x, np.where(own["dw"] > 0, own["dw"], np.nan), label=f"‖dw‖, {name}", **look)
         norms.plot(x, own["wanted"], linestyle=":", label="without the addition", **look)
@@ -337,8 +339,8 @@ def drawn(frame: pl.DataFrame, shown: tuple[int, ...], title: str) -> Figure:
             ):  # fmt: skip
                 points = [(t, factor * v[column]) for t, v in known.items() if v.get(column)]
                 if points:
-                    axes.plot(*zip(*points, strict=True), "x", color=plots.BLACK, markersize=6)
-    norms.axhline(EPSILON, color=plots.GREY, linewidth=0.8)
+                    axes.plot(*zip(*points, strict=True), "x", color=figures.BLACK, markersize=6)
+    norms.axhline(EPSILON, color=figures.GREY, linewidth=0.8)
     norms.annotate(
         "epsilon of the upload", (shown[-1], EPSILON), fontsize=7, ha="right", va="bottom"
     )

@@ -19,9 +19,9 @@ import numpy as np
 import optax
 import pytest
 
-from cgsv_jax import local, simulation, vectors
-from cgsv_jax import network as network_lib
-from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.core import evaluation as evaluation_lib
+from cgsv_jax.core import local, simulation, vectors
+from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.types import (
     Clients,
     Dataset,
@@ -148,7 +148,7 @@ def parts(
     """The keyword arguments of simulation.run, built by way of the tables."""
     model, numbers = model or mlp(), hyper if hyper is not None else _hyper()
     options = (options or Options())._replace(tensors=sizes_of(model))
-    options = options._replace(network=network_lib.network(model, (FEATURES,)))
+    options = options._replace(network=evaluation_lib.network(model, (FEATURES,)))
     settings["start_loss"] = settings.get("start_loss", name == "q_ffl")
     settings = Settings(**({"rounds": 3, "epochs": 2, "eval_batch": 3} | settings))
     schedule = local.decayed(numbers.learning_rate, numbers.decay, per=per, epochs=settings.epochs)

@@ -19,8 +19,8 @@ import tempfile
 
 import polars as pl
 
-from cgsv_jax import cli
-from cgsv_jax.experiment import TABLES
+from cgsv_jax.command import main as main_lib
+from cgsv_jax.experiment.names import TABLES
 
 _SMALL = "--dataset digits --clients 5 --rounds 4 --epochs 1 --hidden 8 --eval-rows 100 --seeds 2"
 
@@ -60,7 +60,7 @@ def digests(name, words, folder):
     out = pathlib.Path(folder) / name.replace(" ", "-")
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = cli.main([*words, "--out", str(out), "--quiet"])
+        code = main_lib.main([*words, "--out", str(out), "--quiet"])
     if code:
         raise SystemExit(f"{name}: exit code {code}\n{said.getvalue()}")
     found = {}

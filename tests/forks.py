@@ -40,7 +40,12 @@ import orbax.checkpoint  # noqa: F401
 import sklearn.datasets
 from matplotlib.figure import Figure
 
-from cgsv_jax import cli, data, plots, results, runs, sweep_cli, sweep_plots
+from cgsv_jax import data
+from cgsv_jax.command import main
+from cgsv_jax.command import sweep as sweep_command
+from cgsv_jax.experiment import execute as execute_lib
+from cgsv_jax.results import environment, figures
+from cgsv_jax.sweep import figures as sweep_figures
 from cgsv_jax.types import Evaluation, Record
 
 CLIENTS = 3
@@ -71,7 +76,7 @@ def segment(rounds, seeds, hyper, state, shared, evaluated=True):
 
 def execute(original, batches, *rest, **options):
     """`runs.execute`, computing this in place of what the batches are of."""
-    made = runs.Programs(begin, segment, None, (), lambda *seen: seen)
+    made = execute_lib.Programs(begin, segment, None, (), lambda *seen: seen)
     return original([b._replace(build=lambda: made) for b in batches], *rest, **options)
 
 
@@ -134,7 +139,7 @@ def child(words, env=None, uid=None, nofile=None, encoding="utf-8", log=None, si
     if "directory" in job:
         watch(number=signal, log=log, **job)
     try:
-        code = cli.main(words)
+        code = main.main(words)
     except SystemExit as exit_:
         code = exit_.code
     except BaseException:
@@ -162,7 +167,7 @@ def load_all():
         if not (pid := os.fork()):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             words = ["run", "--clients", "3", "--rounds", "1", "--checkpoint-every", "1", "--out"]
-            code = cli.main([*words, f"{folder}/run"]) or cli.main(["plot", f"{folder}/run"])
+            code = main.main([*words, f"{folder}/run"]) or main.main(["plot", f"{folder}/run"])
             os.write(writing, "\n".join(sys.modules).encode())
             os._exit(code)
         os.close(writing)
@@ -203,11 +208,11 @@ if __name__ == "__main__":
     sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
     data.load("digits")
     if sys.argv[1:] != ["real"]:
-        runs.execute = functools.partial(execute, runs.execute)
-    results._checkout = lambda package: {}  # somebody may be at work on it
-    results._version = lambda name: "1"  # which another user may not read
-    plots.KINDS = dict.fromkeys(plots.KINDS, lambda run, partition: Figure((1, 1)))
-    sweep_plots.line = lambda *_: Figure((1, 1))
-    sweep_cli._SECONDS_BETWEEN_PARTS = -1.0  # a part after every run
+        execute_lib.execute = functools.partial(execute, execute_lib.execute)
+    environment._checkout = lambda package: {}  # somebody may be at work on it
+    environment._version = lambda name: "1"  # which another user may not read
+    figures.KINDS = dict.fromkeys(figures.KINDS, lambda run, partition: Figure((1, 1)))
+    sweep_figures.line = lambda *_: Figure((1, 1))
+    sweep_command._SECONDS_BETWEEN_PARTS = -1.0  # a part after every run
     for line in sys.stdin:
         os.write(answers, json.dumps(outcome(json.loads(line))).encode() + b"\n")

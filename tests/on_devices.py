@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax import checkpoint, experiment, layout, results, runs, simulation
+from cgsv_jax.core import layout, simulation
+from cgsv_jax.experiment import bind, checkpoint, deal, execute, names, running
+from cgsv_jax.results import directory
 
-METHODS = (*experiment.TABLES.algorithms, "cgsv:released")
+METHODS = (*names.TABLES.algorithms, "cgsv:released")
 # Methods that hand clients each other's whole updates, or rebuild and judge their models: what they
 # are takes every row to every device.
 GATHERING = {"iafl", "rank", "cffl", "eci"}
@@ -27,9 +29,9 @@ def equal():
     """Largest difference of every quantity between one device and eight, by method."""
     # 13 ragged clients on 8 devices: two rows each, and rows that only fill up.
     asked = {"clients": 13, "rounds": 2, "seeds": 1}
-    one = experiment.run(experiment.configure(**asked, algorithms=METHODS, devices=1)).cells
-    many = experiment.run(experiment.configure(**asked, algorithms=METHODS, layout="2")).cells
-    (few,) = experiment.run(experiment.configure(**asked, algorithms="cgsv", eval_clients=5)).cells
+    one = running.run(names.configure(**asked, algorithms=METHODS, devices=1)).cells
+    many = running.run(names.configure(**asked, algorithms=METHODS, layout="2")).cells
+    (few,) = running.run(names.configure(**asked, algorithms="cgsv", eval_clients=5)).cells
     seen = {}
     for a, b in zip(one, many, strict=True):
         pairs = [*zip(a.record._fields, a.record, b.record, strict=True)]
@@ -44,8 +46,8 @@ def equal():
         seen[a.method]["least_norm"] = float(a.record.norm.min())
     # Five of them a round, some of whom drop out, two of whom cheat.
     asked |= {"cohort": 5, "dropout": 0.2, "attacks": ["sign_flip:2"], "rounds": 3}
-    one = experiment.run(experiment.configure(**asked, algorithms=("fedavg", "cgsv"), devices=1))
-    many = experiment.run(experiment.configure(**asked, algorithms=("fedavg", "cgsv"), layout="2"))
+    one = running.run(names.configure(**asked, algorithms=("fedavg", "cgsv"), devices=1))
+    many = running.run(names.configure(**asked, algorithms=("fedavg", "cgsv"), layout="2"))
     for a, b in zip(one.cells, many.cells, strict=True):
         assert np.array_equal(a.record.present, b.record.present)
         assert 0 < a.record.present.sum() < 15
@@ -60,14 +62,14 @@ def equal():
 def traffic():
     """Elements of each method's largest all-gather, all-to-all and permute, and D."""
     methods = [name for name in METHODS if name not in GATHERING]
-    config = experiment.configure(clients=13, algorithms=methods, seeds=1, eval_clients=5)
-    (problem,) = experiment.problems(config)
-    settings = experiment.settings(config, problem)._replace(rounds=2)
+    config = names.configure(clients=13, algorithms=methods, seeds=1, eval_clients=5)
+    (task,) = deal.tasks(config)
+    settings = bind.settings(config, task)._replace(rounds=2)
     sharded, whole = layout.over_rows(settings.mesh), layout.everywhere(settings.mesh)
     seen = {}
     for method in config.methods:
-        parts = experiment.parts(config, method, problem, method.hyper())
-        static = experiment.settings_of(config, method, problem)._replace(rounds=2)
+        parts = bind.parts(config, method, task, method.hyper())
+        static = bind.settings_of(config, method, task)._replace(rounds=2)
 
         def program(state, data, clients, chosen, parts=parts, static=static):
             return simulation.advance(
@@ -81,8 +83,8 @@ def traffic():
         )
         state = start()
         assert state.clients.sharding.is_equivalent_to(sharded, 2)
-        data = jax.device_put(problem.data._replace(validation=None), whole)
-        rest = jax.device_put((problem.clients, jnp.asarray(problem.chosen)), whole)
+        data = jax.device_put(task.data._replace(validation=None), whole)
+        rest = jax.device_put((task.clients, jnp.asarray(task.chosen)), whole)
         compiled = jax.jit(program, donate_argnums=0).lower(state, data, *rest).compile()
         moved = re.findall(
             r"= (\(?[a-z0-9]+\[[^=]*?) (all-gather|all-to-all|collective-permute)(?:-start)?\(",
@@ -95,13 +97,13 @@ def traffic():
                 largest[kind] = max(largest[kind], elements)
         reduced = "all-reduce" in compiled.as_text()
         seen[method.name] = {"largest": largest, "reduces": reduced}
-    return {"D": sum(problem.tensors), "methods": seen}
+    return {"D": sum(task.tensors), "methods": seen}
 
 
 def resumed():
     """Bytes in which runs that went on from a checkpoint differ from one that never stopped."""
     asked = {"clients": 13, "rounds": 3, "seeds": 2, "layout": "2", "checkpoint_every": 1}
-    config = experiment.configure(**asked, algorithms="rffl", optimizer="adam")
+    config = names.configure(**asked, algorithms="rffl", optimizer="adam")
     differing, stopped = 0, 0
     with tempfile.TemporaryDirectory() as folder:
 
@@ -109,8 +111,8 @@ def resumed():
             path = pathlib.Path(folder) / name
             path.mkdir(exist_ok=True)
             kept = checkpoint.of_run(path, dict, 1, stop)
-            found = experiment.run(config, keeper=kept.keeper).cells
-            last = checkpoint.read_manifest(results.checkpoints(path)[-1])
+            found = running.run(config, keeper=kept.keeper).cells
+            last = checkpoint.read_manifest(directory.checkpoints(path)[-1])
             return [(c.record, c.evaluation) for c in found], last["arrays"]
 
         whole, state = run("whole")
@@ -121,7 +123,7 @@ def resumed():
                     str(after),
                     lambda asked=asked, after=after: asked.append(1) or len(asked) == after,
                 )
-            except runs.Stopped:
+            except execute.Stopped:
                 stopped += 1
             again, last = run(str(after))
             pairs = zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True)

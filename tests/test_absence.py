@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cgsv_jax import simulation
-from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.core import simulation
+from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.types import Options, Trainer
 
 N, ROUNDS, EPOCHS = 4, 4, 1

@@ -10,92 +10,61 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "cgsv_jax"
 
-# unit (module or folder) -> units of the package that it may import; its own folder goes without
-# saying, and rules import each other's folders never. A unit that is not here may not exist.
-RULES = {"types", "checks", "vectors", "rescale", "shares"}
-MAY_IMPORT = {
-    "__init__": None,  # None: anything
-    "__main__": {"cli"},
+# folder (or module of the root) -> folders below it, which it may import; its own goes without
+# saying, and a folder of rules imports no other. What is not here may not exist.
+BELOW = {
     "types": set(),
-    "files": set(),
-    "ranges": set(),
-    "terminal": set(),
-    "vectors": {"types"},
-    "rescale": {"types", "checks"},
-    "shares": {"types"},
-    "metrics": {"types", "vectors"},
-    "uncertainty": {"metrics"},
-    "timing": set(),
-    "checks": {"types", "ranges", "vectors"},
-    "config": {"types", "files", "ranges"},
-    "contribution": RULES,
-    "aggregation": RULES,
-    "reward": RULES,
-    "algorithms": RULES | {"contribution", "aggregation", "reward"},
-    "local": {"types", "checks"},
-    "layout": {"types"},
-    "network": {"types", "vectors", "local", "layout"},
-    "attacks": {"types", "checks", "vectors"},
-    "participation": {"types", "checks", "vectors", "layout"},
-    "simulation": {"types", "checks", "vectors", "local", "layout", "network"}
-    | {"attacks", "participation"},
-    "sweep": {"types", "layout", "simulation"},
-    "runs": {"types"},
-    "models": {"types", "checks", "vectors"},
-    "data": {"types", "checks", "files"},
-    "checkpoint": {"config", "files", "results", "runs"},
-    "results": {"types", "config", "files", "metrics", "terminal"},
-    "plots": {"types", "files", "metrics", "results"},
-    "experiment": None,
-    "profiling": {
-        *("types", "config", "timing", "layout", "local", "simulation", "participation"),
-        "experiment",
-    },
-    "searching": {"config", "files"},
-    "sweeping": {
-        *("types", "files", "config", "attacks", "layout", "results", "runs", "experiment"),
-    },
-    "sweep_results": {"files", "config", "results", "experiment", "sweeping"},
-    "sweep_plots": {"files", "metrics", "plots", "results", "sweep_results", "sweeping"},
-    "sweep_cli": {
-        *("config", "runs", "results", "searching", "sweeping", "sweep_results", "sweep_plots"),
-        *("ray_sweep", "checkpoint", "files", "terminal"),
-    },
-    "ray_sweep": {
-        *("config", "experiment", "results", "runs", "searching", "sweeping", "sweep_results"),
-        "files",
-    },
-    "cli": None,
+    "host": set(),
+    "core": {"types"},
+    "models": {"types", "core"},
+    "data": {"types", "core", "host"},
+    "rules": {"types", "core"},
+    "config": {"types", "core", "host", "rules"},
+    "results": {"types", "core", "host", "config"},
+    "experiment": {"types", "core", "host", "models", "data", "rules", "config", "results"},
+    "sweep": {"types", "core", "host", "rules", "config", "results", "experiment"},
+    "command": {"types", "core", "host", "data", "config", "results", "experiment", "sweep"},
+    "__init__": {"types", "core", "models", "data", "rules"},
+    "__main__": {"command"},
 }
-# Outside libraries, and the units that may import them at the top of a module.
+FAMILIES = {"contribution", "reputation", "aggregation", "reward"}  # of rules
+# Outside libraries, and who may import them at the top of a module.
 ONLY = {
     "flax": {"models"},
     "sklearn": {"data"},
-    "polars": {"results", "plots", "sweep_results", "sweep_plots", "sweep_cli"},
-    "matplotlib": {"plots", "sweep_plots"},
-    "orbax": {"checkpoint"},
-    "tyro": {"cli"},
-    "rich": {"cli", "results", "sweep_cli", "terminal"},
+    "polars": {"results", "sweep", "command/sweep"},
+    "matplotlib": {"results/figures", "sweep/figures"},
+    "orbax": {"experiment/checkpoint"},
+    "tyro": {"command/flags", "command/main"},
+    "rich": {"host/terminal", "results/tables", "sweep/results", "command"},
     "msgspec": set(),
-    "optax": {"local", "experiment"},
+    "optax": {"core/local", "experiment/names"},
     **{name: set() for name in ("ray", "optuna")},
     **{name: set() for name in ("tensorflow", "tensorflow_datasets", "torch", "torchvision")},
     **{name: set() for name in ("experiments", "benchmarks", "tests")},
 }
 # These open files; the others ask them to. Ray has a folder of its own, which goes with it.
-FILES = {
-    "files",
-    "terminal",
-    "data",
-    "checkpoint",
-    "results",
-    "plots",
-    "sweep_results",
-    "sweep_plots",
-    "ray_sweep",
-}
-HOLDERS = {"cli", "sweep_cli", "experiment", "__init__"}  # may hold a path, and hand it on
+FILES = {"host", "data", "results", "experiment/checkpoint", "sweep/results", "sweep/figures"}
+FILES |= {"sweep/on_ray"}
+HOLDERS = {"command", "experiment", "sweep"}  # may hold a path, and hand it on
 FILE_MODULES = {"io", "os", "pathlib", "pickle", "shutil", "tempfile", "zipfile", "urllib"}
+FILE_CALLS = {
+    *("open", "read_text", "write_text", "read_bytes", "write_bytes", "mkdir", "unlink", "rename"),
+    *("np.save", "np.savez", "np.savez_compressed", "np.savetxt", "np.load", "np.loadtxt"),
+}
+
+
+def folder_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def among(path, places):
+    """Whether a module, or a folder that it is in, is one of these."""
+    name = path.relative_to(PACKAGE).with_suffix("")
+    return any(str(each) in places for each in (name, *name.parents))
+
+
+MODULES = {"io", "os", "pathlib", "pickle", "shutil", "tempfile", "zipfile", "urllib"}
 FILE_CALLS = {
     *("open", "read_text", "write_text", "read_bytes", "write_bytes", "mkdir", "unlink", "rename"),
     *("np.save", "np.savez", "np.savez_compressed", "np.savetxt", "np.load", "np.loadtxt"),
@@ -125,42 +94,48 @@ def imported(nodes):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_the_table_is_complete():
-    assert {unit_of(path) for path in MODULES.values()} <= set(MAY_IMPORT)
+def test_nothing_lies_flat():
+    assert {folder_of(path) for path in MODULES.values()} == set(BELOW)
 
 
 @modules
 def test_imports_go_one_way(path):
-    unit = unit_of(path)
-    allowed = MAY_IMPORT[unit]
-    if allowed is None:
-        return
+    folder = folder_of(path)
     names = [n.split(".") for n in imported(ast.walk(tree_of(path)))]
     inside = {n[1] for n in names if n[0] == "cgsv_jax"}
     # `import cgsv_jax` and `from cgsv_jax import *` would hide everything.
     assert not [n for n in names if n in (["cgsv_jax"], ["cgsv_jax", "*"])]
-    assert inside <= allowed | {unit}, f"{unit} imports {sorted(inside - allowed - {unit})}"
+    assert inside <= BELOW[folder] | {folder}, f"{folder} imports {sorted(inside)}"
+
+
+@modules
+def test_rules_do_not_know_each_other(path):
+    """A rule that needs one of another folder is handed it; methods are made of all of them."""
+    parts = path.relative_to(PACKAGE).parts
+    if parts[0] != "rules" or parts[1] not in FAMILIES:
+        return
+    names = [n.split(".") for n in imported(ast.walk(tree_of(path)))]
+    rules = {n[2] for n in names if n[:2] == ["cgsv_jax", "rules"]}
+    assert not rules & ({*FAMILIES, "methods", "compose"} - {parts[1]})
 
 
 @modules
 def test_libraries_stay_where_they_belong(path):
     """What is heavy or optional is imported in one place, or in the function that needs it."""
-    unit = unit_of(path)
     tree = tree_of(path)
     for name in imported(tree.body):
         library = name.split(".")[0]
-        assert unit in ONLY.get(library, {unit}), f"{unit} imports {library} at the top"
+        assert library not in ONLY or among(path, ONLY[library]), f"{library} at the top"
     for name in imported(ast.walk(tree)):
         assert name.split(".")[0] not in ("experiments", "benchmarks", "tests")
 
 
 @modules
 def test_only_some_touch_files(path):
-    unit = unit_of(path)
-    if unit in FILES:
+    if among(path, FILES):
         return
     tree = tree_of(path)
-    if unit not in HOLDERS:
+    if not among(path, HOLDERS):
         libraries = {name.split(".")[0] for name in imported(ast.walk(tree))}
         assert not libraries & FILE_MODULES
     for node in ast.walk(tree):
@@ -172,7 +147,7 @@ def test_only_some_touch_files(path):
 
 @modules
 def test_only_the_command_prints(path):
-    if unit_of(path) == "cli":
+    if folder_of(path) == "command":
         return
     calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     assert not [c.lineno for c in calls if getattr(c.func, "id", None) == "print"]
@@ -194,10 +169,10 @@ def loaded_by(module):
 
 def test_the_methods_load_nothing_heavy():
     heavy = {"tensorflow", "tensorflow_datasets", "torch", "polars", "matplotlib"}
-    loaded = loaded_by("cgsv_jax.algorithms")
+    loaded = loaded_by("cgsv_jax.rules.methods")
     assert "jax" in loaded
     assert not loaded & heavy
 
 
 def test_the_command_does_not_load_ray():
-    assert not loaded_by("cgsv_jax.cli") & {"ray", "optuna"}
+    assert not loaded_by("cgsv_jax.command.main") & {"ray", "optuna"}

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgsv_jax import attacks, experiment, results, simulation
-from cgsv_jax.config import ConfigError
-from cgsv_jax.data import partition as cg_partition
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.core import attacks, simulation
+from cgsv_jax.data import partition
+from cgsv_jax.experiment import bind, deal, running
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.results import frames, tables
 from cgsv_jax.types import Clients, Conduct
 
 EPS = float(np.finfo(np.float32).eps)
@@ -161,7 +164,7 @@ def test_labels_are_flipped_or_drawn_for_attackers_only():
 
 def test_all_labels_of_a_client_are_drawn_as_ever():
     """A digest of the version in which a client lied about all of its rows or none."""
-    clients = cg_partition.power_law(np.random.default_rng(3), np.arange(90) % 10, 6)
+    clients = partition.power_law(np.random.default_rng(3), np.arange(90) % 10, 6)
     for whole in (None, 1.0):
         asked = [("random_labels", 2, whole), ("label_flip", 1, whole), ("scaled", 1, 4.0)]
         made, _ = attacks.dishonest(
@@ -175,7 +178,7 @@ def test_all_labels_of_a_client_are_drawn_as_ever():
 @given(st.integers(1, 40), st.floats(0, 1, exclude_min=True), st.integers(0, 99))
 def test_a_share_of_the_rows_is_touched_and_no_other(rows, share, seed):
     """Of labels that a flip changes, exactly round(s n), at least one, none of them padding."""
-    clients = cg_partition.from_lists([range(rows, 2 * rows + 3), range(rows)])
+    clients = partition.from_lists([range(rows, 2 * rows + 3), range(rows)])
     labels = np.arange(2 * rows + 3) % 4
     made, _ = attacks.dishonest(
         np.random.default_rng(seed), clients, labels, 4, [("label_flip", 1, share)], [1]
@@ -194,7 +197,7 @@ def test_a_share_of_the_rows_is_touched_and_no_other(rows, share, seed):
 def test_noisy_labels_are_anywhere_and_right_by_chance():
     """Noise on the first rows only, or random labels without the true one, would fail."""
     labels = np.arange(20_000) % 10
-    clients = cg_partition.from_lists([range(20_000)])
+    clients = partition.from_lists([range(20_000)])
     made, _ = attacks.dishonest(
         np.random.default_rng(0), clients, labels, 10, [("random_labels", 1, 0.4)]
     )
@@ -251,8 +254,8 @@ SMALL = {"dataset": "digits", "hidden": (8,), "clients": 6, "epochs": 1, "rounds
 
 @pytest.fixture(scope="module")
 def honest():
-    config = experiment.configure(**SMALL, algorithms=("standalone", "cgsv"))
-    return experiment.run(config)
+    config = names_lib.configure(**SMALL, algorithms=("standalone", "cgsv"))
+    return running.run(config)
 
 
 ASKED = [*(f"{name}:2" for name in attacks.ATTACKS), *(f"{name}:2:0.5" for name in attacks.LABELS)]
@@ -261,10 +264,10 @@ ASKED = [*(f"{name}:2" for name in attacks.ATTACKS), *(f"{name}:2:0.5" for name 
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.long
 def test_every_flag_reaches_the_run_and_not_the_yardstick(asked, honest):
-    config = experiment.configure(**SMALL, algorithms=("standalone", "cgsv"), attacks=[asked])
-    result = experiment.run(config)
-    (problem,) = result.problems
-    cheats = np.array([bool(name) for name in problem.cheats])
+    config = names_lib.configure(**SMALL, algorithms=("standalone", "cgsv"), attacks=[asked])
+    result = running.run(config)
+    (task,) = result.tasks
+    cheats = np.array([bool(name) for name in task.cheats])
     alone, cgsv = result.cells
     assert cheats.sum() == 2
     kept = np.flatnonzero(~cheats)[: len(honest.cells[0].sizes)]
@@ -277,12 +280,12 @@ def test_every_flag_reaches_the_run_and_not_the_yardstick(asked, honest):
     else:
         assert cgsv.record.score.shape[-1] == 7
         twice = np.flatnonzero(cheats)
-        assert np.array_equal(*(problem.clients.rows[i] for i in twice))
-    summary = results.summary_frame(result.cells).filter(method="cgsv")
+        assert np.array_equal(*(task.clients.rows[i] for i in twice))
+    summary = frames.summary_frame(result.cells).filter(method="cgsv")
     assert summary["attackers"].to_list() == [2, 2]
-    for name in results.HONESTY[1:]:
+    for name in frames.HONESTY[1:]:
         assert summary[name].null_count() == 0, name
-    (report,) = results.honesty_reports(results.summary_frame(result.cells))
+    (report,) = tables.honesty_reports(frames.summary_frame(result.cells))
     assert f"2 of {len(cheats)} clients cheat" in report.caption
 
 
@@ -295,7 +298,7 @@ def test_what_a_table_says_of_attackers_by_hand(honest):
         cheats=("", "sign_flip", "", "", "sign_flip", ""),
         record=cell.record._replace(reputation=reputation),
     )
-    row = results.summary_frame([honest.cells[0], cell]).filter(method="cgsv", seed=0).to_dicts()[0]
+    row = frames.summary_frame([honest.cells[0], cell]).filter(method="cgsv", seed=0).to_dicts()[0]
     honest_ones, others = [0, 2, 3, 5], [1, 4]
     final = np.float64(cell.evaluation.accuracy[0, -1])
     np.testing.assert_allclose(row["honest_accuracy"], final[honest_ones].mean(), rtol=1e-6)
@@ -311,10 +314,10 @@ def test_what_a_table_says_of_attackers_by_hand(honest):
 def test_a_reversed_client_falls_to_the_floor():
     """A probe with a known verdict: of alike clients the reversed one is told from the others."""
     asked = {**SMALL, "partitions": "uniform", "rounds": 8, "epochs": 2, "batch_size": 32}
-    config = experiment.configure(
+    config = names_lib.configure(
         **asked, algorithms="cgsv", attacks=["sign_flip:1"], attackers=[2], alpha=0.5
     )
-    (cell,) = experiment.run(config).cells
+    (cell,) = running.run(config).cells
     last = cell.record.reputation[:, -1]
     assert (last.argmin(axis=1) == 2).all()
     assert (last[:, 2] < 0.01).all()
@@ -350,7 +353,7 @@ def test_a_reversed_client_falls_to_the_floor():
 )
 def test_what_cannot_be_is_named(asked, message):
     with pytest.raises(ConfigError, match=message):
-        experiment.configure(**SMALL, **asked)
+        names_lib.configure(**SMALL, **asked)
 
 
 # ---------------------------------------------------------------- who takes part, by flags
@@ -369,11 +372,11 @@ def test_flags_of_participation_reach_the_run(tmp_path):
         "late": {"late": ["2:1", "1:3"]},
         "dropping": {"dropout": 0.5},
     }.items():
-        result = experiment.run(experiment.configure(**base, **asked))
+        result = running.run(names_lib.configure(**base, **asked))
         seen[name] = result.cells[0].record.present[0]
-        summary = results.summary_frame(result.cells)
+        summary = frames.summary_frame(result.cells)
         np.testing.assert_allclose(summary["present"][0], seen[name].mean())
-        (report, *_) = results.fairness_reports(summary)
+        (report, *_) = tables.fairness_reports(summary)
         assert "took part in" in report.caption
     expected = np.zeros((4, 6), bool)
     for t, row in enumerate(schedule):
@@ -387,9 +390,9 @@ def test_flags_of_participation_reach_the_run(tmp_path):
 
 def test_a_cohort_by_reputation_is_drawn_by_it():
     """With all of the reputation, client 4 is in every cohort of two but for the uniform tenth."""
-    config = experiment.configure(**SMALL, algorithms="cgsv", cohort=2, cohort_by="reputation")
-    (problem,), (method,) = experiment.problems(config), config.methods
-    who = experiment.participation_of(config, method, problem, method.hyper())
+    config = names_lib.configure(**SMALL, algorithms="cgsv", cohort=2, cohort_by="reputation")
+    (task,), (method,) = deal.tasks(config), config.methods
+    who = bind.participation_of(config, method, task, method.hyper())
     r = jnp.full(6, 1e-9).at[4].set(1.0)
     found = [
         4 in who.draw(jax.random.key(i), jnp.int32(0), jnp.arange(6), r, jnp.ones(6, bool))
@@ -404,13 +407,13 @@ def test_broken_clients_are_counted_and_shown(honest):
     broken = np.zeros(cell.record.broken.shape, bool)
     broken[0, 1, 2] = broken[1, :3, 4] = True
     cell = cell._replace(record=cell.record._replace(broken=broken))
-    summary = results.summary_frame([cell])
+    summary = frames.summary_frame([cell])
     assert summary["broken"].to_list() == [1, 3]
-    (report,) = results.fairness_reports(summary)
+    (report,) = tables.fairness_reports(summary)
     assert "cgsv: 4 updates were not finite" in report.caption
-    clients = results.clients_frame([cell])
+    clients = frames.clients_frame([cell])
     assert clients.filter(pl.col("broken") > 0).select("seed", "client", "broken").rows() == [
         (0, 2, 1),
         (1, 4, 3),
     ]
-    assert results.rounds_frame([cell])["broken"].sum() == 4
+    assert frames.rounds_frame([cell])["broken"].sum() == 4

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import agreement, common, gpu_rounds, table
 from benchmarks.pytorch.work import Work, shortened, shuffled
 from benchmarks.pytorch.worker import WorkerError, worker
-from cgsv_jax import timing
+from cgsv_jax.experiment import timing
 
 pytestmark = pytest.mark.long
 

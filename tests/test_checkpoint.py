@@ -15,9 +15,12 @@ import jax
 import numpy as np
 import pytest
 
-from cgsv_jax import checkpoint, cli, experiment, files, results, runs
-from cgsv_jax import config as config_lib
-from cgsv_jax.config import ConfigError
+from cgsv_jax.command import main
+from cgsv_jax.config import resolve
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.experiment import budget, checkpoint, deal, execute, identity, names, running
+from cgsv_jax.host import files as files_lib
+from cgsv_jax.results import directory as directory_lib
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 3, "seeds": 1}
@@ -26,7 +29,7 @@ ASKED = {**SMALL, "algorithms": ("cgsv", "fedavg"), "eval_every": 2, "checkpoint
 
 def kept_by(directory, config, *, every=1, stop=lambda: False, warn=None, **other):
     """The checkpoints of a config's run, as the command makes them."""
-    settings = {"config": config_lib.to_dict(config), "rows": "abc", **other}
+    settings = {"config": resolve.to_dict(config), "rows": "abc", **other}
     warn = warn if warn is not None else [].append
     return checkpoint.of_run(directory, lambda: settings, every, stop, warn)
 
@@ -41,13 +44,13 @@ def run(directory, config, after=None, **options):
 
     stop = (lambda: len(segments) >= after) if after else (lambda: False)
     kept = kept_by(directory, config, stop=stop, **options)
-    return experiment.run(config, look, keeper=kept.keeper), kept
+    return running.run(config, look, keeper=kept.keeper), kept
 
 
 def stopped(directory, config, after, **options):
-    with pytest.raises(runs.Stopped):
+    with pytest.raises(execute.Stopped):
         run(directory, config, after=after, **options)
-    return results.checkpoints(directory)
+    return directory_lib.checkpoints(directory)
 
 
 def equal(one, two):
@@ -58,12 +61,12 @@ def equal(one, two):
 
 @pytest.fixture(scope="module")
 def config():
-    return experiment.configure(**ASKED)
+    return names.configure(**ASKED)
 
 
 @pytest.fixture(scope="module")
 def whole(config):
-    return experiment.run(config)
+    return running.run(config)
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +101,18 @@ STATEFUL = [
 @pytest.mark.parametrize("asked", STATEFUL, ids=str)
 @pytest.mark.long
 def test_who_goes_on_computes_the_same_bits(asked, tmp_path):
-    config = experiment.configure(**{**ASKED, "rounds": 4, **asked})
+    config = names.configure(**{**ASKED, "rounds": 4, **asked})
     whole, _ = run(tmp_path, config)
-    last = results.checkpoints(tmp_path)[-1]
+    last = directory_lib.checkpoints(tmp_path)[-1]
     state = checkpoint.read_manifest(last)["arrays"]
-    assert len(results.checkpoints(tmp_path)) == checkpoint.KEEP
-    results.remove_checkpoints(tmp_path)
+    assert len(directory_lib.checkpoints(tmp_path)) == checkpoint.KEEP
+    directory_lib.remove_checkpoints(tmp_path)
     assert not list(tmp_path.iterdir())
     stopped(tmp_path, config, 3)
     again, _ = run(tmp_path, config)
     equal(whole, again)
     # Names, shapes and digests of the last state and of all that was seen.
-    assert checkpoint.read_manifest(results.checkpoints(tmp_path)[-1])["arrays"] == state
+    assert checkpoint.read_manifest(directory_lib.checkpoints(tmp_path)[-1])["arrays"] == state
 
 
 def test_what_is_finished_is_neither_compiled_nor_computed_again(config, tmp_path):
@@ -128,7 +131,7 @@ def test_without_a_number_of_rounds_it_is_a_minute(config, tmp_path, monkeypatch
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now + checkpoint.SECONDS + 1)
     assert kept.keeper.due(10, 1)
     _, kept = run(tmp_path, config, every=None)
-    assert not (tmp_path / results.CHECKPOINT).exists()
+    assert not (tmp_path / directory_lib.CHECKPOINT).exists()
 
 
 def test_saving_takes_a_tenth_of_the_time_at_most(config, saved, tmp_path, monkeypatch):
@@ -137,7 +140,7 @@ def test_saving_takes_a_tenth_of_the_time_at_most(config, saved, tmp_path, monke
 
     def slowly(*args):
         clock[0] += 20.0
-        return tmp_path / results.CHECKPOINT / "000000000001"
+        return tmp_path / directory_lib.CHECKPOINT / "000000000001"
 
     monkeypatch.setattr(checkpoint, "write", slowly)
     keeper = kept_by(tmp_path, config, every=None).keeper
@@ -186,9 +189,9 @@ def _manifest(change):
     def damage(folder):
         path = folder / checkpoint.MANIFEST
         manifest = json.loads(path.read_text())
-        del manifest[files.SEAL]
+        del manifest[files_lib.SEAL]
         change(manifest)
-        path.write_text(json.dumps(files.sealed(manifest)))
+        path.write_text(json.dumps(files_lib.sealed(manifest)))
 
     return damage
 
@@ -305,16 +308,16 @@ def asked(config):
 
     def restore(*arguments):
         found.extend(arguments)
-        raise runs.Stopped
+        raise execute.Stopped
 
-    with contextlib.suppress(runs.Stopped):
-        experiment.run(config, keeper=runs.NO_KEEPER._replace(restore=restore))
+    with contextlib.suppress(execute.Stopped):
+        running.run(config, keeper=execute.NO_KEEPER._replace(restore=restore))
     return found
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
 def test_the_one_before_serves_where_the_last_is_damaged(damage, reason, copy, config, asked):
-    first, last = results.checkpoints(copy)
+    first, last = directory_lib.checkpoints(copy)
     damage(last)
     warned = []
     kept = kept_by(copy, config, warn=warned.append).keeper.restore(*asked)
@@ -323,7 +326,7 @@ def test_the_one_before_serves_where_the_last_is_damaged(damage, reason, copy, c
     assert reason in sentence
     assert len(sentence) < 1000
     assert "\n" not in sentence
-    assert kept.place == runs.Place(0, 0, 3)
+    assert kept.place == execute.Place(0, 0, 3)
     assert first.exists()
 
 
@@ -355,7 +358,7 @@ ODD_ARRAY = [
     ids=lambda x: str(x)[:20],
 )
 def test_what_no_manifest_holds(key, value, of_array, saved, tmp_path):
-    _, last = results.checkpoints(saved)
+    _, last = directory_lib.checkpoints(saved)
     path = tmp_path / last.name
     path.mkdir()
     shutil.copy(last / checkpoint.MANIFEST, path)
@@ -369,15 +372,15 @@ def test_what_no_manifest_holds(key, value, of_array, saved, tmp_path):
 @pytest.mark.long
 def test_a_refused_checkpoint_is_not_counted_among_the_two(copy, config, whole):
     """And the one before is the last one then."""
-    _, last = results.checkpoints(copy)
+    _, last = directory_lib.checkpoints(copy)
     _flip(_largest(last))
     result, _ = run(copy, config)
     equal(result, whole)
-    assert [p.name for p in results.checkpoints(copy)] == ["000000000005", "000000000006"]
+    assert [p.name for p in directory_lib.checkpoints(copy)] == ["000000000005", "000000000006"]
 
 
 def test_with_nothing_left_all_reasons_are_given(copy, config):
-    first, last = results.checkpoints(copy)
+    first, last = directory_lib.checkpoints(copy)
     _flip(_largest(first))
     (last / "manifest.json").write_text("{}")
     with pytest.raises(ConfigError) as caught:
@@ -387,7 +390,7 @@ def test_with_nothing_left_all_reasons_are_given(copy, config):
     assert re.search(r"000000000004 is refused: .*manifest.json cannot be read", lines[0])
     assert re.search(r"000000000003 is refused: its file arrays/.* is damaged", lines[1])
     assert "without" in lines[2]
-    results.remove_checkpoints(copy)
+    directory_lib.remove_checkpoints(copy)
     run(copy, config)
 
 
@@ -405,42 +408,42 @@ def test_orbax_is_not_trusted(copy, config, monkeypatch):
     with pytest.raises(ConfigError, match=r"its array \['state'\]\S* is damaged"):
         run(copy, config)
     monkeypatch.undo()
-    (_, last) = results.checkpoints(copy)
+    (_, last) = directory_lib.checkpoints(copy)
     shapes = {"000000": jax.ShapeDtypeStruct((1,), np.float32)}
     with pytest.raises(ValueError, match="orbax has other arrays"):
         checkpoint._get(last / checkpoint.ARRAYS, shapes)
 
 
 def test_another_environment_is_warned_of_and_noted(copy, config, whole):
-    for path in results.checkpoints(copy):
+    for path in directory_lib.checkpoints(copy):
         _manifest(lambda m: m["environment"]["versions"].update(jax="0.9"))(path)
     warned = []
     kept = kept_by(copy, config, warn=warned.append)
-    result = experiment.run(config, keeper=kept.keeper)
+    result = running.run(config, keeper=kept.keeper)
     equal(result, whole)
     (sentence,) = warned
     assert "the last bits may differ: versions.jax is '0.9' there" in sentence
     (earlier,) = kept.earlier()
     assert earlier["versions"]["jax"] == "0.9"
-    experiment.save(copy, result, kept.earlier())
-    assert results.read(copy).environment["earlier"] == [earlier]
+    running.save(copy, result, kept.earlier())
+    assert directory_lib.read(copy).environment["earlier"] == [earlier]
     # And whoever goes on from there still knows.
-    assert checkpoint.read_manifest(results.checkpoints(copy)[-1])["earlier"] == [earlier]
+    assert checkpoint.read_manifest(directory_lib.checkpoints(copy)[-1])["earlier"] == [earlier]
 
 
 def test_a_linked_folder_is_not_followed(copy, config, tmp_path):
-    folder = copy / results.CHECKPOINT
+    folder = copy / directory_lib.CHECKPOINT
     folder.rename(tmp_path / "outside")
     folder.symlink_to(tmp_path / "outside")
     before = sorted((tmp_path / "outside").rglob("*"))
     with pytest.raises(ConfigError, match="symbolic link"):
         run(copy, config)
     with pytest.raises(ValueError, match="symbolic link"):
-        results.remove_checkpoints(copy)
+        directory_lib.remove_checkpoints(copy)
     with pytest.raises(ValueError, match="symbolic link"):
-        results.create(copy, overwrite=True)
+        directory_lib.create(copy, overwrite=True)
     with pytest.raises(ValueError, match="symbolic link"):
-        checkpoint.write(copy, [], 9, runs.Kept(runs.Place(0, 0, 1), (), [], []), {})
+        checkpoint.write(copy, [], 9, execute.Kept(execute.Place(0, 0, 1), (), [], []), {})
     assert sorted((tmp_path / "outside").rglob("*")) == before
 
 
@@ -463,9 +466,9 @@ COMPARE = ["compare", *FLAGS, "--algorithms", "cgsv,fedavg"]
 
 LIMITED = """
 import resource, sys
-from cgsv_jax import cli
+from cgsv_jax.command import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-sys.exit(cli.main(sys.argv[2:]))
+sys.exit(main.main(sys.argv[2:]))
 """
 
 
@@ -498,8 +501,8 @@ def files_of(directory):
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     argv = [*COMPARE, "--rounds", "6", "--checkpoint-every", "1", "--out", str(out), "--quiet"]
-    assert cli.main(argv) == 0
-    assert not (out / results.CHECKPOINT).exists()
+    assert main.main(argv) == 0
+    assert not (out / directory_lib.CHECKPOINT).exists()
     return out
 
 
@@ -518,7 +521,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, finished, tmp_path, capsys
     out = tmp_path / "a run"
     argv = [*COMPARE, "--rounds", "6", "--checkpoint-every", "1", "--out", out]
     process = start(*argv)
-    wait_for(process, lambda: results.checkpoints(out))
+    wait_for(process, lambda: directory_lib.checkpoints(out))
     process.send_signal(number)
     printed, complained = process.communicate(timeout=200)
     assert process.returncode == 128 + number
@@ -527,26 +530,26 @@ def test_a_signal_saves_and_says_how_to_go_on(number, finished, tmp_path, capsys
     assert re.search(r"stopping after round \d of 6 of this method, and saving; once more", first)
     match = re.fullmatch(r"cgsv: stopped; go on after (\d+) rounds with: (.*)", rest[-1])
     assert match[2] == f"cgsv run --resume '{out}'"
-    assert int(match[1]) == checkpoint.read_manifest(results.checkpoints(out)[-1])["done"]
+    assert int(match[1]) == checkpoint.read_manifest(directory_lib.checkpoints(out)[-1])["done"]
     assert "Fairness" not in printed
     with pytest.raises(ValueError, match=r"lacks timing.json, .*: `cgsv run --resume"):
-        results.read(out)
+        directory_lib.read(out)
 
     # A new run may not take its place unasked, and what cannot accompany --resume is named.
-    assert cli.main([str(x) for x in argv]) == 2
+    assert main.main([str(x) for x in argv]) == 2
     assert "holds an unfinished run: go on with `cgsv run --resume" in capsys.readouterr().err
-    assert cli.main(["run", "--resume", str(out), "--rounds", "9", "--overwrite"]) == 2
+    assert main.main(["run", "--resume", str(out), "--rounds", "9", "--overwrite"]) == 2
     assert "cannot be combined with --rounds, --overwrite" in capsys.readouterr().err.replace(
         "--overwrite, --rounds", "--rounds, --overwrite"
     )
-    with results.held(out):  # as another process would
-        assert cli.main(["run", "--resume", str(out)]) == 2
+    with directory_lib.held(out):  # as another process would
+        assert main.main(["run", "--resume", str(out)]) == 2
     assert "is in use" in capsys.readouterr().err
 
-    assert cli.main(["compare", "--resume", str(out)]) == 0
+    assert main.main(["compare", "--resume", str(out)]) == 0
     assert f"going on after {match[1]} of 12 rounds" in capsys.readouterr().out
     assert files_of(out) == files_of(finished)
-    assert cli.main(["run", "--resume", str(out)]) == 0
+    assert main.main(["run", "--resume", str(out)]) == 0
     assert "is finished" in capsys.readouterr().out
 
 
@@ -575,7 +578,7 @@ def test_killed_before_the_first_checkpoint(finished, tmp_path):
     process.kill()
     process.communicate()
     (out / ".rounds.parquet.1.tmp").write_text("half")  # had it come so far
-    assert cli.main(["run", "--resume", str(out), "--quiet"]) == 0
+    assert main.main(["run", "--resume", str(out), "--quiet"]) == 0
     assert files_of(out) == files_of(finished)
 
 
@@ -596,7 +599,7 @@ def test_a_full_disk_stops_nothing(finished, tmp_path, capsys):
     assert len(lines) == 2  # the same reason is not given after every round
     assert re.search(r"run cannot be written to: File too large; .*--resume", lines[-1])
     assert not list(out.rglob("*tmp*"))
-    assert cli.main(["run", "--resume", str(out), "--quiet"]) == 0
+    assert main.main(["run", "--resume", str(out), "--quiet"]) == 0
     assert files_of(out) == files_of(finished)
 
 
@@ -609,20 +612,20 @@ def test_the_last_good_one_is_named_when_the_next_cannot_be_saved(config, saved,
 
     monkeypatch.setattr(checkpoint, "_put", full)
     kept = kept_by(copy, config, warn=warned.append)
-    with contextlib.suppress(runs.Stopped):
-        experiment.run(config, keeper=kept.keeper._replace(stop=lambda: len(warned) > 0))
+    with contextlib.suppress(execute.Stopped):
+        running.run(config, keeper=kept.keeper._replace(stop=lambda: len(warned) > 0))
     (sentence,) = warned
     assert sentence.startswith(
         "the checkpoint of 5 rounds cannot be saved (No space left on device); "
         "the last good one holds 4"
     )
     assert kept.latest() == 4
-    assert [p.name for p in results.checkpoints(copy, temporary=True)] == [
+    assert [p.name for p in directory_lib.checkpoints(copy, temporary=True)] == [
         "000000000003",
         "000000000004",
     ]
     monkeypatch.undo()
-    equal(run(copy, config)[0], experiment.run(config))
+    equal(run(copy, config)[0], running.run(config))
 
 
 RESUME = {
@@ -641,30 +644,30 @@ RESUME = {
 
 @pytest.mark.parametrize(("make", "reason"), RESUME.values(), ids=RESUME)
 def test_what_cannot_be_gone_on_with(make, reason, tmp_path, capsys):
-    assert cli.main(["run", "--resume", str(make(tmp_path))]) == 2
+    assert main.main(["run", "--resume", str(make(tmp_path))]) == 2
     assert reason in capsys.readouterr().err
 
 
 def test_several_processes_save_nothing(capsys):
     argv = ["run", "--checkpoint-every", "2", "--coordinator", "localhost:1"]
-    assert cli.main(argv) == 2
+    assert main.main(argv) == 2
     assert "several processes save no checkpoints" in capsys.readouterr().err
-    assert cli.main(["run", "--resume", "x", "--coordinator", "localhost:1"]) == 2
+    assert main.main(["run", "--resume", "x", "--coordinator", "localhost:1"]) == 2
     assert "cannot be combined with --coordinator" in capsys.readouterr().err
 
 
 def test_an_impossible_run_leaves_nothing(tmp_path, capsys):
     out = tmp_path / "run"
-    assert cli.main(["run", *FLAGS, "--devices", "9", "--out", str(out)]) == 2
+    assert main.main(["run", *FLAGS, "--devices", "9", "--out", str(out)]) == 2
     assert "--devices is 9" in capsys.readouterr().err
     assert not out.exists()
 
 
 def test_overwriting_an_unfinished_run(copy):
-    results.begin(copy, {})
-    (copy / results.CHECKPOINT / "notes").write_text("somebody's")
-    assert not results.finished(copy)
-    results.create(copy, overwrite=True)
+    directory_lib.begin(copy, {})
+    (copy / directory_lib.CHECKPOINT / "notes").write_text("somebody's")
+    assert not directory_lib.finished(copy)
+    directory_lib.create(copy, overwrite=True)
     assert [p.relative_to(copy).as_posix() for p in copy.rglob("*")] == [
         "checkpoint",
         "checkpoint/notes",
@@ -672,10 +675,10 @@ def test_overwriting_an_unfinished_run(copy):
 
 
 def test_overwriting_takes_nothing_from_a_process_that_runs(copy):
-    results.begin(copy, {})
-    with results.held(copy), pytest.raises(ValueError, match="is in use"):
-        results.create(copy, overwrite=True)
-    assert len(results.checkpoints(copy)) == 2
+    directory_lib.begin(copy, {})
+    with directory_lib.held(copy), pytest.raises(ValueError, match="is in use"):
+        directory_lib.create(copy, overwrite=True)
+    assert len(directory_lib.checkpoints(copy)) == 2
 
 
 # ---------------------------------------------------------------- how runs are cut
@@ -684,31 +687,31 @@ def test_overwriting_takes_nothing_from_a_process_that_runs(copy):
 def test_cuts_follow_from_the_config_alone():
     """About twenty segments, but none of which may take long, and none longer than asked."""
     asked = {"dataset": "synthetic", "algorithms": "cgsv", "rounds": 200}
-    config = experiment.configure(**asked, clients=10, epochs=1)
-    (problem,), (method,) = experiment.problems(config), config.methods
-    assert experiment.seconds_per_round(config, method, problem) < 1
-    assert experiment.segments_of(config, method, problem) == runs.segments(200, 10)
-    shorter = experiment.configure(**asked, clients=10, epochs=1, checkpoint_every=4)
-    assert experiment.segments_of(shorter, method, problem) == runs.segments(200, 10, 4)
+    config = names.configure(**asked, clients=10, epochs=1)
+    (task,), (method,) = deal.tasks(config), config.methods
+    assert budget.seconds_per_round(config, method, task) < 1
+    assert budget.segments_of(config, method, task) == execute.segments(200, 10)
+    shorter = names.configure(**asked, clients=10, epochs=1, checkpoint_every=4)
+    assert budget.segments_of(shorter, method, task) == execute.segments(200, 10, 4)
     # Ten times the rows and a hundred epochs of a large network.
-    long = experiment.configure(
+    long = names.configure(
         **asked, clients=10, epochs=100, synthetic_rows=100_000, hidden=(1000, 1000)
     )
-    (problem,) = experiment.problems(long)
-    seconds = experiment.seconds_per_round(long, method, problem)
-    assert seconds > experiment.SECONDS
-    assert {cut[:2] for cut in experiment.segments_of(long, method, problem)} == {(1, 0), (1, 1)}
+    (task,) = deal.tasks(long)
+    seconds = budget.seconds_per_round(long, method, task)
+    assert seconds > budget.SECONDS
+    assert {cut[:2] for cut in budget.segments_of(long, method, task)} == {(1, 0), (1, 1)}
     # 64 (or so) inputs, 1000, 1000, 10: three times a product of 2 rows in out.
-    width = np.prod(problem.data.inputs.shape[1:])
-    needed = 3 * 2 * 90_000 * 100 * (width * 1000 + 1000 * 1000 + 1000 * 10) / experiment.RATE
+    width = np.prod(task.data.inputs.shape[1:])
+    needed = 3 * 2 * 90_000 * 100 * (width * 1000 + 1000 * 1000 + 1000 * 10) / budget.RATE
     assert needed < seconds < 2 * needed
 
 
 def test_a_fingerprint_is_of_rows_and_holders(config):
-    dealt = experiment.problems(config)
-    assert experiment.fingerprint(dealt) == experiment.fingerprint(experiment.problems(config))
-    (problem,) = dealt
-    inputs = problem.data.inputs.copy()
+    dealt = deal.tasks(config)
+    assert identity.fingerprint(dealt) == identity.fingerprint(deal.tasks(config))
+    (task,) = dealt
+    inputs = task.data.inputs.copy()
     inputs[3] += 1e-6
-    data = problem.data._replace(inputs=inputs)
-    assert experiment.fingerprint((problem._replace(data=data),)) != experiment.fingerprint(dealt)
+    data = task.data._replace(inputs=inputs)
+    assert identity.fingerprint((task._replace(data=data),)) != identity.fingerprint(dealt)

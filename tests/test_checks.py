@@ -9,9 +9,14 @@ from flax import linen as nn
 from flax import nnx
 
 import cgsv_jax as cg
-from cgsv_jax import algorithms, checks, cli, experiment, local, models, results, simulation
-from cgsv_jax.config import ConfigError
-from cgsv_jax.ranges import RANGES
+from cgsv_jax import models
+from cgsv_jax.command import main
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.core import checks, local, simulation
+from cgsv_jax.core.ranges import RANGES
+from cgsv_jax.experiment import deal, identity, names, running
+from cgsv_jax.results import directory
+from cgsv_jax.rules import methods
 from cgsv_jax.types import Clients, Hyper, Model
 
 
@@ -158,23 +163,23 @@ def test_all_of_it_is_named_together(world):
         validation=(data.inputs[:, :1], data.labels),
     )
     clients = of(clients, rows=clients.rows + 100, numbers=np.zeros(4, int))
-    assert len(checks.problems(data, clients)) == 5
+    assert len(checks.complaints(data, clients)) == 5
 
 
 def test_what_belongs_together_is_left_alone(world, tiny):
     data, clients = world
     model = tiny.softmax()
-    assert checks.problems(data, clients, model) == []
+    assert checks.complaints(data, clients, model) == []
     bare = of(data, validation=None)
     lied = of(clients, labels=np.where(clients.mask, 2, 99), numbers=np.array([3, 1, 0, 2]))
     anywhere = of(clients, rows=np.where(clients.mask, clients.rows, -5))
     on_device = jax.device_put((data, clients))
     for pair in ((bare, lied), (data, anywhere), on_device):
-        assert checks.problems(*pair, model) == []
+        assert checks.complaints(*pair, model) == []
     mixed = of(data, inputs=np.float16(data.inputs), test_inputs=np.float64(data.test_inputs))
-    assert checks.problems(mixed, clients, model) == []
+    assert checks.complaints(mixed, clients, model) == []
     no_rows = of(data, validation=(data.inputs[:0], data.labels[:0]))
-    assert checks.problems(no_rows, clients, model) == []
+    assert checks.complaints(no_rows, clients, model) == []
 
 
 def test_of_tracers_only_the_static_is_judged(world, tiny):
@@ -201,9 +206,9 @@ def test_more_parameters_than_int32_counts_are_refused_by_their_shapes(world, ti
         checks.check(*world, huge)
     with pytest.raises(ValueError, match="Model has 2147483648 parameters"):
         simulation.run(jax.random.key(0), *world, **tiny.parts() | {"model": huge})
-    config = experiment.configure(hidden=(2**15, 2**16), algorithms="fedavg")
+    config = names.configure(hidden=(2**15, 2**16), algorithms="fedavg")
     with pytest.raises(ConfigError, match=r"Model has \d+ parameters, it must have"):
-        experiment.problems(config)
+        deal.tasks(config)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +250,7 @@ RNG = np.random.default_rng(0)
 LABELS = np.arange(6) % 3
 
 
-RULES = cg.contribution.size_share(), cg.aggregation.uniform(), cg.reward.share_all()
+RULES = cg.reputation.size_share(), cg.aggregation.uniform(), cg.reward.share_all()
 
 
 def trainer(optimizer=optax.sgd, schedule=None, batch_size=4, model=None):
@@ -273,7 +278,7 @@ REFUSED = [
     (lambda: cg.contribution.cosine(-1.0), r"epsilon is -1.0"),
     (lambda: cg.contribution.tmc_shapley(None, 10, -0.1), r"tolerance is -0.1"),
     (lambda: cg.contribution.banzhaf(None, 2.5), r"permutations is 2.5, .* whole number from 1"),
-    (lambda: algorithms.iafl(0.5, 1.5), r"recovery is 1.5"),
+    (lambda: methods.iafl(0.5, 1.5), r"recovery is 1.5"),
     (lambda: cg.aggregation.q_fair(-1), r"q is -1, it must be a number at least 0"),
     (lambda: cg.participation.uniform(0), r"size is 0, it must be a whole number from 1"),
     (lambda: cg.participation.everybody(1.0), r"dropout is 1.0, .* at least 0 and below 1"),
@@ -300,7 +305,7 @@ REFUSED = [
     (lambda: trainer(model=nn.Dense(3)), r"model is a Dense, it must be"),
     (
         lambda: cg.compose(cg.contribution.cosine(), *[None] * 2),
-        r"contribution is a Measure, .*\nag",
+        r"reputation is a Contribution, .*\nag",
     ),
     (
         lambda: cg.compose(*RULES, removal=0.3),
@@ -311,7 +316,10 @@ REFUSED = [
         r"names is 'sign_flip', .* for instance \[\"sign_flip",
     ),
     (lambda: cg.reward.scale(1.0, beta_on="mean"), r"beta_on is 'mean', it must be sum or max"),
-    (lambda: cg.cgsv(measure=cg.contribution.cosine), r"measure is a function, .* of type Measure"),
+    (
+        lambda: cg.cgsv(contribution=cg.contribution.cosine),
+        r"contribution is a function, .* of type Contribution",
+    ),
     (lambda: cg.partition.uniform(0, LABELS, 2), r"rng is 0, .* numpy.random.default_rng\(0\)"),
     (lambda: cg.partition.power_law(np.random, LABELS, 2), r"rng is a module"),
     (
@@ -345,10 +353,10 @@ def test_what_the_command_refuses_the_factories_refuse():
         "permutations": lambda permutations: cg.contribution.sampled_shapley(None, permutations),
         "q": lambda q: cg.aggregation.q_fair(q),
         "kappa": lambda kappa: cg.reward.mix(kappa),
-        "recovery": lambda recovery: algorithms.iafl(0.1, recovery),
-        "removal": lambda removal: cg.compose(*RULES, removal=algorithms.Removal(removal)),
+        "recovery": lambda recovery: methods.iafl(0.1, recovery),
+        "removal": lambda removal: cg.compose(*RULES, removal=methods.Removal(removal)),
         "clip": lambda clip: cg.compose(*RULES, clip=clip),
-        "growth": lambda growth: cg.contribution.sharpened(
+        "growth": lambda growth: cg.reputation.sharpened(
             cg.contribution.cosine(), 0.5, growth=growth
         ),
         "dropout": cg.participation.everybody,
@@ -359,7 +367,7 @@ def test_what_the_command_refuses_the_factories_refuse():
     for name, build in builds.items():
         allowed = RANGES[name]
         for value in (allowed.low, allowed.high, allowed.low - 1, allowed.high + 1, np.nan):
-            wrong = allowed.problems(name, value)
+            wrong = allowed.complaints(name, value)
             try:
                 build(**{name: value})
             except ValueError:
@@ -456,7 +464,7 @@ def test_classes_held_are_counted_of_unsigned_labels():
 
 def test_paths_are_paths(tmp_path):
     asked = {"dataset": "mnist", "attendance": tmp_path / "who.txt", "data_dir": tmp_path}
-    config = experiment.configure(**asked)
+    config = names.configure(**asked)
     assert (config.data_dir, config.attendance) == (str(tmp_path), str(tmp_path / "who.txt"))
 
 
@@ -465,17 +473,17 @@ def test_paths_are_paths(tmp_path):
 
 def given(world, **asked):
     asked = {"clients": 4, "algorithms": "fedavg", "rounds": 2, "seeds": 1, "hidden": (4,)} | asked
-    config = experiment.configure(**asked)
-    return config, lambda *model: experiment.given(config, *world, *model)
+    config = names.configure(**asked)
+    return config, lambda *model: deal.given(config, *world, *model)
 
 
 def test_arrays_of_ones_own_go_through_an_experiment(world, tiny):
     config, make = given(world, algorithms="standalone")
-    problem = make()
-    result = experiment.run(config, dealt=(problem,))
+    task = make()
+    result = running.run(config, dealt=(task,))
     assert [cell.partition for cell in result.cells] == ["given"]
     assert result.cells[0].record.present.all()
-    np.testing.assert_array_equal(problem.sizes, world[1].mask.sum(1))
+    np.testing.assert_array_equal(task.sizes, world[1].mask.sum(1))
     assert make(tiny.softmax()).tensors == tiny.sizes_of(tiny.softmax())
 
 
@@ -499,15 +507,15 @@ def test_the_config_of_a_run_on_ones_own_arrays_is_of_no_other_experiment(
     """It says what the arrays were, nothing of digits, and is refused to be repeated."""
     config, make = given(world, algorithms="standalone", partitions="uniform", batch_size=4)
     model = [tiny.softmax()] if own_model else []
-    result = experiment.run(config, dealt=(make(*model),))
+    result = running.run(config, dealt=(make(*model),))
     texts = []
     for name in ("one", "two"):
-        experiment.save(results.create(tmp_path / name), result)
+        running.save(directory.create(tmp_path / name), result)
         texts.append((tmp_path / name / "config.json").read_bytes())
     assert texts[0] == texts[1]
     assert b"digits" not in texts[0]
     assert b"uniform" not in texts[0].replace(b'"cohort_by": "uniform"', b"")
-    values = results.read(tmp_path / "one").config
+    values = directory.read(tmp_path / "one").config
     assert (values["dataset"], values["partitions"], values["batch_size"]) == (
         "given",
         ["given"],
@@ -522,13 +530,13 @@ def test_the_config_of_a_run_on_ones_own_arrays_is_of_no_other_experiment(
     other = make(*model)
     labels = set_at(world[0].labels, 0, (world[0].labels[0] + 1) % 3)
     changed = other._replace(data=of(other.data, labels=labels))
-    again, differs = (experiment.described(problem)["digest"] for problem in (other, changed))
+    again, differs = (identity.described(task)["digest"] for task in (other, changed))
     assert again == values["given"]["digest"] != differs
     file = str(tmp_path / "one" / "config.json")
-    assert cli.main(["run", "--config", file, "--out", str(tmp_path / "again")]) == 2
+    assert main.main(["run", "--config", file, "--out", str(tmp_path / "again")]) == 2
     assert "given from Python, which no file holds" in capsys.readouterr().err
     (tmp_path / "one" / "summary.json").unlink()  # as if it had not finished
-    assert cli.main(["run", "--resume", str(tmp_path / "one")]) == 2
+    assert main.main(["run", "--resume", str(tmp_path / "one")]) == 2
     assert "given from Python, which no file holds" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
-    assert cli.main(["plot", str(tmp_path / "two")]) == 0
+    assert main.main(["plot", str(tmp_path / "two")]) == 0

@@ -5,11 +5,15 @@ import os
 import subprocess
 import sys
 
+import jax
 import polars as pl
 import pytest
 
-from cgsv_jax import cli, experiment, results
-from cgsv_jax import config as config_lib
+from cgsv_jax.command import flags as flags_lib
+from cgsv_jax.command import main
+from cgsv_jax.config import defaults
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.results import directory
 
 SMALL = ["--hidden", "8", "--clients", "4", "--epochs", "1", "--rounds", "3", "--seeds", "2"]
 
@@ -17,7 +21,7 @@ SMALL = ["--hidden", "8", "--clients", "4", "--epochs", "1", "--rounds", "3", "-
 def _fails(capsys, *argv):
     """The sentence that a command fails with, exit code 2."""
     try:
-        code = cli.main(list(argv))
+        code = main.main(list(argv))
     except SystemExit as exit_:  # the parser's own errors
         code = exit_.code
     captured = capsys.readouterr()
@@ -30,7 +34,7 @@ def test_compare_ends_with_table_directory_and_figures(tmp_path, capsys):
     out = tmp_path / "run"
     algorithms = "standalone,fedavg,cgsv:released"
     argv = ["compare", *SMALL, "--algorithms", algorithms, "--out", str(out)]
-    assert cli.main(argv) == 0
+    assert main.main(argv) == 0
     printed = capsys.readouterr().out
     assert "Fairness and accuracy" in printed
     assert "undefined" in printed
@@ -48,13 +52,13 @@ def test_compare_ends_with_table_directory_and_figures(tmp_path, capsys):
     capsys.readouterr()
     assert "--overwrite" in _fails(capsys, *argv)
     repeat = ["run", "--config", str(out / "config.json"), "--out", str(tmp_path / "again")]
-    assert cli.main([*repeat, "--quiet"]) == 0
+    assert main.main([*repeat, "--quiet"]) == 0
     assert capsys.readouterr().out == ""
     assert (tmp_path / "again" / "rounds.parquet").read_bytes() == (
         out / "rounds.parquet"
     ).read_bytes()
 
-    assert cli.main(["plot", str(out), str(tmp_path / "again"), "--out", str(tmp_path / "f")]) == 0
+    assert main.main(["plot", str(out), str(tmp_path / "again"), "--out", str(tmp_path / "f")]) == 0
     assert list((tmp_path / "f").glob("*.png"))
 
 
@@ -67,9 +71,9 @@ def _leaves(value):
 def test_run_one_method_overwriting(tmp_path):
     out = str(tmp_path / "run")
     argv = ["run", *SMALL, "--algorithm", "fedavg", "--seeds", "4,9", "--quiet", "--out", out]
-    assert cli.main(argv) == 0
-    assert cli.main([*argv, "--overwrite"]) == 0
-    assert results.read(out).config["seeds"] == [4, 9]
+    assert main.main(argv) == 0
+    assert main.main([*argv, "--overwrite"]) == 0
+    assert directory.read(out).config["seeds"] == [4, 9]
 
 
 BAD = {
@@ -141,7 +145,7 @@ def test_words_that_are_no_paths(words, sentence, tmp_path, capsys, monkeypatch)
 def test_a_refusal_shows_where_it_comes_from_on_demand(monkeypatch):
     monkeypatch.setenv("CGSV_DEBUG", "1")
     with pytest.raises(ValueError, match="is no run directory"):
-        cli.main(["plot", "nothing"])
+        main.main(["plot", "nothing"])
 
 
 def test_hardware_that_is_not_there(capsys, monkeypatch):
@@ -150,7 +154,7 @@ def test_hardware_that_is_not_there(capsys, monkeypatch):
     def devices():
         raise AssertionError
 
-    monkeypatch.setattr(cli.jax, "devices", devices)
+    monkeypatch.setattr(jax, "devices", devices)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     said = _fails(capsys, "run")
     assert "cgsv: JAX finds no device of JAX_PLATFORMS=cuda, it must name one that" in said
@@ -187,7 +191,7 @@ def test_a_file_in_the_way(tmp_path, capsys):
 
 
 def test_data_list_and_prepare(capsys):
-    assert cli.main(["data", "list"]) == 0
+    assert main.main(["data", "list"]) == 0
     assert "handwritten digits" in capsys.readouterr().out
     assert "built in" in _fails(capsys, "data", "prepare", "digits")
 
@@ -211,16 +215,22 @@ def test_help_explains_symbols_and_defaults():
     assert not run.stderr
 
 
-@pytest.mark.parametrize("dataset", config_lib.TRAINING)
-@pytest.mark.parametrize("setting", config_lib.SETTINGS)
+@pytest.mark.parametrize("dataset", defaults.TRAINING)
+@pytest.mark.parametrize("setting", defaults.SETTINGS)
 def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, setting):
     """Of every option, for every method; words of the help's own start with it."""
-    config = experiment.configure(dataset=dataset, setting=setting, algorithms="all")
-    flags = cli.PROBLEM | cli.TRAINING_FLAGS | cli.WHO | cli.HARDWARE | cli.RULES
-    released = config_lib.RELEASED_TRAINING.get(dataset, {}) if setting == "released" else {}
+    config = names_lib.configure(dataset=dataset, setting=setting, algorithms="all")
+    flags = (
+        flags_lib.TASK
+        | flags_lib.TRAINING_FLAGS
+        | flags_lib.WHO
+        | flags_lib.HARDWARE
+        | flags_lib.RULES
+    )
+    released = defaults.RELEASED_TRAINING.get(dataset, {}) if setting == "released" else {}
     for name in set(flags) - {"dataset", "setting", "seeds", "devices", *released}:
-        flag, name = flags[name], cli._RENAMED.get(name, name)
-        base, others = config_lib.default_of(name)
+        flag, name = flags[name], flags_lib._RENAMED.get(name, name)
+        base, others = defaults.default_of(name)
         base = others.get(setting, others.get(dataset, base))
         if flag.default is None and flag.kind is not bool:
             for holder in config.methods if hasattr(config.methods[0], name) else [config]:
@@ -228,13 +238,13 @@ def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, setting):
                 assert own == getattr(holder, name), (name, holder)
         elif flag.default is not None and base not in (None, ()):
             first = flag.default.replace(":", ",").replace(";", ",").split(",")[0]
-            assert first == cli._default(name).split(",")[0], name
+            assert first == flags_lib._default(name).split(",")[0], name
 
 
 def test_profile_prints_and_is_kept(tmp_path, capsys):
     out = tmp_path / "run"
     argv = ["run", *SMALL, "--seeds", "1", "--rounds", "1", "--profile", "--out", str(out)]
-    assert cli.main(argv) == 0
+    assert main.main(argv) == 0
     printed = capsys.readouterr().out
     assert "steps computed / needed" in printed
     (profile,) = json.loads((out / "timing.json").read_text())["profiles"]
@@ -251,5 +261,5 @@ def test_profile_prints_and_is_kept(tmp_path, capsys):
     ],
 )
 def test_half_a_cluster_is_refused(flags, capsys):
-    assert cli.main(["run", *SMALL, *flags]) == 2
+    assert main.main(["run", *SMALL, *flags]) == 2
     assert "--process" in capsys.readouterr().err

@@ -10,35 +10,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgsv_jax import config as config_lib
-from cgsv_jax import experiment
-from cgsv_jax.config import ConfigError
+from cgsv_jax.config import defaults, resolve, schema
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.types import Hyper, Options
 
-TABLES = experiment.TABLES
+TABLES = names_lib.TABLES
 
 
 def test_defaults_are_complete():
-    config = experiment.configure()
+    config = names_lib.configure()
     assert (config.dataset, config.clients, config.partitions) == ("digits", 10, ("power_law",))
     assert config.seeds == (0, 1, 2)
     assert [m.name for m in config.methods] == ["standalone", "fedavg", "cgsv"]
     assert config.layout in (
-        *config_lib.LAYOUTS,
+        *schema.LAYOUTS,
         "4",
     )  # nothing that a later run could read otherwise
-    assert json.loads(json.dumps(config_lib.to_dict(config)))["conv"] == "auto"  # a form's name
+    assert json.loads(json.dumps(resolve.to_dict(config)))["conv"] == "auto"  # a form's name
 
 
 @pytest.mark.parametrize("dataset", TABLES.datasets)
 def test_every_data_set_has_numbers(dataset):
-    config = experiment.configure(dataset=dataset)
-    assert config.rounds == config_lib.TRAINING[dataset]["rounds"]
+    config = names_lib.configure(dataset=dataset)
+    assert config.rounds == defaults.TRAINING[dataset]["rounds"]
 
 
 def test_the_two_settings_are_the_option_table():
     paper, released = (
-        experiment.configure(dataset="mnist", algorithms=f"cgsv:{s}").methods[0]
+        names_lib.configure(dataset="mnist", algorithms=f"cgsv:{s}").methods[0]
         for s in ("paper", "released")
     )
     table = {
@@ -61,7 +61,7 @@ def test_the_two_settings_are_the_option_table():
 
 
 def test_a_given_value_wins_over_the_setting():
-    paper, released = experiment.configure(
+    paper, released = names_lib.configure(
         algorithms=("cgsv", "cgsv:released"), beta=3.0, mask_ties="position"
     ).methods
     assert paper.beta == released.beta == 3
@@ -70,34 +70,34 @@ def test_a_given_value_wins_over_the_setting():
 
 
 def test_every_number_and_choice_is_a_field_of_a_method():
-    names = {f.name for f in dataclasses.fields(config_lib.Method)}
+    names = {f.name for f in dataclasses.fields(schema.Method)}
     assert set(Hyper._fields) <= names
     made = {"tensors", "network", "rounds", "removes"}  # by the experiment, from what it knows
     assert set(Options._fields) - made <= names
 
 
 def test_written_and_read_back():
-    config = experiment.configure(
+    config = names_lib.configure(
         algorithms=("cgsv", "cgsv:released", "fedavg"), beta=math.inf, seeds=(5, 9), hidden=(8, 4)
     )
-    text = json.dumps(config_lib.to_dict(config), allow_nan=False)
-    assert config_lib.from_dict(json.loads(text), TABLES) == config
+    text = json.dumps(resolve.to_dict(config), allow_nan=False)
+    assert resolve.from_dict(json.loads(text), TABLES) == config
 
 
 def test_unknown_and_missing_keys_are_named():
-    values = config_lib.to_dict(experiment.configure())
+    values = resolve.to_dict(names_lib.configure())
     with pytest.raises(ConfigError, match="'round' is no key of the config, did you mean 'rounds'"):
-        config_lib.from_dict(values | {"round": 3}, TABLES)
+        resolve.from_dict(values | {"round": 3}, TABLES)
     del values["epochs"]
     with pytest.raises(ConfigError, match="the config lacks the key 'epochs'"):
-        config_lib.from_dict(values, TABLES)
-    values = config_lib.to_dict(experiment.configure())
+        resolve.from_dict(values, TABLES)
+    values = resolve.to_dict(names_lib.configure())
     del values["methods"][0]["beta"]
     with pytest.raises(ConfigError, match="a method of the config lacks the key 'beta'"):
-        config_lib.from_dict(values, TABLES)
+        resolve.from_dict(values, TABLES)
     for broken in ([], None, "x", {"methods": 3}):
         with pytest.raises(ConfigError):
-            config_lib.from_dict(broken, TABLES)
+            resolve.from_dict(broken, TABLES)
 
 
 BAD = [
@@ -159,17 +159,17 @@ BAD = [
 @pytest.mark.parametrize(("asked", "sentence"), BAD, ids=lambda x: str(x)[:40])
 def test_bad_values_are_named(asked, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        experiment.configure(**asked)
+        names_lib.configure(**asked)
 
 
 def test_all_problems_come_together():
     with pytest.raises(ConfigError) as caught:
-        experiment.configure(clients=0, alpha=2.0, mask_scope="x")
+        names_lib.configure(clients=0, alpha=2.0, mask_scope="x")
     assert len(str(caught.value).splitlines()) == 3
     with pytest.raises(
         ConfigError
     ) as caught:  # of every kind: unknown, no name, idle, contradictory
-        experiment.configure(
+        names_lib.configure(
             nonsense=1, dataset="mnst", algorithms="cgsv:x", synthetic_rows=5, concentration=1.0,
             clients=2, eval_clients=3, alpha="high",
         )  # fmt: skip
@@ -180,12 +180,12 @@ def test_all_problems_come_together():
 
 
 def test_all_problems_of_a_file_come_together():
-    values = config_lib.to_dict(experiment.configure(algorithms=("cgsv", "fedavg")))
+    values = resolve.to_dict(names_lib.configure(algorithms=("cgsv", "fedavg")))
     del values["epochs"], values["methods"][0]["beta"]
     values |= {"seeds": 3, "clients": "10", "partitions": ["uniform", "uniform"], "extra": 1}
     values["methods"][1] |= {"gamma": math.inf, "normalise_scores": 1}
     with pytest.raises(ConfigError) as caught:
-        config_lib.from_dict(values, TABLES)
+        resolve.from_dict(values, TABLES)
     text = str(caught.value)
     for sentence in (
         *("'extra' is no key", "lacks the key 'epochs'", "seeds is 3 in the config"),
@@ -199,20 +199,20 @@ def test_all_problems_of_a_file_come_together():
 @pytest.mark.parametrize("name", ["fedavg", "../cgsv", "cgsv/..", "cgsv:x", "cgsv:", "", None, []])
 def test_a_method_is_named_after_what_it_runs(name):
     """The name stands in tables and files, so a config.json cannot bring another."""
-    values = config_lib.to_dict(experiment.configure(algorithms="cgsv:released"))
-    config_lib.from_dict(values, TABLES)
+    values = resolve.to_dict(names_lib.configure(algorithms="cgsv:released"))
+    resolve.from_dict(values, TABLES)
     values["methods"][0]["name"] = name
     with pytest.raises(ConfigError, match=r"--algorithms is .*must be"):
-        config_lib.from_dict(values, TABLES)
+        resolve.from_dict(values, TABLES)
 
 
 def test_a_number_that_cannot_be_printed_is_named_all_the_same():
     with pytest.raises(ConfigError, match=r"--beta is .*no number in float32"):
-        experiment.configure(beta=10**5000)
+        names_lib.configure(beta=10**5000)
 
 
 def test_numpy_numbers_are_numbers():
-    config = experiment.configure(
+    config = names_lib.configure(
         clients=np.int64(5), beta=np.float32(0.5), seeds=np.arange(2), algorithms=np.array(["cgsv"])
     )
     assert (config.clients, config.methods[0].beta, config.seeds) == (5, 0.5, (0, 1))
@@ -236,42 +236,42 @@ def test_numpy_numbers_are_numbers():
 )
 def test_an_option_that_would_do_nothing_is_refused(asked):
     with pytest.raises(ConfigError, match="does nothing here: it needs --"):
-        experiment.configure(**asked)
+        names_lib.configure(**asked)
 
 
 def test_layout_follows_the_backend():
-    assert config_lib.resolve(TABLES, "cpu").layout == "4"
-    assert config_lib.resolve(TABLES, "cpu", dataset="mnist").layout == "one"
-    assert config_lib.resolve(TABLES, "cpu", dataset="sst").layout == "one"
-    assert config_lib.resolve(TABLES, "gpu").layout == "balanced"
-    assert config_lib.resolve(TABLES, "gpu", layout=3).layout == "3"
-    assert config_lib.resolve(TABLES, "gpu", devices=4).devices == 4
+    assert resolve.resolve(TABLES, "cpu").layout == "4"
+    assert resolve.resolve(TABLES, "cpu", dataset="mnist").layout == "one"
+    assert resolve.resolve(TABLES, "cpu", dataset="sst").layout == "one"
+    assert resolve.resolve(TABLES, "gpu").layout == "balanced"
+    assert resolve.resolve(TABLES, "gpu", layout=3).layout == "3"
+    assert resolve.resolve(TABLES, "gpu", devices=4).devices == 4
 
 
 def test_the_text_sets_train_with_adam():
     """The released code's numbers; what is given wins."""
     numbers = {"sst": (256, 1e-4), "mr": (128, 5e-5)}
     for name, (batch, rate) in numbers.items():
-        config = experiment.configure(dataset=name)
+        config = names_lib.configure(dataset=name)
         assert (config.model, config.rounds, config.epochs) == ("text_cnn", 200, 3)
         assert config.batch_size == batch
         for m in config.methods:
             assert (m.optimizer, m.optimizer_state) == ("adam", "persist")
             assert (m.learning_rate, m.decay, m.gamma, m.alpha) == (rate, 0.977, 1, 0.95)
-    sgd = experiment.configure(dataset="mr", optimizer="sgd").methods[0]
+    sgd = names_lib.configure(dataset="mr", optimizer="sgd").methods[0]
     assert sgd.optimizer == "sgd"
     with pytest.raises(ConfigError, match="--optimizer-state does nothing here"):
-        experiment.configure(dataset="mr", optimizer="sgd", optimizer_state="restart")
+        names_lib.configure(dataset="mr", optimizer="sgd", optimizer_state="restart")
 
 
 def test_the_optimizers_whose_state_matters():
     """The configuration knows them by name, since it builds no optimizer."""
     params = {"w": jnp.zeros(2)}
     with_numbers = {n for n, o in TABLES.optimizers.items() if jax.tree.leaves(o(0.1).init(params))}
-    assert set(config_lib.READ_BY["optimizer_state"][1]) == with_numbers
+    assert set(schema.READ_BY["optimizer_state"][1]) == with_numbers
 
 
 def test_the_models_whose_convolution_has_forms():
     """The configuration knows them by name, since it imports no model."""
     takes = {n for n, b in TABLES.models.items() if "conv" in inspect.signature(b).parameters}
-    assert set(config_lib.CONVOLUTIONAL) == takes
+    assert set(schema.CONVOLUTIONAL) == takes

@@ -13,11 +13,11 @@ import numpy as np
 import optax
 import pytest
 
-from cgsv_jax import local
-from cgsv_jax.aggregation import AGGREGATIONS
-from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.contribution import GAMES, MEASURES
-from cgsv_jax.reward import REWARDS
+from cgsv_jax.core import local
+from cgsv_jax.rules.aggregation import AGGREGATIONS
+from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
+from cgsv_jax.rules.methods import ALGORITHMS
+from cgsv_jax.rules.reward import REWARDS
 from cgsv_jax.types import Examples, Hyper, Options
 
 EPS = float(np.finfo(np.float32).eps)
@@ -27,7 +27,7 @@ SIZES = np.array([5, 3, 8, 6])
 RELEASED = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all", tensors=TENSORS)
 ENTRIES = {
     **{f"algorithm {name}": (name, Options()) for name in ALGORITHMS},
-    **{f"measure {name}": ("cgsv", Options(contribution=name)) for name in MEASURES},
+    **{f"measure {name}": ("cgsv", Options(contribution=name)) for name in CONTRIBUTIONS},
     **{f"aggregation {name}": ("cgsv", Options(aggregation=name)) for name in AGGREGATIONS},
     **{f"reward {name}": ("cgsv", Options(reward=name)) for name in REWARDS},
     **{f"game {name}": ("cgsv", Options(contribution="shapley", game=name)) for name in GAMES},

@@ -24,18 +24,16 @@ import polars as pl
 import pytest
 import test_data
 
-from cgsv_jax import (
-    cli,
-    experiment,
-    files,
-    plots,
-    results,
-    runs,
-    sweep_plots,
-    sweeping,
-    terminal,
-)
-from cgsv_jax import config as config_lib
+from cgsv_jax.command import main
+from cgsv_jax.config import schema
+from cgsv_jax.experiment import execute, identity, running
+from cgsv_jax.experiment.task import counts_of
+from cgsv_jax.host import files as files_lib
+from cgsv_jax.host import terminal
+from cgsv_jax.results import directory, figures, frames
+from cgsv_jax.results import environment as environment_lib
+from cgsv_jax.sweep import figures as sweep_figures
+from cgsv_jax.sweep import running as sweep_running
 from cgsv_jax.types import Evaluation, Record
 
 SECONDS = 5.0  # that a command may take; each takes some hundredths
@@ -60,7 +58,7 @@ def figure_of(*what):
     """In place of whatever draws."""
     digest = hashlib.sha256()
     for x in what:
-        for part in (x.rounds, x.clients, x.summary) if isinstance(x, results.Run) else (x,):
+        for part in (x.rounds, x.clients, x.summary) if isinstance(x, directory.Run) else (x,):
             rows = part.rows() if isinstance(part, pl.DataFrame) else part
             digest.update(repr(rows).encode())
     return Figure(digest.hexdigest())
@@ -88,13 +86,13 @@ def computed(config, watch=None, dealt=None, keeper=None):
     """In place of `experiment.run`: of the config, the rows, and of what the checkpoint holds."""
     kept = keeper.restore(PLAN, expected)
     state = STATE if kept is None else kept.state
-    nowhere = dataclasses.replace(config, **dict.fromkeys(config_lib.PATHS))
+    nowhere = dataclasses.replace(config, **dict.fromkeys(schema.PATHS))
     cells = []
-    for problem in dealt:
+    for task in dealt:
         for method in config.methods:
-            own = (nowhere, method, files.digest_of_arrays([state["x"]]))
-            own += (experiment.fingerprint([problem]),)
-            shape = (len(config.seeds), config.rounds, len(problem.sizes))
+            own = (nowhere, method, files_lib.digest_of_arrays([state["x"]]))
+            own += (identity.fingerprint([task]),)
+            shape = (len(config.seeds), config.rounds, len(task.sizes))
             record = Record(*(numbers(shape, own, name) for name in Record._fields))
             record = record._replace(
                 quota=np.ones(shape, np.int32),
@@ -105,20 +103,20 @@ def computed(config, watch=None, dealt=None, keeper=None):
             seen = [numbers((*last, shape[2]), own, i) for i in range(3)]
             seen += [numbers(last, own, 4), numbers(last, own, 5)]
             rounds = np.full(last, config.rounds, np.int32)
-            names = (problem.partition, method.name, config.seeds, problem.sizes, problem.classes)
+            names = (task.partition, method.name, config.seeds, task.sizes, task.classes)
             evaluation = Evaluation(rounds, *seen)
-            cells.append(results.Cell(*names, sum(problem.tensors), record, evaluation))
+            cells.append(frames.Cell(*names, sum(task.tensors), record, evaluation))
     seconds = dict.fromkeys(("compile_seconds", "run_seconds", "rounds_per_second"), 1.0)
     spent = [{"partition": c.partition, "method": c.method, **seconds} for c in cells]
     timing = {"total_seconds": 1.0, "methods": spent}
-    return experiment.Result(config, dealt, tuple(cells), timing)
+    return running.Result(config, dealt, tuple(cells), timing)
 
 
 def stopped(config, watch=None, dealt=None, keeper=None):
     """Saves two checkpoints, and is interrupted."""
     keeper.restore(PLAN, expected)
     for done in (1, 2):
-        kept = runs.Kept(runs.Place(0, 0, done), STATE, SEEN, [runs.Clock()])
+        kept = execute.Kept(execute.Place(0, 0, done), STATE, SEEN, [execute.Clock()])
         keeper.save(PLAN, done, kept)
     raise KeyboardInterrupt
 
@@ -127,15 +125,15 @@ def swept(plan, watch, keep, keeper=None):
     """In place of `sweeping.execute`: an end for every run, which follows from the run."""
     ends = {}
     for run in (run for program in plan.programs for p in program.portions for run in p.runs):
-        count, _ = experiment.counts_of(run.config)
+        count, _ = counts_of(run.config)
         own = {name: numbers(count, run, name) for name in ("accuracy", "reputation")}
         one, many = np.ones(count), np.full(count, 7, np.int64)
         sides = {"share": one, "energy": one, "present": one, "distance": own["accuracy"]}
         sides |= {"upload_bytes": many, "download_bytes": many, "broken": many * 0}
         sides |= {"honest": one > 0, "honest_seen": one > 0}
-        ends[run] = results.Outcome(**own, **sides, server_accuracy=own["accuracy"][0])
+        ends[run] = frames.Outcome(**own, **sides, server_accuracy=own["accuracy"][0])
     keep(ends)
-    return ends, [runs.Clock() for program in plan.programs for _ in program.portions]
+    return ends, [execute.Clock() for program in plan.programs for _ in program.portions]
 
 
 def half(plan, watch, keep, keeper=None):
@@ -148,14 +146,14 @@ def half(plan, watch, keep, keeper=None):
 @contextlib.contextmanager
 def without_work(run=computed, sweep=swept):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "run", run)
-        patch.setattr(sweeping, "execute", sweep)
-        for kind in plots.KINDS:
-            patch.setitem(plots.KINDS, kind, lambda *what, kind=kind: figure_of(kind, *what))
+        patch.setattr(running, "run", run)
+        patch.setattr(sweep_running, "execute", sweep)
+        for kind in figures.KINDS:
+            patch.setitem(figures.KINDS, kind, lambda *what, kind=kind: figure_of(kind, *what))
         for name in ("line", "pair"):
-            patch.setattr(sweep_plots, name, lambda *what, kind=name: figure_of(kind, *what))
-        environment = results.environment()
-        patch.setattr(results, "environment", lambda: dict(environment))
+            patch.setattr(sweep_figures, name, lambda *what, kind=name: figure_of(kind, *what))
+        environment = environment_lib.environment()
+        patch.setattr(environment_lib, "environment", lambda: dict(environment))
         yield
 
 
@@ -231,11 +229,11 @@ def world(tmp_path_factory):
     for name in ("rows.npz", "rows.npy", "rows.json", "rows.txt"):
         test_data.WRITTEN[name.replace("rows", "a")](folder / name)
     with without_work():
-        assert cli.main([*RUN, "--out", str(folder / "run"), "--quiet"]) == 0
-        assert cli.main([*GRID, "--out", str(folder / "sweep"), "--quiet"]) == 0
+        assert main.main([*RUN, "--out", str(folder / "run"), "--quiet"]) == 0
+        assert main.main([*GRID, "--out", str(folder / "sweep"), "--quiet"]) == 0
     with without_work(stopped, half):
-        assert cli.main([*RUN, "--out", str(folder / "begun"), "--quiet"]) == 130
-        assert cli.main([*GRID, "--out", str(folder / "half"), "--quiet"]) == 130
+        assert main.main([*RUN, "--out", str(folder / "begun"), "--quiet"]) == 130
+        assert main.main([*GRID, "--out", str(folder / "half"), "--quiet"]) == 130
     right = {}
     with without_work():
         for name, way in READINGS.items():
@@ -282,7 +280,7 @@ def ended_of(way, folder):
         contextlib.redirect_stdout(printed),
     ):
         patch.setenv("CGSV_CACHE_DIR", str(folder / "cache"))
-        code = cli.main(words)
+        code = main.main(words)
     faulthandler.cancel_dump_traceback_later()
     seconds = time.monotonic() - started
     assert printed.getvalue() == terminal.plain(printed.getvalue())
@@ -296,7 +294,9 @@ def ended_of(way, folder):
                 with contextlib.suppress(ValueError, RecursionError):
                     text = found[name].decode().replace(str(folder), "HERE")
                     value = json.loads(text.replace("HERE/elsewhere", "HERE"))  # a user's own link
-                    found[name] = {**value, files.SEAL: ""} if isinstance(value, dict) else value
+                    found[name] = (
+                        {**value, files_lib.SEAL: ""} if isinstance(value, dict) else value
+                    )
     return Ended(code, said.getvalue(), found, seconds)
 
 
@@ -351,7 +351,7 @@ def places(value, at=()):
 
 def edited(value, rng):
     """A document with one thing in it changed."""
-    ways = [at for at in places(value) if at and at != (files.SEAL,)]
+    ways = [at for at in places(value) if at and at != (files_lib.SEAL,)]
     *above, key = ways[rng.integers(len(ways))]
     inner = value
     for step in above:
@@ -376,9 +376,9 @@ def document(path, folder, rng):
 def resealed(path, folder, rng):
     """A stranger's, who can seal what he likes."""
     value = json.loads(path.read_text())
-    was_sealed = isinstance(value, dict) and value.pop(files.SEAL, None)
+    was_sealed = isinstance(value, dict) and value.pop(files_lib.SEAL, None)
     value = edited(value, rng)
-    path.write_text(json.dumps(files.sealed(value) if was_sealed else value))
+    path.write_text(json.dumps(files_lib.sealed(value) if was_sealed else value))
 
 
 def twice(path, folder, rng):
@@ -413,12 +413,12 @@ def table(path, folder, rng):
             frame = frame.with_columns(pl.Series(name, mixed, column.dtype, strict=False))
     else:
         frame = frame.rename({name: "a\x1b[2J/../b"})
-    content = results.parquet(frame)
+    content = directory.parquet(frame)
     path.write_bytes(content)
     environment = json.loads((path.parent / "environment.json").read_text())
     environment["tables"][path.name] = hashlib.sha256(content).hexdigest()
-    environment.pop(files.SEAL)
-    (path.parent / "environment.json").write_text(json.dumps(files.sealed(environment)))
+    environment.pop(files_lib.SEAL)
+    (path.parent / "environment.json").write_text(json.dumps(files_lib.sealed(environment)))
 
 
 def part(path, folder, rng):

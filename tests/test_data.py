@@ -16,10 +16,12 @@ import PIL.Image
 import pytest
 import sklearn.datasets
 
-from cgsv_jax import data, experiment
-from cgsv_jax.config import ConfigError
+from cgsv_jax import data as data_lib
+from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.data import attendance, images, lists, owners, store, synthetic
-from cgsv_jax.files import digest_of_arrays
+from cgsv_jax.experiment import deal, names
+from cgsv_jax.experiment import identity as identity_lib
+from cgsv_jax.host.files import digest_of_arrays
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 VERSIONS = {"mnist": "3.0.1", "cifar10": "3.0.2"}
@@ -37,7 +39,7 @@ def _own_folders(monkeypatch, tmp_path):
 
 def test_digits_has_a_fixed_split():
     """The checksums pin which rows are test rows, and in which order; results depend on it."""
-    digits = data.load("digits")
+    digits = data_lib.load("digits")
     labels = digits.labels.tobytes() + digits.test_labels.tobytes()
     assert hashlib.sha256(labels).hexdigest()[:16] == "07a5eca1ddbe5194"
     low, high = digits.inputs.min(), digits.inputs.max()  # pixels 0 and 16
@@ -46,8 +48,8 @@ def test_digits_has_a_fixed_split():
 
 
 def test_digits_test_rows_are_disjoint_from_the_training_rows_and_balanced():
-    digits = data.load("digits")
-    source = data.DATASETS["digits"]
+    digits = data_lib.load("digits")
+    source = data_lib.DATASETS["digits"]
     assert digits.inputs.shape == (source.num_rows[0], *source.input_shape)
     assert digits.test_inputs.shape == (source.num_rows[1], *source.input_shape)
     assert (digits.inputs.dtype, digits.labels.dtype) == (np.float32, np.int32)
@@ -61,7 +63,7 @@ def test_digits_test_rows_are_disjoint_from_the_training_rows_and_balanced():
 
 
 def test_digits_is_standardised_by_the_training_rows():
-    digits = data.load("digits")
+    digits = data_lib.load("digits")
     assert abs(digits.inputs.mean()) < 1e-6
     assert abs(digits.inputs.std() - 1) < 1e-6
     assert abs(digits.test_inputs.mean()) > 1e-4  # by the training rows' mean, not its own
@@ -71,17 +73,19 @@ def test_digits_is_standardised_by_the_training_rows():
 
 
 def test_synthetic_is_nearly_linear():
-    gaussians = data.load("synthetic")
-    assert gaussians.inputs.shape == (10_000, *data.DATASETS["synthetic"].input_shape)
+    gaussians = data_lib.load("synthetic")
+    assert gaussians.inputs.shape == (10_000, *data_lib.DATASETS["synthetic"].input_shape)
     means = np.stack([gaussians.inputs[gaussians.labels == c].mean(axis=0) for c in range(10)])
     scores = gaussians.test_inputs @ means.T - (means**2).sum(axis=1) / 2  # nearest mean
     assert 0.85 < (scores.argmax(axis=1) == gaussians.test_labels).mean() < 0.95
 
 
 def test_synthetic_sizes_seeds_and_test_rows():
-    small = data.load("synthetic", num_rows=50, num_test=20, num_classes=5, num_features=3)
-    large = data.load("synthetic", num_rows=500, num_test=20, num_classes=5, num_features=3)
-    other = data.load("synthetic", num_rows=50, num_test=20, num_classes=5, num_features=3, seed=1)
+    small = data_lib.load("synthetic", num_rows=50, num_test=20, num_classes=5, num_features=3)
+    large = data_lib.load("synthetic", num_rows=500, num_test=20, num_classes=5, num_features=3)
+    other = data_lib.load(
+        "synthetic", num_rows=50, num_test=20, num_classes=5, num_features=3, seed=1
+    )
     assert small.inputs.shape == (50, 3)
     assert (small.inputs.dtype, small.labels.dtype) == (np.float32, np.int32)
     assert (np.bincount(small.labels) == 10).all()
@@ -110,7 +114,7 @@ def test_synthetic_of_a_million_rows_takes_seconds():
 )
 def test_synthetic_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
-        data.load("synthetic", **options)
+        data_lib.load("synthetic", **options)
 
 
 # ---------------------------------------------------------------- preprocessing
@@ -217,7 +221,7 @@ def cache_files(tmp_path):
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_stored_set_is_read_without_tensorflow(name, tmp_path, caplog):
     folder, raw = write_tiny(tmp_path / "data", name)
-    dataset = data.load(name)
+    dataset = data_lib.load(name)
     standardised = images.standardised_mnist if name == "mnist" else images.standardised_cifar
     for split, inputs, labels in zip(
         ("train", "test"), dataset[0:4:2], dataset[1:4:2], strict=True
@@ -225,16 +229,16 @@ def test_a_stored_set_is_read_without_tensorflow(name, tmp_path, caplog):
         np.testing.assert_array_equal(inputs, standardised(raw[split][0]))
         np.testing.assert_array_equal(labels, raw[split][1])
         assert (inputs.dtype, labels.dtype) == (np.float32, np.int32)
-        assert inputs.shape[1:] == data.DATASETS[name].input_shape
+        assert inputs.shape[1:] == data_lib.DATASETS[name].input_shape
     assert "tensorflow" not in sys.modules
     assert not caplog.records
-    assert str(folder) in {line.where for line in data.available() if line.present}
+    assert str(folder) in {line.where for line in data_lib.available() if line.present}
 
 
 def test_data_dir_wins_over_the_environment(tmp_path):
     write_tiny(tmp_path / "data", "mnist", seed=0)
     _, raw = write_tiny(tmp_path / "elsewhere", "mnist", seed=1)
-    dataset = data.load("mnist", data_dir=tmp_path / "elsewhere")
+    dataset = data_lib.load("mnist", data_dir=tmp_path / "elsewhere")
     np.testing.assert_array_equal(dataset.inputs, images.standardised_mnist(raw["train"][0]))
 
 
@@ -242,7 +246,7 @@ def test_data_dir_wins_over_the_environment(tmp_path):
 
 
 def identity(*name):
-    return data.identified(*name)[1]
+    return data_lib.identified(*name)[1]
 
 
 def test_the_identity_is_of_the_rows_and_not_of_their_place(tmp_path):
@@ -278,27 +282,27 @@ def test_what_a_config_means(tmp_path, monkeypatch):
         "dataset": "mnist", "data_dir": pathlib.Path("data"), "owners": "owners.npy",
         "attendance": "who.txt", "clients": 2, "partitions": "by_owner", "validation_share": 0.0,
     }  # fmt: skip
-    config = experiment.configure(**asked)
+    config = names.configure(**asked)
     paths = [config.data_dir, config.owners, config.attendance]
     assert paths == [str(tmp_path / name) for name in ("data", "owners.npy", "who.txt")]
     (tmp_path / "away").mkdir()
     monkeypatch.chdir(tmp_path / "away")
-    before = experiment.data_identity(config)
-    assert experiment.problems(config)[0].identity == before
-    assert experiment.other_data(json.loads(json.dumps(before)), before) == []
+    before = identity_lib.data_identity(config)
+    assert deal.tasks(config)[0].identity == before
+    assert identity_lib.other_data(json.loads(json.dumps(before)), before) == []
     (tmp_path / "who.txt").write_text("0\n")
     np.save(tmp_path / "owners.npy", np.arange(40) % 5)
     write_tiny(tmp_path / "data", "mnist", seed=1)
-    wrong = experiment.other_data(before, experiment.data_identity(config))
+    wrong = identity_lib.other_data(before, identity_lib.data_identity(config))
     assert [next(word for word in ("mnist", "owners", "attendance") if word in line)
             for line in wrong] == ["mnist", "owners", "attendance"]  # fmt: skip
 
 
 def test_a_sweep_means_every_set_that_its_settings_read():
-    configs = [experiment.configure(dataset="digits")] + [
-        experiment.configure(dataset="synthetic", synthetic_rows=rows) for rows in (100, 200, 100)
+    configs = [names.configure(dataset="digits")] + [
+        names.configure(dataset="synthetic", synthetic_rows=rows) for rows in (100, 200, 100)
     ]
-    found = experiment.data_identity(*configs)["sets"]
+    found = identity_lib.data_identity(*configs)["sets"]
     assert list(found) == ["digits", "synthetic of 100 rows", "synthetic of 200 rows"]
     assert len({each["rows"] for each in found.values()}) == 3
 
@@ -315,11 +319,11 @@ def forbid_reading(monkeypatch):
 
 def test_the_second_load_comes_from_the_cache(tmp_path, monkeypatch):
     write_tiny(tmp_path / "data", "mnist")
-    first = data.load("mnist")
+    first = data_lib.load("mnist")
     (cached,) = cache_files(tmp_path)  # one file, and nothing temporary is left
     assert cached.suffix == ".npz"
     forbid_reading(monkeypatch)
-    for one, other in zip(first[:4], data.load("mnist")[:4], strict=True):
+    for one, other in zip(first[:4], data_lib.load("mnist")[:4], strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype
 
@@ -327,7 +331,7 @@ def test_the_second_load_comes_from_the_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "other"])
 def test_a_damaged_cache_is_rebuilt(damage, tmp_path):
     write_tiny(tmp_path / "data", "mnist")
-    first = data.load("mnist")
+    first = data_lib.load("mnist")
     (cached,) = cache_files(tmp_path)
     content = bytearray(cached.read_bytes())
     if damage == "truncated":
@@ -341,7 +345,7 @@ def test_a_damaged_cache_is_rebuilt(damage, tmp_path):
     else:
         cached.write_bytes(content)
     cached.with_name(f"{cached.name}.left.tmp").touch()  # by a process that was killed
-    np.testing.assert_array_equal(data.load("mnist").inputs, first.inputs)
+    np.testing.assert_array_equal(data_lib.load("mnist").inputs, first.inputs)
     (cached,) = cache_files(tmp_path)
     with np.load(cached) as file:
         assert len(file["train_images"]) == 40
@@ -349,9 +353,9 @@ def test_a_damaged_cache_is_rebuilt(damage, tmp_path):
 
 def test_other_files_are_another_cache_entry(tmp_path):
     write_tiny(tmp_path / "data", "mnist", seed=0)
-    first = data.load("mnist")
+    first = data_lib.load("mnist")
     write_tiny(tmp_path / "data", "mnist", seed=1)  # prepared again, in the same folder
-    assert (data.load("mnist").inputs != first.inputs).any()
+    assert (data_lib.load("mnist").inputs != first.inputs).any()
     assert len(cache_files(tmp_path)) == 2
 
 
@@ -359,7 +363,7 @@ def test_an_unwritable_cache_is_no_error(tmp_path, monkeypatch):
     write_tiny(tmp_path / "data", "mnist")
     (tmp_path / "file").write_text("a file, so no folder can be made below it")
     monkeypatch.setenv("CGSV_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    assert len(data.load("mnist").inputs) == 40
+    assert len(data_lib.load("mnist").inputs) == 40
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch):
@@ -378,12 +382,12 @@ def test_the_cache_folder_follows_the_environment(monkeypatch):
 @pytest.mark.parametrize("name", SHAPES)
 def test_an_absent_set_names_the_command_that_prepares_it(name, tmp_path):
     with pytest.raises(ValueError, match="is not in") as error:
-        data.load(name)
+        data_lib.load(name)
     sentence = str(error.value)
     assert f"`cgsv data prepare {name} --data-dir {tmp_path / 'data'}`" in sentence
     for word in ("TensorFlow", "network", "--data-dir", "TFDS_DATA_DIR", "cgsv_jax[prepare]"):
         assert word in sentence
-    assert {line.name for line in data.available() if line.present} == {"digits", "synthetic"}
+    assert {line.name for line in data_lib.available() if line.present} == {"digits", "synthetic"}
 
 
 def truncate(path, share=0.5):
@@ -412,7 +416,7 @@ def test_damaged_files_are_one_clear_error(damage, reason, tmp_path):
     folder, _ = write_tiny(tmp_path / "data", "mnist")
     damage(folder)
     with pytest.raises(ValueError, match="is incomplete or damaged") as error:
-        data.load("mnist")
+        data_lib.load("mnist")
     assert reason in str(error.value)
     assert "delete that folder and run `cgsv data prepare mnist" in str(error.value)
     assert "\n" not in str(error.value)
@@ -430,14 +434,14 @@ def test_fewer_examples_than_promised(tmp_path):
     info["splits"][0]["shardLengths"] = ["41"]
     edit_info(folder, splits=info["splits"])
     with pytest.raises(ValueError, match="is incomplete or damaged"):
-        data.load("mnist")
+        data_lib.load("mnist")
 
 
 def test_a_set_stored_for_tensorflow_only(tmp_path):
     folder, _ = write_tiny(tmp_path / "data", "mnist")
     edit_info(folder, fileFormat="tfrecord")
     with pytest.raises(ValueError, match="is stored as tfrecord, which only TensorFlow reads"):
-        data.load("mnist")
+        data_lib.load("mnist")
 
 
 def edit_features(folder, change):
@@ -457,7 +461,7 @@ def test_nothing_that_a_folder_names_is_imported(part, prepares, tmp_path, monke
     edit_features(folder, lambda top, parts: (parts.setdefault(part, {}) if part else top)
                   .update(strange))  # fmt: skip
     with pytest.raises(ValueError, match=r"has other features: .*stranger.Image"):
-        data.prepare("mnist") if prepares else data.load("mnist")
+        data_lib.prepare("mnist") if prepares else data_lib.load("mnist")
     assert "stranger" not in sys.modules
 
 
@@ -465,7 +469,7 @@ def test_a_set_without_labels_says_what_it_has(tmp_path):
     folder, _ = write_tiny(tmp_path / "data", "mnist")
     edit_features(folder, lambda top, parts: parts.update(digit=parts.pop("label")))
     with pytest.raises(ValueError, match=r"digit class_label\S+; it must have .*label class_label"):
-        data.load("mnist")
+        data_lib.load("mnist")
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
@@ -484,24 +488,24 @@ def test_metadata_of_strangers(name, text, tmp_path):
     folder, _ = write_tiny(tmp_path / "data", "mnist")
     (folder / name).write_text(text)
     with pytest.raises(ValueError, match=r"mnist in .* is incomplete or damaged") as error:
-        data.load("mnist")
+        data_lib.load("mnist")
     assert len(str(error.value)) < 800
-    assert "mnist in" in next(x.where for x in data.available() if x.name == "mnist")
+    assert "mnist in" in next(x.where for x in data_lib.available() if x.name == "mnist")
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json", TRAIN, "cache"])
 def test_a_fifo_in_place_of_a_file(name, tmp_path):
     folder, _ = write_tiny(tmp_path / "data", "mnist")
-    first = data.load("mnist")
+    first = data_lib.load("mnist")
     (path,) = cache_files(tmp_path) if name == "cache" else [folder / name]
     path.unlink()
     os.mkfifo(path)
     if name == "cache":
-        np.testing.assert_array_equal(data.load("mnist").inputs, first.inputs)
+        np.testing.assert_array_equal(data_lib.load("mnist").inputs, first.inputs)
         assert path.is_file()
         return
     with pytest.raises(ValueError, match=f"damaged .*{name}"):
-        data.load("mnist")
+        data_lib.load("mnist")
 
 
 def test_an_image_of_another_size(tmp_path, monkeypatch):
@@ -509,18 +513,18 @@ def test_an_image_of_another_size(tmp_path, monkeypatch):
     monkeypatch.setitem(SHAPES, "cifar10", (28, 28, 3))
     write_tiny(tmp_path / "data", "cifar10")
     with pytest.raises(ValueError, match=r"split train .*shape \(28, 28, 3\), not \(32, 32, 3\)"):
-        data.load("cifar10")
+        data_lib.load("cifar10")
 
 
 @pytest.mark.parametrize("word", ["a" * 300, "~nosuchuser/x", "a\0b"])
 def test_folders_that_cannot_be(word, monkeypatch, tmp_path):
-    for call in (data.load, data.prepare):
+    for call in (data_lib.load, data_lib.prepare):
         with pytest.raises(ValueError, match="--data-dir is "):
             call("mnist", data_dir=word)
     with pytest.raises(ValueError, match="--data-dir is "):
-        data.available(word)
+        data_lib.available(word)
     with pytest.raises(ValueError, match="--archive is "):
-        data.prepare("mr", tmp_path, archive=word)
+        data_lib.prepare("mr", tmp_path, archive=word)
 
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
@@ -536,7 +540,7 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", refuse)
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ValueError, match="data/mnist cannot be read: Permission denied"):
-        data.load("mnist")
+        data_lib.load("mnist")
 
 
 def test_without_a_home_there_is_no_cache(tmp_path, monkeypatch):
@@ -549,11 +553,11 @@ def test_without_a_home_there_is_no_cache(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     write_tiny(tmp_path / "data", "mnist")
-    assert len(data.load("mnist").inputs) == 40
+    assert len(data_lib.load("mnist").inputs) == 40
     monkeypatch.delenv("TFDS_DATA_DIR")
     with pytest.raises(ValueError, match=r"folder of the data sets is .*no home|home directory"):
-        data.load("mnist")
-    assert {x.name for x in data.available() if x.present} == {"digits", "synthetic"}
+        data_lib.load("mnist")
+    assert {x.name for x in data_lib.available() if x.present} == {"digits", "synthetic"}
 
 
 def test_unfinished_preparations_are_not_versions(tmp_path):
@@ -565,17 +569,17 @@ def test_unfinished_preparations_are_not_versions(tmp_path):
 
 def test_unknown_data_sets_and_options():
     with pytest.raises(ValueError, match=r"data set must be one of digits, mnist, .*, got 'minst'"):
-        data.load("minst")
+        data_lib.load("minst")
     with pytest.raises(ValueError, match=r"digits has no option num_rows \(got 5\): it takes no"):
-        data.load("digits", num_rows=5)
+        data_lib.load("digits", num_rows=5)
 
 
 def test_preparing_needs_tensorflow(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ValueError, match=r"needs TensorFlow .*`pip install cgsv_jax\[prepare\]`"):
-        data.prepare("mnist")
+        data_lib.prepare("mnist")
     with pytest.raises(ValueError, match="data set digits is built in: there is nothing"):
-        data.prepare("digits")
+        data_lib.prepare("digits")
 
 
 def test_preparing_without_a_network(monkeypatch, tmp_path):
@@ -588,7 +592,7 @@ def test_preparing_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow", sys)
     monkeypatch.setattr(tfds, "builder", lambda *_, **__: Builder())
     with pytest.raises(ValueError, match=r"mnist could not be prepared in .*no route to host$"):
-        data.prepare("mnist", tmp_path)
+        data_lib.prepare("mnist", tmp_path)
 
 
 # ---------------------------------------------------------------- owners and attendance
@@ -697,7 +701,7 @@ def test_attendance_that_does_not_fit(content, message, tmp_path):
         attendance.load(path, 4)
     assert path.name in str(error.value)
     with pytest.raises(ConfigError, match=r"who\.\w+"):
-        experiment.problems(experiment.configure(clients=4, attendance=path))
+        deal.tasks(names.configure(clients=4, attendance=path))
 
 
 # ---------------------------------------------------------------- lists of rows
@@ -863,8 +867,8 @@ REAL = os.environ.get("TFDS_DATA_DIR")
 def test_the_real_sets(name, rows, first):
     if not REAL or not (pathlib.Path(REAL) / name).is_dir():
         pytest.skip(f"{name} is not in TFDS_DATA_DIR")
-    dataset = data.load(name, data_dir=REAL)
-    source = data.DATASETS[name]
+    dataset = data_lib.load(name, data_dir=REAL)
+    source = data_lib.DATASETS[name]
     assert dataset.inputs.shape == (rows, *source.input_shape)
     assert dataset.test_inputs.shape == (10_000, *source.input_shape)
     assert (len(dataset.inputs), len(dataset.test_inputs)) == source.num_rows

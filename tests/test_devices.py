@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cgsv_jax import layout
+from cgsv_jax.core import layout
 
 pytestmark = pytest.mark.nightly
 

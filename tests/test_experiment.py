@@ -8,24 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgsv_jax import (
-    cli,
-    contribution,
-    experiment,
-    files,
-    local,
-    profiling,
-    results,
-    runs,
-    simulation,
-    sweep,
-)
-from cgsv_jax import config as config_lib
-from cgsv_jax import layout as layout_lib
-from cgsv_jax.algorithms import ALGORITHMS, READS
-from cgsv_jax.config import ConfigError
+from cgsv_jax.command import main
+from cgsv_jax.config import resolve
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.core import grid, local, simulation
+from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.data import partition
-from cgsv_jax.types import Examples, Measure, Needs
+from cgsv_jax.experiment import bind, budget, deal, execute, identity, profiling, programs, running
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.host import files
+from cgsv_jax.results import directory as directory_lib
+from cgsv_jax.results import frames, tables
+from cgsv_jax.rules import contribution
+from cgsv_jax.rules.methods import ALGORITHMS, READS
+from cgsv_jax.types import Contribution, Examples, Needs
 
 SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 6, "seeds": 2}
 
@@ -34,13 +30,13 @@ SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds
 def compared():
     """Two partitions, four methods, two seeds; six rounds in three segments."""
     seen = []
-    config = experiment.configure(
+    config = names_lib.configure(
         **SMALL,
         partitions=("power_law", "class_imbalance"),
         algorithms=("standalone", "fedavg", "cgsv", "cgsv:released"),
         eval_every=2,
     )
-    return config, experiment.run(config, seen.append), seen
+    return config, running.run(config, seen.append), seen
 
 
 def _cell(result, method, dealt="power_law"):
@@ -80,16 +76,14 @@ def test_the_two_settings_differ(compared):
 def test_segments_equal_one_program(compared):
     """The host's segments change nothing: tolerance 0 would need the same program."""
     config, result, _ = compared
-    (problem, _), method = experiment.problems(config), config.methods[2]
+    (task, _), method = deal.tasks(config), config.methods[2]
 
     def whole(key, data, clients):
-        parts = experiment.parts(config, method, problem, method.hyper())
-        return simulation.run(
-            key, data, clients, settings=experiment.settings(config, problem), **parts
-        )
+        parts = bind.parts(config, method, task, method.hyper())
+        return simulation.run(key, data, clients, settings=bind.settings(config, task), **parts)
 
-    data = problem.data._replace(validation=None)
-    _, record, evaluation = jax.jit(whole)(jax.random.key(1), data, problem.clients)
+    data = task.data._replace(validation=None)
+    _, record, evaluation = jax.jit(whole)(jax.random.key(1), data, task.clients)
     cell = _cell(result, "cgsv")
     # Six rounds of float32 in another compilation: 1e-5 is 100 roundings of a number near 1.
     np.testing.assert_allclose(record.reputation, cell.record.reputation[1], atol=1e-5)
@@ -110,15 +104,15 @@ def test_progress_is_seen_truthfully(compared):
 
 
 def test_the_same_config_gives_the_same_bytes(tmp_path):
-    config = experiment.configure(**SMALL, algorithms="cgsv")
+    config = names_lib.configure(**SMALL, algorithms="cgsv")
     written = []
     for name in ("one", "two"):
-        directory = results.create(tmp_path / name)
+        directory = directory_lib.create(tmp_path / name)
         # What was written is enough to repeat the run.
         if written:
             values = files.read_json(tmp_path / "one" / "config.json")
-            config = config_lib.from_dict(values, experiment.TABLES)
-        experiment.save(directory, experiment.run(config))
+            config = resolve.from_dict(values, names_lib.TABLES)
+        running.save(directory, running.run(config))
         written.append({p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()})
     one, two = written
     assert set(one) == set(two)
@@ -130,7 +124,7 @@ def test_the_same_config_gives_the_same_bytes(tmp_path):
 
 def test_layouts_agree_in_a_whole_experiment():
     runs = [
-        experiment.run(experiment.configure(**SMALL, algorithms="cgsv", layout=layout)).cells[0]
+        running.run(names_lib.configure(**SMALL, algorithms="cgsv", layout=layout)).cells[0]
         for layout in ("one", "all", "3")
     ]
     for other in runs[1:]:
@@ -141,29 +135,25 @@ def test_layouts_agree_in_a_whole_experiment():
 
 def test_three_seeds_by_three_betas_in_one_program():
     """Acceptance: one compiled grid agrees with the nine separate runs."""
-    config = experiment.configure(**(SMALL | {"seeds": 3}), algorithms="cgsv", alpha=0.5)
-    (problem,), (method,) = experiment.problems(config), config.methods
-    data, clients = problem.data._replace(validation=None), problem.clients
+    config = names_lib.configure(**(SMALL | {"seeds": 3}), algorithms="cgsv", alpha=0.5)
+    (task,), (method,) = deal.tasks(config), config.methods
+    data, clients = task.data._replace(validation=None), task.clients
     traces = []
 
     def run(key, hyper, data, clients):
         traces.append(1)
-        parts = experiment.parts(config, method, problem, hyper)
-        return simulation.run(
-            key, data, clients, settings=experiment.settings(config, problem), **parts
-        )
+        parts = bind.parts(config, method, task, hyper)
+        return simulation.run(key, data, clients, settings=bind.settings(config, task), **parts)
 
     betas = [0.5, 20.0, jnp.inf]
     hyper = jax.tree.map(lambda x: jnp.full(3, x, jnp.float32), method.hyper())
     hyper = hyper._replace(beta=jnp.array(betas))
     keys = jax.vmap(jax.random.key)(jnp.arange(3, dtype=jnp.uint32))
-    _, record, evaluation = jax.jit(lambda *args: sweep.grid(run, *args))(
-        keys, hyper, data, clients
-    )
+    _, record, evaluation = jax.jit(lambda *args: grid.grid(run, *args))(keys, hyper, data, clients)
     assert len(traces) == 1
     assert len({tuple(q) for q in np.asarray(record.quota[0, :, -1]).tolist()}) == 3
     for j, beta in enumerate(betas):
-        single = experiment.run(
+        single = running.run(
             dataclasses.replace(config, methods=(dataclasses.replace(method, beta=beta),))
         ).cells[0]
         # Widths differ, so bits do; quotas may move by one where D x ratio is near an integer.
@@ -182,22 +172,22 @@ def test_what_clients_reach_alone_is_what_the_yardstick_reaches():
     """
     asked = SMALL | {"seeds": (3,), "kappa": 1.0, "algorithms": ("iafl",)}
     asked |= {"eval_rows": None, "validation_share": 0.2, "rounds": 3}
-    config = experiment.configure(**asked, contribution_by="accuracy")
-    (problem,), (method,) = experiment.problems(config), config.methods
-    inputs, labels = problem.data.validation
-    judged = problem._replace(data=problem.data._replace(test_inputs=inputs, test_labels=labels))
+    config = names_lib.configure(**asked, contribution_by="accuracy")
+    (task,), (method,) = deal.tasks(config), config.methods
+    inputs, labels = task.data.validation
+    judged = task._replace(data=task.data._replace(test_inputs=inputs, test_labels=labels))
     alone_config = dataclasses.replace(
-        config, methods=experiment.configure(algorithms="standalone").methods
+        config, methods=names_lib.configure(algorithms="standalone").methods
     )
-    (alone,) = experiment.run(alone_config, dealt=(judged,)).cells
-    assert [s.alone for s in experiment.segments_of(config, method, problem)].count(True) == 3
-    (cell,) = experiment.run(config).cells
+    (alone,) = running.run(alone_config, dealt=(judged,)).cells
+    assert [s.alone for s in budget.segments_of(config, method, task)].count(True) == 3
+    (cell,) = running.run(config).cells
     reached = np.float64(alone.evaluation.accuracy[:, -1])
     assert np.ptp(reached) > 0.02
     np.testing.assert_allclose(
         cell.record.reputation, np.tile((reached / reached.sum())[:, None], (1, 3, 1)), rtol=1e-5
     )
-    (other,) = experiment.run(experiment.configure(**asked)).cells
+    (other,) = running.run(names_lib.configure(**asked)).cells
     np.testing.assert_allclose(cell.evaluation.accuracy, other.evaluation.accuracy, atol=1e-6)
     np.testing.assert_array_equal(cell.record.loss, other.record.loss)
 
@@ -206,9 +196,9 @@ def test_what_clients_reach_alone_is_what_the_yardstick_reaches():
 @pytest.mark.long
 def test_every_kind_of_method_can_be_profiled(name):
     """One that wants losses before training, one that judges models, one with states of its own."""
-    config = experiment.configure(**SMALL, algorithms=name)
-    (problem,), (method,) = experiment.problems(config), config.methods
-    found = profiling.profile(config, method, problem, repeats=1)
+    config = names_lib.configure(**SMALL, algorithms=name)
+    (task,), (method,) = deal.tasks(config), config.methods
+    found = profiling.profile(config, method, task, repeats=1)
     assert found.peak_memory > 0
 
 
@@ -228,13 +218,11 @@ def test_every_kind_of_method_can_be_profiled(name):
 )
 def test_every_training_option_reaches_the_clients(change):
     def loss(**asked):
-        config = experiment.configure(**(SMALL | {"epochs": 2} | asked), algorithms="standalone")
-        (problem,), (method,) = experiment.problems(config), config.methods
-        parts = experiment.parts(config, method, problem, method.hyper())
-        trainer, model, clients = parts["trainer"], parts["model"], problem.clients
-        examples = Examples(
-            problem.data.inputs, clients.rows[0], problem.data.labels[clients.rows[0]]
-        )
+        config = names_lib.configure(**(SMALL | {"epochs": 2} | asked), algorithms="standalone")
+        (task,), (method,) = deal.tasks(config), config.methods
+        parts = bind.parts(config, method, task, method.hyper())
+        trainer, model, clients = parts["trainer"], parts["model"], task.clients
+        examples = Examples(task.data.inputs, clients.rows[0], task.data.labels[clients.rows[0]])
         order = local.draw_order(jax.random.key(0), clients.mask[0], config.epochs)
         params = model.init(jax.random.key(1))
         return trainer.update(
@@ -246,15 +234,15 @@ def test_every_training_option_reaches_the_clients(change):
 
 def test_what_cannot_be_dealt_is_named():
     with pytest.raises(ConfigError, match="--clients is 5000, it must be at most 1298"):
-        experiment.problems(experiment.configure(clients=5000))
+        deal.tasks(names_lib.configure(clients=5000))
     with pytest.raises(ConfigError, match="mnist_cnn"):
-        experiment.problems(experiment.configure(model="mnist_cnn"))
+        deal.tasks(names_lib.configure(model="mnist_cnn"))
 
 
 def test_validation_rows_are_nobodys():
-    (problem,) = experiment.problems(experiment.configure())
-    validation = {row.tobytes() for row in problem.data.validation[0]}
-    assert not validation & {row.tobytes() for row in problem.data.inputs}
+    (task,) = deal.tasks(names_lib.configure())
+    validation = {row.tobytes() for row in task.data.validation[0]}
+    assert not validation & {row.tobytes() for row in task.data.inputs}
 
 
 # What a partition needs beside a data set, and how it is asked for.
@@ -270,36 +258,34 @@ DEALT = {
 def test_every_partition_can_be_asked_for(name):
     """It is dealt as the function deals the pool, with the options asked for."""
     asked = DEALT.get(name, {})
-    (problem,) = experiment.problems(experiment.configure(**SMALL, **asked, partitions=name))
+    (task,) = deal.tasks(names_lib.configure(**SMALL, **asked, partitions=name))
     options = {option.removeprefix("dirichlet_"): value for option, value in asked.items()}
     options |= {"num_classes": 10} if name == "class_imbalance" else {}
-    made = partition.PARTITIONS[name](
-        np.random.default_rng([0, 1]), problem.data.labels, 4, **options
-    )
-    np.testing.assert_array_equal(problem.clients.rows, made.rows)
-    np.testing.assert_array_equal(problem.clients.mask, made.mask)
-    assert problem.owners == ()
+    made = partition.PARTITIONS[name](np.random.default_rng([0, 1]), task.data.labels, 4, **options)
+    np.testing.assert_array_equal(task.clients.rows, made.rows)
+    np.testing.assert_array_equal(task.clients.mask, made.mask)
+    assert task.owners == ()
 
 
 def test_as_many_clients_as_shares():
-    assert experiment.configure(partitions="by_shares", shares=(0.4, 0.3, 0.3)).clients == 3
-    assert experiment.configure().clients == 10
+    assert names_lib.configure(partitions="by_shares", shares=(0.4, 0.3, 0.3)).clients == 3
+    assert names_lib.configure().clients == 10
 
 
 def test_lists_of_a_partition_are_the_partition(compared, tmp_path):
     """The same rows by their numbers in the training set: the same runs, bit for bit."""
     _, result, _ = compared
     pool, held_out = partition.split(np.random.default_rng([0, 0]), 1442, 0.1)
-    dealt = partition.take(result.problems[0].clients, pool)
+    dealt = partition.take(result.tasks[0].clients, pool)
     rows = [own[mask] for own, mask in zip(dealt.rows, dealt.mask, strict=True)]
     np.savez(tmp_path / "rows.npz", *rows)
     asked = dict(SMALL, partitions="from_lists", lists=str(tmp_path / "rows.npz"))
-    again = experiment.run(experiment.configure(**asked, algorithms="cgsv", eval_every=2))
+    again = running.run(names_lib.configure(**asked, algorithms="cgsv", eval_every=2))
     mine, theirs = _cell(again, "cgsv", "from_lists"), _cell(result, "cgsv")
     jax.tree.map(np.testing.assert_array_equal, mine.record, theirs.record)
     jax.tree.map(np.testing.assert_array_equal, mine.evaluation, theirs.evaluation)
-    data = again.problems[0].data
-    np.testing.assert_array_equal(data.validation[1], result.problems[0].data.validation[1])
+    data = again.tasks[0].data
+    np.testing.assert_array_equal(data.validation[1], result.tasks[0].data.validation[1])
     np.testing.assert_array_equal(data.inputs[held_out], data.validation[0])
 
 
@@ -319,16 +305,14 @@ def test_lists_that_cannot_be_dealt(lists, asked, message, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([list(rows) for rows in lists]))
     path = str(tmp_path / "rows.json")
     with pytest.raises(ConfigError, match=message):
-        experiment.problems(
-            experiment.configure(**SMALL, partitions="from_lists", lists=path, **asked)
-        )
+        deal.tasks(names_lib.configure(**SMALL, partitions="from_lists", lists=path, **asked))
 
 
 def test_rows_may_be_listed_again_where_that_is_meant(tmp_path):
     (tmp_path / "rows.txt").write_text("1,1,2\n2\n3\n4\n")
     asked = dict(SMALL, partitions="from_lists", lists=str(tmp_path / "rows.txt"))
-    (problem,) = experiment.problems(experiment.configure(**asked, repeated_rows=True))
-    assert problem.sizes.tolist() == [3, 1, 1, 1]
+    (task,) = deal.tasks(names_lib.configure(**asked, repeated_rows=True))
+    assert task.sizes.tolist() == [3, 1, 1, 1]
 
 
 @pytest.fixture(scope="module")
@@ -344,24 +328,24 @@ def test_which_owner_a_client_is(writers):
     """The owner of all its rows; of a client that poses as several, of every copy."""
     path, names = writers
     asked = dict(SMALL, partitions=("by_owner", "uniform"), owners=path, attacks=["replication:3"])
-    problem, other = experiment.problems(experiment.configure(**asked))
+    task, other = deal.tasks(names_lib.configure(**asked))
     pool, _ = partition.split(np.random.default_rng([0, 0]), 1442, 0.1)
-    dealt = partition.take(problem.clients, pool)
-    assert len(problem.owners) == len(dealt.rows) == 6
-    for rows, mask, owner in zip(dealt.rows, dealt.mask, problem.owners, strict=True):
+    dealt = partition.take(task.clients, pool)
+    assert len(task.owners) == len(dealt.rows) == 6
+    for rows, mask, owner in zip(dealt.rows, dealt.mask, task.owners, strict=True):
         assert set(names[rows[mask]]) == {owner}
-    assert len(set(problem.owners)) == 4
+    assert len(set(task.owners)) == 4
     assert other.owners == ()
-    renamed = problem._replace(owners=tuple(name.upper() for name in problem.owners))
-    assert experiment.fingerprint([renamed]) != experiment.fingerprint([problem])
+    renamed = task._replace(owners=tuple(name.upper() for name in task.owners))
+    assert identity.fingerprint([renamed]) != identity.fingerprint([task])
 
 
 def test_owners_stand_in_the_clients_table(writers, tmp_path):
     asked = dict(SMALL, rounds=1, seeds=1, algorithms="standalone", partitions="by_owner")
-    result = experiment.run(experiment.configure(**asked, owners=writers[0]))
-    experiment.save(results.create(tmp_path / "run"), result)
-    clients = results.read(tmp_path / "run").clients
-    assert clients["owner"].to_list() == [*result.problems[0].owners]
+    result = running.run(names_lib.configure(**asked, owners=writers[0]))
+    running.save(directory_lib.create(tmp_path / "run"), result)
+    clients = directory_lib.read(tmp_path / "run").clients
+    assert clients["owner"].to_list() == [*result.tasks[0].owners]
     assert set(clients["owner"]) < {f"writer {i}" for i in range(30)}
 
 
@@ -369,7 +353,7 @@ def test_owners_stand_in_the_clients_table(writers, tmp_path):
     ("rounds", "every", "length"), [(60, 3, 3), (5, 2, 2), (200, 1, 10), (1, 1, 1), (7, 100, 7)]
 )
 def test_segment_length(rounds, every, length):
-    assert runs.segment_length(rounds, every) == length
+    assert execute.segment_length(rounds, every) == length
 
 
 # ---------------------------------------------------------------- rules of one's own
@@ -383,27 +367,29 @@ def _on_validation_rows():
         return jnp.where(upload.present, labels.size + jnp.mean(labels), 0.0), state
 
     needs = Needs(validation=True, valuations=lambda num_clients: 2**num_clients)
-    return Measure(lambda num_clients, num_parameters: (), update, needs)
+    return Contribution(lambda num_clients, num_parameters: (), update, needs)
 
 
 def test_a_registered_measure_is_given_the_rows_it_needs(monkeypatch, tmp_path):
     """One line of a table: the command runs it, and its rounds are priced by what it says."""
-    monkeypatch.setitem(contribution.MEASURES, "own", lambda hyper, options: _on_validation_rows())
+    monkeypatch.setitem(
+        contribution.CONTRIBUTIONS, "own", lambda hyper, options: _on_validation_rows()
+    )
     asked = {**SMALL, "rounds": 2, "seeds": 1, "algorithms": "cgsv"}
     words = [f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
              for name, v in asked.items()]  # fmt: skip
     out = tmp_path / "run"
-    assert cli.main(["run", *words, "--contribution", "own", "--quiet", "--out", str(out)]) == 0
-    config = experiment.configure(**asked, contribution="own")
-    (problem,), (method,) = experiment.problems(config), config.methods
-    labels = problem.data.validation[1]
-    scores = results.read(out).rounds["score"].to_numpy()
+    assert main.main(["run", *words, "--contribution", "own", "--quiet", "--out", str(out)]) == 0
+    config = names_lib.configure(**asked, contribution="own")
+    (task,), (method,) = deal.tasks(config), config.methods
+    labels = task.data.validation[1]
+    scores = directory_lib.read(out).rounds["score"].to_numpy()
     np.testing.assert_allclose(scores, labels.size + labels.mean(), rtol=1e-6)
-    bare = experiment.configure(**asked, contribution="own", validation_share=0.0)
+    bare = names_lib.configure(**asked, contribution="own", validation_share=0.0)
     with pytest.raises(ConfigError, match="cgsv judges models on the server's validation rows"):
-        experiment.problems(bare)
+        deal.tasks(bare)
     exact = dataclasses.replace(method, contribution="shapley", game="accuracy")
-    seconds = [experiment.seconds_per_round(config, m, problem) for m in (method, exact)]
+    seconds = [budget.seconds_per_round(config, m, task) for m in (method, exact)]
     assert seconds[0] == seconds[1]  # both 2^N evaluations
 
 
@@ -422,10 +408,10 @@ def test_a_registered_method_is_given_what_it_needs(monkeypatch):
 
     monkeypatch.setitem(ALGORITHMS, "own", build)
     monkeypatch.setitem(READS, "own", set())
-    config = experiment.configure(**{**SMALL, "rounds": 1, "seeds": 1}, algorithms="own")
-    (problem,) = experiment.problems(config)
-    (cell,) = experiment.run(config, dealt=(problem,)).cells
-    rows = len(problem.data.validation[1])
+    config = names_lib.configure(**{**SMALL, "rounds": 1, "seeds": 1}, algorithms="own")
+    (task,) = deal.tasks(config)
+    (cell,) = running.run(config, dealt=(task,)).cells
+    rows = len(task.data.validation[1])
     assert ((cell.record.score > rows) & (cell.record.score < rows + 10)).all()
 
 
@@ -439,7 +425,7 @@ def test_a_budget_changes_what_is_seen_and_nothing_else(compared):
     """
     _, whole, _ = compared
     asked = {**SMALL, "algorithms": ("standalone", "cgsv"), "eval_every": 2}
-    result = experiment.run(experiment.configure(**asked, eval_clients=3, eval_rows=50))
+    result = running.run(names_lib.configure(**asked, eval_clients=3, eval_rows=50))
     for method in ("standalone", "cgsv"):
         cell, full = _cell(result, method), _cell(whole, method)
         for a, b in zip(cell.record, full.record, strict=True):
@@ -449,17 +435,17 @@ def test_a_budget_changes_what_is_seen_and_nothing_else(compared):
         assert cell.evaluated.tolist() == sorted([order[0], order[2], order[3]])
         counts = 50 * cell.evaluation.accuracy
         np.testing.assert_allclose(counts, counts.round(), atol=1e-4)
-    summary = results.summary_frame(result.cells)
+    summary = frames.summary_frame(result.cells)
     assert summary["clients"].to_list() == [4] * 4
     assert summary["evaluated"].to_list() == [3] * 4
     assert summary.filter(method="cgsv")["fairness"].null_count() == 0
-    clients = results.clients_frame(result.cells)
+    clients = frames.clients_frame(result.cells)
     (left_out,) = set(range(4)) - set(_cell(result, "cgsv").evaluated.tolist())
     gone = clients.filter(client=left_out)
     assert gone["accuracy"].null_count() == gone["standalone_accuracy"].null_count() == 4
     assert clients["accuracy"].null_count() == 4
     assert clients["reputation"].null_count() == 0
-    (report, *_) = results.fairness_reports(summary)
+    (report, *_) = tables.fairness_reports(summary)
     assert "over the 3 of 4 clients that were evaluated" in report.caption
 
 
@@ -476,17 +462,17 @@ def test_a_budget_changes_what_is_seen_and_nothing_else(compared):
 )
 def test_what_the_hardware_cannot_do_is_said(asked, message):
     with pytest.raises(ConfigError, match=message):
-        experiment.run(experiment.configure(**{**SMALL, **asked}))
+        running.run(names_lib.configure(**{**SMALL, **asked}))
 
 
 @pytest.mark.parametrize("layout", ["balanced", "all", "3"])
 def test_every_layout_has_a_width_that_fits(layout):
     """Chunks that waste at most a tenth, and models under evaluation that fit the memory."""
-    config = experiment.configure(**{**SMALL, "clients": 40}, layout=layout)
-    (problem,) = experiment.problems(config)
-    settings = experiment.settings(config, problem)
-    steps = experiment.steps(config, problem)
-    assert steps.tolist() == [-(-size // 16) for size in problem.sizes]
+    config = names_lib.configure(**{**SMALL, "clients": 40}, layout=layout)
+    (task,) = deal.tasks(config)
+    settings = bind.settings(config, task)
+    steps = bind.steps(config, task)
+    assert steps.tolist() == [-(-size // 16) for size in task.sizes]
     if layout == "balanced":
         assert layout_lib.waste(steps, settings.width) <= layout_lib.WASTE
         assert layout_lib.waste(steps, None) > layout_lib.WASTE
@@ -496,32 +482,32 @@ def test_every_layout_has_a_width_that_fits(layout):
 def test_seeds_do_not_share_memory_on_a_cpu(compared):
     """One after another: the matrices of one seed at a time, in programs of one seed."""
     config, _, _ = compared
-    (problem, _) = experiment.problems(config)
-    assert experiment._together(config, config.methods[0], problem) == [(0,), (1,)]
-    made = experiment.programs(config, config.methods[2], problem)
+    (task, _) = deal.tasks(config)
+    assert programs._together(config, config.methods[0], task) == [(0,), (1,)]
+    made = programs.programs(config, config.methods[2], task)
     state = jax.eval_shape(made.begin, np.zeros(1, np.uint32), made.hyper)
-    assert state.clients.shape == (1, 4, sum(problem.tensors))
+    assert state.clients.shape == (1, 4, sum(task.tensors))
 
 
 # ---------------------------------------------------------------- where the time goes
 
 
 def test_a_profile_times_the_phases_of_a_round():
-    config = experiment.configure(**SMALL, algorithms="cgsv", eval_clients=2, eval_every=3)
-    (problem,), (method,) = experiment.problems(config), config.methods
-    profile = profiling.profile(config, method, problem, repeats=1)
+    config = names_lib.configure(**SMALL, algorithms="cgsv", eval_clients=2, eval_every=3)
+    (task,), (method,) = deal.tasks(config), config.methods
+    profile = profiling.profile(config, method, task, repeats=1)
     training, server, evaluation = profile.phases
     assert [phase.name for phase in profile.phases] == ["training", "server", "evaluation"]
     # 64-8-10 on rows: a product is 2 rows in out; backwards twice that, but for the first layer's
     # inputs. XLA counts the rest too (bias, relu, softmax), which is less than half as much here.
-    steps, rows = experiment.steps(config, problem).sum(), 16
+    steps, rows = bind.steps(config, task).sum(), 16
     forward = 2 * (64 * 8 + 8 * 10)
     backward = 2 * (64 * 8 + 2 * 8 * 10)
     needed = steps * rows * (forward + backward)
     assert needed < training.flops < 1.5 * needed
-    tested = 3 * len(problem.data.test_labels) * forward
+    tested = 3 * len(task.data.test_labels) * forward
     assert tested < evaluation.flops < 1.5 * tested
-    assert server.bytes == 4 * 4 * 4 * sum(problem.tensors)  # four matrices of four clients
+    assert server.bytes == 4 * 4 * 4 * sum(task.tensors)  # four matrices of four clients
     assert evaluation.per_run == 1 / 3
     assert profile.waste >= 1
     for phase in profile.phases:

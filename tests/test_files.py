@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cgsv_jax import files
+from cgsv_jax.host import files
 
 
 def npy(shape, kind="<i8", content=b""):

@@ -19,12 +19,16 @@ import tyro
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cgsv_jax import cli, experiment, results, terminal
-from cgsv_jax import config as config_lib
-from cgsv_jax.config import Config, ConfigError, Method
+from cgsv_jax.command import flags as flags_lib
+from cgsv_jax.command import main, train
+from cgsv_jax.config import defaults, resolve, schema, validate
+from cgsv_jax.config.schema import Config, ConfigError, Method
 from cgsv_jax.data import builders
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.host import terminal
+from cgsv_jax.results import directory
 
-TABLES = experiment.TABLES
+TABLES = names_lib.TABLES
 
 
 def steady(examples):
@@ -57,7 +61,7 @@ NAMES = st.builds(
 RIGHT = {
     "dataset": word(TABLES.datasets),
     "model": word(TABLES.models),
-    "setting": word(config_lib.SETTINGS),
+    "setting": word(defaults.SETTINGS),
     "algorithms": NAMES | st.lists(NAMES, min_size=1, max_size=4, unique=True) | st.just("all"),
     "partitions": word(TABLES.partitions)
     | st.lists(word(TABLES.partitions), min_size=1, unique=True),
@@ -95,7 +99,7 @@ RIGHT = {
     "reward": word(TABLES.rewards),
     "game": word(TABLES.games),
     "cohort": st.integers(1, 3),
-    "cohort_by": word(config_lib.COHORTS_BY),
+    "cohort_by": word(schema.COHORTS_BY),
     "attendance": st.just("attendance.npy"),
     "dropout": st.floats(0, 0.9),
     "late": st.lists(st.sampled_from(["1:2", "2:0"]), max_size=2),
@@ -104,7 +108,7 @@ RIGHT = {
     "normalise_scores": st.booleans(),
     "relative_floor": st.booleans(),
     "scale_values": st.booleans(),
-    **{name: word(allowed) for name, allowed in config_lib.CHOICES.items()},
+    **{name: word(allowed) for name, allowed in schema.CHOICES.items()},
 }
 FIELDS = [f.name for f in (*dataclasses.fields(Config), *dataclasses.fields(Method))]
 OPTIONS = sorted({*RIGHT, *FIELDS} - {"methods", "name", "algorithm"})
@@ -155,7 +159,7 @@ def asked(draw):
     for name in names:
         odd = draw(st.floats(0, 1)) < share
         values[name] = draw(ODD if odd else RIGHT.get(name, WHOLE))
-        other, readers = config_lib.ONLY_WITH.get(name, (None, ()))
+        other, readers = schema.ONLY_WITH.get(name, (None, ()))
         if other == "partitions" and share < 1:  # or it would nearly always be idle
             values.setdefault(other, readers[0])
     if draw(st.integers(0, 20)) == 0:
@@ -185,8 +189,8 @@ def judge(make):
         assert len(set(lines)) == len(lines)
         return None
     assert isinstance(config, Config)
-    text = json.dumps(config_lib.to_dict(config), allow_nan=False)
-    assert config_lib.from_dict(json.loads(text), TABLES) == config
+    text = json.dumps(resolve.to_dict(config), allow_nan=False)
+    assert resolve.from_dict(json.loads(text), TABLES) == config
     for method in config.methods:
         numbers = np.array([np.float32(x) for x in method.hyper()])
         assert not np.isnan(numbers).any()
@@ -197,7 +201,7 @@ def judge(make):
 @steady(2000)
 @given(asked())
 def test_keywords(values):
-    judge(lambda: experiment.configure(**values))
+    judge(lambda: names_lib.configure(**values))
 
 
 @steady(300)
@@ -205,8 +209,8 @@ def test_keywords(values):
 def test_everything_wrong_is_named_at_once(names):
     """An object is no value of any option."""
     with pytest.raises(ConfigError) as caught:
-        experiment.configure(**{name: object() for name in names})
-    flags = {config_lib._flag(name) for name in names}
+        names_lib.configure(**{name: object() for name in names})
+    flags = {validate.flag(name) for name in names}
     named = {line.split()[0] for line in str(caught.value).splitlines()}
     assert named >= flags
 
@@ -214,8 +218,8 @@ def test_everything_wrong_is_named_at_once(names):
 @st.composite
 def documents(draw):
     """A valid document with some values replaced, some keys taken away, and some added."""
-    fresh = experiment.configure(algorithms=("cgsv", "fedavg", "cgsv:released"), seeds=(1, 2))
-    values = config_lib.to_dict(fresh)
+    fresh = names_lib.configure(algorithms=("cgsv", "fedavg", "cgsv:released"), seeds=(1, 2))
+    values = resolve.to_dict(fresh)
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.sampled_from([values, *(m for m in values["methods"])]))
         key = draw(st.sampled_from([*place, "nonsense"]))
@@ -234,7 +238,7 @@ def documents(draw):
 @steady(2000)
 @given(documents() | JSON)
 def test_documents(values):
-    judge(lambda: config_lib.from_dict(values, TABLES))
+    judge(lambda: resolve.from_dict(values, TABLES))
 
 
 def test_the_examples_are_of_both_kinds():
@@ -244,7 +248,7 @@ def test_the_examples_are_of_both_kinds():
     @steady(300)
     @given(asked())
     def collect(values):
-        outcomes.append(judge(lambda: experiment.configure(**values)) is not None)
+        outcomes.append(judge(lambda: names_lib.configure(**values)) is not None)
 
     collect()
     assert 0.2 < np.mean(outcomes) < 0.8
@@ -253,12 +257,12 @@ def test_the_examples_are_of_both_kinds():
 # ---------------------------------------------------------------- commands, up to their directory
 
 COMMANDS = {
-    ("run",): cli.Run,
-    ("compare",): cli.Compare,
-    ("sweep",): cli.Sweep,
-    ("plot",): cli.Plot,
-    ("data", "list"): cli.List,
-    ("data", "prepare"): cli.Prepare,
+    ("run",): flags_lib.Run,
+    ("compare",): flags_lib.Compare,
+    ("sweep",): flags_lib.Sweep,
+    ("plot",): flags_lib.Plot,
+    ("data", "list"): flags_lib.List,
+    ("data", "prepare"): flags_lib.Prepare,
 }
 WAITING = {"coordinator"}  # for other processes
 RENAMED = {"partition": "partitions", "attack": "attacks"}
@@ -324,7 +328,7 @@ class Accepted(Exception):
 def ended(words):
     """How a command ends in a folder with some odd things, and what it printed and left."""
     printed = io.StringIO()
-    create = results.create
+    create = directory.create
 
     def accepted(*arguments):
         create(*arguments)
@@ -344,13 +348,13 @@ def ended(words):
         (folder / "endless").symlink_to("/dev/zero")
         (folder / "loop").symlink_to("loop")
         before = sorted(folder.rglob("*"))
-        patch.setattr(results, "create", accepted)
+        patch.setattr(directory, "create", accepted)
         patch.setattr(builders, "builder", lambda *_: 1 / 0)  # it would download
         patch.delenv("TFDS_DATA_DIR", raising=False)  # a real set takes half a minute to decode
         patch.setenv("HOME", name)
         patch.setenv("CGSV_CACHE_DIR", name)
         try:
-            code = cli.main(words)
+            code = main.main(words)
         except SystemExit as exit_:  # the parser's own
             code = exit_.code
         except Accepted:
@@ -422,9 +426,9 @@ TABLE_OF = {
     "aggregation": TABLES.aggregations,
     "reward": TABLES.rewards,
     "game": TABLES.games,
-    **config_lib.CHOICES,
+    **schema.CHOICES,
 }
-PARTITIONS = tuple(name for name in TABLES.partitions if name not in config_lib.NEEDS)
+PARTITIONS = tuple(name for name in TABLES.partitions if name not in schema.NEEDS)
 PRESENCE = {
     "--cohort": ("1", "2"),
     "--late": ("1:1", "1:2"),
@@ -470,7 +474,7 @@ def whole_command(seed):
     # Every method has its turn, so that all are among the cases whatever their number.
     names = [list(TABLES.algorithms)[seed % len(TABLES.algorithms)], pick(TABLES.algorithms)]
     flags["--algorithms"] = ",".join(dict.fromkeys([*names, *(["standalone"] * (seed % 2))]))
-    read = set.union(*(TABLES.reads[name] for name in names)) | config_lib.TRAINING_FIELDS
+    read = set.union(*(TABLES.reads[name] for name in names)) | schema.TRAINING_FIELDS
     for name in rng.permutation(sorted(read))[:4]:
         flag = "--" + name.replace("_", "-")
         if name in TABLE_OF or name in NUMBERS:
@@ -496,15 +500,15 @@ def test_a_whole_command_ends_with_a_run_or_a_sentence(seed, tmp_path, capsys):
     words = whole_command(seed)
     out = tmp_path / "run"
     try:
-        code = cli.main(["compare", *words, "--out", str(out)])
+        code = main.main(["compare", *words, "--out", str(out)])
     except SystemExit as exit_:  # the parser's own errors
         code = exit_.code
     said = capsys.readouterr()
     assert "Traceback" not in said.out + said.err
     if code == 0:
-        read = results.read(out)
-        assert config_lib.from_dict(read.config, TABLES).methods
-        assert {path.name for path in out.iterdir()} == {*results.FILES, "figures"}
+        read = directory.read(out)
+        assert resolve.from_dict(read.config, TABLES).methods
+        assert {path.name for path in out.iterdir()} == {*directory.FILES, "figures"}
         assert len(list((out / "figures").iterdir())) == 4
         for name in ("accuracy", "reputation", "share"):
             assert read.rounds[name].drop_nulls().is_between(0, 1).all()
@@ -522,8 +526,8 @@ def test_whole_commands_are_of_all_methods_and_both_kinds():
     for seed in range(26):
         words = whole_command(seed)
         names |= set(words[words.index("--algorithms") + 1].split(","))
-        parsed = tyro.cli(cli.Command, args=["compare", *words], prog="cgsv")
-        outcomes.append(judge(lambda p=parsed: cli._configuration(p)) is not None)
+        parsed = tyro.cli(flags_lib.Command, args=["compare", *words], prog="cgsv")
+        outcomes.append(judge(lambda p=parsed: train._configuration(p)) is not None)
     assert names == set(TABLES.algorithms)
     assert sum(outcomes) >= 16
     assert not all(outcomes)

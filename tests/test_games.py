@@ -14,21 +14,23 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.optimize import linprog
 
-from cgsv_jax import contribution, experiment, network
-from cgsv_jax.config import ConfigError
-from cgsv_jax.contribution import GAMES, SOLUTIONS, games
-from cgsv_jax.contribution.banzhaf import from_values as banzhaf_of
-from cgsv_jax.contribution.banzhaf import sample as sample_banzhaf
-from cgsv_jax.contribution.gtg_shapley import guided, scaled
-from cgsv_jax.contribution.gtg_shapley import sample as sample_gtg
-from cgsv_jax.contribution.least_core import solve
-from cgsv_jax.contribution.leave_one_out import without_one
-from cgsv_jax.contribution.sampled_shapley import sample as sample_shapley
-from cgsv_jax.contribution.shapley import all_values
-from cgsv_jax.contribution.shapley import exact as exact_shapley
-from cgsv_jax.contribution.shapley import from_values as shapley_of
-from cgsv_jax.contribution.tmc_shapley import sample as sample_tmc
-from cgsv_jax.contribution.truncated import gains
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.core import evaluation
+from cgsv_jax.experiment import deal, names, running
+from cgsv_jax.rules import contribution
+from cgsv_jax.rules.contribution import GAMES, SOLUTIONS, games
+from cgsv_jax.rules.contribution.banzhaf import from_values as banzhaf_of
+from cgsv_jax.rules.contribution.banzhaf import sample as sample_banzhaf
+from cgsv_jax.rules.contribution.gtg_shapley import guided, scaled
+from cgsv_jax.rules.contribution.gtg_shapley import sample as sample_gtg
+from cgsv_jax.rules.contribution.least_core import solve
+from cgsv_jax.rules.contribution.leave_one_out import without_one
+from cgsv_jax.rules.contribution.sampled_shapley import sample as sample_shapley
+from cgsv_jax.rules.contribution.shapley import all_values
+from cgsv_jax.rules.contribution.shapley import exact as exact_shapley
+from cgsv_jax.rules.contribution.shapley import from_values as shapley_of
+from cgsv_jax.rules.contribution.tmc_shapley import sample as sample_tmc
+from cgsv_jax.rules.contribution.truncated import gains
 from cgsv_jax.types import Options, Upload
 
 EPS = float(np.finfo(np.float32).eps)
@@ -478,7 +480,7 @@ def judged(tiny, count, seed=0, present=None):
         validation=(jnp.asarray(rows, jnp.float32), jnp.asarray(labels, jnp.int32)),
         round=jnp.int32(0),
     )
-    return sent, network.network(model, (tiny.features,), batch=10)
+    return sent, evaluation.network(model, (tiny.features,), batch=10)
 
 
 def test_validation_game_equals_models_rebuilt_one_by_one(tiny):
@@ -535,7 +537,7 @@ def test_a_solution_of_a_game_is_a_legal_measure(tiny, name, game):
 
     def measure(key, tolerance, sent, weights):
         hyper = tiny.hyper(tolerance=tolerance)
-        measure = contribution.MEASURES[name](hyper, options)
+        measure = contribution.CONTRIBUTIONS[name](hyper, options)
         state = measure.init(weights.size, sent.server.size)
         return measure.update(key, sent, sent.server, weights, state)[0]
 
@@ -577,9 +579,13 @@ def test_many_values_of_games_are_not_compiled_anew(tiny):
     """400 in one process, eagerly, as in a notebook; they took more than 10,000 maps."""
     sent, seen = judged(tiny, 4)
     weights, options = jnp.full(4, 0.25), Options(permutations=7, network=seen)
-    asked = [(name, "cosine") for name in contribution.MEASURES] + [("leave_one_out", "accuracy")]
+    asked = [(name, "cosine") for name in contribution.CONTRIBUTIONS] + [
+        ("leave_one_out", "accuracy")
+    ]
     measures = [
-        contribution.MEASURES[name](tiny.hyper(), options._replace(contribution=name, game=game))
+        contribution.CONTRIBUTIONS[name](
+            tiny.hyper(), options._replace(contribution=name, game=game)
+        )
         for name, game in asked
     ]
 
@@ -604,7 +610,7 @@ def test_draws_follow_a_clients_number_and_not_its_row(tiny, name):
     count, order = 12, np.random.default_rng(0).permutation(12)
     sent, _ = judged(tiny, count)
     weights, key = np.linspace(1, 2, count), jax.random.key(0)
-    measure = contribution.MEASURES[name](tiny.hyper(tolerance=0.2), Options(permutations=6))
+    measure = contribution.CONTRIBUTIONS[name](tiny.hyper(tolerance=0.2), Options(permutations=6))
 
     @jax.jit
     def score(sent, weights):
@@ -675,7 +681,7 @@ def test_a_measure_says_how_many_coalitions_it_looks_at(name, tiny):
 
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_scores_that_sum_to_one_are_brought_to_the_scale_of_reputations(name):
-    (method,) = experiment.configure(algorithms="cgsv", contribution=name).methods
+    (method,) = names.configure(algorithms="cgsv", contribution=name).methods
     assert method.normalise_scores
     assert method.relative_floor
 
@@ -692,17 +698,17 @@ def test_scores_that_sum_to_one_are_brought_to_the_scale_of_reputations(name):
 )
 def test_an_idle_option_of_a_game_is_refused(asked, idle):
     with pytest.raises(ConfigError, match=f"{idle} does nothing here"):
-        experiment.configure(algorithms="cgsv", **asked)
+        names.configure(algorithms="cgsv", **asked)
     asked = asked | {"contribution": "gtg_shapley"}
-    (method,) = experiment.configure(algorithms="cgsv", **asked).methods
+    (method,) = names.configure(algorithms="cgsv", **asked).methods
     assert (method.contribution, method.tolerance) == ("gtg_shapley", asked.get("tolerance", 1e-3))
     if "game" not in asked and idle != "--scale-values":
-        experiment.configure(algorithms="eci", **{k: v for k, v in asked.items() if k in idle})
+        names.configure(algorithms="eci", **{k: v for k, v in asked.items() if k in idle})
 
 
 def test_too_many_clients_are_refused_before_anything_is_compiled():
     with pytest.raises(ConfigError, match="at most 12"):
-        experiment.problems(experiment.configure(clients=13, contribution="least_core"))
+        deal.tasks(names.configure(clients=13, contribution="least_core"))
     for build in (contribution.sampled_shapley, contribution.banzhaf):
         with pytest.raises(ValueError, match="permutations is 0"):
             build(None, 0)
@@ -723,7 +729,7 @@ def test_too_many_clients_are_refused_before_anything_is_compiled():
 def test_a_run_is_rewarded_by_a_game(asked):
     """Inside the scan over rounds, batched over seeds: a callback and a loop of loops."""
     base = {"dataset": "synthetic", "synthetic_rows": 300, "clients": 5, "rounds": 3, "seeds": 2}
-    (cell,) = experiment.run(experiment.configure(algorithms="cgsv", **base, **asked)).cells
+    (cell,) = running.run(names.configure(algorithms="cgsv", **base, **asked)).cells
     assert cell.record.score.shape == (2, 3, 5)
     assert np.isfinite(cell.record.score).all()
     assert np.any(cell.record.score)

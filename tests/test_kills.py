@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cgsv_jax import checkpoint, results
+from cgsv_jax.experiment import checkpoint
+from cgsv_jax.results import directory as directory_lib
 
 pytestmark = pytest.mark.long
 
@@ -26,9 +27,10 @@ ROOT = Path(__file__).parents[1]
 # The command, except that the last checkpoint stays: it holds the parameters, which results do not.
 COMMAND = """
 import sys
-from cgsv_jax import cli, results
-results.remove_checkpoints = lambda directory: None
-sys.exit(cli.main(sys.argv[1:]))
+from cgsv_jax.command import main
+from cgsv_jax.results import directory
+directory.remove_checkpoints = lambda directory: None
+sys.exit(main.main(sys.argv[1:]))
 """
 RUN = [
     *("compare", "--algorithms", "standalone,cgsv", "--optimizer", "adam", "--hidden", "16"),
@@ -54,9 +56,11 @@ def outcome(directory):
     files = {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and results.CHECKPOINT not in path.parts and path.name != "timing.json"
+        if path.is_file()
+        and directory_lib.CHECKPOINT not in path.parts
+        and path.name != "timing.json"
     }
-    last = results.checkpoints(directory)[-1]
+    last = directory_lib.checkpoints(directory)[-1]
     manifest = checkpoint.read_manifest(last)
     entries = {f"{i:06d}": entry for i, entry in enumerate(manifest["arrays"])}
     shapes = {
@@ -96,7 +100,7 @@ def kill(process, directory, moment, seconds):
     if moment.random() < 0.5:
         time.sleep(moment.uniform(0, seconds))
     else:
-        folder = directory / results.CHECKPOINT
+        folder = directory / directory_lib.CHECKPOINT
         wanted = moment.randrange(1, 32)  # of the 32 that are written
         if not wait_for(process, (folder / f".{wanted:012d}.tmp").exists):
             return False
@@ -118,8 +122,8 @@ def test_killed_and_resumed_is_never_having_been_killed(number, uninterrupted, t
         process.communicate(timeout=500)
     assert process.returncode == -signal.SIGKILL
     # It may have been drawing figures: then they are drawn again.
-    finished = results.finished(directory)
-    left = [path.name for path in results.checkpoints(directory, temporary=True)]
+    finished = directory_lib.finished(directory)
+    left = [path.name for path in directory_lib.checkpoints(directory, temporary=True)]
     print("killed, with", left)
     process = start("run", "--resume", directory)
     printed, _ = process.communicate(timeout=500)
@@ -138,7 +142,7 @@ def test_killed_and_resumed_is_never_having_been_killed(number, uninterrupted, t
     for name, x in arrays.items():
         assert arrays_now[name].tobytes() == x.tobytes(), name
     assert any("optimizer" in name for name in arrays)
-    assert len(results.checkpoints(directory, temporary=True)) == checkpoint.KEEP
+    assert len(directory_lib.checkpoints(directory, temporary=True)) == checkpoint.KEEP
 
 
 SWEEP = [

@@ -9,7 +9,7 @@ import optax
 import oracle
 import pytest
 
-from cgsv_jax import layout, simulation
+from cgsv_jax.core import layout, simulation
 from cgsv_jax.types import Settings
 
 EPS = float(np.finfo(np.float32).eps)

@@ -10,7 +10,7 @@ import optax
 import oracle
 import pytest
 
-from cgsv_jax import local, simulation
+from cgsv_jax.core import local, simulation
 from cgsv_jax.types import Examples, Model, Settings
 
 EPS = float(np.finfo(np.float32).eps)

@@ -11,25 +11,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgsv_jax import experiment, metrics, models, vectors
-from cgsv_jax.contribution import GAMES, MEASURES
+from cgsv_jax import models
+from cgsv_jax.core import metrics, top_k
+from cgsv_jax.experiment import deal, names, programs
 from cgsv_jax.models import words
-from cgsv_jax.reward import REWARDS
+from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
+from cgsv_jax.rules.reward import REWARDS
 
 pytestmark = pytest.mark.long
 
 # Every method, measure, reward, layout, precision and model once, on rows without a data set.
 BASE = {"dataset": "synthetic", "synthetic_rows": 200, "clients": 4, "rounds": 2, "seeds": 1}
 RUNS = {
-    **{f"method {name}": {"algorithms": name} for name in experiment.TABLES.algorithms},
+    **{f"method {name}": {"algorithms": name} for name in names.TABLES.algorithms},
     "setting released": {"algorithms": "cgsv:released"},
     # The least core asks SciPy, on the host: JAX exports no program that calls back.
-    **{f"measure {name}": {"contribution": name} for name in MEASURES if name != "least_core"},
+    **{f"measure {name}": {"contribution": name} for name in CONTRIBUTIONS if name != "least_core"},
     **{f"game {name}": {"contribution": "gtg_shapley", "game": name} for name in GAMES},
     **{f"reward {name}": {"reward": name} for name in REWARDS},
     **{f"layout {name}": {"layout": name} for name in ("all", "one", "balanced", "3")},
-    **{f"precision {name}": {"precision": name} for name in experiment.TABLES.precisions},
-    **{f"optimizer {name}": {"optimizer": name} for name in experiment.TABLES.optimizers},
+    **{f"precision {name}": {"precision": name} for name in names.TABLES.precisions},
+    **{f"optimizer {name}": {"optimizer": name} for name in names.TABLES.optimizers},
     "two seeds and few evaluated": {"seeds": 2, "eval_clients": 2},
 }
 
@@ -43,9 +45,9 @@ def lowers(function, *arguments):
 
 @pytest.mark.parametrize("asked", RUNS.values(), ids=RUNS)
 def test_runs_lower_for_tpu(asked):
-    config = experiment.configure(**({"algorithms": "cgsv"} | BASE | asked))
-    (problem,), (method,) = experiment.problems(config), config.methods
-    made = experiment.programs(config, method, problem)
+    config = names.configure(**({"algorithms": "cgsv"} | BASE | asked))
+    (task,), (method,) = deal.tasks(config), config.methods
+    made = programs.programs(config, method, task)
     seeds = np.asarray(config.seeds, np.uint32)
     hyper = jax.tree.map(lambda x: np.repeat(x, len(seeds)), made.hyper)
     lowers(made.begin, seeds, hyper)
@@ -86,5 +88,5 @@ def test_metrics_and_masks_lower_for_tpu():
     lowers(metrics.fairness, row, row)
     # Long enough to be selected digit by digit on a CPU: elsewhere it is sorted.
     vector = jax.ShapeDtypeStruct((40_000,), jnp.float32)
-    module = lowers(vectors.largest, vector, jax.ShapeDtypeStruct((7,), jnp.int32))
+    module = lowers(top_k.largest, vector, jax.ShapeDtypeStruct((7,), jnp.int32))
     assert "stablehlo.sort" in module

@@ -6,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from cgsv_jax import cli, experiment, files, vectors
+from cgsv_jax.command import main
+from cgsv_jax.core import vectors
 from cgsv_jax.data import partition
+from cgsv_jax.experiment import budget, deal, names, programs
+from cgsv_jax.host import files
 
 HAS = 24 * 2**30
 
@@ -72,7 +75,7 @@ TOO_MUCH = {
 @pytest.mark.parametrize(("words", "says"), TOO_MUCH.values(), ids=TOO_MUCH)
 def test_what_does_not_fit_is_refused_at_once(words, says, machine, capsys):
     started = time.monotonic()
-    assert cli.main(words.split()) == 2
+    assert main.main(words.split()) == 2
     assert time.monotonic() - started < 30
     said = capsys.readouterr().err
     for text in (*says, "there are 24.0 GiB"):
@@ -92,7 +95,7 @@ def test_slots_are_counted_before_they_are_made(monkeypatch):
 
 def test_what_fits_is_not_refused(machine, monkeypatch):
     """The largest run of the benchmarks: 10,000 clients, 66,250 parameters, three seeds."""
-    config = experiment.configure(
+    config = names.configure(
         dataset="synthetic",
         synthetic_rows=12_000,
         clients=10_000,
@@ -101,23 +104,23 @@ def test_what_fits_is_not_refused(machine, monkeypatch):
         rounds=200,
         algorithms="cgsv",
     )
-    (problem,) = experiment.problems(config)
-    assert sum(problem.tensors) == 66_230
+    (task,) = deal.tasks(config)
+    assert sum(task.tensors) == 66_230
     (method,) = config.methods
-    taken = sum(own.size for own in experiment.memory_of(config, method, problem))
+    taken = sum(own.size for own in budget.memory_of(config, method, task))
     assert 3 < taken / (4 * 10_000 * 66_230) < 3.1
 
 
 def test_the_estimate_allocates_nothing_and_takes_no_time():
-    config = experiment.configure(dataset="digits", clients=3, algorithms="all", rounds=1)
-    (problem,) = experiment.problems(config)
-    large = experiment.configure(
+    config = names.configure(dataset="digits", clients=3, algorithms="all", rounds=1)
+    (task,) = deal.tasks(config)
+    large = names.configure(
         dataset="digits", clients=3, algorithms="all", rounds=1, attacks=("replication:1000000000",)
     )
     before, started = len(jax.live_arrays()), time.monotonic()
     for method in large.methods:
-        models, *_ = experiment.memory_of(large, method, problem)
-        assert models.size > 3 * 4 * 10**9 * sum(problem.tensors)
+        models, *_ = budget.memory_of(large, method, task)
+        assert models.size > 3 * 4 * 10**9 * sum(task.tensors)
     assert time.monotonic() - started < 5  # the first look at each; some milliseconds after
     assert len(jax.live_arrays()) == before
 
@@ -149,9 +152,9 @@ COUNTED = [
 def test_it_is_about_what_the_compiler_counts(name, options, least, most):
     asked = {"dataset": "synthetic", "synthetic_rows": 2500, "partitions": "uniform", "rounds": 2}
     asked |= {"clients": 200, "hidden": (1500,), "algorithms": name, "epochs": 1, "eval_rows": 60}
-    config = experiment.configure(**asked | options)
-    (problem,), (method,) = experiment.problems(config), config.methods
-    made = experiment.programs(config, method, problem)
+    config = names.configure(**asked | options)
+    (task,), (method,) = deal.tasks(config), config.methods
+    made = programs.programs(config, method, task)
     seeds = np.zeros(1, np.uint32)
     state = jax.eval_shape(made.begin, seeds, made.hyper)
     step = jax.jit(lambda *x: made.segment(1, *x), donate_argnums=2)
@@ -159,6 +162,6 @@ def test_it_is_about_what_the_compiler_counts(name, options, least, most):
     total = counted.temp_size_in_bytes + counted.argument_size_in_bytes
     total += counted.output_size_in_bytes - counted.alias_size_in_bytes
     total -= sum(x.nbytes for x in jax.tree.leaves(made.shared[0]))
-    taken = sum(own.size for own in experiment.memory_of(config, method, problem))
+    taken = sum(own.size for own in budget.memory_of(config, method, task))
     print(f"{name} {options}: {total / taken:.2f}")
     assert least < total / taken < most

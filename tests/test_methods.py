@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 from test_rules import in_rounds
 
-from cgsv_jax import algorithms, experiment, models, network, simulation
-from cgsv_jax.aggregation import by_reputation
-from cgsv_jax.algorithms import ALGORITHMS, READS, Removal, then
-from cgsv_jax.config import ConfigError, Method
-from cgsv_jax.contribution import cosine, moving_average
-from cgsv_jax.reward import mix
+from cgsv_jax import models
+from cgsv_jax.config.schema import ConfigError, Method
+from cgsv_jax.core import evaluation, simulation
+from cgsv_jax.experiment import deal, programs
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.rules import methods as methods_lib
+from cgsv_jax.rules.aggregation import by_reputation
+from cgsv_jax.rules.contribution import cosine
+from cgsv_jax.rules.methods import ALGORITHMS, READS, Removal
+from cgsv_jax.rules.reputation import moving_average
+from cgsv_jax.rules.reward import mix
+from cgsv_jax.rules.then import then
 from cgsv_jax.types import Hyper, Options, Standing
 
 N, D = 5, 40
@@ -155,7 +161,7 @@ def test_who_is_removed_stays_removed(tiny, alone):
     """Client 2 opposes in rounds 0 to 2 and agrees afterwards, which comes too late."""
     rng = np.random.default_rng(0)
     removal = Removal(jnp.float32(1 / 3), first=2, alone=alone)
-    algorithm = algorithms.cgsv(0.5, 0.5, floor=0.0, removal=removal)
+    algorithm = methods_lib.cgsv(0.5, 0.5, floor=0.0, removal=removal)
     state, update = algorithm.init(N, D), jax.jit(algorithm.update)
     for t in range(6):
         deltas = np.float32(rng.normal(size=D) + 0.3 * rng.normal(size=(N, D)))
@@ -179,7 +185,7 @@ def test_who_is_removed_stays_removed(tiny, alone):
 def test_what_the_removed_had_goes_to_the_others_and_is_fed_back(tiny):
     """With alpha = 1 nothing but the removal moves r: the others' shares grow in proportion."""
     removal = Removal(jnp.float32(0.5), first=1)
-    algorithm = algorithms.cgsv(0.5, 1.0, floor=0.0, removal=removal)
+    algorithm = methods_lib.cgsv(0.5, 1.0, floor=0.0, removal=removal)
     deltas = np.float32(np.random.default_rng(0).normal(size=(N, D)))
     before = jnp.array([0.3, 0.05, 0.25, 0.2, 0.2])  # the second is below half of the mean
     state = algorithm.init(N, D)._replace(
@@ -209,7 +215,7 @@ def test_removing_nobody_is_the_method_itself(sent, tiny):
 def test_somebody_always_stays(tiny):
     """A threshold of all but the mean removes the others at once, and never the best."""
     parts = moving_average(cosine(), 0.5), by_reputation(), mix(0.5)
-    algorithm = algorithms.compose(*parts, removal=Removal(0.999))
+    algorithm = methods_lib.compose(*parts, removal=Removal(0.999))
     upload = tiny.upload(np.float32(np.eye(3, D)), [1, 1, 1])
     state = algorithm.init(3, D)
     for t in range(4):
@@ -355,7 +361,7 @@ def test_iafl_by_accuracy_and_by_participation(sent, tiny):
     with pytest.raises(ValueError, match=r"Settings\.alone"):
         step("iafl", sent._replace(alone=None), tiny, Options(contribution_by="accuracy"))
     with pytest.raises(ValueError, match="contribution_by is 'rows'"):
-        algorithms.iafl(by="rows")
+        methods_lib.iafl(by="rows")
 
 
 def test_iafl_does_not_know_the_order_of_rows(tiny):
@@ -528,7 +534,7 @@ def test_loss_before_training_is_each_clients_own(tiny):
 def test_last_layer_is_found_by_what_it_does(hidden):
     """Moving class c's places moves logit c alone, whatever other tensors have C entries."""
     model = models.mlp((4,), 10, hidden=hidden)
-    places = network.output_places(model, jax.ShapeDtypeStruct((1, 4), jnp.float32))
+    places = evaluation.output_places(model, jax.ShapeDtypeStruct((1, 4), jnp.float32))
     params = model.init(jax.random.key(0))
     vector, unravel = jax.flatten_util.ravel_pytree(params)
     inputs = jax.random.normal(jax.random.key(1), (3, 4))
@@ -555,24 +561,24 @@ JUDGES = ("cffl", "eci", "rank")
 def test_validation_rows_are_needed_and_asked_for(sent, tiny, name):
     with pytest.raises(ValueError, match="server to hold some"):
         step(name, sent._replace(validation=None), tiny)
-    config = experiment.configure(algorithms=name, validation_share=0.0)
+    config = names_lib.configure(algorithms=name, validation_share=0.0)
     with pytest.raises(ConfigError, match="leaves none"):
-        experiment.problems(config)
+        deal.tasks(config)
 
 
 def test_who_needs_no_validation_rows_does_not_get_them():
     """The others' programs are given no such argument: a rule could not read what is not there."""
-    config = experiment.configure(algorithms="all", rounds=1, seeds=1)
-    (problem,) = experiment.problems(config)
+    config = names_lib.configure(algorithms="all", rounds=1, seeds=1)
+    (task,) = deal.tasks(config)
     for method in config.methods:
-        data = experiment.programs(config, method, problem).shared[0]
+        data = programs.programs(config, method, task).shared[0]
         assert (data.validation is not None) == (method.algorithm in JUDGES)
 
 
 def test_every_method_says_what_it_needs_and_costs():
     """The docstring of every entry: validation data, cost in N or D, and where it is from."""
     assert set(READS) == set(ALGORITHMS)
-    own = {name: getattr(algorithms, name) for name in ALGORITHMS}
+    own = {name: getattr(methods_lib, name) for name in ALGORITHMS}
     for name, build in own.items():
         text = " ".join(build.__doc__.split()).lower()
         assert "o(n" in text or "evaluations a round" in text, name
@@ -630,7 +636,7 @@ def test_an_option_that_a_method_reads_matters(name, sent, tiny):
 
 
 def test_method_defaults_are_those_of_its_text():
-    config = experiment.configure(algorithms="all")
+    config = names_lib.configure(algorithms="all")
     methods = {m.name: m for m in config.methods}
     assert list(methods) == list(ALGORITHMS)
     assert methods["cffl"].alpha == 0.8
@@ -647,9 +653,9 @@ def test_method_defaults_are_those_of_its_text():
     assert (methods["iafl"].kappa, methods["iafl"].recovery) == (0, 0)
     assert methods["iafl"].contribution_by == "size"
     assert (methods["rffl"].mask_scope, methods["cgsv"].mask_scope) == ("tensor", "vector")
-    given = experiment.configure(algorithms=("rffl", "cgsv"), removal=0.2, mask_scope="vector")
+    given = names_lib.configure(algorithms=("rffl", "cgsv"), removal=0.2, mask_scope="vector")
     assert [(m.removal, m.mask_scope) for m in given.methods] == [(0.2, "vector")] * 2
-    (given,) = experiment.configure(algorithms="cffl", removal=0.2).methods
+    (given,) = names_lib.configure(algorithms="cffl", removal=0.2).methods
     assert given.hyper("class_imbalance").removal == 0.2
     assert isinstance(given, Method)
 
@@ -685,4 +691,4 @@ def test_method_defaults_are_those_of_its_text():
 )
 def test_options_of_methods_are_judged(asked, complaint):
     with pytest.raises(ConfigError, match=complaint):
-        experiment.configure(**asked)
+        names_lib.configure(**asked)

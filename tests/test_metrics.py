@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cgsv_jax import metrics
+from cgsv_jax.core import metrics
 
 
 @pytest.fixture(autouse=True)

@@ -9,18 +9,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cgsv_jax import metrics, rescale, results, vectors
-from cgsv_jax.aggregation import AGGREGATIONS
-from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.contribution import (
+from cgsv_jax.core import metrics, vectors
+from cgsv_jax.results import frames, tables
+from cgsv_jax.rules import rescale
+from cgsv_jax.rules.aggregation import AGGREGATIONS
+from cgsv_jax.rules.methods import ALGORITHMS
+from cgsv_jax.rules.reputation import (
     accumulated,
     moving_average,
     random_share,
     sharpened,
     size_share,
 )
-from cgsv_jax.reward import REWARDS, quotas
-from cgsv_jax.types import Evaluation, Measure, Options, Record, Standing
+from cgsv_jax.rules.reward import REWARDS, quotas
+from cgsv_jax.types import Contribution, Evaluation, Options, Record, Standing
 
 EPS = float(np.finfo(np.float32).eps)
 N, D = 4, 24
@@ -230,7 +232,7 @@ def test_a_quota_is_never_more_than_there_is(length, ratio, count):
 
 # ---------------------------------------------------------------- long runs
 
-SCORES = Measure(  # what the test chose, by way of the upload's losses
+SCORES = Contribution(  # what the test chose, by way of the upload's losses
     lambda clients, parameters: (),
     lambda key, upload, aggregate, weights, state: (upload.loss, state),
 )
@@ -291,16 +293,16 @@ def test_totals_are_beyond_int32():
         np.full((1, 1), rounds), *(np.zeros((1, 1, clients), np.float32),) * 3, one, one
     )
     held = np.full(clients, 2**31 - 1, np.int32)
-    cell = results.Cell(
+    cell = frames.Cell(
         "p", "cgsv", (0,), held, np.ones(clients, np.int32), parameters, record, evaluation
     )
-    frame = results.clients_frame([cell])
+    frame = frames.clients_frame([cell])
     assert frame["upload_bytes"].to_list() == [rounds * 4 * parameters] * clients
     assert frame["download_bytes"].to_list() == [rounds * 4 * parameters] * clients
     assert frame["share"].to_list() == [1.0] * clients
-    summary = results.summary_frame([cell])
+    summary = frames.summary_frame([cell])
     assert summary["upload_bytes"].to_list() == [rounds * 4 * parameters]
-    assert f"{2 * (2**31 - 1):,} rows" in results.holdings_table(held, held).caption
+    assert f"{2 * (2**31 - 1):,} rows" in tables.holdings_table(held, held).caption
     partial = metrics.volumes(np.ones(1, bool), np.array([parameters - 1]), parameters)
     assert partial.values.tolist() == [4 * (parameters - 1)]
     assert partial.indices.tolist() == [-(-parameters // 8)]

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgsv_jax import experiment
-from cgsv_jax.algorithms import ALGORITHMS
-from cgsv_jax.reward import mix, no_better
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.rules.methods import ALGORITHMS
+from cgsv_jax.rules.reward import mix, no_better
 from cgsv_jax.types import Network, Options, Standing
 
 DATA = Path(__file__).parent / "data"
@@ -102,7 +102,7 @@ VARIANTS = {
 def test_rffl(tiny, negative):
     """With negative reputations kept everywhere; without them where nobody has any."""
     scenarios = ("plain", "zero", "ties", *(("negative",) if negative == "kept" else ()))
-    options = experiment.configure(algorithms="rffl", negative=negative).methods[0].options()
+    options = names_lib.configure(algorithms="rffl", negative=negative).methods[0].options()
     numbers = {"gamma": 0.5, "alpha": 0.95, "beta": 0.0, "removal": 1 / 3}
     ours = played(tiny, "rffl", scenarios, options=options, **numbers)
     for scenario in scenarios:
@@ -125,7 +125,7 @@ def test_cffl(tiny, variant):
     """
     numbers, choices = VARIANTS[variant]
     scenarios = ("plain", "zero", "equal", "tiny")
-    options = experiment.configure(algorithms="cffl", **choices).methods[0].options()
+    options = names_lib.configure(algorithms="cffl", **choices).methods[0].options()
     ours = played(tiny, "cffl", scenarios, options=options, removal=1 / 3, **numbers)
     for scenario in scenarios:
         theirs, seen = of("cffl", variant, scenario), ours[scenario]

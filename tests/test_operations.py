@@ -3,6 +3,7 @@
 Commands of tests/forks.py, at every operation on files that they do.
 """
 
+import itertools
 import os
 import shutil
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cgsv_jax import cli, results, terminal
+from cgsv_jax.command import main, stopping
+from cgsv_jax.host import terminal
+from cgsv_jax.results import directory as directory_lib
 
 SMALL = ("--clients", "3", "--epochs", "1", "--seeds", "1", "--eval-every", "1", "--quiet")
 SMALL += ("--checkpoint-every", "1", "--partition")
@@ -89,26 +92,32 @@ def late(command):
 
 
 def check_kills(whole, forks, place, moments):
+    """Returns the first moment that a run did not reach, if there is one; it has ended by itself."""
     command, files, _ = whole
     for at in moments:
         out = place / f"killed-{at}"
+        shutil.rmtree(out, ignore_errors=True)
         killed = forks(*command, "--out", out, directory=out, at=at, signal=signal.SIGKILL)
+        if killed.code == 0:
+            return at
         assert killed.code == -signal.SIGKILL, (at, killed)
         done = goes_on(forks, out, command)
         assert (done.code, done.err) == (0, ""), (at, done)
         assert files_of(out) == files, at
-        shutil.rmtree(out)
+    return None
 
 
 def test_killed_between_the_steps_that_matter(either, forks, place):
     """Begun but for the config; without the last table, the last figure, a part of a checkpoint."""
     moments = [("rename", 1), *((name, 1) for name in LAST[either[0][0]]), late(either[0])]
-    check_kills(either, forks, place, moments)
+    assert check_kills(either, forks, place, moments) is None
 
 
 @pytest.mark.nightly
 def test_killed_at_every_operation(whole, forks, place):
-    check_kills(whole, forks, place, range(1, len(whole[2]) + 1))
+    """How many there are differs by a few, since checkpoints are rotated by the clock."""
+    ended = check_kills(whole, forks, place, itertools.count(1))
+    assert abs(ended - 1 - len(whole[2])) <= 5
 
 
 @pytest.mark.nightly
@@ -143,7 +152,7 @@ def test_signals_at_ten_moments(number, either, forks, place):
         done = forks(*command, "--out", out, directory=out, at=at, signal=number)
         codes.add(done.code)
         assert "Traceback" not in done.err
-        assert results.finished(out) == (done.code == 0)
+        assert directory_lib.finished(out) == (done.code == 0)
         done = goes_on(forks, out, command)
         assert done.code == 0
         assert files_of(out) == files
@@ -164,7 +173,7 @@ def test_a_terminal_that_is_closed_ends_a_run_as_sigterm_does(ran, forks, place)
 def test_nohup_is_heard():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with cli._signals(cli.terminal.console(), lambda: "", lambda: "") as received:
+        with stopping._signals(main.terminal.console(), lambda: "", lambda: "") as received:
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGTERM)
             while not received:

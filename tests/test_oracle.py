@@ -472,7 +472,7 @@ def test_a_zero_update_among_others_scores_zero():
 
 
 def test_a_float32_run_stays_float32():
-    params = [p.astype(np.float32) for p in problem("mlp")[2]]
+    params = [p.astype(np.float32) for p in task("mlp")[2]]
     inputs, order = np.ones((2, 4), np.float32), np.array([[[[0, 1]]]])
     arguments = [inputs], [np.array([0, 1])], order
     history = oracle.run(params, *arguments, batch=2, gradient=oracle.mlp_gradient)
@@ -496,7 +496,7 @@ MODELS = {
 }
 
 
-def problem(name, rows=7, seed=0):
+def task(name, rows=7, seed=0):
     rng = np.random.default_rng(seed)
     logits, gradient, shapes = MODELS[name]
     params = [rng.normal(size=shape) for shape in shapes]
@@ -506,7 +506,7 @@ def problem(name, rows=7, seed=0):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_agree_with_finite_differences(name):
-    logits, gradient, params, inputs, labels = problem(name)
+    logits, gradient, params, inputs, labels = task(name)
     vector, step = oracle.ravel(params), 1e-5
 
     def value(v):
@@ -544,7 +544,7 @@ def test_batches_epochs_and_learning_rates_by_hand():
 
 def test_a_client_without_rows_does_not_move():
     order = np.full((2, 3), -1)
-    _, gradient, params, inputs, labels = problem("mlp")
+    _, gradient, params, inputs, labels = task("mlp")
     delta = oracle.local_training(params, inputs, labels, order, [0.1, 0.1], 2, gradient)
     assert_array_equal(delta, np.zeros(5 + 20 + 3 + 15))
 
@@ -568,7 +568,7 @@ def test_learning_rates():
 
 def small_run(options=PAPER, algorithm="cgsv", rounds=3, sizes=(3, 4, 7), **kwargs):
     rng = np.random.default_rng(2)
-    params = problem("mlp")[2]
+    params = task("mlp")[2]
     inputs = [rng.normal(size=(n, 4)) for n in sizes]
     labels = [rng.integers(0, 3, n) for n in sizes]
     orders = np.full((rounds, len(sizes), 2, max(sizes)), -1)

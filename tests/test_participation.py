@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from cgsv_jax import participation, simulation
-from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.core import participation, simulation
+from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.types import Options, Trainer
 
 EPS = float(np.finfo(np.float32).eps)

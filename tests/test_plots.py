@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 from matplotlib import image
 
-from cgsv_jax import plots, results
+from cgsv_jax.results import directory as directory_lib
+from cgsv_jax.results import figures as figures_lib
+from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.types import Evaluation, Record
 
 
@@ -35,14 +37,14 @@ def cell(method, partition="power_law", clients=5, seeds=2, rounds=6, every=2, s
     )
     sizes = np.arange(10, 10 + clients) if sizes is None else sizes
     classes = np.arange(clients) % 10 + 1
-    return results.Cell(
+    return frames_lib.Cell(
         partition, method, tuple(range(seeds)), sizes, classes, 100, record, evaluation
     )
 
 
 def run_of(cells):
-    frames = (results.rounds_frame, results.clients_frame, results.summary_frame)
-    return results.Run({}, {}, {}, *(frame(cells) for frame in frames))
+    frames = (frames_lib.rounds_frame, frames_lib.clients_frame, frames_lib.summary_frame)
+    return directory_lib.Run({}, {}, {}, *(frame(cells) for frame in frames))
 
 
 METHODS = ("standalone", "fedavg", "cgsv")
@@ -76,13 +78,13 @@ LABELS = {
 
 
 def test_the_kinds_are_those_that_results_clears_away():
-    assert set(plots.KINDS) == set(results.FIGURE_KINDS) == set(LABELS)
-    assert set(plots.METADATA) == set(results.FIGURE_FORMATS)
+    assert set(figures_lib.KINDS) == set(directory_lib.FIGURE_KINDS) == set(LABELS)
+    assert set(figures_lib.METADATA) == set(directory_lib.FIGURE_FORMATS)
 
 
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", figures_lib.KINDS)
 def test_axes_are_labelled_with_units(run, kind):
-    figure = plots.KINDS[kind](run, "power_law")
+    figure = figures_lib.KINDS[kind](run, "power_law")
     axes = panels(figure)
     x, y = LABELS[kind]
     assert [a.get_xlabel() for a in axes] == [x] * len(axes)
@@ -94,10 +96,10 @@ def test_axes_are_labelled_with_units(run, kind):
     assert len({a.get_ylim() for a in axes}) == 1  # one scale, or panels do not compare
 
 
-@pytest.mark.parametrize("kind", plots.KINDS)
+@pytest.mark.parametrize("kind", figures_lib.KINDS)
 def test_legend_and_labels_cover_no_panel(run, crowd, kind):
     for case in (run, crowd):
-        figure = plots.KINDS[kind](case, "power_law")
+        figure = figures_lib.KINDS[kind](case, "power_law")
         figure.canvas.draw()
         boxes = [a.get_window_extent() for a in panels(figure)]
         others = [a.xaxis.label.get_window_extent() for a in panels(figure)]
@@ -114,7 +116,7 @@ def test_legend_and_labels_cover_no_panel(run, crowd, kind):
 
 
 def test_accuracy_draws_every_client_and_the_server(run):
-    figure = plots.accuracy(run, "power_law")
+    figure = figures_lib.accuracy(run, "power_law")
     *clients, server = panels(figure)[2].lines
     assert len(clients) == 5
     np.testing.assert_array_equal(clients[0].get_xdata(), [2, 4, 6])  # where it was evaluated
@@ -130,7 +132,7 @@ def test_accuracy_draws_every_client_and_the_server(run):
 
 
 def test_lines_are_means_over_seeds(run):
-    axes = panels(plots.reputation(run, "power_law"))[2]
+    axes = panels(figures_lib.reputation(run, "power_law"))[2]
     mean = (
         run.rounds.filter(method="cgsv", client=0)
         .group_by("round")
@@ -143,13 +145,13 @@ def test_lines_are_means_over_seeds(run):
 
 
 def test_share_is_in_percent_of_all_entries(run):
-    axes = panels(plots.share(run, "power_law"))[2]
+    axes = panels(figures_lib.share(run, "power_law"))[2]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), 0.4)
     assert axes.get_ylim()[0] < 0 < 1 < axes.get_ylim()[1]
 
 
 def test_fairness_is_in_the_title(run):
-    fedavg, cgsv = panels(plots.fairness(run, "power_law"))
+    fedavg, cgsv = panels(figures_lib.fairness(run, "power_law"))
     assert cgsv.get_title() == "cgsv\nfairness 100.0 [100.0, 100.0]"
     title = " ".join(fedavg.get_title().split())
     assert title == "fedavg fairness undefined: all clients end with the same accuracy"
@@ -160,7 +162,7 @@ def test_fairness_is_in_the_title(run):
 
 
 def test_many_clients_are_bands(crowd):
-    figure = plots.accuracy(crowd, "power_law")
+    figure = figures_lib.accuracy(crowd, "power_law")
     assert legend(figure) == [
         "median client",
         "5 to 95 % of clients",
@@ -177,36 +179,38 @@ def test_many_clients_are_bands(crowd):
     low, high = axes.collections[0].get_paths()[0].get_extents().intervaly
     assert low == pytest.approx((0.4 + 0.4 * 0.05) * 0.6, rel=1e-5)  # at round 2
     assert high == pytest.approx(0.4 + 0.4 * 0.95)
-    points = panels(plots.fairness(crowd, "power_law"))[1].collections[-1].get_offsets()
+    points = panels(figures_lib.fairness(crowd, "power_law"))[1].collections[-1].get_offsets()
     assert len(points) == 400
 
 
 def test_equal_rows_are_coloured_by_classes():
     even = run_of([cell(m, "uniform", sizes=np.full(5, 10)) for m in METHODS])
-    figure = plots.accuracy(even, "uniform")
+    figure = figures_lib.accuracy(even, "uniform")
     assert figure.axes[-1].get_ylabel() == "classes held"
 
 
 def test_odd_runs_are_drawn_too():
     one_round = run_of([cell("cgsv", rounds=1, seeds=1, every=1)])
-    assert "no standalone run" in panels(plots.fairness(one_round, "power_law"))[0].get_title()
-    line = panels(plots.accuracy(one_round, "power_law"))[0].lines[0]
+    assert (
+        "no standalone run" in panels(figures_lib.fairness(one_round, "power_law"))[0].get_title()
+    )
+    line = panels(figures_lib.accuracy(one_round, "power_law"))[0].lines[0]
     assert line.get_marker() == "o"  # a line through one point is invisible
     alone = run_of([cell("standalone", clients=1, sizes=np.array([3]))])
-    for kind in plots.KINDS.values():
+    for kind in figures_lib.KINDS.values():
         kind(one_round, "power_law").canvas.draw()
         kind(alone, "power_law").canvas.draw()
     broken = cell("cgsv")
     nothing = np.full_like(broken.evaluation.accuracy, np.nan)
     broken = broken._replace(evaluation=broken.evaluation._replace(accuracy=nothing))
-    for kind in plots.KINDS.values():
+    for kind in figures_lib.KINDS.values():
         kind(run_of([cell("standalone"), broken]), "power_law").canvas.draw()
 
 
 def test_comparison():
     cells = [cell(m, p) for p in ("power_law", "uniform") for m in METHODS]
     runs = [run_of(cells), run_of(cells[:3])]
-    figure = plots.comparison([run.summary for run in runs], ["first", "second"])
+    figure = figures_lib.comparison([run.summary for run in runs], ["first", "second"])
     assert legend(figure) == ["first", "second"]
     labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert labels == ["fairness\n(100 × Pearson)", "mean test accuracy, %"]
@@ -219,8 +223,8 @@ def test_comparison():
 
 
 def test_draw_writes_images(tmp_path, run):
-    files = plots.draw([run], tmp_path)
-    assert [file.name for file in files] == [f"{kind}-power_law.png" for kind in plots.KINDS]
+    files = figures_lib.draw([run], tmp_path)
+    assert [file.name for file in files] == [f"{kind}-power_law.png" for kind in figures_lib.KINDS]
     for file in files:
         pixels = image.imread(file)
         assert min(pixels.shape[:2]) > 300
@@ -228,10 +232,10 @@ def test_draw_writes_images(tmp_path, run):
         assert b"Software" not in file.read_bytes()
 
 
-@pytest.mark.parametrize("name", results.FIGURE_FORMATS)
+@pytest.mark.parametrize("name", directory_lib.FIGURE_FORMATS)
 def test_equal_runs_are_equal_bytes(tmp_path, run, name):
-    figures = {"fairness": lambda: plots.fairness(run, "power_law")}
-    first, second = (plots.save(figures, tmp_path / x, [name], "run")[0] for x in "ab")
+    figures = {"fairness": lambda: figures_lib.fairness(run, "power_law")}
+    first, second = (figures_lib.save(figures, tmp_path / x, [name], "run")[0] for x in "ab")
     assert first.suffix == f".{name}"
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size > 5_000
@@ -240,12 +244,12 @@ def test_equal_runs_are_equal_bytes(tmp_path, run, name):
 
 
 def test_draw_goes_to_the_runs_own_folder(tmp_path):
-    directory = results.create(tmp_path / "run")
-    results.write(directory, {}, {}, {}, [cell("cgsv", p) for p in ("a", "b")])
-    files = plots.draw([directory])
-    assert {file.parent for file in files} == {directory / results.FIGURES}
+    directory = directory_lib.create(tmp_path / "run")
+    directory_lib.write(directory, {}, {}, {}, [cell("cgsv", p) for p in ("a", "b")])
+    files = figures_lib.draw([directory])
+    assert {file.parent for file in files} == {directory / directory_lib.FIGURES}
     assert len(files) == 8
-    results.create(directory, overwrite=True)
+    directory_lib.create(directory, overwrite=True)
     assert not any(file.exists() for file in files)
 
 
@@ -254,12 +258,12 @@ def test_draw_goes_to_the_runs_own_folder(tmp_path):
 )
 def test_a_name_in_a_run_cannot_lead_out_of_it(tmp_path, name):
     """A run directory may come from anybody."""
-    directory = results.create(tmp_path / "deep" / "run")
-    results.write(directory, {}, {}, {}, [cell("cgsv", name)])
+    directory = directory_lib.create(tmp_path / "deep" / "run")
+    directory_lib.write(directory, {}, {}, {}, [cell("cgsv", name)])
     before = sorted(tmp_path.rglob("*"))
     for out in (None, tmp_path / "out"):
         with pytest.raises(ValueError, match=r"is no name|which is no name"):
-            plots.draw([directory], out)
+            figures_lib.draw([directory], out)
     assert sorted(tmp_path.rglob("*")) == before
     assert not Path("/evil").exists()
 
@@ -268,18 +272,18 @@ def test_a_link_in_a_run_does_not_lead_out_of_it(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes").write_text("mine")
-    directory = results.create(tmp_path / "run")
-    results.write(directory, {}, {}, {}, [cell("cgsv")])
+    directory = directory_lib.create(tmp_path / "run")
+    directory_lib.write(directory, {}, {}, {}, [cell("cgsv")])
     (directory / "figures").mkdir()
     (directory / "figures" / "accuracy-power_law.png").symlink_to(mine / "notes")
     with pytest.raises(ValueError, match=r"accuracy-power_law\.png is a symbolic link"):
-        plots.draw([directory])
+        figures_lib.draw([directory])
     (directory / "figures" / "accuracy-power_law.png").unlink()
     assert not list(directory.glob("figures/*"))
     (directory / "figures").rmdir()
     (directory / "figures").symlink_to(mine)
     with pytest.raises(ValueError, match="figures is a symbolic link"):
-        plots.draw([directory])
+        figures_lib.draw([directory])
     assert [path.name for path in mine.iterdir()] == ["notes"]
     assert (mine / "notes").read_text() == "mine"
 
@@ -291,53 +295,55 @@ def test_a_users_settings_and_names_do_not_reach_the_figures(tmp_path, run):
         frame.with_columns(pl.col("method").replace(names))
         for frame in (run.rounds, run.clients, run.summary)
     ]
-    odd = results.Run({}, {}, {}, *renamed)
-    plain = [file.read_bytes() for file in plots.draw([odd], tmp_path / "plain", ("svg",))]
+    odd = directory_lib.Run({}, {}, {}, *renamed)
+    plain = [file.read_bytes() for file in figures_lib.draw([odd], tmp_path / "plain", ("svg",))]
     users = {"text.usetex": True, "axes.prop_cycle": "cycler('color', ['r'])", "font.size": 30}
     with matplotlib.rc_context(users), warnings.catch_warnings():
         warnings.simplefilter("error")
-        files = plots.draw([odd], tmp_path / "users", ("svg",))
+        files = figures_lib.draw([odd], tmp_path / "users", ("svg",))
         assert matplotlib.rcParams["font.size"] == 30
     assert [file.read_bytes() for file in files] == plain
 
 
 def test_only_what_is_missing_is_drawn(tmp_path, run):
-    first, second, *_ = plots.draw([run], tmp_path)
+    first, second, *_ = figures_lib.draw([run], tmp_path)
     second.unlink()
     first.write_text("as it was")
-    assert plots.draw([run], tmp_path, missing=True) == [second]
+    assert figures_lib.draw([run], tmp_path, missing=True) == [second]
     assert first.read_text() == "as it was"
 
 
 def test_thousands_of_methods_are_refused(run, tmp_path):
     frames = [
-        pl.concat([f.head(1).with_columns(method=pl.lit(f"m{i}")) for i in range(plots.MOST + 1)])
+        pl.concat(
+            [f.head(1).with_columns(method=pl.lit(f"m{i}")) for i in range(figures_lib.MOST + 1)]
+        )
         for f in (run.rounds, run.clients, run.summary)
     ]
     with pytest.raises(ValueError, match=r"holds 501 methods, 500 are drawn"):
-        plots.draw([results.Run({}, {}, {}, *frames, tmp_path)])
+        figures_lib.draw([directory_lib.Run({}, {}, {}, *frames, tmp_path)])
 
 
 def test_draw_compares_several_runs(tmp_path):
     runs = []
     for parent in ("x", "y"):
-        directory = results.create(tmp_path / parent / "run")
-        results.write(directory, {}, {}, {}, [cell("standalone", rounds=1, every=1)])
+        directory = directory_lib.create(tmp_path / parent / "run")
+        directory_lib.write(directory, {}, {}, {}, [cell("standalone", rounds=1, every=1)])
         runs.append(directory)
-    files = plots.draw(runs, tmp_path / "out")
+    files = figures_lib.draw(runs, tmp_path / "out")
     folders = [file.relative_to(tmp_path / "out").parts[0] for file in files]
     assert folders == ["run"] * 4 + ["run-2"] * 4 + ["comparison.png"]
 
 
 def test_draw_refuses(tmp_path, run):
     with pytest.raises(ValueError, match=r"^--formats is 'png, gif', it must be of png, pdf, svg"):
-        plots.draw([run], tmp_path, ("png", "gif"))
+        figures_lib.draw([run], tmp_path, ("png", "gif"))
     with pytest.raises(ValueError, match="at least one is needed"):
-        plots.draw([], tmp_path)
+        figures_lib.draw([], tmp_path)
     with pytest.raises(ValueError, match="--out is missing"):
-        plots.draw([run])
+        figures_lib.draw([run])
     with pytest.raises(ValueError, match="no run directory"):
-        plots.draw([tmp_path], tmp_path)
+        figures_lib.draw([tmp_path], tmp_path)
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError, match="file cannot be written to: "):
-        plots.draw([run], tmp_path / "file")
+        figures_lib.draw([run], tmp_path / "file")

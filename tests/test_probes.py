@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgsv_jax import simulation
+from cgsv_jax.core import simulation
 from cgsv_jax.types import Clients
 
 EPS = float(np.finfo(np.float32).eps)

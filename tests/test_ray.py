@@ -16,7 +16,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cgsv_jax import cli, results, sweep_results
+from cgsv_jax.command import main
+from cgsv_jax.results import frames
+from cgsv_jax.sweep import results as sweep_results
 
 pytest.importorskip("ray", reason="needs the extra [ray]")
 pytest.importorskip("optuna", reason="needs the extra [ray]")
@@ -86,7 +88,7 @@ def _end(process):
 def local(tmp_path_factory):
     """The grid without Ray."""
     out = tmp_path_factory.mktemp("local") / "sweep"
-    assert cli.main([*GRID, "--quiet", "--out", str(out)]) == 0
+    assert main.main([*GRID, "--quiet", "--out", str(out)]) == 0
     return out
 
 
@@ -107,7 +109,7 @@ def _same(out, local):
     """
     (_, one, ranks), (_, two, others) = (sweep_results.read(folder) for folder in (out, local))
     assert one.columns == two.columns
-    keys = ["point", "beta", "alpha", *results.KEYS]
+    keys = ["point", "beta", "alpha", *frames.KEYS]
     assert one.select(keys).equals(two.select(keys))
     for name in ("mean_accuracy", "share", "mean_gain"):
         a, b = (table[name].to_numpy() for table in (one, two))
@@ -236,7 +238,7 @@ def test_a_search_is_stopped_and_goes_on(marked, cluster, tmp_path):
     # A finished search is a sweep of known settings, which needs no Ray.
     again = tmp_path / "again"
     argv = ["sweep", "--config", str(out / "config.json"), "--quiet", "--out", str(again)]
-    assert cli.main(argv) == 0
+    assert main.main(argv) == 0
     repeated = pl.read_parquet(again / "sweep.parquet")
     np.testing.assert_allclose(repeated["mean_accuracy"], table["mean_accuracy"], atol=5 / 360)
 

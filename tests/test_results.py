@@ -15,7 +15,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from cgsv_jax import files, results
+from cgsv_jax.host import files
+from cgsv_jax.results import directory as directory_lib
+from cgsv_jax.results import environment, frames
+from cgsv_jax.results import tables as tables_lib
 from cgsv_jax.types import Evaluation, Record
 
 SEEDS, ROUNDS, CLIENTS, PARAMETERS = 2, 5, 4, 8
@@ -55,7 +58,7 @@ def cell(method="cgsv", partition="power_law", final=None, rounds=(2, 4, 5), sha
     )
     sizes, classes = np.arange(clients) * 10 + 10, np.arange(clients) + 1
     seeds = tuple(range(7, 7 + seeds))
-    return results.Cell(partition, method, seeds, sizes, classes, PARAMETERS, record, evaluation)
+    return frames.Cell(partition, method, seeds, sizes, classes, PARAMETERS, record, evaluation)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +74,8 @@ def cells():
 
 @pytest.fixture
 def run(tmp_path, cells):
-    directory = results.create(tmp_path / "run")
-    results.write(directory, {"beta": math.inf}, {"x": None}, {"seconds": 1.5}, cells)
+    directory = directory_lib.create(tmp_path / "run")
+    directory_lib.write(directory, {"beta": math.inf}, {"x": None}, {"seconds": 1.5}, cells)
     return directory
 
 
@@ -80,8 +83,8 @@ def run(tmp_path, cells):
 
 
 def test_rounds_are_tidy(cells):
-    frame = results.rounds_frame(cells)
-    assert tuple(frame.columns) == results.ROUND_COLUMNS
+    frame = frames.rounds_frame(cells)
+    assert tuple(frame.columns) == frames.ROUND_COLUMNS
     assert len(frame) == len(cells) * math.prod(SHAPE)
     keys = ["partition", "method", "seed", "round", "client"]
     assert not frame.select(keys).is_duplicated().any()
@@ -91,7 +94,7 @@ def test_rounds_are_tidy(cells):
 
 
 def test_every_number_stands_in_its_own_row(cells):
-    frame = results.rounds_frame(cells[:1])
+    frame = frames.rounds_frame(cells[:1])
     code = (frame["seed"] - 7) * 10_000 + frame["round"] * 100 + frame["client"]
     for column, offset in {"score": 0, "weight": 0.25, "loss": 0.5, "update_norm": 0.75}.items():
         np.testing.assert_array_equal(frame[column], code + offset)
@@ -121,23 +124,23 @@ def test_what_is_not_finite_is_null(cells):
         record=cells[0].record._replace(loss=loss),
         evaluation=cells[0].evaluation._replace(accuracy=accuracy),
     )
-    frame = results.rounds_frame([broken])
+    frame = frames.rounds_frame([broken])
     assert frame["loss"].null_count() == 3
     assert frame["loss"][:3].to_list() == [None] * 3
-    summary = results.summary_frame([broken, cells[2]])
+    summary = frames.summary_frame([broken, cells[2]])
     assert summary["mean_accuracy"][0] is None
     assert summary["max_accuracy"][0] is None
     row = summary.row(2, named=True)
     assert (row["fairness"], row["mean_gain"], row["no_worse"]) == (None, None, None)
     assert row["fairness_undefined"] == "an accuracy is not finite"
-    for written in (frame, results.clients_frame([broken]), summary):
+    for written in (frame, frames.clients_frame([broken]), summary):
         for column in written.select(pl.selectors.float()):
             assert column.drop_nulls().is_finite().all(), column.name
 
 
 def test_clients(cells):
-    frame = results.clients_frame(cells)
-    assert tuple(frame.columns) == results.CLIENT_COLUMNS
+    frame = frames.clients_frame(cells)
+    assert tuple(frame.columns) == frames.CLIENT_COLUMNS
     assert len(frame) == len(cells) * SEEDS * CLIENTS
     own = frame.filter(method="cgsv", partition="power_law", seed=8)
     np.testing.assert_array_equal(own["rows"], [10, 20, 30, 40])
@@ -158,27 +161,27 @@ def test_clients(cells):
 def test_whose_rows_a_client_holds(cells):
     """Null where clients are no owners; in a table as a terminal can show it, cut to its room."""
     names = ("ann", "[/b]", "c\x1b[2J", "d" * 50)
-    frame = results.clients_frame([cells[0], cells[2]._replace(owners=names)])
+    frame = frames.clients_frame([cells[0], cells[2]._replace(owners=names)])
     assert frame["owner"].dtype == pl.String
     assert frame.filter(method="standalone")["owner"].null_count() == 2 * CLIENTS
     assert frame.filter(method="cgsv", seed=8)["owner"].to_list() == list(names)
-    assert "owner" not in results.shown_clients(results.clients_frame(cells[:1])).columns
+    assert "owner" not in tables_lib.shown_clients(frames.clients_frame(cells[:1])).columns
     owned = [cell._replace(owners=names) for cell in cells[:3]]
-    shown = results.shown_clients(results.clients_frame(owned))
+    shown = tables_lib.shown_clients(frames.clients_frame(owned))
     assert shown["owner"].to_list() == ["ann", "[/b]", "c\\x1b[2J", "d" * 23 + "…"]
-    assert "[/b]" in printed(results.tables(owned)[-1])
+    assert "[/b]" in printed(tables_lib.tables(owned)[-1])
 
 
 def test_share_is_the_mean_over_rounds(cells):
     quota = np.zeros(SHAPE, np.int32)
     quota[:, :2] = PARAMETERS
-    frame = results.clients_frame([cells[0]._replace(record=cells[0].record._replace(quota=quota))])
+    frame = frames.clients_frame([cells[0]._replace(record=cells[0].record._replace(quota=quota))])
     np.testing.assert_allclose(frame["share"], 2 / ROUNDS)
 
 
 def test_summary(cells):
-    frame = results.summary_frame(cells)
-    assert tuple(frame.columns) == results.SUMMARY_COLUMNS
+    frame = frames.summary_frame(cells)
+    assert tuple(frame.columns) == frames.SUMMARY_COLUMNS
     expected = [None, None, None, None, 100.0, -80.0, None, None]
     rho = np.corrcoef([0.3, 0.5, 0.4, 0.6], [0.75, 0.65, 0.7, 0.6])[0, 1]
     expected[5] = 100 * rho
@@ -211,17 +214,17 @@ def test_standalone_is_matched_by_seed():
         "standalone", final=[[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]], shape=shape, rounds=(1,)
     )
     same = cell("cgsv", final=[0.1, 0.2, 0.3, 0.4], shape=shape, rounds=(1,))
-    fairness = results.summary_frame([same, alone])["fairness"]
+    fairness = frames.summary_frame([same, alone])["fairness"]
     np.testing.assert_allclose(fairness[:2], [100, -100], atol=1e-3)
-    other = results.summary_frame([alone, same._replace(seeds=(8, 9))])["fairness_undefined"]
+    other = frames.summary_frame([alone, same._replace(seeds=(8, 9))])["fairness_undefined"]
     assert other[2:].to_list() == [None, "no standalone run to compare with"]
 
 
 def test_fairness_table(cells):
-    frame = results.fairness_table(results.summary_frame(cells))
+    frame = frames.fairness_table(frames.summary_frame(cells))
     assert frame["method"].to_list() == ["standalone", "fedavg", "cgsv", "cgsv"]
     row = frame.row(2, named=True)
-    values = results.summary_frame(cells)["fairness"][4:6].to_numpy()
+    values = frames.summary_frame(cells)["fairness"][4:6].to_numpy()
     assert row["fairness"] == pytest.approx(values.mean())
     assert row["fairness_sd"] == pytest.approx(values.std(ddof=1))
     assert (row["fairness_seeds"], row["seeds"]) == (2, 2)
@@ -238,40 +241,40 @@ def test_fairness_table(cells):
 
 def test_fairness_defined_in_some_seeds(cells):
     final = np.array([[0.6, 0.7, 0.65, 0.75], [0.9] * 4])
-    table = results.fairness_table(results.summary_frame([cells[0], cell(final=final)]))
+    table = frames.fairness_table(frames.summary_frame([cells[0], cell(final=final)]))
     row = table.row(1, named=True)
     assert row["fairness"] == pytest.approx(100)
     assert row["fairness_sd"] is row["fairness_low"] is None  # of one seed
     assert row["mean_accuracy_sd"] is not None
     assert (row["fairness_seeds"], row["seeds"]) == (1, 2)
-    summary = results.summary_frame([cells[0], cell(final=final)])
-    assert results.why_undefined(summary) == [
+    summary = frames.summary_frame([cells[0], cell(final=final)])
+    assert tables_lib.why_undefined(summary) == [
         "undefined for cgsv in 1 of 2 seeds: all clients end with the same accuracy"
     ]
 
 
 def test_fairness_that_rests_on_little_says_so(cells):
     final = np.array([[0.9, 0.9, 0.9, 0.905], [0.6, 0.7, 0.8, 0.9]])
-    summary = results.summary_frame([*cells[:2], cell(final=final)])
-    assert results.close_accuracies(summary) == [
+    summary = frames.summary_frame([*cells[:2], cell(final=final)])
+    assert tables_lib.close_accuracies(summary) == [
         "fairness of cgsv rests on little: final accuracies within 0.50 points in a seed"
     ]
-    assert results.close_accuracies(results.summary_frame(cells)) == []
-    assert "rests on little" in printed(results.fairness_reports(summary)[0])
+    assert tables_lib.close_accuracies(frames.summary_frame(cells)) == []
+    assert "rests on little" in printed(tables_lib.fairness_reports(summary)[0])
 
 
 def test_ten_thousand_clients_are_quick():
     shape = (1, 100, 10_000)
     many = cell(shape=shape, rounds=(50, 100))
-    frame = results.rounds_frame([many])
-    assert frame.shape == (1_000_000, len(results.ROUND_COLUMNS))
+    frame = frames.rounds_frame([many])
+    assert frame.shape == (1_000_000, len(frames.ROUND_COLUMNS))
     assert frame["accuracy"].null_count() == 980_000
 
 
 def test_no_cells_are_empty_frames():
-    assert results.rounds_frame([]).columns == list(results.ROUND_COLUMNS)
-    assert results.clients_frame([]).columns == list(results.CLIENT_COLUMNS)
-    assert results.summary_frame([]).columns == list(results.SUMMARY_COLUMNS)
+    assert frames.rounds_frame([]).columns == list(frames.ROUND_COLUMNS)
+    assert frames.clients_frame([]).columns == list(frames.CLIENT_COLUMNS)
+    assert frames.summary_frame([]).columns == list(frames.SUMMARY_COLUMNS)
 
 
 # ---------------------------------------------------------------- for people
@@ -288,7 +291,7 @@ def unbroken(text):
 
 
 def test_tables_fit_and_say_what_is_undefined(cells):
-    tables = results.tables(cells, 80)
+    tables = tables_lib.tables(cells, 80)
     texts = [printed(table) for table in tables]
     assert not any("…" in text for text in texts)
     assert max(len(line) for text in texts for line in text.splitlines()) <= 80
@@ -300,7 +303,7 @@ def test_tables_fit_and_say_what_is_undefined(cells):
     assert "Gains, distance and traffic on power_law" in texts[1]
     assert re.search(r"standalone +– +– +5500 +14.5 +18.8 +0 ", texts[1])
     assert re.search(r"cgsv +11.2 +100.0 +5500 +14.5 +18.8 +0.00012", texts[1])
-    wide = results.tables(cells, 200)
+    wide = tables_lib.tables(cells, 200)
     assert len(wide) == 7 < len(tables)  # two pairs, two of clients, and all partitions in one
     assert re.search(
         r" 3 +40 +4 +60.0 +90.0 +0.2500 +37.5 +67.5 +0.2500 +37.5 ", printed(wide[4], 200)
@@ -314,30 +317,30 @@ def test_means_over_some_seeds_say_over_how_many(cells):
     distance = broken.evaluation.distance.copy()
     distance[1, -1, 0] = np.inf
     broken = broken._replace(evaluation=broken.evaluation._replace(distance=distance))
-    summary = results.summary_frame([cells[0], broken])
-    row = results.fairness_table(summary).row(1, named=True)
+    summary = frames.summary_frame([cells[0], broken])
+    row = frames.fairness_table(summary).row(1, named=True)
     assert row["mean_accuracy"] == pytest.approx(0.675)
     assert row["distance"] == pytest.approx(501.625)
     counted = ("mean_accuracy", "fairness", "no_worse", "distance", "energy")
     assert [row[f"{name}_seeds"] for name in counted] == [1, 1, 1, 1, 2]
-    text = printed(results.fairness_reports(summary)[0])
+    text = printed(tables_lib.fairness_reports(summary)[0])
     assert re.search(r"cgsv +100.0 \(1 of 2\) +67.5 \(75.0\) \(1 of 2\) ", text)
     assert "(k of n)" in text
-    assert re.search(r"502 \(1 of 2\) +14.5 ", printed(results.traffic_reports(summary)[0]))
-    assert "(k of n)" not in printed(results.fairness_reports(results.summary_frame(cells))[0])
+    assert re.search(r"502 \(1 of 2\) +14.5 ", printed(tables_lib.traffic_reports(summary)[0]))
+    assert "(k of n)" not in printed(tables_lib.fairness_reports(frames.summary_frame(cells))[0])
 
 
 def test_seconds():
     own = {"partition": "uniform", "compile_seconds": 1.25, "run_seconds": 0.5}
     timing = {"methods": [own | {"method": m, "rounds_per_second": 120.4} for m in ("a", "b")]}
-    shown = results.shown_seconds(timing)
+    shown = tables_lib.shown_seconds(timing)
     assert shown.row(0) == ("uniform", "a", "1.2", "0.5", "120")
     phases = [
         {"name": name, "seconds": {"median": median}}
         for name, median in (("training", 0.0321), ("server", 4e-4), ("evaluation", 2.0))
     ]
     timing["profiles"] = [{"partition": "uniform", "method": "b", "phases": phases}]
-    text = printed(results.seconds_table(timing))
+    text = printed(tables_lib.seconds_table(timing))
     assert re.search(r"a +1.2 +0.5 +120 +– +– +–", text)
     assert re.search(r"b +1.2 +0.5 +120 +32.1 +0.400 +2000", text)
     assert "Seconds" in text
@@ -349,17 +352,17 @@ def test_seconds():
      (9.999, "10.0"), (1e-7, "1e-07"), (2.5e9, "2.5e+09")],
 )  # fmt: skip
 def test_three_digits(value, text):
-    assert results._significant(value) == text
+    assert tables_lib._significant(value) == text
 
 
 def test_long_method_names_fit_too(cells):
     """And those too long for any width break, so that no number is cut."""
     for name in ("cgsv:released", "size_weighted:released", "a_method_of_thirty_letters:xyz"):
         named = [cells[0], cells[2]._replace(method=name)]
-        texts = [printed(table) for table in results.tables(named, 80)[:2]]
+        texts = [printed(table) for table in tables_lib.tables(named, 80)[:2]]
         assert not any("…" in text for text in texts), name
         assert "0.0 [-100.0, 100.0]" in texts[0]
-    tables = results.tables([cells[0], cells[2]._replace(method="cgsv:released")], 80)
+    tables = tables_lib.tables([cells[0], cells[2]._replace(method="cgsv:released")], 80)
     assert not any("…" in printed(table) for table in tables)
 
 
@@ -368,14 +371,14 @@ def test_all_partitions_in_one_table():
     names = ("standalone", "fedavg", "cgsv")
     final = {"standalone": [0.3, 0.5, 0.4, 0.6], "fedavg": 0.9, "cgsv": [0.6, 0.7, 0.65, 0.75]}
     made = [cell(name, part, final[name]) for part in ("uniform", "dirichlet") for name in names]
-    shown = results.shown_overview(results.summary_frame(made))
+    shown = tables_lib.shown_overview(frames.summary_frame(made))
     assert shown["method"].to_list() == list(names)
     want = ["yardstick (45.0)", "undefined (90.0)", "100 (67.5)"]
     assert shown["dirichlet"].to_list() == shown["uniform"].to_list() == want
-    last = printed(results.tables(made)[-1])
+    last = printed(tables_lib.tables(made)[-1])
     assert "All partitions" in last
     assert "undefined for fedavg on dirichlet: all clients end with" in " ".join(last.split())
-    assert not any("All partitions" in printed(t) for t in results.tables(made[:3]))
+    assert not any("All partitions" in printed(t) for t in tables_lib.tables(made[:3]))
 
 
 def test_the_table_of_all_partitions_fits_a_terminal():
@@ -383,43 +386,43 @@ def test_the_table_of_all_partitions_fits_a_terminal():
     final = [0.6, 0.7, 0.65, 0.75]
     names = {"standalone": [0.3, 0.5, 0.4, 0.6], "fedavg_finetuned": final}
     made = [cell(name, part, accuracy) for part in parts for name, accuracy in names.items()]
-    text = printed(results.tables(made)[-1])
+    text = printed(tables_lib.tables(made)[-1])
     assert "…" not in text
     assert re.search(r"fedavg_finetuned( +100 \(67.5\)){3}", text)
 
 
 def test_of_many_methods_no_clients_are_printed():
     made = [cell(name) for name in ("standalone", *"abcdefg")]
-    assert not any("after the last round" in (t.title or "") for t in results.tables(made))
-    assert any("after the last round" in (t.title or "") for t in results.tables(made[:3]))
+    assert not any("after the last round" in (t.title or "") for t in tables_lib.tables(made))
+    assert any("after the last round" in (t.title or "") for t in tables_lib.tables(made[:3]))
 
 
 def test_many_clients_are_a_selection_that_says_so():
     shape = (1, 1, 1000)
     many = [cell(name, shape=shape, rounds=(1,)) for name in ("standalone", "cgsv")]
-    shown = results.shown_clients(results.clients_frame(many))
+    shown = tables_lib.shown_clients(frames.clients_frame(many))
     assert len(shown) == 11
     assert shown["rows"].to_list()[0] == "10"
     assert shown["rows"].to_list()[-1] == "10000"
-    text = " ".join(printed(results.tables(many)[-1]).split())
+    text = " ".join(printed(tables_lib.tables(many)[-1]).split())
     assert "11 of 1,000 clients" in text
     sizes = np.random.default_rng(0).permutation(1000)
-    held = results.shown_holdings(sizes, np.ones(1000, int))
+    held = tables_lib.shown_holdings(sizes, np.ones(1000, int))
     assert held["rows"].to_list() == [str(i) for i in np.linspace(0, 999, 11).round().astype(int)]
     for row in held.iter_rows(named=True):
         assert str(sizes[int(row["client"])]) == row["rows"]
 
 
 def test_holdings_show_everybody_when_few(cells):
-    text = printed(results.holdings_table(cells[0].sizes, cells[0].classes, "power_law"))
+    text = printed(tables_lib.holdings_table(cells[0].sizes, cells[0].classes, "power_law"))
     assert re.search(r"3 +40 +40.00 +4", text)
     assert "4 clients, 100 rows in all" in " ".join(text.split())
-    assert len(results.shown_holdings(np.zeros(20, int), np.zeros(20, int))) == 20
+    assert len(tables_lib.shown_holdings(np.zeros(20, int), np.zeros(20, int))) == 20
 
 
 def test_markdown():
     frame = pl.DataFrame({"a|b": ["x\ny", None], "n": [1.5, None], "text": ["0.1 ± 0.2", "–"]})
-    assert results.markdown(frame).splitlines() == [
+    assert tables_lib.markdown(frame).splitlines() == [
         r"| a\|b | n | text |",
         "|---|---:|---:|",
         "| x y | 1.5000 | 0.1 ± 0.2 |",
@@ -431,7 +434,7 @@ def test_markdown():
 
 
 def test_written_is_read(run, cells):
-    read = results.read(run)
+    read = directory_lib.read(run)
     assert read.config == {"beta": "inf"}
     assert read.environment.pop("tables").keys() == {
         "rounds.parquet",
@@ -440,10 +443,10 @@ def test_written_is_read(run, cells):
     }
     assert read.environment == {"x": None}
     assert read.timing == {"seconds": 1.5}
-    assert read.rounds.equals(results.rounds_frame(cells), null_equal=True)
-    assert read.clients.equals(results.clients_frame(cells), null_equal=True)
-    assert read.summary.equals(results.summary_frame(cells), null_equal=True)
-    assert sorted(os.listdir(run)) == sorted(results.FILES)  # nothing temporary is left
+    assert read.rounds.equals(frames.rounds_frame(cells), null_equal=True)
+    assert read.clients.equals(frames.clients_frame(cells), null_equal=True)
+    assert read.summary.equals(frames.summary_frame(cells), null_equal=True)
+    assert sorted(os.listdir(run)) == sorted(directory_lib.FILES)  # nothing temporary is left
     table = json.loads((run / "summary.json").read_text())
     assert table[0]["fairness"] is None
     assert table[1]["fairness_undefined"] == "all clients end with the same accuracy"
@@ -451,15 +454,15 @@ def test_written_is_read(run, cells):
 
 def test_equal_results_are_equal_bytes(run, cells, tmp_path):
     again = tmp_path / "again"
-    results.write(again, {"beta": math.inf}, {"x": None}, {"seconds": 1.5}, cells)
-    for name in results.FILES:
+    directory_lib.write(again, {"beta": math.inf}, {"x": None}, {"seconds": 1.5}, cells)
+    for name in directory_lib.FILES:
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
 
 
 def test_json_is_strict_and_sorted(tmp_path, cells):
     config = {"z": np.float32(0.5), "a": (1, np.int64(2)), "n": math.nan, "m": {"b": -math.inf}}
     config["p"] = tmp_path
-    results.write(tmp_path, config, {}, {"x": np.array([1.0, np.inf])}, cells)
+    directory_lib.write(tmp_path, config, {}, {"x": np.array([1.0, np.inf])}, cells)
     text = (tmp_path / "config.json").read_text()
 
     def refuse(word):
@@ -473,15 +476,15 @@ def test_json_is_strict_and_sorted(tmp_path, cells):
         "z": 0.5,
     }
     assert re.findall(r'^  "(\w+)"', text, re.MULTILINE) == ["a", "m", "n", "p", "sha256", "z"]
-    for name in results.FILES:
+    for name in directory_lib.FILES:
         if name.endswith(".json"):
             json.loads((tmp_path / name).read_text(), parse_constant=refuse)
 
 
 def test_nothing_is_replaced_when_something_cannot_be_written(run, cells, monkeypatch):
-    before = {name: (run / name).read_bytes() for name in results.FILES}
+    before = {name: (run / name).read_bytes() for name in directory_lib.FILES}
     with pytest.raises(TypeError):
-        results.write(run, {"model": object()}, {}, {}, cells)
+        directory_lib.write(run, {"model": object()}, {}, {}, cells)
 
     def full(file, content):
         file.touch()
@@ -489,39 +492,39 @@ def test_nothing_is_replaced_when_something_cannot_be_written(run, cells, monkey
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"run cannot be written to: No space left on device$"):
-        results.write(run, {"other": 1}, {}, {}, cells)
-    assert {name: (run / name).read_bytes() for name in results.FILES} == before
-    assert sorted(os.listdir(run)) == sorted(results.FILES)
+        directory_lib.write(run, {"other": 1}, {}, {}, cells)
+    assert {name: (run / name).read_bytes() for name in directory_lib.FILES} == before
+    assert sorted(os.listdir(run)) == sorted(directory_lib.FILES)
 
 
 def test_files_are_replaced_not_rewritten(run, cells, tmp_path):
     # Whoever has the old file open, here by a second name, keeps all of it.
     kept = tmp_path / "kept.json"
     os.link(run / "config.json", kept)
-    results.write(run, {"other": 1}, {}, {}, cells)
+    directory_lib.write(run, {"other": 1}, {}, {}, cells)
     assert files.read_json(kept) == {"beta": "inf"}
-    assert results.read(run).config == {"other": 1}
+    assert directory_lib.read(run).config == {"other": 1}
 
 
 def test_create_makes_parents(tmp_path):
-    directory = results.create(tmp_path / "a" / "b")
+    directory = directory_lib.create(tmp_path / "a" / "b")
     assert directory.is_dir()
-    assert results.create(directory) == directory  # empty: still free
+    assert directory_lib.create(directory) == directory  # empty: still free
     (directory / "notes.txt").write_text("mine")
-    assert results.create(str(directory)) == directory
+    assert directory_lib.create(str(directory)) == directory
 
 
 def test_create_refuses_a_run_and_overwrites_only_what_it_knows(run):
     with pytest.raises(ValueError, match=r"^--out is '.*run', which holds a run, .* --overwrite"):
-        results.create(run)
-    assert sorted(os.listdir(run)) == sorted(results.FILES)
+        directory_lib.create(run)
+    assert sorted(os.listdir(run)) == sorted(directory_lib.FILES)
     mine = [run / "notes.txt", run / "figures" / "mine.png", run / "figures" / "notes.txt"]
     stale = run / "figures" / "accuracy-power_law.png"
     stale.parent.mkdir()
     for file in (*mine, stale):
         file.write_text("x")
-    results.create(run, overwrite=True)
-    assert [name for name in results.FILES if (run / name).exists()] == []
+    directory_lib.create(run, overwrite=True)
+    assert [name for name in directory_lib.FILES if (run / name).exists()] == []
     assert all(file.exists() for file in mine)
     assert not stale.exists()
 
@@ -531,22 +534,22 @@ def test_create_refuses_what_is_no_directory(tmp_path):
     file.write_text("x")
     for overwrite in (False, True):
         with pytest.raises(ValueError, match=r"^--out is '.*', which is a file, it must"):
-            results.create(file, overwrite)
+            directory_lib.create(file, overwrite)
         with pytest.raises(OSError, match=r"below cannot be written to: Not a directory$"):
-            results.create(file / "below", overwrite)
+            directory_lib.create(file / "below", overwrite)
     assert file.read_text() == "x"
     new = tmp_path / "new"
     for path in ("", "a\0b", "a\udcffb", "x" * 300, new / ("x" * 300), "~nobody-of-this-name/run"):
         with pytest.raises(ValueError, match=r"^--out is "):
-            results.create(path)
+            directory_lib.create(path)
     assert not new.exists()
     (tmp_path / "odd" / "config.json").mkdir(parents=True)
     with pytest.raises(OSError, match=r"odd cannot be written to: Is a directory$"):
-        results.create(tmp_path / "odd", overwrite=True)
-    for name in results.FOLDERS:
+        directory_lib.create(tmp_path / "odd", overwrite=True)
+    for name in directory_lib.FOLDERS:
         (tmp_path / name).write_text("mine")
         with pytest.raises(ValueError, match=f"whose {name} is a file"):
-            results.create(tmp_path)
+            directory_lib.create(tmp_path)
         (tmp_path / name).unlink()
 
 
@@ -557,14 +560,14 @@ def test_no_name_in_a_run_is_followed_out_of_it(run, tmp_path):
     for name in ("accuracy-a.png", "000000000001", "x.json", ".config.json.1.tmp"):
         (outside / name).write_text("mine")
     before = sorted(outside.rglob("*"))
-    for name in results.FOLDERS:
+    for name in directory_lib.FOLDERS:
         (run / name).symlink_to(outside)
         with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
-            results.create(run, overwrite=True)
+            directory_lib.create(run, overwrite=True)
         (run / name).unlink()
     (run / "config.json").rename(outside / "config.json")
     (run / "config.json").symlink_to(outside / "config.json")
-    for use in (results.read, results.resumable, lambda d: results.begin(d, {})):
+    for use in (directory_lib.read, directory_lib.resumable, lambda d: directory_lib.begin(d, {})):
         with pytest.raises(ValueError, match=r"config\.json is a symbolic link"):
             use(run)
     assert sorted(outside.rglob("*")) == sorted([*before, outside / "config.json"])
@@ -576,7 +579,7 @@ def test_what_a_killed_process_left_is_tidied(run):
     for name in (*half, *others):
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("x")
-    results.tidy(run)
+    directory_lib.tidy(run)
     assert [name for name in (*half, *others) if (run / name).exists()] == others
 
 
@@ -585,41 +588,41 @@ def test_a_run_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
-    directory = results.create(tmp_path / "run")
+    directory = directory_lib.create(tmp_path / "run")
     with pytest.raises(OSError, match="run cannot be written to: No space left on device"):
-        results.begin(directory, {})
+        directory_lib.begin(directory, {})
     assert not directory.exists()
 
 
 def test_read_refuses_what_is_no_run(tmp_path, run):
     with pytest.raises(ValueError, match="is no run directory: it is not there"):
-        results.read(tmp_path / "nowhere")
+        directory_lib.read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is no run directory: it is a file"):
-        results.read(run / "config.json")
+        directory_lib.read(run / "config.json")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"is no run directory: it holds none of config\.json"):
-        results.read(tmp_path / "empty")
+        directory_lib.read(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("name", [n for n in results.FILES if n != "summary.json"])
+@pytest.mark.parametrize("name", [n for n in directory_lib.FILES if n != "summary.json"])
 def test_read_refuses_a_damaged_run(run, name):
     whole = (run / name).read_bytes()
     for length in (0, 1, 4, len(whole) // 2, len(whole) - 3):
         (run / name).write_bytes(whole[:length])
         with pytest.raises(ValueError, match=f"{name} cannot be read: "):
-            results.read(run)
+            directory_lib.read(run)
     (run / name).unlink()
     with pytest.raises(ValueError, match=f"lacks {name}"):
-        results.read(run)
+        directory_lib.read(run)
 
 
-@pytest.mark.parametrize("name", [n for n in results.FILES if n != "summary.json"])
+@pytest.mark.parametrize("name", [n for n in directory_lib.FILES if n != "summary.json"])
 def test_a_flipped_bit_is_refused_or_changes_nothing(run, name):
-    good, whole = results.read(run), (run / name).read_bytes()
+    good, whole = directory_lib.read(run), (run / name).read_bytes()
     for place in np.linspace(0, len(whole) - 1, 60).astype(int):
         (run / name).write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
-            read = results.read(run)
+            read = directory_lib.read(run)
         except ValueError as error:
             assert f"{name} cannot be read: " in str(error)  # noqa: PT017
         else:  # a blank between two tokens became another
@@ -629,28 +632,28 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(run, name):
 @pytest.fixture
 def earlier(run):
     """A run of an earlier version, which had no digests."""
-    for name in results.JSON_FILES:
+    for name in directory_lib.JSON_FILES:
         (run / f"{name}.json").write_text("{}")
     clients = pl.read_parquet(run / "clients.parquet")
-    clients.drop(results.LATER).write_parquet(run / "clients.parquet")
+    clients.drop(frames.LATER).write_parquet(run / "clients.parquet")
     return run
 
 
 def test_a_run_of_an_earlier_version_is_read(earlier, cells):
-    read = results.read(earlier)
-    assert read.summary.equals(results.summary_frame(cells), null_equal=True)
-    made = results.clients_frame(cells)
+    read = directory_lib.read(earlier)
+    assert read.summary.equals(frames.summary_frame(cells), null_equal=True)
+    made = frames.clients_frame(cells)
     assert read.clients.select(made.columns).equals(made, null_equal=True)
     (earlier / "timing.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"timing\.json cannot be read: it must hold"):
-        results.read(earlier)
+        directory_lib.read(earlier)
 
 
 def test_read_refuses_other_contents(earlier):
     run = earlier
     pl.DataFrame({"seed": [1]}).write_parquet(run / "summary.parquet")
     with pytest.raises(ValueError, match=r"summary.parquet cannot be read: it lacks .*fairness"):
-        results.read(run)
+        directory_lib.read(run)
 
 
 @pytest.mark.parametrize(
@@ -680,11 +683,11 @@ def test_read_refuses_other_types_and_other_runs(earlier, name, column, values, 
     file = run / f"{name}.parquet"
     pl.read_parquet(file).with_columns(values.alias(column)).write_parquet(file)
     with pytest.raises(ValueError, match=message):
-        results.read(run)
+        directory_lib.read(run)
 
 
 def test_environment():
-    found = results.environment()
+    found = environment.environment()
     assert found["versions"]["jax"] == jax.__version__
     assert set(found["versions"]) == {
         "python",
@@ -717,21 +720,21 @@ def test_checkout_is_the_packages_own(tmp_path, monkeypatch):
     package.mkdir()
     (package / "types.py").write_text("")
     nothing = {"commit": None, "dirty": None}
-    assert results._checkout(package) == nothing
+    assert environment._checkout(package) == nothing
     git("init")
-    assert results._checkout(package) == nothing  # lies in a checkout, but is not part of it
+    assert environment._checkout(package) == nothing  # lies in a checkout, but is not part of it
     git("add", "package/types.py")
     git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "x")
-    clean = results._checkout(package)
+    clean = environment._checkout(package)
     assert re.fullmatch("[0-9a-f]{40}", clean["commit"])
     assert clean["dirty"] is False
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "config.json").write_text("{}")
-    assert results._checkout(package) == clean
+    assert environment._checkout(package) == clean
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
-    assert results._checkout(package) == clean
+    assert environment._checkout(package) == clean
     (package / "new.py").write_text("")
-    assert results._checkout(package)["dirty"] is True
+    assert environment._checkout(package)["dirty"] is True
     (package / "new.py").unlink()
     (package / "types.py").write_text("changed")
-    assert results._checkout(package) == {**clean, "dirty": True}
+    assert environment._checkout(package) == {**clean, "dirty": True}

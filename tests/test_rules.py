@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cgsv_jax import contribution, local, reward, simulation
-from cgsv_jax.algorithms import ALGORITHMS, READS, cgsv_released
+from cgsv_jax.core import local, simulation
+from cgsv_jax.rules import contribution, reputation, reward
+from cgsv_jax.rules.methods import ALGORITHMS, READS, cgsv_released
 from cgsv_jax.types import Hyper, Options, Standing
 
 EPS = float(np.finfo(np.float32).eps)
@@ -559,7 +560,7 @@ def judge(scores, old=None, present=None, alpha=0.8, **options):
     old = jnp.zeros_like(scores) if old is None else jnp.asarray(old, jnp.float32)
     present = jnp.ones(scores.size, bool) if present is None else jnp.asarray(present, bool)
     measure = contribution.cosine()._replace(update=lambda k, u, a, w, s: (scores, s))
-    rule = contribution.moving_average(measure, alpha, **options)
+    rule = reputation.moving_average(measure, alpha, **options)
     state = rule.init(scores.size, 3)
     standing, _ = rule.update(None, OnlyPresent(present), None, None, Standing(old, old), state)
     return np.asarray(standing.reputation)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgsv_jax import runs
+from cgsv_jax.experiment import execute
 from cgsv_jax.types import Evaluation, Hyper, Record
 
 N = 3
@@ -19,7 +19,7 @@ N = 3
     ],
 )
 def test_cuts_move_no_evaluation(rounds, every, most):
-    segments = runs.segments(rounds, every, most)
+    segments = execute.segments(rounds, every, most)
     assert sum(s.rounds for s in segments) == rounds
     assert max(s.rounds for s in segments) <= (most or rounds)
     seen, done = [], 0
@@ -67,7 +67,7 @@ def _programs():
         return jax.vmap(one)(state)
 
     hyper = Hyper(*[np.ones(1, np.float32)] * len(Hyper._fields))
-    return runs.Programs(begin, segment, hyper, (np.float32(0.3),), lambda *seen: seen)
+    return execute.Programs(begin, segment, hyper, (np.float32(0.3),), lambda *seen: seen)
 
 
 def _batches(built):
@@ -77,18 +77,18 @@ def _batches(built):
             return _programs()
 
         chunks = [
-            runs.Chunk(
+            execute.Chunk(
                 np.array(s, np.uint32),
                 Hyper(*[np.full(len(s), 0.7, np.float32)] * len(Hyper._fields)),
             )
             for s in seeds
         ]
-        return runs.Batch(build, tuple(chunks), segments)
+        return execute.Batch(build, tuple(chunks), segments)
 
     return [
-        batch(0, [[0, 1], [2]], runs.segments(5, 4, 2)),
-        batch(1, [[3]], (runs.Segment(1, 0, alone=True), *runs.segments(2, 1))),
-        batch(2, [[4], [5]], runs.segments(4, 2)),
+        batch(0, [[0, 1], [2]], execute.segments(5, 4, 2)),
+        batch(1, [[3]], (execute.Segment(1, 0, alone=True), *execute.segments(2, 1))),
+        batch(2, [[4], [5]], execute.segments(4, 2)),
     ]
 
 
@@ -103,20 +103,20 @@ def _keeper(saved, start=None, stop=lambda: False, due=lambda done, ahead: True)
     def save(plan, done, kept):
         # Copies: on a CPU the arrays of a state may be the program's own.
         copied = [jax.tree.map(np.array, x) for x in (kept.state, kept.seen)]
-        saved.append((done, runs.Kept(kept.place, *copied, kept.clocks)))
+        saved.append((done, execute.Kept(kept.place, *copied, kept.clocks)))
 
-    return runs.Keeper(restore, due, save, stop)
+    return execute.Keeper(restore, due, save, stop)
 
 
 def test_from_every_cut_to_the_same_bits():
     saved, built = [], []
-    whole, _ = runs.execute(_batches(built), keeper=_keeper(saved))
+    whole, _ = execute.execute(_batches(built), keeper=_keeper(saved))
     assert [own[0].record.score.shape[1] for own in whole] == [5, 2, 4]  # of rounds alone, nothing
     assert [done for done, _ in saved] == [2, 4, 5, 7, 9, 10, 11, 12, 13, 15, 17, 19, 21]
     assert built == [0, 1, 2]
     for done, kept in saved[::2]:
         built, again, looks = [], [], []
-        seen, clocks = runs.execute(_batches(built), looks.append, keeper=_keeper(again, kept))
+        seen, clocks = execute.execute(_batches(built), looks.append, keeper=_keeper(again, kept))
         jax.tree.map(np.testing.assert_array_equal, seen, whole)
         assert [d for d, _ in again] == [d for d, _ in saved if d > done]
         for (_, a), (_, b) in zip(reversed(again), reversed(saved), strict=False):
@@ -131,7 +131,7 @@ def test_from_every_cut_to_the_same_bits():
 
 def test_due_knows_what_comes_next():
     asked = []
-    runs.execute(_batches([]), keeper=_keeper([], due=lambda *x: asked.append(x)))
+    execute.execute(_batches([]), keeper=_keeper([], due=lambda *x: asked.append(x)))
     done = np.array(asked)[:, 0]
     assert np.array(asked)[:-1, 1].tolist() == np.diff(done).tolist()
     assert asked[-1] == (21, 0)
@@ -140,36 +140,36 @@ def test_due_knows_what_comes_next():
 def test_stopping_saves_first():
     saved, looks = [], []
     keeper = _keeper(saved, stop=lambda: looks[-1].done >= 2, due=lambda *x: False)
-    with pytest.raises(runs.Stopped):
-        runs.execute(_batches([]), looks.append, keeper=keeper)
+    with pytest.raises(execute.Stopped):
+        execute.execute(_batches([]), looks.append, keeper=keeper)
     ((done, kept),) = saved
-    assert (done, kept.place) == (2, runs.Place(0, 0, 2))
+    assert (done, kept.place) == (2, execute.Place(0, 0, 2))
     # Nothing is left to stop when all is computed.
     looks.clear()
     keeper = _keeper([], stop=lambda: looks[-1].batch == 2 and looks[-1].done == 8)
-    runs.execute(_batches([]), looks.append, keeper=keeper)
+    execute.execute(_batches([]), looks.append, keeper=keeper)
 
 
 def test_places_that_are_none():
     saved = []
-    runs.execute(_batches([]), keeper=_keeper(saved))
+    execute.execute(_batches([]), keeper=_keeper(saved))
     for place in (
-        runs.Place(3, 0, 2),
-        runs.Place(0, 2, 2),
-        runs.Place(0, 0, 3),
-        runs.Place(-1, 0, 2),
+        execute.Place(3, 0, 2),
+        execute.Place(0, 2, 2),
+        execute.Place(0, 0, 3),
+        execute.Place(-1, 0, 2),
     ):
         with pytest.raises(ValueError, match=r"there is no Place|no segment ends"):
-            runs.execute(_batches([]), keeper=_keeper([], saved[0][1]._replace(place=place)))
+            execute.execute(_batches([]), keeper=_keeper([], saved[0][1]._replace(place=place)))
 
 
 def test_a_plan_is_json_and_tells_runs_apart():
     one, other = _batches([]), _batches([])
-    assert runs.plan(one) == runs.plan(other)
-    other[2] = other[2]._replace(segments=runs.segments(4, 2, 2))
-    assert runs.plan(one) == runs.plan(other)
-    other[2] = other[2]._replace(segments=runs.segments(4, 4, 2))
-    assert runs.plan(one) != runs.plan(other)
+    assert execute.plan(one) == execute.plan(other)
+    other[2] = other[2]._replace(segments=execute.segments(4, 2, 2))
+    assert execute.plan(one) == execute.plan(other)
+    other[2] = other[2]._replace(segments=execute.segments(4, 4, 2))
+    assert execute.plan(one) != execute.plan(other)
 
 
 def test_what_is_through_is_handed_over_once_and_again_when_going_on():
@@ -179,13 +179,13 @@ def test_what_is_through_is_handed_over_once_and_again_when_going_on():
         handed.append((batch, chunk))
         return seen.record.score.sum()
 
-    whole, _ = runs.execute(_batches([]), finish=finish)
+    whole, _ = execute.execute(_batches([]), finish=finish)
     assert handed == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
-    runs.execute(_batches([]), keeper=_keeper(saved))
+    execute.execute(_batches([]), keeper=_keeper(saved))
     kept = next(kept for done, kept in saved if done == 12)  # within the second batch
     for start, first in ((kept, [(0, 0), (0, 1)]), (saved[-1][1], handed[:])):
         handed.clear()
-        again, _ = runs.execute(_batches([]), finish=finish, keeper=_keeper([], start))
+        again, _ = execute.execute(_batches([]), finish=finish, keeper=_keeper([], start))
         assert handed == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
         assert handed[: len(first)] == first
         assert again == whole
@@ -194,11 +194,11 @@ def test_what_is_through_is_handed_over_once_and_again_when_going_on():
 def test_batches_of_equal_code_share_it():
     def batch(code):
         made = _programs()._replace(code=code)
-        chunk = runs.Chunk(
+        chunk = execute.Chunk(
             np.array([1], np.uint32), Hyper(*[np.ones(1, np.float32)] * len(Hyper._fields))
         )
-        return runs.Batch(lambda: made, (chunk,), runs.segments(2, 1))
+        return execute.Batch(lambda: made, (chunk,), execute.segments(2, 1))
 
-    seen, clocks = runs.execute([batch("same"), batch("same"), batch("other")])
+    seen, clocks = execute.execute([batch("same"), batch("same"), batch("other")])
     jax.tree.map(np.testing.assert_array_equal, seen[0], seen[1])
     assert clocks[1].compiling == 0.0 < clocks[2].compiling

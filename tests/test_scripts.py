@@ -14,8 +14,8 @@ import pytest
 import experiments
 from benchmarks import __main__ as benchmarks
 from benchmarks import precision, table, variants
-from cgsv_jax.contribution import MEASURES, games
-from cgsv_jax.contribution.shapley import exact
+from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
+from cgsv_jax.rules.contribution.shapley import exact
 from experiments import common, digits_defaults, overhead, psi_error, schedule
 
 pytestmark = pytest.mark.long
@@ -234,7 +234,7 @@ def test_every_measure_is_timed_against_local_training(tmp_path, monkeypatch):
     monkeypatch.setitem(overhead.SCALES, "smoke", both)
     frame, page = _smoke(overhead, tmp_path, "--data-dir", str(tmp_path))
     assert "Not measured: mnist is not in" in page
-    assert set(frame["measure"]) == set(MEASURES)
+    assert set(frame["measure"]) == set(CONTRIBUTIONS)
     assert (frame["share"] > 0).all()
     assert (frame["seconds"] > 0).all()
     of = {(m, g): k for m, g, k in frame.select("measure", "game", "evaluations").rows()}
@@ -243,8 +243,8 @@ def test_every_measure_is_timed_against_local_training(tmp_path, monkeypatch):
 
 
 def test_a_measure_is_refused_or_estimated_where_it_would_take_too_long(monkeypatch):
-    few = {name: MEASURES[name] for name in ("cosine", "shapley")}
-    monkeypatch.setattr(overhead, "MEASURES", few)
+    few = {name: CONTRIBUTIONS[name] for name in ("cosine", "shapley")}
+    monkeypatch.setattr(overhead, "CONTRIBUTIONS", few)
     scale = overhead.SCALES["smoke"]._replace(patience=1e-9)
     refused = pl.DataFrame(overhead.measured("digits", 30, scale, None), infer_schema_length=None)
     assert refused["reason"].is_null().to_list() == [True, False, False]

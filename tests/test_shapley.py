@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgsv_jax import experiment
-from cgsv_jax.config import ConfigError
-from cgsv_jax.contribution.shapley import MOST, exact
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.experiment import deal, names
+from cgsv_jax.rules.contribution.shapley import MOST, exact
 
 EPS = float(np.finfo(np.float32).eps)
 # Products and sums of at most N^2 + N terms of order 1, weighted by coefficients that sum to 2.
@@ -120,4 +120,4 @@ def test_too_many_players_are_refused():
     with pytest.raises(ValueError, match=f"at most {MOST}"):
         exact(jnp.eye(MOST + 1))
     with pytest.raises(ConfigError, match="for at most 24 clients"):
-        experiment.problems(experiment.configure(clients=25, contribution="shapley"))
+        deal.tasks(names.configure(clients=25, contribution="shapley"))

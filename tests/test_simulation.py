@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from cgsv_jax import algorithms, simulation, vectors
-from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.core import simulation, vectors
+from cgsv_jax.rules import methods
+from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.types import Settings, State, Trainer
 
 EPS = float(np.finfo(np.float32).eps)
@@ -329,9 +330,9 @@ def test_rewards_are_never_stored(tiny, name):
     """
     count, dimension = 64, 40_000
     algorithm = {
-        "cgsv": algorithms.cgsv,
-        "cgsv_released": lambda: algorithms.cgsv_released((10_000, 30_000)),
-        "fedavg": algorithms.fedavg,
+        "cgsv": methods.cgsv,
+        "cgsv_released": lambda: methods.cgsv_released((10_000, 30_000)),
+        "fedavg": methods.fedavg,
     }[name]()
 
     def state():

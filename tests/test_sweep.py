@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgsv_jax import simulation, sweep
+from cgsv_jax.core import grid, simulation
 from cgsv_jax.types import Hyper
 
 SEEDS, BETAS = 3, (0.5, 2.0, np.inf)
@@ -50,16 +50,16 @@ def test_numbers_without_an_axis_are_for_all_settings():
     """The defaults of `Hyper` are such; a grid of one number that varies needs no more than it."""
     keys, betas = jax.random.split(jax.random.key(0), 2), jnp.array([1.0, 2.0, 3.0])
     hyper = Hyper(0.1, 0.9, 0.5, 0.95, betas, 1e-3, 0.0, 0.0)
-    got = sweep.grid(lambda key, hyper: hyper, keys, hyper)
+    got = grid.grid(lambda key, hyper: hyper, keys, hyper)
     assert {x.shape for x in got} == {(2, 3)}
     np.testing.assert_array_equal(got.beta, [betas, betas])
     np.testing.assert_array_equal(got.q, np.full((2, 3), Hyper._field_defaults["q"]))
-    alone = sweep.grid(lambda key, hyper: hyper, keys, hyper._replace(beta=1.0))
+    alone = grid.grid(lambda key, hyper: hyper, keys, hyper._replace(beta=1.0))
     assert {x.shape for x in alone} == {(2, 1)}
-    pairs = sweep.runs(lambda key, hyper: hyper, keys, hyper._replace(beta=betas[:2]))
+    pairs = grid.runs(lambda key, hyper: hyper, keys, hyper._replace(beta=betas[:2]))
     assert {x.shape for x in pairs} == {(2,)}
     with pytest.raises(ValueError, match=r"fields of \[2, 3\] settings, it must have one number"):
-        sweep.grid(lambda key, hyper: hyper, keys, hyper._replace(alpha=betas[:2]))
+        grid.grid(lambda key, hyper: hyper, keys, hyper._replace(alpha=betas[:2]))
 
 
 def test_a_grid_is_its_runs(tiny):
@@ -75,7 +75,7 @@ def test_a_grid_is_its_runs(tiny):
             settings_of(tiny),
         )
         separate = jax.jit(run)
-        got = jax.jit(lambda keys, hyper: sweep.grid(run, keys, hyper))(keys, stacked(rows))
+        got = jax.jit(lambda keys, hyper: grid.grid(run, keys, hyper))(keys, stacked(rows))
         want = [separate(key, row) for key in keys for row in rows]
         want = jax.tree.map(lambda *x: np.stack(x).reshape(SEEDS, len(rows), *x[0].shape), *want)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
@@ -100,7 +100,7 @@ def test_every_pair_is_in_its_place(width, carry):
         return jax.random.bits(key), total, mine[0]["w"] if mine else None
 
     options = {"carry": state} if carry else {}
-    bits, total, mine = sweep.grid(run, keys, hyper, jnp.float32(2), width=width, **options)
+    bits, total, mine = grid.grid(run, keys, hyper, jnp.float32(2), width=width, **options)
     want = np.array([int(jax.random.bits(k)) for k in keys], np.uint32)
     np.testing.assert_array_equal(bits, np.tile(want[:, None], (1, 4)))
     np.testing.assert_array_equal(total, np.tile(2.0 * sum(hyper), (3, 1)))

@@ -14,17 +14,16 @@ import time
 import numpy as np
 import pytest
 
-from cgsv_jax import (
-    cli,
-    experiment,
-    files,
-    results,
-    runs,
-    searching,
-    sweep_cli,
-    sweep_results,
-    sweeping,
-)
+from cgsv_jax.command import main
+from cgsv_jax.command import sweep as sweep_command
+from cgsv_jax.experiment import execute, identity, names
+from cgsv_jax.host import files
+from cgsv_jax.results import directory as directory_lib
+from cgsv_jax.results import frames
+from cgsv_jax.sweep import plan
+from cgsv_jax.sweep import results as sweep_results
+from cgsv_jax.sweep import search as search_lib
+from cgsv_jax.sweep import settings as settings_lib
 
 FLAGS = ["--hidden", "8", "--clients", "3", "--epochs", "1", "--rounds", "2", "--seeds", "1"]
 FLAGS += ["--eval-rows", "60", "--quiet"]
@@ -46,8 +45,8 @@ def begun(tmp_path_factory):
     out = tmp_path_factory.mktemp("begun") / "sweep"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep_results, "write", _interrupted)
-        patch.setattr(sweep_cli, "_SECONDS_BETWEEN_PARTS", math.inf)
-        assert cli.main([*GRID, "--out", str(out)]) == 130
+        patch.setattr(sweep_command, "_SECONDS_BETWEEN_PARTS", math.inf)
+        assert main.main([*GRID, "--out", str(out)]) == 130
     assert {path.name for path in out.iterdir()} == {"config.json", "environment.json", "parts"}
     return out
 
@@ -61,7 +60,7 @@ def whole(begun):
     """The same, finished."""
     out = begun.with_name("whole")
     shutil.copytree(begun, out)
-    assert cli.main(["sweep", "--resume", str(out), "--quiet"]) == 0
+    assert main.main(["sweep", "--resume", str(out), "--quiet"]) == 0
     return out
 
 
@@ -75,7 +74,7 @@ def copy(tmp_path):
 
 def said(capsys, code, *words):
     """What a command that must end with this code says, on one line of sentences."""
-    assert cli.main([*map(str, words)]) == code
+    assert main.main([*map(str, words)]) == code
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return captured.out + captured.err
@@ -106,7 +105,7 @@ def test_what_follows_the_tables_is_done_again(whole, copy, capsys):
         assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
 
 
-@pytest.mark.parametrize("name", results.SWEEP_FILES)
+@pytest.mark.parametrize("name", directory_lib.SWEEP_FILES)
 def test_all_tables_or_none(name, whole, begun, copy, capsys):
     """A kill between two of them leaves a sweep that goes on, and that nothing else reads."""
     out = copy(whole)
@@ -134,16 +133,19 @@ def test_who_may_not_write_is_told_that_it_is_finished(whole, copy, capsys, monk
 
 def test_seconds_are_those_of_all_processes(begun, copy):
     """Of programs whose seconds the checkpoint has, the rest of its process counts as well."""
-    out, kept = copy(begun), runs.Kept(runs.Place(0, 0, 0), (), [], [runs.Clock(60, 20, 100)])
+    out, kept = (
+        copy(begun),
+        execute.Kept(execute.Place(0, 0, 0), (), [], [execute.Clock(60, 20, 100)]),
+    )
 
     @contextlib.contextmanager
     def kept_by(console, directory, settings, every, work):
-        keeper = runs.NO_KEEPER._replace(restore=lambda *_: kept)
+        keeper = execute.NO_KEEPER._replace(restore=lambda *_: kept)
         yield work(keeper, lambda look: None), []
 
-    border = sweep_cli.Border(lambda: None, lambda *_: None, kept_by, contextlib.nullcontext)
-    sweep_cli.command({}, {"resume": out, "quiet": True}, border)
-    assert 100 < results.read_json(out, "timing.json")["total_seconds"] < 400
+    border = sweep_command.Border(lambda: None, lambda *_: None, kept_by, contextlib.nullcontext)
+    sweep_command.command({}, {"resume": out, "quiet": True}, border)
+    assert 100 < directory_lib.read_json(out, "timing.json")["total_seconds"] < 400
 
 
 # ---------------------------------------------------------------- parts are judged
@@ -203,9 +205,9 @@ CHANGES = {  # of 8 N + 3 K + 1 numbers, N = K = 3, the first K of which are acc
 def test_a_part_that_no_run_gives_is_computed_again(change, begun, copy):
     out, told = copy(begun), []
     other_part(out, change)
-    sweep = sweeping.described(results.read_json(out, "config.json"))
-    content = sweeping.content_of(sweeping.data_of(sweep))
-    keys = {run: sweeping.key_of(run, "test", content) for run in sweeping.runs_of(sweep)}
+    sweep = settings_lib.described(directory_lib.read_json(out, "config.json"))
+    content = plan.content_of(plan.data_of(sweep))
+    keys = {run: plan.key_of(run, "test", content) for run in plan.runs_of(sweep)}
     ends = sweep_results.through(keys, sweep_results.parts(out), told.append)
     assert len(ends) == 4
     assert len(told) == 1
@@ -227,8 +229,8 @@ def test_an_outcome_comes_back_without_a_rounding():
     for name, (of, _, most, kind) in sweep_results._HOLDS.items():
         size = {"clients": 5, "evaluated": 3, "one": 1}[of]
         fields[name] = (rng.random(size) * min(most, 1e6)).astype(kind)
-    assert tuple(fields) == results.Outcome._fields
-    end = results.Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])
+    assert tuple(fields) == frames.Outcome._fields
+    end = frames.Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])
     again = sweep_results.unpacked(sweep_results.packed(end), 5, 3)
     for before, after in zip(end, again, strict=True):
         np.testing.assert_array_equal(before, after)
@@ -257,12 +259,12 @@ TRIAL = {"values": {"beta": 2.0}, "state": "finished", "criterion": 1.0, "rounds
 def test_trials_are_judged(change, tmp_path, capsys):
     """What is not of the search, and what lacks its runs, is run again."""
     asked = {"clients": 3, "rounds": 2, "seeds": 1}
-    space = {"beta": searching.span("0.1:10")}
-    search = sweep_cli.Search(asked, space, "random", 3, 0, "none", "fairness", "test")
+    space = {"beta": search_lib.span("0.1:10")}
+    search = sweep_command.Search(asked, space, "random", 3, 0, "none", "fairness", "test")
     stopped = TRIAL | {"state": "stopped", "criterion": None}
     sweep_results.add_trial(tmp_path, TRIAL | change)
     sweep_results.add_trial(tmp_path, stopped)
-    assert sweep_cli._told(search, tmp_path, {}, "") == [stopped]
+    assert sweep_command._told(search, tmp_path, {}, "") == [stopped]
     assert "again" in capsys.readouterr().err
 
 
@@ -288,18 +290,18 @@ def test_other_data_are_refused(tmp_path, capsys, monkeypatch):
 
 
 def test_a_run_is_known_by_its_rows_not_by_where_they_lie():
-    config = experiment.configure(clients=3, rounds=2)
-    run = sweeping.run_of(config, config.methods[0], "uniform", 0)
-    data = experiment.data_identity(config)
+    config = names.configure(clients=3, rounds=2)
+    run = plan.run_of(config, config.methods[0], "uniform", 0)
+    data = identity.data_identity(config)
     moved = {**data, "sets": {"digits": data["sets"]["digits"] | {"folder": "/x"}}}
     other = {**data, "sets": {"digits": data["sets"]["digits"] | {"rows": "0"}}}
     filed = {**data, "files": {"attendance": "0"}}
-    contents = map(sweeping.content_of, (data, moved, other, filed))
-    keys = [sweeping.key_of(run, "test", content) for content in contents]
+    contents = map(plan.content_of, (data, moved, other, filed))
+    keys = [plan.key_of(run, "test", content) for content in contents]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
     moved = dataclasses.replace(run.config, attendance="/a", data_dir="/b")
-    assert sweeping.key_of(run._replace(config=moved)) == sweeping.key_of(run)
+    assert plan.key_of(run._replace(config=moved)) == plan.key_of(run)
 
 
 # ---------------------------------------------------------------- nothing leaves the directory
@@ -309,7 +311,7 @@ def edited(out, name, change):
     """Changes a document as a stranger may, who can seal it again."""
     value = json.loads((out / name).read_text())
     value.pop("sha256")
-    (out / name).write_bytes(results.document(change(value)))
+    (out / name).write_bytes(directory_lib.document(change(value)))
 
 
 @pytest.mark.parametrize("name", ["figures", "parts", "ray", "checkpoint"])
@@ -332,10 +334,10 @@ def renamed(out, axis):
     import polars as pl
 
     table = pl.read_parquet(out / "sweep.parquet").rename({"beta": axis})
-    content = results.parquet(table)
+    content = directory_lib.parquet(table)
     (out / "sweep.parquet").write_bytes(content)
     edited(out, "config.json", lambda c: c | {"axes": [{"name": axis, "values": [0.5, 2.0]}]})
-    digest = results.digests({"sweep.parquet": content})
+    digest = directory_lib.digests({"sweep.parquet": content})
     edited(out, "environment.json", lambda e: e | {"tables": e["tables"] | digest})
 
 
@@ -479,7 +481,7 @@ SEARCH = {
 def test_a_strangers_search(change, tmp_path, capsys, monkeypatch):
     pytest.importorskip("ray", reason="needs the extra [ray]")
     file = tmp_path / "config.json"
-    file.write_text(results.json_text(files.sealed({"search": change(SEARCH)})))
+    file.write_text(directory_lib.json_text(files.sealed({"search": change(SEARCH)})))
     words = ["sweep", "--config", file, "--on", "ray", "--out", tmp_path / "x", "--quiet"]
     said(capsys, 2, *words)
     assert not (tmp_path / "x").exists()
@@ -556,7 +558,7 @@ def test_too_many_are_refused_at_once(tmp_path, capsys):
     said(capsys, 2, "sweep", "--dataset", many, "--out", out)
     words = ["sweep", "--search", "random", "--beta", "0.1:0.2", "--out", out, "--trials"]
     assert "at most 100000" in one_sentence(capsys, *words, 2**31 - 1)
-    assert len(searching.draw({"beta": searching.span("0.1:0.100001")}, 100_000)) < 10
+    assert len(search_lib.draw({"beta": search_lib.span("0.1:0.100001")}, 100_000)) < 10
     assert "--rounds" in said(capsys, 2, *words, 3, "--rounds", f"1:{'9' * 400}")
     assert time.process_time() - started < 10
     assert not out.exists()

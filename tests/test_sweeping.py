@@ -10,17 +10,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cgsv_jax import (
-    cli,
-    experiment,
-    results,
-    searching,
-    simulation,
-    sweep_plots,
-    sweep_results,
-    sweeping,
-)
-from cgsv_jax.config import ConfigError
+from cgsv_jax.command import main
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.core import simulation
+from cgsv_jax.experiment import deal, names, running
+from cgsv_jax.results import directory, frames
+from cgsv_jax.sweep import figures as sweep_figures
+from cgsv_jax.sweep import plan as plan_lib
+from cgsv_jax.sweep import results as sweep_results
+from cgsv_jax.sweep import running as sweep_running
+from cgsv_jax.sweep import search
+from cgsv_jax.sweep import settings as settings_lib
 
 SMALL = {
     **{"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 4, "seeds": 2},
@@ -33,11 +33,11 @@ GRID = {"beta": (0.5, 2.0, math.inf), "alpha": (0.5, 0.95)}
 @pytest.fixture(scope="module")
 def swept():
     """Six settings on two partitions with two seeds; the traces of whole programs counted."""
-    sweep = sweeping.sweep(SMALL, GRID)
-    plan = sweeping.plan(sweeping.runs_of(sweep))
+    sweep = settings_lib.sweep(SMALL, GRID)
+    plan = plan_lib.plan(plan_lib.runs_of(sweep))
     with pytest.MonkeyPatch.context() as patch:
         traces = _counted(patch)
-        ends, _ = sweeping.execute(plan)
+        ends, _ = sweep_running.execute(plan)
     return sweep, plan, ends, len(traces)
 
 
@@ -53,7 +53,7 @@ def _counted(patch):
 
 
 def _table(sweep, ends):
-    return sweep_results.frame(sweeping.rows(sweep, ends), sweep.axes)
+    return sweep_results.frame(sweep_running.rows(sweep, ends), sweep.axes)
 
 
 # ---------------------------------------------------------------- which runs there are
@@ -66,15 +66,15 @@ def test_the_yardstick_is_run_once(swept):
     assert (alone.name, cgsv.name) == ("standalone", "cgsv")
     assert [len(p.runs) for p in alone.portions] == [2 * 2]
     assert [len(p.runs) for p in cgsv.portions] == [6 * 2 * 2]
-    rates = sweeping.sweep(SMALL, {"learning_rate": (0.1, 0.2), "beta": (1.0, 2.0)})
-    alone = [r for r in sweeping.runs_of(rates) if r.method.algorithm == "standalone"]
+    rates = settings_lib.sweep(SMALL, {"learning_rate": (0.1, 0.2), "beta": (1.0, 2.0)})
+    alone = [r for r in plan_lib.runs_of(rates) if r.method.algorithm == "standalone"]
     assert len(alone) == 2 * 2 * 2
     assert {r.method.learning_rate for r in alone} == {0.1, 0.2}
 
 
 def test_a_method_is_run_once_for_what_it_does_not_read():
-    both = sweeping.sweep(SMALL | {"algorithms": ("cgsv", "fedavg")}, {"beta": (1.0, 2.0)})
-    counts = [r.method.algorithm for r in sweeping.runs_of(both)]
+    both = settings_lib.sweep(SMALL | {"algorithms": ("cgsv", "fedavg")}, {"beta": (1.0, 2.0)})
+    counts = [r.method.algorithm for r in plan_lib.runs_of(both)]
     assert {name: counts.count(name) for name in counts} == {
         "standalone": 4, "cgsv": 8, "fedavg": 4,
     }  # fmt: skip
@@ -86,27 +86,30 @@ def test_a_point_of_the_grid_is_a_config_of_its_own(swept):
     sweep, *_ = swept
     for setting in sweep.settings:
         asked = SMALL | setting.values | {"algorithms": ("standalone", "cgsv")}
-        assert setting.config == experiment.configure(**asked)
+        assert setting.config == names.configure(**asked)
 
 
 def test_keys_tell_runs_apart_and_stay(swept):
     sweep, *_ = swept
-    runs = sweeping.runs_of(sweep)
-    keys = {sweeping.key_of(run) for run in runs}
+    runs = plan_lib.runs_of(sweep)
+    keys = {plan_lib.key_of(run) for run in runs}
     assert len(keys) == len(runs)
     moved = runs[0]._replace(config=dataclasses.replace(runs[0].config, layout="all", devices=2))
-    assert sweeping.key_of(moved) == sweeping.key_of(runs[0])
-    assert sweeping.key_of(runs[0], "validation") not in keys
+    assert plan_lib.key_of(moved) == plan_lib.key_of(runs[0])
+    assert plan_lib.key_of(runs[0], "validation") not in keys
 
 
 def test_a_sweep_is_read_back_from_json(swept):
     sweep, *_ = swept
-    text = results.json_text(sweeping.describe(sweep))
-    assert sweeping.described(json.loads(text)) == sweep
-    shapes = sweeping.sweep({"rounds": 2}, {"hidden": ((4,), (8, 4)), "epochs": (1, 2)})
-    assert sweeping.described(json.loads(results.json_text(sweeping.describe(shapes)))) == shapes
+    text = directory.json_text(settings_lib.describe(sweep))
+    assert settings_lib.described(json.loads(text)) == sweep
+    shapes = settings_lib.sweep({"rounds": 2}, {"hidden": ((4,), (8, 4)), "epochs": (1, 2)})
+    assert (
+        settings_lib.described(json.loads(directory.json_text(settings_lib.describe(shapes))))
+        == shapes
+    )
     with pytest.raises(ConfigError, match="missing"):
-        sweeping.described({"dataset": "digits"})
+        settings_lib.described({"dataset": "digits"})
 
 
 # ---------------------------------------------------------------- which programs
@@ -131,12 +134,12 @@ def test_rows_that_somebody_chose_are_a_pool_of_their_own(tmp_path):
         **{"lists": str(tmp_path / "rows.txt"), "owners": str(tmp_path / "owners.npy")},
         **{"shares": (3, 2, 1), "rows_per_client": 10},
     }
-    runs = sweeping.runs_of(sweeping.sweep(asked, {}))
-    portions = list(sweeping._portions(runs[0].config, runs))
+    runs = plan_lib.runs_of(settings_lib.sweep(asked, {}))
+    portions = list(plan_lib._portions(runs[0].config, runs))
     assert [p.world.partitions for p, _ in portions] == [
         *(("uniform", "by_shares"), ("from_lists",), ("by_owner",)),
     ]
-    rows = [len(problem.data.labels) for _, dealt in portions for problem in dealt]
+    rows = [len(task.data.labels) for _, dealt in portions for task in dealt]
     assert rows == [30, 30, 1442, 1442 - 144]
     assert [p.sizes.tolist() for _, (p, *_) in portions[:2]] == [[10, 10, 10], [2, 1, 1]]
 
@@ -145,10 +148,10 @@ def test_rows_that_somebody_chose_are_a_pool_of_their_own(tmp_path):
 def test_shapes_are_compiled_once_each():
     """Two widths and two partition seeds: pools of equal shape share what is compiled."""
     asked = SMALL | {"seeds": 1, "rounds": 1, "partitions": ("class_imbalance",)}
-    sweep = sweeping.sweep(
+    sweep = settings_lib.sweep(
         asked, {"hidden": ((4,), (5,)), "partition_seed": (0, 1), "beta": (0.5, 1.0)}
     )
-    plan = sweeping.plan(sweeping.runs_of(sweep))
+    plan = plan_lib.plan(plan_lib.runs_of(sweep))
     assert [program.name for program in plan.programs] == [
         *("standalone (hidden 4)", "standalone (hidden 5)"),
         *("cgsv (hidden 4)", "cgsv (hidden 5)"),
@@ -159,7 +162,7 @@ def test_shapes_are_compiled_once_each():
     ]
     with pytest.MonkeyPatch.context() as patch:
         traces = _counted(patch)
-        ends, _ = sweeping.execute(plan)
+        ends, _ = sweep_running.execute(plan)
     assert len(traces) == 4
     table = _table(sweep, ends)
     assert table.height == 8
@@ -174,14 +177,14 @@ def test_shapes_are_compiled_once_each():
 def test_chunks_where_memory_is_short(swept, runs_in_memory, size, calls):
     """Equal ones, so that one program serves all; as many as half of the memory holds."""
     sweep, *_ = swept
-    runs = sweeping.runs_of(sweep)
-    whole = sweeping.plan(runs, backend="gpu", budget=2**60)
+    runs = plan_lib.runs_of(sweep)
+    whole = plan_lib.plan(runs, backend="gpu", budget=2**60)
     each = whole.programs[1].memory / 24
-    plan = sweeping.plan(runs, backend="gpu", budget=int(2 * runs_in_memory * each))
+    plan = plan_lib.plan(runs, backend="gpu", budget=int(2 * runs_in_memory * each))
     program = plan.programs[1]
     assert program.size == size
-    assert len(sweeping.batches(plan)[1][0].chunks) == calls
-    assert {len(c.seeds) for c in sweeping.batches(plan)[1][0].chunks} == {size}
+    assert len(sweep_running.batches(plan)[1][0].chunks) == calls
+    assert {len(c.seeds) for c in sweep_running.batches(plan)[1][0].chunks} == {size}
     assert plan.rounds >= 4 * plan.num_runs
     assert program.memory == size * each
 
@@ -195,9 +198,9 @@ def test_chunks_change_nothing(swept, width, together):
     1 / 1440 of the mean's.
     """
     sweep, _, ends, _ = swept
-    runs = [run for run in sweeping.runs_of(sweep) if run.method.algorithm == "cgsv"]
-    plan = sweeping.plan(runs, together=together, width=width, backend="gpu")
-    again, _ = sweeping.execute(plan)
+    runs = [run for run in plan_lib.runs_of(sweep) if run.method.algorithm == "cgsv"]
+    plan = plan_lib.plan(runs, together=together, width=width, backend="gpu")
+    again, _ = sweep_running.execute(plan)
     for run in runs:
         np.testing.assert_allclose(again[run].accuracy, ends[run].accuracy, atol=1.5 / 360)
         np.testing.assert_allclose(again[run].share, ends[run].share, atol=1.5 / 610)
@@ -213,10 +216,10 @@ def test_the_sweep_is_its_separate_runs(swept):
     sweep, _, ends, _ = swept
     table = _table(sweep, ends)
     for values in ({"beta": 0.5, "alpha": 0.5}, {"beta": math.inf, "alpha": 0.95}):
-        config = experiment.configure(**SMALL | values, algorithms=("standalone", "cgsv"))
-        want = results.summary_frame(experiment.run(config).cells).filter(method="cgsv")
-        got = table.filter(**values).select(results.SUMMARY_COLUMNS)
-        for name in results.SUMMARY_COLUMNS:
+        config = names.configure(**SMALL | values, algorithms=("standalone", "cgsv"))
+        want = frames.summary_frame(running.run(config).cells).filter(method="cgsv")
+        got = table.filter(**values).select(frames.SUMMARY_COLUMNS)
+        for name in frames.SUMMARY_COLUMNS:
             if got[name].dtype != pl.Float64:
                 assert got[name].to_list() == want[name].to_list(), name
                 continue
@@ -227,8 +230,8 @@ def test_the_sweep_is_its_separate_runs(swept):
 def test_programs_lower_for_an_accelerator(swept):
     """What a GPU or TPU would run: all runs at once, every partition in one program."""
     sweep, *_ = swept
-    plan = sweeping.plan(sweeping.runs_of(sweep), backend="tpu", budget=2**40)
-    batch, _ = sweeping.batches(plan)[1]
+    plan = plan_lib.plan(plan_lib.runs_of(sweep), backend="tpu", budget=2**40)
+    batch, _ = sweep_running.batches(plan)[1]
     made = batch.build()
     (chunk,) = batch.chunks
     state = jax.eval_shape(made.begin, chunk.seeds, chunk.hyper)
@@ -241,16 +244,16 @@ def test_programs_lower_for_an_accelerator(swept):
 def test_other_rows_to_judge_on(swept):
     """Validation rows give other accuracies, and touch no run: the same entries are received."""
     sweep, _, ends, _ = swept
-    runs = [run for run in sweeping.runs_of(sweep) if run.partition == "uniform"][:1]
-    (end,) = sweeping.execute(sweeping.plan(runs, "validation"))[0].values()
-    number = len(experiment.problems(sweep.settings[0].config)[0].data.validation[1])
+    runs = [run for run in plan_lib.runs_of(sweep) if run.partition == "uniform"][:1]
+    (end,) = sweep_running.execute(plan_lib.plan(runs, "validation"))[0].values()
+    number = len(deal.tasks(sweep.settings[0].config)[0].data.validation[1])
     rows = end.accuracy.astype(np.float64) * number
     np.testing.assert_allclose(rows, rows.round(), atol=1e-3)
     assert (end.accuracy != ends[runs[0]].accuracy).any()
     np.testing.assert_allclose(end.share, ends[runs[0]].share, atol=1.5 / 610)
-    none = sweeping.sweep(SMALL | {"validation_share": 0.0}, {})
+    none = settings_lib.sweep(SMALL | {"validation_share": 0.0}, {})
     with pytest.raises(ConfigError, match="--judge validation needs validation rows"):
-        sweeping.plan(sweeping.runs_of(none), "validation")
+        plan_lib.plan(plan_lib.runs_of(none), "validation")
 
 
 # ---------------------------------------------------------------- what is said
@@ -273,20 +276,20 @@ def test_other_rows_to_judge_on(swept):
 )
 def test_all_that_is_wrong_in_one_message(swept_values, best, words):
     with pytest.raises(ConfigError) as error:
-        sweeping.sweep({}, swept_values, best)
+        settings_lib.sweep({}, swept_values, best)
     for word in words:
         assert word in str(error.value)
 
 
 def test_data_that_cannot_be_dealt_is_named_before_anything_runs():
-    sweep = sweeping.sweep({"rounds": 1}, {"clients": (5, 5000)})
+    sweep = settings_lib.sweep({"rounds": 1}, {"clients": (5, 5000)})
     with pytest.raises(ConfigError, match="--clients is 5000"):
-        sweeping.plan(sweeping.runs_of(sweep))
+        plan_lib.plan(plan_lib.runs_of(sweep))
 
 
 def _rows(values):
     """(setting, seed) -> fairness, as rows of two settings' tables."""
-    base = dict.fromkeys(results.SUMMARY_COLUMNS)
+    base = dict.fromkeys(frames.SUMMARY_COLUMNS)
     return [
         base
         | {"point": setting, "beta": float(setting), "partition": "uniform", "method": "cgsv"}
@@ -342,44 +345,44 @@ def test_figures(swept, tmp_path):
     table = _table(sweep, ends)
     best = {"beta": 0.5, "alpha": 0.5, "method": "cgsv"}
     for criterion in ("fairness", "mean_accuracy"):
-        (file,) = sweep_plots.draw(table, sweep.axes, criterion, best, tmp_path / criterion)
+        (file,) = sweep_figures.draw(table, sweep.axes, criterion, best, tmp_path / criterion)
         assert file.name == "pair-alpha-beta.png" or file.name == "pair-beta-alpha.png"
-        again = sweep_plots.draw(table, sweep.axes, criterion, best, tmp_path / "again")
+        again = sweep_figures.draw(table, sweep.axes, criterion, best, tmp_path / "again")
         assert again[0].read_bytes() == file.read_bytes()
     few = table.filter(pl.col("alpha") == 0.5, pl.col("beta") < math.inf)
-    (file,) = sweep_plots.draw(few, sweep.axes, "fairness", None, tmp_path)
+    (file,) = sweep_figures.draw(few, sweep.axes, "fairness", None, tmp_path)
     assert file.name == "line-beta.png"
     holes = table.filter((pl.col("alpha") == 0.5) | (pl.col("beta") == 2.0))
     holes = holes.filter(pl.col("beta") < math.inf)
-    (other,) = sweep_plots.draw(holes, sweep.axes, "fairness", best, tmp_path)
+    (other,) = sweep_figures.draw(holes, sweep.axes, "fairness", best, tmp_path)
     # What --overwrite clears away goes by these names.
     kinds = {drawn.name.split("-")[0] for drawn in (file, other)}
-    assert kinds == set(results.SWEEP_FIGURE_KINDS)
+    assert kinds == set(directory.SWEEP_FIGURE_KINDS)
 
 
 # ---------------------------------------------------------------- ranges
 
 
 def test_ranges():
-    assert searching.span("0.1:10").log
-    assert not searching.span("0.1:10:linear").log
-    assert searching.span("1:5", whole=True).whole
+    assert search.span("0.1:10").log
+    assert not search.span("0.1:10:linear").log
+    assert search.span("1:5", whole=True).whole
     for word in ("2:1", "0:1:log", "1:2:3", "a:b", "1:inf"):
         with pytest.raises(ValueError, match=r".+"):
-            searching.span(word)
+            search.span(word)
 
 
 def test_draws_are_inside_and_stay():
-    spaces = {"beta": searching.span("0.1:10"), "epochs": searching.span("1:3", whole=True),
+    spaces = {"beta": search.span("0.1:10"), "epochs": search.span("1:3", whole=True),
               "mask_ties": ("all", "position")}  # fmt: skip
-    points = searching.draw(spaces, 30, seed=3)
-    assert points[:10] == searching.draw(spaces, 10, seed=3)
-    assert points[:10] != searching.draw(spaces, 10, seed=4)
+    points = search.draw(spaces, 30, seed=3)
+    assert points[:10] == search.draw(spaces, 10, seed=3)
+    assert points[:10] != search.draw(spaces, 10, seed=4)
     assert len(points) == 30
     assert all(0.1 <= p["beta"] <= 10 and 1 <= p["epochs"] <= 3 for p in points)
     # As many below 1 as above, give or take: 30 coins of which 26 agree are one in 10^4.
     assert 4 < sum(p["beta"] < 1 for p in points) < 26
-    assert len(searching.draw({"epochs": spaces["epochs"]}, 30)) == 3
+    assert len(search.draw({"epochs": spaces["epochs"]}, 30)) == 3
 
 
 # ---------------------------------------------------------------- the command
@@ -392,13 +395,13 @@ def _files(folder):
 def test_the_command_twice(tmp_path, capsys):
     out, again = tmp_path / "one", tmp_path / "two"
     argv = ["sweep", *FLAGS, "--beta", "0.5,inf", "--alpha", "0.9,0.95"]
-    assert cli.main([*argv, "--out", str(out)]) == 0
+    assert main.main([*argv, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     for words in ("runs by 2 programs", "rounds of all runs", "Settings by fairness", "memory",
                   "cgsv compare", "--algorithms standalone,cgsv"):  # fmt: skip
         assert words in printed
     repeat = ["sweep", "--config", str(out / "config.json"), "--quiet", "--out", str(again)]
-    assert cli.main(repeat) == 0
+    assert main.main(repeat) == 0
     assert capsys.readouterr().out == ""
     one, two = _files(out), _files(again)
     assert set(one) == set(two) == {
@@ -411,16 +414,16 @@ def test_the_command_twice(tmp_path, capsys):
     assert table.columns[:3] == ["point", "alpha", "beta"]
     assert settings.filter("best").height in (0, 1)
     assert len(config["settings"]) == 4
-    assert cli.main([*argv, "--out", str(out)]) == 2  # holds a run
+    assert main.main([*argv, "--out", str(out)]) == 2  # holds a run
     figure = out / "figures" / "pair-alpha-beta.png"
     figure.unlink()
-    assert cli.main(["plot", str(out)]) == 0
+    assert main.main(["plot", str(out)]) == 0
     assert figure.read_bytes() == one["figures/pair-alpha-beta.png"]
     # What is said to run the best setting does.
     best = json.loads(one["settings.json"])["best"]
     words = [*shlex.split(best["command"])[1:], "--quiet", "--out", str(tmp_path / "best")]
-    assert cli.main(words) == 0
-    alone = results.read(tmp_path / "best").summary.filter(method="cgsv")
+    assert main.main(words) == 0
+    alone = directory.read(tmp_path / "best").summary.filter(method="cgsv")
     assert alone["fairness"].mean() == pytest.approx(best["criterion"], abs=1e-3)
 
 
@@ -428,8 +431,8 @@ def test_going_on_after_a_stop(tmp_path, capsys, monkeypatch):
     """Only what is missing is run, and the tables are those of a sweep that was not stopped."""
     whole, part = tmp_path / "whole", tmp_path / "part"
     argv = ["sweep", *FLAGS, "--beta", "0.5,2", "--quiet"]
-    assert cli.main([*argv, "--out", str(whole)]) == 0
-    execute, seen = sweeping.execute, []
+    assert main.main([*argv, "--out", str(whole)]) == 0
+    execute, seen = sweep_running.execute, []
 
     def stopping(plan, watch, keep, keeper=None):
         def kept(done):
@@ -441,23 +444,23 @@ def test_going_on_after_a_stop(tmp_path, capsys, monkeypatch):
         return execute(plan, watch, kept, keeper)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeping, "execute", stopping)
-        assert cli.main([*argv, "--out", str(part)]) == 130
+        patch.setattr(sweep_running, "execute", stopping)
+        assert main.main([*argv, "--out", str(part)]) == 130
     assert f"cgsv sweep --resume {part}" in capsys.readouterr().err
     assert len(sweep_results.parts(part)) == 3
     assert not (part / "sweep.parquet").exists()
     with monkeypatch.context() as patch:
         seen.clear()
         patch.setattr(
-            sweeping, "execute",
+            sweep_running, "execute",
             lambda plan, *rest: (seen.append(plan.num_runs), execute(plan, *rest))[1],
         )  # fmt: skip
-        assert cli.main(["sweep", "--resume", str(part), "--quiet"]) == 0
+        assert main.main(["sweep", "--resume", str(part), "--quiet"]) == 0
     assert seen == [2 + 2 * 2 - 3]
     one, two = _files(whole), _files(part)
     assert set(one) == set(two)
     assert {name for name in one if one[name] != two[name]} <= {"timing.json"}
-    assert cli.main(["sweep", "--resume", str(part)]) == 0
+    assert main.main(["sweep", "--resume", str(part)]) == 0
     assert "is finished" in capsys.readouterr().out
 
 
@@ -465,7 +468,7 @@ def test_a_random_search_without_ray(tmp_path):
     out = tmp_path / "s"
     argv = ["sweep", *FLAGS, "--seeds", "1", "--rounds", "1", "--beta", "0.1:10", "--search",
             "random", "--trials", "3", "--best", "mean_accuracy", "--quiet"]  # fmt: skip
-    assert cli.main([*argv, "--out", str(out)]) == 0
+    assert main.main([*argv, "--out", str(out)]) == 0
     config, table, settings = sweep_results.read(out)
     assert table["beta"].n_unique() == settings.height == len(config["settings"]) == 3
     assert (out / "figures" / "line-beta.png").exists()
@@ -497,7 +500,7 @@ BAD = {
 @pytest.mark.parametrize(("flags", "sentence"), BAD.items(), ids=BAD)
 def test_bad_input_is_a_sentence_and_writes_nothing(flags, sentence, tmp_path, capsys):
     out = tmp_path / "out"
-    assert cli.main(["sweep", *flags.split(), *(["--out", str(out)] if "--resume" not in flags
+    assert main.main(["sweep", *flags.split(), *(["--out", str(out)] if "--resume" not in flags
                                                 else [])]) == 2  # fmt: skip
     captured = capsys.readouterr()
     assert sentence in captured.err

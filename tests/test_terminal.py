@@ -8,11 +8,11 @@ import sys
 import pytest
 from rich.table import Table
 
-from cgsv_jax import terminal
+from cgsv_jax.host import terminal
 
 PRINTS = """
 import sys
-from cgsv_jax import terminal
+from cgsv_jax.host import terminal
 with terminal.guarded() as lost:
     to = terminal.console()
     terminal.say(to, "[b] ‖x‖ 1 ± 2 :smile:")

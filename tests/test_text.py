@@ -14,9 +14,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from cgsv_jax import cli, data, experiment
-from cgsv_jax.config import ConfigError
-from cgsv_jax.data import builders, store, text
+from cgsv_jax import data
+from cgsv_jax.command import main
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.data import builders, store
+from cgsv_jax.data import text as text_lib
+from cgsv_jax.experiment import deal, names, running
 
 TREES = {
     "train": [
@@ -158,11 +161,11 @@ def test_the_command_prepares_from_an_archive(monkeypatch, tmp_path, capsys):
     publish(monkeypatch, "mr", content)
     (tmp_path / "archive").write_bytes(content)
     command = ["data", "prepare", "mr", "--archive", str(tmp_path / "archive")]
-    assert cli.main([*command, "--data-dir", str(tmp_path / "own")]) == 0
+    assert main.main([*command, "--data-dir", str(tmp_path / "own")]) == 0
     folder = tmp_path / "own" / "mr" / "1.0.0"
     assert capsys.readouterr().out.splitlines()[-1] == str(folder)
     (tmp_path / "archive").write_bytes(content[1:])
-    assert cli.main(command) == 2
+    assert main.main(command) == 2
     assert "is not the archive of mr" in capsys.readouterr().err
 
 
@@ -180,7 +183,7 @@ def test_an_absent_set_names_the_command_and_the_archive(tmp_path):
 def test_vocabulary_is_of_the_training_rows():
     """A word that only a validation or test row has is unknown, whatever its count there."""
     labels = np.zeros(2, np.int32)
-    made = text.dataset(
+    made = text_lib.dataset(
         ([b"b a b", b"A"], labels),
         ([b"c c c", b"a c"], labels),
         ([b"c b", b""], labels),
@@ -195,24 +198,28 @@ def test_vocabulary_is_of_the_training_rows():
 def test_what_is_cut_off_is_in_no_vocabulary():
     """So the largest token of the training inputs is the last word's."""
     one = np.zeros(1, np.int32)
-    made = text.dataset(([b"a b zz zz"], one), ([b"zz"], one), ([b"zz"], one), length=2)
+    made = text_lib.dataset(([b"a b zz zz"], one), ([b"zz"], one), ([b"zz"], one), length=2)
     assert made.inputs.tolist() == [[2, 3]]
     assert made.test_inputs.tolist() == [[1, 0]]
 
 
 def test_words_are_cut_at_spaces_alone():
-    assert text.tokens("A 8\xa01\\/2\x85 \u2003B".encode()) == ["a", "8\xa01\\/2\x85", "\u2003b"]
+    assert text_lib.tokens("A 8\xa01\\/2\x85 \u2003B".encode()) == [
+        "a",
+        "8\xa01\\/2\x85",
+        "\u2003b",
+    ]
 
 
 def test_sst_keeps_its_splits(monkeypatch, tmp_path):
     prepare(monkeypatch, tmp_path, "sst")
     sst = data.load("sst")
-    assert sst.inputs.shape == (3, text.SST_LENGTH)
+    assert sst.inputs.shape == (3, text_lib.SST_LENGTH)
     assert sst.labels.tolist() == [3, 1, 4]
     assert sst.test_labels.tolist() == [4, 2]
     assert sst.validation[1].tolist() == [0]
     joy, a = sst.inputs[0, 2], sst.inputs[0, 0]
-    assert sst.test_inputs[:, :2].tolist() == [[joy, text.UNKNOWN], [a, 0]]
+    assert sst.test_inputs[:, :2].tolist() == [[joy, text_lib.UNKNOWN], [a, 0]]
     for one, other in zip(data.load("sst"), sst, strict=True):  # from the cache
         np.testing.assert_array_equal(one[0], other[0])
 
@@ -231,14 +238,14 @@ def test_mr_is_shuffled(monkeypatch, tmp_path):
     for labels in splits:
         # A draw of n from equal classes without replacement; six deviations.
         assert abs(labels.mean() - 0.5) < 6 * 0.5 / np.sqrt(len(labels))
-    order = text.scattered([line for side in lines.values() for line in side])
+    order = text_lib.scattered([line for side in lines.values() for line in side])
     assert sorted(order) == list(range(200))
     np.testing.assert_array_equal(data.load("mr").inputs, mr.inputs)
 
 
 def test_copies_of_a_text_lie_side_by_side():
     texts = [b"a", b"b", b"a", b"c", b"a"]
-    order = text.scattered(texts)
+    order = text_lib.scattered(texts)
     places = [order.index(row) for row in (0, 2, 4)]
     assert places == list(range(places[0], places[0] + 3))
 
@@ -257,18 +264,18 @@ def test_texts_that_are_no_unicode(tmp_path):
 def test_a_set_keeps_its_own_validation_rows(monkeypatch, tmp_path):
     """All training rows are dealt out, and the server's rows are the official ones."""
     prepare(monkeypatch, tmp_path, "sst")
-    config = experiment.configure(dataset="sst", clients=2, partitions="uniform")
+    config = names.configure(dataset="sst", clients=2, partitions="uniform")
     assert config.validation_share == 0
-    (problem,) = experiment.problems(config)
-    assert problem.sizes.sum() == 3
+    (task,) = deal.tasks(config)
+    assert task.sizes.sum() == 3
     sst = data.load("sst")
-    for mine, official in zip(problem.data.validation, sst.validation, strict=True):
+    for mine, official in zip(task.data.validation, sst.validation, strict=True):
         np.testing.assert_array_equal(mine, official)
     words = 2 + len({word for tree in TREES["train"] for word in _words(tree)})
-    assert words * 300 in problem.tensors
-    share = experiment.configure(dataset="sst", clients=1, validation_share=0.5)
+    assert words * 300 in task.tensors
+    share = names.configure(dataset="sst", clients=1, validation_share=0.5)
     with pytest.raises(ConfigError, match="validation rows of its own"):
-        experiment.problems(share)
+        deal.tasks(share)
 
 
 def _words(tree):
@@ -277,11 +284,11 @@ def _words(tree):
 
 def test_a_text_run_from_end_to_end(monkeypatch, tmp_path):
     prepare(monkeypatch, tmp_path, "sst")
-    config = experiment.configure(
+    config = names.configure(
         dataset="sst", clients=3, partitions="uniform", rounds=2, epochs=1, seeds=1,
         algorithms="cgsv", optimizer_state="restart",
     )  # fmt: skip
-    (cell,) = experiment.run(config).cells
+    (cell,) = running.run(config).cells
     assert cell.evaluation.accuracy.shape == (1, 2, 3)
     assert np.isfinite(cell.record.loss).all()
 
@@ -309,7 +316,7 @@ def test_the_real_sets(name, vocabulary):
     held_out = loaded.validation[0]
     lengths = [(x != 0).sum(axis=1) for x in (loaded.inputs, loaded.test_inputs, held_out)]
     assert max(map(max, lengths)) == source.input_shape[0]  # nothing is cut, nothing longer
-    unknown = (loaded.test_inputs == text.UNKNOWN).sum() / lengths[1].sum()
+    unknown = (loaded.test_inputs == text_lib.UNKNOWN).sum() / lengths[1].sum()
     assert abs(unknown - UNKNOWN_SHARE[name]) < 1e-4
     if name == "sst":
         assert np.bincount(loaded.labels).tolist() == [1092, 2218, 1624, 2322, 1288]

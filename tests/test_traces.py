@@ -24,8 +24,10 @@ import numpy as np
 import optax
 import pytest
 
-from cgsv_jax import local, models, reward, simulation, vectors
-from cgsv_jax.algorithms import cgsv_released
+from cgsv_jax import models
+from cgsv_jax.core import local, simulation, vectors
+from cgsv_jax.rules import reward
+from cgsv_jax.rules.methods import cgsv_released
 from cgsv_jax.types import Algorithm, Clients, Dataset, Settings
 
 SAFETY = 2.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cgsv_jax import uncertainty
+from cgsv_jax.core import uncertainty
 
 
 def true_accuracies(ability, spread=1.5):

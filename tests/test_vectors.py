@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cgsv_jax import vectors
+from cgsv_jax.core import top_k, vectors
 
 EPS = float(np.finfo(np.float32).eps)
 few = settings(max_examples=30, deadline=None, derandomize=True)
@@ -177,7 +177,7 @@ def ranks_of(vector, ties):
 def test_ranks_are_a_stable_argsort(ties, dtype, entries):
     x = np.array(entries, dtype)
     with jax.enable_x64(dtype == np.float64):
-        rank = vectors.ranks(jnp.asarray(x), ties=ties)
+        rank = top_k.ranks(jnp.asarray(x), ties=ties)
         assert jnp.asarray(x).dtype == dtype
     assert rank.dtype == jnp.int32
     np.testing.assert_array_equal(rank, ranks_of(x, ties))
@@ -197,7 +197,7 @@ def test_ranks_inside_every_transform(ties, dtype):
         want[1] = ranks_of(np.float64(x[1]), ties)
 
         def one(row):
-            return vectors.ranks(row, ties=ties)
+            return top_k.ranks(row, ties=ties)
 
         def in_scan(rows):
             return jax.lax.scan(lambda carry, row: (carry + row.sum(), one(row)), x[0, 0], rows)[1]
@@ -214,7 +214,7 @@ def test_ranks_inside_every_transform(ties, dtype):
 @few
 @given(tied, st.integers(0, 11), st.integers(0, 11))
 def test_masks_are_nested(entries, small, large):
-    rank = {ties: vectors.ranks(jnp.array(entries), ties=ties) for ties in ("position", "all")}
+    rank = {ties: top_k.ranks(jnp.array(entries), ties=ties) for ties in ("position", "all")}
     small, large = sorted((small, large))
     for r in rank.values():
         assert not np.any((r < small) & ~(r < large))
@@ -224,7 +224,7 @@ def test_masks_are_nested(entries, small, large):
 
 def test_ranks_of_one_entry():
     for ties in ("position", "all"):
-        assert vectors.ranks(jnp.array([-2.0]), ties=ties).tolist() == [0]
+        assert top_k.ranks(jnp.array([-2.0]), ties=ties).tolist() == [0]
 
 
 # ---------------------------------------------------------------- the largest entries
@@ -248,13 +248,13 @@ def test_largest_is_ranks_below_quotas(entries):
     quota = rng.integers(0, entries + 1, 9).astype(np.int32)
     quota[:4] = [0, entries, entries - 1, min(1, entries)]
     quota[4] = quota[5]  # two clients alike
-    largest = jax.jit(vectors.largest)
-    ways = [jax.jit(vectors.by_sorting), jax.jit(vectors.by_selecting)]
+    largest = jax.jit(top_k.largest)
+    ways = [jax.jit(top_k.by_sorting), jax.jit(top_k.by_selecting)]
     for name, vector in _vectors(entries).items():
-        want = np.asarray(vectors.ranks(jnp.asarray(vector)))[None] < quota[:, None]
+        want = np.asarray(top_k.ranks(jnp.asarray(vector)))[None] < quota[:, None]
         assert want.sum(axis=1).tolist() == quota.tolist()
         np.testing.assert_array_equal(largest(vector, quota), want, err_msg=name)
-        keys = np.asarray(vectors.magnitude_keys(jnp.asarray(vector)))
+        keys = np.asarray(top_k.magnitude_keys(jnp.asarray(vector)))
         for way in ways:
             key, position = (np.asarray(x)[:, None] for x in way(keys, quota))
             kept = (keys < key) | ((keys == key) & (np.arange(entries) < position))
@@ -266,9 +266,9 @@ def test_largest_under_vmap():
     rng = np.random.default_rng(2)
     matrix = rng.normal(size=(3, 40_000)).astype(np.float32)
     quota = rng.integers(0, 40_001, (3, 5)).astype(np.int32)
-    got = jax.jit(jax.vmap(vectors.largest))(matrix, quota)
+    got = jax.jit(jax.vmap(top_k.largest))(matrix, quota)
     for row, own, mask in zip(matrix, quota, got, strict=True):
-        np.testing.assert_array_equal(mask, vectors.largest(jnp.asarray(row), jnp.asarray(own)))
+        np.testing.assert_array_equal(mask, top_k.largest(jnp.asarray(row), jnp.asarray(own)))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
@@ -302,7 +302,7 @@ def test_energies_at_the_ends_of_the_range(scale):
     want = [1, 10 / 74, 64 / 74]
     np.testing.assert_allclose(jax.jit(vectors.energies)(rows, vector), want, rtol=8 * EPS)
     quota = np.array([4, 1, 0], np.int32)
-    got = jax.jit(vectors.energy_of_largest)(vector, quota)
+    got = jax.jit(top_k.energy_of_largest)(vector, quota)
     np.testing.assert_allclose(got, [1, 64 / 74, 0], rtol=8 * EPS)
 
 
@@ -313,8 +313,8 @@ def test_energy_of_largest_is_the_oracles(entries, dtype):
     rng = np.random.default_rng(1)
     quota = rng.integers(0, entries + 1, 9).astype(np.int32)
     quota[:4] = [0, entries, entries - 1, min(1, entries)]
-    energy = jax.jit(vectors.energy_of_largest)
-    ways = [jax.jit(vectors.by_sorting), jax.jit(vectors.by_selecting)]
+    energy = jax.jit(top_k.energy_of_largest)
+    ways = [jax.jit(top_k.by_sorting), jax.jit(top_k.by_selecting)]
     for name, vector in _vectors(entries).items():
         vector = vector.astype(dtype)
         if name == "wide" and np.abs(vector).max() < 1e-37:
@@ -329,7 +329,7 @@ def test_energy_of_largest_is_the_oracles(entries, dtype):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-12, err_msg=name)
         assert got[1] == float(np.any(vector))  # all entries, and not a rounding less
         if dtype == np.float32 and name != "wide":
-            keys = vectors.magnitude_keys(jnp.asarray(vector))
+            keys = top_k.magnitude_keys(jnp.asarray(vector))
             squares = np.square(vector)
             for way in ways:
                 *_, sums = way(keys, quota, squares)

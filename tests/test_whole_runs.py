@@ -7,7 +7,7 @@ import oracle_rivals
 import pytest
 from test_rules import in_rounds, oracle_world
 
-from cgsv_jax.algorithms import ALGORITHMS
+from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.types import Hyper, Options
 
 ROUNDS, EPOCHS, BATCH = 4, 2, 4

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from benchmarks.peers import comparison, environments, work
-from cgsv_jax.timing import Timing
+from cgsv_jax.experiment.timing import Timing
 
 HEADER = (
     "| case | peer | peer, a round | ours, a round | peer / ours | gap: first, last round "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.peers import environments, ours, protocol, work
-from cgsv_jax import timing
+from cgsv_jax.experiment import timing
 
 PeerError = protocol.PeerError
 

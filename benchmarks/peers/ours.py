@@ -9,7 +9,9 @@ import optax
 
 from benchmarks.peers.protocol import Federation
 from benchmarks.peers.work import CLASSES, Case, Work
-from cgsv_jax import algorithms, local, models, simulation, types, vectors
+from cgsv_jax import models, types
+from cgsv_jax.core import local, simulation, vectors
+from cgsv_jax.rules import methods
 
 
 def model_of(case: Case) -> types.Model:
@@ -42,7 +44,7 @@ def build(work: Work, width: int | None = None) -> Federation:
     model = model_of(case)._replace(init=lambda key: start)
     schedule = local.decayed(case.learning_rate, 1.0)
     trainer = local.trainer(model, optax.sgd, schedule, batch_size=case.batch)
-    parts = {"model": model, "algorithm": algorithms.fedavg(), "trainer": trainer}
+    parts = {"model": model, "algorithm": methods.fedavg(), "trainer": trainer}
     settings = types.Settings(rounds=1, epochs=case.epochs, width=width)
     key = jax.random.key(0)  # every draw is given
     unravel = vectors.unraveler(jax.eval_shape(model.init, key))

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, TypedDict
 
 import jax
 
-from cgsv_jax import files, types
+from cgsv_jax import types
 from cgsv_jax.data import builders, digits, images, store, synthetic, text
+from cgsv_jax.host import files
 
 
 class Source(NamedTuple):

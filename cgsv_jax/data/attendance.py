@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from cgsv_jax import files
+from cgsv_jax.host import files
 
 _NOBODY = 2**31 - 1  # no client has this number
 _MOST = 1 << 31  # bytes of a table

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from cgsv_jax import files
+from cgsv_jax.host import files
 
 Examples = dict[str, list[dict[str, Any]]]  # split -> examples, in the order of the archive
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cgsv_jax import files
+from cgsv_jax.host import files
 
 
 def load(path: files.Path) -> list[np.ndarray]:

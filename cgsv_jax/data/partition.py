@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from cgsv_jax import checks, files, types
+from cgsv_jax import types
+from cgsv_jax.core import checks
+from cgsv_jax.host import files
 
 POWER = 1.65911332899  # exponent of the released code's power law
 SLOT = 25  # bytes of a client's slot: row, mask and label, here and on the device, and its order

@@ -19,9 +19,9 @@ from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from cgsv_jax import files
 from cgsv_jax.data import builders
-from cgsv_jax.files import Path
+from cgsv_jax.host import files
+from cgsv_jax.host.files import Path
 
 CACHE_FORMAT = 1  # raise when what the cached arrays mean changes
 VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)

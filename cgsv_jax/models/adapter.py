@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cgsv_jax import checks, types
+from cgsv_jax import types
+from cgsv_jax.core import checks
 
 
 def from_flax(

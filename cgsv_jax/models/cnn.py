@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cgsv_jax import types
-from cgsv_jax.models import adapter, conv, initializers
+from cgsv_jax.models import adapter, initializers
+from cgsv_jax.models import conv as conv_lib
 
 FORMS = ("auto", "block", "lax")
 
@@ -30,10 +31,10 @@ class ConvPool(nn.Module):
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias)
         if block:
-            pooled = conv.block_conv_pool(images, kernel)
+            pooled = conv_lib.block_conv_pool(images, kernel)
             return self.activation(pooled + bias[:, None, None, None])
-        convolved = conv.plain_conv(images, kernel)
-        return conv.plain_pool(self.activation(convolved + bias[None, None, None, :]))
+        convolved = conv_lib.plain_conv(images, kernel)
+        return conv_lib.plain_pool(self.activation(convolved + bias[None, None, None, :]))
 
 
 class CNN(nn.Module):
@@ -86,17 +87,17 @@ def _crop(images: jax.Array, kernels: Sequence[int]) -> jax.Array:
 
 def _pooled(size: int, kernels: Sequence[int]) -> int:
     """Length left by the stack of convolutions and poolings."""
-    return reduce(conv.pooled_size, kernels, size)
+    return reduce(conv_lib.pooled_size, kernels, size)
 
 
 def _read(size: int, kernels: Sequence[int]) -> int:
     """Length of the input that the stack of convolutions and poolings depends on."""
-    return reduce(conv.read_size, reversed(kernels), _pooled(size, kernels))
+    return reduce(conv_lib.read_size, reversed(kernels), _pooled(size, kernels))
 
 
 def _cnn(name, input_shape, num_classes, convs, hidden, activation, form) -> types.Model:
     kernels = [size for _, size in convs]
-    least = reduce(conv.read_size, reversed(kernels), 1)
+    least = reduce(conv_lib.read_size, reversed(kernels), 1)
     if len(input_shape) != 3 or min(input_shape[:2]) < least or input_shape[2] < 1:
         raise ValueError(
             f"{name} needs inputs (height, width, channels) of at least {least} x {least} pixels, "

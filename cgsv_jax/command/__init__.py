@@ -1,0 +1,1 @@
+"""The `cgsv` command: words in, a run directory and tables out."""

@@ -1,0 +1,130 @@
+"""The `cgsv` command: flags in, a run directory and tables out."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+from cgsv_jax import data
+from cgsv_jax.command import flags as flags_lib
+from cgsv_jax.command import stopping
+from cgsv_jax.command import sweep as sweep_command
+from cgsv_jax.command import train as train_lib
+from cgsv_jax.command.flags import Command, Compare, Data, List, Plot, Prepare, Run, Sweep
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.host import files, terminal
+from cgsv_jax.results import figures as figures_lib
+from cgsv_jax.sweep import figures as sweep_figures
+from cgsv_jax.sweep import results as sweep_results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code.
+
+    0; 1 when results cannot be written, or what was to be printed could not be; 2 for bad input,
+    files that cannot be read among it; 129, 130 or 143 when it was told to stop. With CGSV_DEBUG in
+    the environment a refusal shows where it comes from.
+    """
+    with terminal.guarded() as lost:
+        return (
+            _answered(_parsed(sys.argv[1:] if argv is None else list(argv)))
+            or stopping.FAILED * lost()
+        )
+
+
+def _parsed(words: list[str]) -> Any:
+    """The command that was asked for; the parser prints help, and what is wrong, and exits."""
+    cli = functools.partial(tyro.cli, Command, prog="cgsv", description=__doc__)
+    if words != (plain := [terminal.plain(word) for word in words]):
+        # The parser repeats what it does not know as it is.
+        nowhere = io.StringIO()
+        with (
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+            contextlib.suppress(SystemExit),
+        ):
+            return cli(args=words)
+        words = plain
+    return cli(args=words)
+
+
+def _answered(command: Any) -> int:
+    """The border: what is wrong with a word or a file is a sentence, and an exit code."""
+    command = command.action if isinstance(command, Data) else command
+    action = {
+        Compare: train_lib.train,
+        Run: train_lib.train,
+        Sweep: _sweep,
+        Plot: _plot,
+        List: _list,
+        Prepare: _prepare,
+    }
+    try:
+        action[type(command)](command)
+    except (ValueError, OSError) as error:
+        if "CGSV_DEBUG" in os.environ:
+            raise
+        named = isinstance(error, OSError) and error.filename is not None
+        reason = f"{error.filename}: {files.reason_of(error)}" if named else str(error)
+        terminal.complain(reason or repr(error))
+        return stopping.BAD_INPUT
+    except stopping.Ended as end:
+        terminal.complain(str(end))
+        return end.code
+    except KeyboardInterrupt as stopped:
+        terminal.complain(str(stopped) or "interrupted, no results are written")
+        return stopping.INTERRUPTED
+    return 0
+
+
+def _sweep(args: Any) -> None:
+    flags = {
+        name: value
+        for name, value in dataclasses.asdict(args).items()
+        if value is not None and value is not False
+    }
+    where = [*flags_lib.SWEEP, *flags_lib.RAY, "config", "out", "overwrite", "resume", "quiet"]
+    own = {name: flags.pop(name) for name in where if name in flags}
+    for flag, name in (("partition", "partitions"), ("attack", "attacks")):
+        if flag in flags:
+            flags[name] = flags.pop(flag)
+    border = sweep_command.Border(
+        train_lib.must_have_devices, train_lib.warn_of_other_data, stopping.kept, stopping.written
+    )
+    sweep_command.command(flags, own, border)
+
+
+def _plot(args: Plot) -> None:
+    if not args.runs:
+        raise ConfigError("cgsv plot needs at least one run directory")
+    paths = [files.path_of(word, "the run's directory") for word in args.runs]
+    sweeps = [path for path in paths if sweep_results.is_sweep(path)]
+    runs = [path for path in paths if path not in sweeps]
+    several = "figures" if len(paths) > 1 else None
+    out = args.out or several
+    drawn = figures_lib.draw(runs, out) if runs else []
+    for path in sweeps:
+        own = out and files.path_of(out, "--out") / (path.resolve().name if several else "")
+        drawn += sweep_figures.again(path, own)
+    for file in drawn:
+        terminal.say(terminal.console(), str(file))
+
+
+def _list(args: List) -> None:
+    for line in data.available(args.data_dir):
+        train, test = line.num_rows
+        shape = " x ".join(map(str, line.input_shape))
+        what = f"{line.num_classes} classes  {train:>6} + {test:>5} rows  {line.description}"
+        where = f"{'here' if line.present else 'not here'}: {line.where}"
+        terminal.say(terminal.console(), f"{line.name:10} {shape:>12}  {what}\n{'':10} {where}")
+
+
+def _prepare(args: Prepare) -> None:
+    folder = data.prepare(args.name, args.data_dir, args.archive)
+    terminal.say(terminal.console(), str(folder))

@@ -1,0 +1,40 @@
+"""What a person sees of a run while it lasts."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+
+from cgsv_jax.config.schema import Config
+from cgsv_jax.experiment import bind, running
+from cgsv_jax.host import terminal
+
+
+@contextlib.contextmanager
+def watching(console: Console, config: Config) -> Iterator[Callable[[running.Progress], None]]:
+    """Shows how far the rounds of all methods are, while the body lasts."""
+    total = sum(bind.rounds_of(config, method) for method in config.methods)
+    total *= len(config.seeds) * len(config.partitions)
+    unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
+    finished, state = 0, ""  # rounds of the methods before this one; its latest accuracies
+
+    def watch(p: running.Progress) -> None:
+        nonlocal finished, state
+        name, done = f"{p.partition} {p.method}", finished + p.round
+        if p.compiling:
+            state = ""
+            show(done, f"{name}: compiling", name, state="compiling", now=True)
+            return
+        if p.accuracy is not None:  # not every segment ends in an evaluation
+            mean, most = 100 * p.accuracy.mean(), 100 * p.accuracy.max()
+            state = f"accuracy mean {mean:.1f} %, max {most:.1f} %"
+        pace = f"{p.rounds_per_second:.3g}/s"
+        left = (p.rounds - p.round) / p.rounds_per_second
+        line = f"{name}: {p.round}/{p.rounds} {unit}, {pace}, {left:.0f} s left"
+        line += f", {state}" if state else ""
+        show(done, line, name, pace, state, now=p.round == p.rounds)
+        if p.round == p.rounds:
+            finished += p.rounds
+
+    with terminal.progress(console, total, unit) as show:
+        yield watch

@@ -1,0 +1,295 @@
+"""`cgsv run` and `cgsv compare`: a configuration in, a run directory and tables out."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from cgsv_jax.command import flags as flags_lib
+from cgsv_jax.command import progress, stopping
+from cgsv_jax.command.flags import Run
+from cgsv_jax.config import resolve, schema
+from cgsv_jax.config.schema import Config, ConfigError
+from cgsv_jax.experiment import deal, execute, identity, names, profiling, running
+from cgsv_jax.experiment.task import DataIdentity, Task
+from cgsv_jax.host import files, terminal
+from cgsv_jax.results import directory as directory_lib
+from cgsv_jax.results import environment as environment_lib
+from cgsv_jax.results import figures as figures_lib
+from cgsv_jax.results import tables
+
+# The numbers of a method that are printed before it runs, and what they are called.
+NUMBERS = {
+    "gamma": "Gamma",
+    "alpha": "alpha",
+    "beta": "beta",
+    "q": "q",
+    "kappa": "kappa",
+    "recovery": "recovery",
+    "removal": "removal",
+    "removal_imbalanced": "removal, imbalanced",
+    "clip": "clip",
+    "growth": "growth",
+    "finetune_rounds": "rounds alone",
+}
+
+
+def must_have_devices() -> None:
+    """JAX fails in a dozen ways where the hardware that it was told to use is not there."""
+    try:
+        jax.devices()
+    except Exception as error:
+        asked = os.environ.get("JAX_PLATFORMS")
+        which = f" of JAX_PLATFORMS={asked}, it must name one that is there" if asked else ""
+        raise ConfigError(f"JAX finds no device{which} ({files.reason_of(error)})") from error
+
+
+def _connect(args: Any) -> None:
+    """Joins the other processes, if there are any; before JAX looks at its devices."""
+    given = {
+        name: getattr(args, name) for name in flags_lib.CLUSTER if getattr(args, name) is not None
+    }
+    if not given:
+        return
+    if args.coordinator == "auto" and len(given) == 1:
+        jax.distributed.initialize()
+        return
+    numbers = (args.processes, args.process)
+    if "coordinator" not in given or not all(type(number) is int for number in numbers):
+        raise ConfigError(
+            "--coordinator host:port, --processes and --process belong together: an address and "
+            f"two whole numbers, got {', '.join(f'--{k} {v}' for k, v in given.items())}"
+        )
+    if not 0 <= args.process < args.processes:
+        raise ConfigError(f"--process is {args.process}, it must be in 0..{args.processes - 1}")
+    jax.distributed.initialize(args.coordinator, args.processes, args.process)
+
+
+def _configuration(args: Any) -> Config:
+    asked = {
+        name: value
+        for name, value in dataclasses.asdict(args).items()
+        if name not in flags_lib.OUTPUT | flags_lib.CLUSTER
+        and value is not None
+        and value is not False
+    }
+    if args.config is not None:
+        if asked:
+            flags = ", ".join("--" + name.replace("_", "-") for name in asked)
+            raise ConfigError(f"--config is a whole experiment, it cannot be combined with {flags}")
+        path = files.path_of(args.config, "--config")
+        values = files.read_json(path, edited=terminal.complain)
+        with files.naming(args.config):
+            return resolve.from_dict(values, names.TABLES)
+    if isinstance(args, Run):
+        asked.setdefault("algorithms", "cgsv")
+        for name in ("algorithms", "partition"):
+            if "," in asked.get(name, "") or (name, asked.get(name)) == ("algorithms", "all"):
+                raise ConfigError(f"--{name} is {asked[name]!r}, run takes one, compare a list")
+    renamed = {"partitions": asked.pop("partition", None), "attacks": asked.pop("attack", None)}
+    return names.configure(**renamed, **asked)
+
+
+def train(args: Any) -> None:
+    """Runs what the flags ask for, from the start or from where it was left."""
+    if args.resume is not None:
+        _refuse_beside_resume(args)
+        directory, values = directory_lib.resumable(args.resume)
+        with directory_lib.held(directory):
+            if directory_lib.finished(directory):
+                _is_finished(args, directory)
+                return
+            must_have_devices()
+            with files.naming(directory / "config.json"):
+                config = resolve.from_dict(values, names.TABLES)
+            dealt = deal.tasks(config)
+            if wrong := identity.changed_data(directory, dealt[0].identity):
+                lines = (f"--resume is {os.fspath(directory)!r}, but {line}" for line in wrong)
+                raise ConfigError("\n".join(lines))
+            _compute(args, config, directory, dealt)
+        return
+    together = [f"--{name}" for name in flags_lib.CLUSTER if getattr(args, name) is not None]
+    if together and args.checkpoint_every is not None:
+        raise ConfigError(_NOT_TOGETHER)
+    _connect(args)
+    must_have_devices()
+    config = _configuration(args)
+    if jax.process_count() > 1 and config.checkpoint_every is not None:
+        raise ConfigError(_NOT_TOGETHER)
+    dealt = deal.tasks(config)
+    warn_of_other_data(args.config, dealt[0].identity)
+    if jax.process_index() > 0:
+        running.run(config, dealt=dealt)  # its share of the work; process 0 has all results
+        return
+    command = "run" if isinstance(args, Run) else "compare"
+    out = args.out or directory_lib.fresh(command, config.dataset)
+    directory = directory_lib.create(out, args.overwrite)
+    with directory_lib.held(directory):
+        _compute(args, config, directory, dealt)
+
+
+_NOT_TOGETHER = (
+    "--checkpoint-every does nothing with --coordinator: several processes save no checkpoints, "
+    "so that such a run cannot be resumed"
+)
+
+
+def _refuse_beside_resume(args: Any) -> None:
+    beside = [
+        "--" + name.replace("_", "-")
+        for name, value in dataclasses.asdict(args).items()
+        if name not in ("resume", "quiet", "profile") and value is not None and value is not False
+    ]
+    if beside:
+        raise ConfigError(
+            f"--resume goes on with a run as it was begun, it cannot be combined with "
+            f"{', '.join(beside)}"
+        )
+
+
+def warn_of_other_data(config: str | None, now: DataIdentity) -> None:
+    """Where the config of a run or sweep is repeated, and its data are others now."""
+    file = pathlib.Path(config or "")
+    if file.name != "config.json":
+        return
+    try:
+        wrong = identity.changed_data(files.path_of(file.parent, "--config"), now)
+    except ValueError as error:
+        wrong = [str(error)]
+    for line in wrong:
+        terminal.complain(f"--config is {config!r}, but {line}")
+
+
+def _is_finished(args: Any, directory: pathlib.Path) -> None:
+    """Does what follows the tables, in case that the process was killed there."""
+    with stopping.written(directory):
+        figures_lib.draw([directory], missing=True)
+    try:
+        with directory_lib.writing(directory):
+            directory_lib.tidy(directory)
+            directory_lib.remove_checkpoints(directory)
+    except OSError as error:  # nothing is missing, there is too much
+        terminal.complain(str(error))
+    to = terminal.console(args.quiet)
+    terminal.say(to, f"the run in {directory} is finished, there is nothing to go on with")
+
+
+def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Task, ...]) -> None:
+    """Runs what a config says, or the rest of it, and writes a run directory, which is held."""
+    environment = environment_lib.environment() | {"data": dealt[0].identity}
+    directory_lib.begin(directory, resolve.to_dict(config), environment)
+    console = terminal.console(args.quiet)
+    _announce(console, config, dealt)
+
+    def work(keeper: execute.Keeper | None, see: Callable[[running.Progress], None]) -> Any:
+        with progress.watching(console, config) as watch:
+            return running.run(config, lambda p: (see(p), watch(p)), dealt, keeper)
+
+    def settings() -> dict[str, Any]:
+        rows = identity.fingerprint(dealt)
+        return {"config": resolve.to_dict(config), "rows": rows}
+
+    every = config.checkpoint_every
+    with stopping.kept(console, directory, settings, every, work) as (result, earlier):
+        with stopping.written(directory):
+            running.save(directory, result, earlier)
+        for table in tables.tables(result.cells, console.width):
+            console.print(table)
+        with stopping.written(directory):
+            figures = figures_lib.draw([directory])
+    try:
+        _profile(args, console, config, directory, dealt, result.timing)
+    except KeyboardInterrupt:
+        raise stopping.Ended(
+            stopping.INTERRUPTED, f"interrupted, the results are in {directory}"
+        ) from None
+    console.print(tables.seconds_table(result.timing))
+    total = result.timing["total_seconds"]
+    compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
+    terminal.say(console, f"{total:.1f} s in all, {compiling:.1f} s of them compiling")
+    where = f"{len(figures)} figures in {directory / directory_lib.FIGURES}"
+    terminal.say(console, f"results: {directory}  ({where})")
+
+
+def _profile(
+    args: Any,
+    console: Console,
+    config: Config,
+    directory: pathlib.Path,
+    dealt: Sequence[Task],
+    timing: dict[str, Any],
+) -> None:
+    """Times the phases of a round if that is asked for, and adds what it finds to the timing."""
+    if not args.profile:
+        return
+    profiles = [
+        profiling.profile(config, method, task) for task in dealt for method in config.methods
+    ]
+    timing["profiles"] = [profiling.plain(profile) for profile in profiles]
+    with stopping.written(directory):
+        directory_lib.write_files(directory, {"timing.json": directory_lib.document(timing)})
+    for profile in profiles:
+        terminal.say(console, "\n".join(["", *profiling.lines(profile), ""]))
+
+
+def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
+    shown = {
+        "data set": config.dataset,
+        "model": f"{config.model}, D = {sum(dealt[0].tensors):,} parameters",
+        "clients": f"N = {config.clients}",
+        "seeds": ", ".join(map(str, config.seeds)),
+        "rounds": f"T = {config.rounds}, E = {config.epochs} local epochs, "
+        f"B = {config.batch_size} rows per step",
+        "layout": f"clients computed at once: {config.layout}, devices: {config.devices}",
+    }
+    if taking := _who_takes_part(config):
+        shown["takes part"] = taking
+    if dealt[0].cheats:
+        shown["dishonest"] = _who_cheats(dealt[0].cheats)
+    wide = max(10, *(len(method.name) for method in config.methods))
+    for name, text in shown.items():
+        terminal.say(console, f"{name:>{wide}}  {text}")
+    for method in config.methods:
+        numbers = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
+        read = names.TABLES.reads[method.algorithm]
+        for name, letter in NUMBERS.items():
+            if name in read and getattr(method, name) is not None:
+                numbers += f", {letter} = {getattr(method, name):.3g}"
+        terminal.say(console, f"{method.name:>{wide}}  {numbers}")
+    for task in dealt:
+        console.print(tables.holdings_table(task.sizes, task.classes, task.partition))
+        if task.partition == "class_imbalance":
+            terminal.say(console, "class_imbalance draws with replacement: clients share rows")
+
+
+def _who_takes_part(config: Config) -> str:
+    """A sentence, empty where it is everybody."""
+    parts = []
+    if config.cohort is not None:
+        how = "by reputation" if config.cohort_by == "reputation" else "at random"
+        parts.append(f"{config.cohort} of {config.clients} clients a round, drawn {how}")
+    if config.attendance is not None:
+        parts.append(f"the clients listed in {config.attendance}")
+    dropout = max(method.dropout for method in config.methods)
+    if dropout > 0:
+        parts.append(f"each drops out with probability {dropout:g}")
+    for text in config.late:
+        count, first = schema.late_joiners(text)
+        parts.append(f"{count} clients join in round {first}")
+    return "; ".join(parts)
+
+
+def _who_cheats(cheats: Sequence[str]) -> str:
+    """The attackers of every attack by number, the first of many."""
+    found: dict[str, list[str]] = {}
+    for client, name in enumerate(cheats):
+        if name:
+            found.setdefault(name, []).append(str(client))
+    return "; ".join(
+        f"{name}: {', '.join(who[:10])}{f' and {len(who) - 10} more' if len(who) > 10 else ''}"
+        for name, who in found.items()
+    )

@@ -1,0 +1,260 @@
+"""From what somebody asked for, or from a file, to a `Config`; and back."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cgsv_jax.config import defaults, schema
+from cgsv_jax.config import validate as validate_lib
+from cgsv_jax.config.schema import Config, ConfigError, Method, Tables
+from cgsv_jax.core.ranges import MAX_WHOLE
+from cgsv_jax.core.ranges import shown as _shown
+
+
+def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
+    """A complete `Config` from what was asked for; everything else is the data set's default.
+
+    Args:
+      tables: the names that exist.
+      backend: decides what the layout "auto" means.
+      **asked: fields of `Config` except `methods`, fields of `Method` except `name` (they hold for
+        every method), `algorithms` (names, or "name:setting") and `setting`. None means default.
+
+    Raises:
+      ConfigError: naming every field that is unknown or out of range.
+    """
+    asked = {key: _plain(value) for key, value in asked.items() if value is not None}
+    dataset = asked.pop("dataset", defaults.DEFAULTS["dataset"])
+    setting = asked.pop("setting", defaults.DEFAULTS["setting"])
+    algorithms = _sequence(asked.pop("algorithms", defaults.DEFAULTS["algorithms"]))
+    if algorithms == ("all",):
+        algorithms = tuple(tables.algorithms)
+    common = {f.name for f in dataclasses.fields(Config)} - {"methods", "dataset"}
+    own = {f.name for f in dataclasses.fields(Method)} - {"name", "algorithm"}
+    allowed = {*common, *own, "dataset", "setting", "algorithms"}
+    complaints = [
+        validate_lib.unknown("option", key, allowed) for key in asked if key not in allowed
+    ]
+    complaints += validate_lib.known("setting", setting, defaults.SETTINGS)
+    # What is no name of a data set or a setting is named; the rest is judged beside a known one.
+    numbers_of = dataset if validate_lib.among(dataset, tables.datasets) else "digits"
+    setting = setting if validate_lib.among(setting, defaults.SETTINGS) else "paper"
+
+    def method(name: Any) -> Method:
+        algorithm, _, variant = name.partition(":") if isinstance(name, str) else (name, "", "")
+        variant = variant if variant in defaults.SETTINGS else setting
+        training = defaults.TRAINING[numbers_of] | defaults.SETTINGS[variant]
+        if variant == "released":
+            training |= defaults.RELEASED_TRAINING.get(numbers_of, {})
+        fields = {key: value for key, value in training.items() if key in own}
+        if validate_lib.among(algorithm, tables.algorithms):
+            fields |= defaults.METHOD_DEFAULTS.get(algorithm, {})
+            measured = asked.get("contribution", "cosine") != "cosine"
+            if measured and "contribution" in tables.reads[algorithm]:
+                named = asked["contribution"]
+                known = validate_lib.among(
+                    named, defaults.MEASURE_DEFAULTS
+                )  # else what is no name may have no hash
+                fields |= defaults.SUMMED_SCORES | (
+                    defaults.MEASURE_DEFAULTS[named] if known else {}
+                )
+        given = {key: value for key, value in asked.items() if key in own}
+        if "removal" in given:  # what is asked for holds on every partition
+            fields.pop("removal_imbalanced", None)
+        return Method(name=name, algorithm=algorithm, **(fields | given))
+
+    source, numbers = tables.datasets[numbers_of], defaults.TRAINING[numbers_of]
+    shares = _sequence(asked.get("shares", ()))
+    fields = {
+        "model": source.model,
+        "clients": len(shares) or defaults.DEFAULTS["clients"],
+        "partitions": defaults.DEFAULTS["partitions"],
+        "seeds": defaults.DEFAULTS["seeds"],
+        "rounds": numbers["rounds"],
+        "epochs": numbers["epochs"],
+        "batch_size": numbers["batch_size"],
+        "rows_per_client": source.rows_per_client,
+        "validation_share": source.validation_share,
+        "layout": "auto",
+    } | {key: value for key, value in asked.items() if key in common}
+    fields |= {
+        name: validate_lib.absolute(name, fields[name]) for name in schema.PATHS if name in fields
+    }
+    fields["partitions"] = _sequence(fields["partitions"])
+    fields["hidden"] = _sequence(fields.get("hidden", (64,)))
+    lists = ("late", "attacks", "attackers", "shares")
+    fields |= {name: _sequence(fields.get(name, ())) for name in lists}
+    if validate_lib.whole(fields["seeds"]):  # so many of them: 0, 1, 2, ...
+        count = fields["seeds"]
+        if not 1 <= count <= schema.MAX_SEEDS:
+            complaints.append(
+                f"--seeds is {_shown(count)}, a number of seeds must be in 1..{schema.MAX_SEEDS}"
+            )
+        fields["seeds"] = tuple(range(min(max(count, 1), schema.MAX_SEEDS)))
+    else:
+        fields["seeds"] = _sequence(fields["seeds"])
+    if fields["layout"] == "auto":
+        # As `layout.default_width` says, except that accelerators look at the sizes of clients.
+        on_cpu = "one" if fields["model"] in schema.CONVOLUTIONAL + schema.OF_TOKENS else "4"
+        fields["layout"] = on_cpu if backend == "cpu" else "balanced"
+    if validate_lib.whole(fields["layout"]) and 1 <= fields["layout"] <= MAX_WHOLE:
+        fields["layout"] = str(fields["layout"])
+    if "eval_every" not in fields:  # about twenty points on a curve
+        rounds = fields["rounds"]
+        fields["eval_every"] = -(-rounds // 20) if validate_lib.whole(rounds) and rounds > 0 else 1
+    config = Config(dataset=dataset, methods=tuple(method(name) for name in algorithms), **fields)
+    validate_lib.refuse(
+        complaints + validate_lib.complaints(config, tables) + _idle_options(config, asked, tables)
+    )
+    return config
+
+
+def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") -> list[str]:
+    """An option that would do nothing is a misunderstanding, so it is refused."""
+    rules = {f.name for f in dataclasses.fields(Method)} - schema.TRAINING_FIELDS
+    methods = [m for m in config.methods if validate_lib.among(m.algorithm, tables.algorithms)]
+    thinned = tuple(name for name in tables.partitions if name not in schema.CHOSEN_ROWS)
+    only_with = schema.ONLY_WITH | {"rows_per_client": ("partitions", thinned)}
+    complaints = []
+    for name in asked:
+        if name in only_with:
+            other, allowed = only_with[name]
+            used = _sequence(getattr(config, other))
+            everything = getattr(tables, other if other == "partitions" else f"{other}s")
+            complaints += _idle(name, other, allowed, used, everything)
+        if name in rules | set(tables.read_by):
+            read = {a: read | schema.TRAINING_FIELDS for a, read in tables.reads.items()}
+            readers = [m for m in methods if name in read[m.algorithm]]
+            other, allowed = "algorithms", [a for a, names in read.items() if name in names]
+            used = [m.algorithm for m in config.methods]
+            everything = tables.algorithms
+            if name in tables.read_by:
+                switch, values = tables.read_by[name]
+                # A method without the switch reads the option whatever the switch says.
+                free = any(switch not in read[m.algorithm] for m in readers)
+                if readers and not free:
+                    other, allowed = switch, values
+                    used = [getattr(m, switch) for m in readers]
+                    everything = schema.CHOICES.get(switch) or getattr(tables, f"{switch}s")
+            complaints += _idle(name, other, allowed, used, everything)
+    removing = [m for m in methods if "removed" in tables.reads[m.algorithm]]
+    if (
+        "removed" in asked
+        and removing
+        and not any(m.removal or m.removal_imbalanced for m in removing)
+    ):
+        complaints.append("--removed does nothing here: it needs --removal above 0")
+    return complaints
+
+
+def _idle(
+    name: str, other: str, allowed: Iterable[str], used: Iterable[Any], everything: Iterable[str]
+) -> list[str]:
+    # Of a name that does not exist nobody knows what it would have read.
+    if not used or not all(validate_lib.among(v, everything) and v not in allowed for v in used):
+        return []
+    need = f"{validate_lib.flag(other)} {' or '.join(allowed)}"
+    return [f"{validate_lib.flag(name)} does nothing here: it needs {need}"]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain lists, numbers and strings; infinity is the string "inf"."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return "inf" if value == math.inf else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(values: Any, tables: Tables) -> Config:
+    """The inverse of `to_dict`.
+
+    Raises:
+      ConfigError: on an unknown or missing key, a wrong type or a value out of range.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(_no_object("the config", values))
+    if values.get("dataset") == schema.GIVEN:
+        raise ConfigError(
+            "the config is of a run on arrays that were given from Python, which no file holds: "
+            "it can only be repeated there, with experiment.given and experiment.run"
+        )
+    fields, complaints = _fields(values, Config, "the config")
+    lists = ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers", "shares")
+    for name in lists:
+        value = fields[name]
+        if value is not validate_lib.LACKING and not isinstance(value, list):
+            complaints.append(f"{name} is {_shown(value)} in the config, it must be a list")
+        fields[name] = (
+            tuple(value[: schema.LONGEST]) if isinstance(value, list) else validate_lib.LACKING
+        )
+    methods = []
+    for method in validate_lib.items(fields["methods"]):
+        if not isinstance(method, dict):
+            complaints.append(_no_object("a method of the config", method))
+            continue
+        own, lacking = _fields(method, Method, "a method of the config")
+        if isinstance(own["beta"], str) and own["beta"] == "inf":
+            own["beta"] = math.inf
+        methods.append(Method(**own))
+        complaints += lacking
+    if validate_lib.items(fields["methods"]):
+        fields["methods"] = tuple(methods) or validate_lib.LACKING
+    fields |= {
+        name: validate_lib.absolute(name, fields[name])
+        for name in schema.PATHS
+        if fields[name] is not None
+    }
+    config = Config(**fields)
+    validate_lib.refuse(complaints + validate_lib.complaints(config, tables))
+    return config
+
+
+def of_given(config: Config, described: Mapping[str, Any]) -> dict[str, Any]:
+    """`to_dict` of a run on arrays from Python: what the config says of other data is left out.
+
+    Args:
+      config: how it was trained.
+      described: what is known of the arrays; with "model", the config's own was not used either.
+    """
+    unused = {*schema.OF_DATA, *(schema.OF_MODEL if "model" in described else ())}
+    values = {name: value for name, value in to_dict(config).items() if name not in unused}
+    named = {"dataset": schema.GIVEN, "partitions": [schema.GIVEN]}
+    named |= {"model": schema.GIVEN} if "model" in described else {}
+    return {**named, **values, schema.GIVEN: dict(described)}
+
+
+def _fields(values: dict, kind: type, what: str) -> tuple[dict[str, Any], list[str]]:
+    """A value for every field, and what is to be said of the keys."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    complaints = [
+        validate_lib.unknown(f"key of {what}", key, names) for key in values if key not in names
+    ]
+    complaints += [f"{what} lacks the key {name!r}" for name in names if name not in values]
+    return {name: values.get(name, validate_lib.LACKING) for name in names}, complaints
+
+
+def _no_object(what: str, value: Any) -> str:
+    return f"{what} is {_shown(value)}, it must be an object with named values"
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _sequence(value: Any) -> tuple:
+    """A tuple of what is a sequence; anything else as its only item, for `_problems` to refuse."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(
+            itertools.islice(value, schema.LONGEST)
+        )  # of a range that no memory holds, enough
+    return (value,)

@@ -1,0 +1,1 @@
+"""Rounds of federated learning as pure, jitted functions: clients are rows."""

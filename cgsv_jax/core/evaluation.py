@@ -1,0 +1,142 @@
+"""The model as rules see it: vectors in, accuracy and loss out."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cgsv_jax.core import layout, local, vectors
+from cgsv_jax.types import Array, ArrayTree, Model, Network
+
+
+def scorer(model: Model, batch: int) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+    """A function of ONE model: (inputs [n, ...], labels [n], weights [D]) -> (accuracy, loss) [].
+
+    Args:
+      model: the network; it is evaluated without a key.
+      batch: rows per forward pass, at most.
+    """
+    unravel = vectors.unraveler(_shapes(model))
+
+    def score(inputs: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
+        rows = labels.size
+        size = min(batch, rows)
+        params = unravel(weights)
+
+        def one_batch(step: Array) -> tuple[Array, Array]:
+            # The last batch starts early enough to be whole; rows seen before do not count again.
+            start = jnp.minimum(step * size, rows - size)
+            x = jax.lax.dynamic_slice_in_dim(inputs, start, size)
+            y = jax.lax.dynamic_slice_in_dim(labels, start, size)
+            fresh = start + jnp.arange(size) >= step * size
+            logits = model.apply(params, x)
+            right = jnp.where(fresh, jnp.argmax(logits, axis=-1) == y, False)
+            losses = jnp.where(fresh, local.negative_log_likelihood(logits, y), 0.0)
+            return jnp.sum(right), jnp.sum(losses)
+
+        right, losses = jax.lax.map(one_batch, jnp.arange(-(-rows // size)))
+        return jnp.sum(right) / rows, jnp.sum(losses) / rows
+
+    return score
+
+
+def mean_loss(model: Model, batch: int) -> Callable[..., Array]:
+    """F_i, the mean loss of ONE client's model on its own rows.
+
+    (inputs [n, ...], rows [M], mask [M], labels [M], weights [D]) -> []; 0 without rows.
+
+    Args:
+      model: the network; it is evaluated without a key.
+      batch: rows per forward pass, at most.
+    """
+    unravel = vectors.unraveler(_shapes(model))
+
+    def loss(inputs: Array, rows: Array, mask: Array, labels: Array, weights: Array) -> Array:
+        size = min(batch, rows.size)
+        params = unravel(weights)
+        short = -rows.size % size
+
+        def one_batch(slots: tuple[Array, Array, Array]) -> Array:
+            rows, mask, labels = slots
+            losses = local.negative_log_likelihood(model.apply(params, inputs[rows]), labels)
+            return jnp.sum(jnp.where(mask, losses, 0.0))
+
+        slots = (jnp.pad(x, (0, short)).reshape(-1, size) for x in (rows, mask, labels))
+        return jnp.sum(jax.lax.map(one_batch, tuple(slots))) / jnp.maximum(jnp.sum(mask), 1)
+
+    return loss
+
+
+def network(
+    model: Model,
+    input_shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike = jnp.float32,
+    *,
+    batch: int = 500,
+    width: int | None = None,
+) -> Network:
+    """What rules that judge models, or look at the last layer, are given.
+
+    Args:
+      model: the network.
+      input_shape: of one row.
+      dtype: of the inputs.
+      batch: rows per forward pass.
+      width: models evaluated together, see `layout.over_clients`.
+    """
+    score = scorer(model, batch)
+
+    @jax.jit  # called eagerly, its loops are otherwise compiled in every call
+    def evaluate(weights: Array, inputs: Array, labels: Array) -> tuple[Array, Array]:
+        shared = (jnp.asarray(inputs), jnp.asarray(labels))
+        return layout.over_clients(score, width, shared=shared)(weights)
+
+    row = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    return Network(evaluate, functools.partial(output_places, model, row))
+
+
+@functools.lru_cache(maxsize=64)
+def output_places(model: Model, row: jax.ShapeDtypeStruct) -> np.ndarray | None:
+    """The places [C, F + 1] in the raveled vector of every class's weights and bias.
+
+    The last layer is known by what it does, not by its name: its bias is the tensor [C] that moves
+    each logit by as much as its own entry moves, and its kernel [F, C] stands beside it.
+
+    Args:
+      model: the network.
+      row: shape [1, ...] and type of one input.
+
+    Returns:
+      None where there is no such bias, or no kernel beside it.
+    """
+    table = vectors.tensors(_shapes(model))
+    with jax.ensure_compile_time_eval():
+        params = model.init(jax.random.key(0))
+        leaves, structure = jax.tree.flatten(params)
+        inputs = jnp.zeros(row.shape, row.dtype)
+        classes = jax.eval_shape(model.apply, params, inputs).shape[-1]
+        for place, tensor in enumerate(table):
+            if tensor.shape != (classes,):
+                continue
+
+            def logits(bias: Array, place: int = place) -> Array:
+                moved = [*leaves[:place], bias, *leaves[place + 1 :]]
+                return model.apply(jax.tree.unflatten(structure, moved), inputs)[0]
+
+            if not np.array_equal(jax.jacfwd(logits)(leaves[place]), np.eye(classes)):
+                continue
+            layer = tensor.name.rpartition("[")[0]
+            for kernel in table:
+                beside = kernel.name.rpartition("[")[0] == layer
+                if beside and len(kernel.shape) == 2 and kernel.shape[1] == classes:
+                    places = np.arange(kernel.start, kernel.stop).reshape(kernel.shape).T
+                    bias = np.arange(tensor.start, tensor.stop)[:, None]
+                    return np.concatenate([places, bias], axis=1).astype(np.int32)
+    return None
+
+
+def _shapes(model: Model) -> ArrayTree:
+    """Of the parameters."""
+    return jax.eval_shape(model.init, jax.random.key(0))

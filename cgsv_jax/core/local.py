@@ -1,0 +1,217 @@
+"""One client's local epochs, given the order in which it visits its rows.
+
+Everything here is written for ONE client; simulation.py lifts it.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from cgsv_jax.core import checks
+from cgsv_jax.types import Array, ArrayTree, Examples, Model, PRNGKey, Trainer
+
+Schedule = Callable[[Array, Array], Array]  # (round [], epoch []) -> learning rate []
+Optimizer = Callable[[Array], optax.GradientTransformation]  # learning rate [] -> optimizer
+Loss = Callable[[Array, Array], Array]  # logits [B, C], labels [B] -> losses [B]
+
+# How local training multiplies. "default" is the backend's own (TF32 on recent NVIDIA GPUs).
+PRECISIONS = ("default", "float32", "tensorfloat32", "bfloat16")
+
+negative_log_likelihood: Loss = optax.softmax_cross_entropy_with_integer_labels
+
+
+def decayed(
+    learning_rate: chex.Numeric, decay: chex.Numeric, *, per: str = "round", epochs: int = 1
+) -> Schedule:
+    """eta decay^round, or eta decay^(round E + epoch): the learning rate of a local epoch.
+
+    It counts rounds, not the optimizer's steps, which differ between clients of different sizes.
+
+    Args:
+      learning_rate: eta, of the first epoch of round 0.
+      decay: factor per round or per local epoch.
+      per: "round" or "epoch".
+      epochs: E, needed with "epoch".
+
+    Raises:
+      ValueError: `per` is another word, or a number is out of range.
+    """
+    checks.numbers(learning_rate=learning_rate, decay=decay, epochs=epochs)
+    if per not in ("round", "epoch"):
+        raise ValueError(f"decay_per is {per!r}, it must be round or epoch")
+
+    def schedule(round_: Array, epoch: Array) -> Array:
+        return learning_rate * decay ** (round_ if per == "round" else round_ * epochs + epoch)
+
+    return schedule
+
+
+def draw_order(key: PRNGKey, mask: Array, epochs: int) -> Array:
+    """A fresh order of a client's slots for every epoch: mask [M] -> [E, M] int32, -1 pads.
+
+    The draw of a slot depends on the key, the epoch and the slot alone, so padding slots at the
+    end change nothing.
+    """
+    checks.numbers(epochs=epochs)
+    chex.assert_rank(mask, 1)
+
+    def one_epoch(epoch: Array) -> Array:
+        # Integers, not floats: ties among 2^23 floats would favour early slots in large clients.
+        draw = jax.random.bits(jax.random.fold_in(key, epoch), mask.shape, jnp.uint32) >> 1
+        last = jnp.uint32(0xFFFFFFFF)
+        order = jnp.argsort(jnp.where(mask, draw, last)).astype(jnp.int32)
+        return jnp.where(jnp.arange(mask.size) < jnp.sum(mask), order, -1)
+
+    return jax.vmap(one_epoch)(jnp.arange(epochs))
+
+
+def trainer(
+    model: Model,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    *,
+    batch_size: int,
+    loss: Loss = negative_log_likelihood,
+    precision: str = "default",
+    restart: bool = False,
+    afresh: int | None = None,
+) -> Trainer:
+    """E epochs of mini-batch descent; the last short batch of an epoch is kept.
+
+    The number of steps is read off the order, not off its padded width: a client computes no step
+    and averages no row that it does not have. Under `vmap` a client that has finished waits
+    unchanged, its optimizer's count included.
+
+    Args:
+      model: init and apply of the network.
+      optimizer: learning rate -> optax transformation, for instance `optax.sgd`. It is rebuilt
+        with the (traced) rate of each epoch, and its state is carried from step to step.
+      schedule: (round, epoch) -> learning rate.
+      batch_size: B, rows per step.
+      loss: per-row loss, averaged over the rows of a batch.
+      precision: one of `PRECISIONS`. "bfloat16" computes activations and gradients in it; weights,
+        loss and updates stay as they are, and so does everything the server does.
+      restart: whether the optimizer starts afresh in every round. Otherwise its state is carried
+        from round to round, as in the released code, although the weights that it has followed
+        are taken back.
+      afresh: a round in which the optimizer is a new one, and from which on the rate is that of the
+        first epoch of round 0; who is absent in that round keeps its old optimizer.
+
+    Returns:
+      A Trainer.
+
+    Raises:
+      ValueError: a number is out of range, `precision` another word, a function cannot be called
+        as it is here, or (when traced) the loss is not one number per row.
+    """
+    checks.numbers(batch_size=batch_size)
+    checks.kinds(model=(model, Model, "cgsv_jax.models.from_flax(module, input_shape)"))
+    _judge(optimizer, schedule)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, it must be one of {', '.join(PRECISIONS)}")
+    multiplying = None if precision == "default" else precision
+
+    def rate(round_: Array, epoch: Array) -> Array:
+        planned = schedule(round_, epoch)
+        if afresh is None:
+            return planned
+        return jnp.where(round_ < afresh, planned, schedule(jnp.int32(0), jnp.int32(0)))
+
+    def logits_of(params: ArrayTree, inputs: Array, key: PRNGKey) -> Array:
+        if precision != "bfloat16":
+            return model.apply(params, inputs, key)
+        logits = model.apply(*_half((params, inputs)), key)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    def fresh(params: ArrayTree) -> ArrayTree:
+        return optimizer(schedule(jnp.int32(0), jnp.int32(0))).init(params)
+
+    def init(params: ArrayTree) -> ArrayTree:
+        return () if restart else fresh(params)
+
+    def update(
+        key: PRNGKey,
+        params: ArrayTree,
+        opt_state: ArrayTree,
+        examples: Examples,
+        order: Array,
+        round_: Array,
+    ) -> tuple[ArrayTree, ArrayTree, Array]:
+        order, examples = jax.tree.map(jnp.asarray, (checks.counted(order), examples))
+        chex.assert_rank([order, examples.rows, examples.labels], [2, 1, 1])
+        # Nobody has more rows than slots: with many small clients most of a batch would be padding.
+        width = min(batch_size, order.shape[1])
+        visits = jnp.sum(order >= 0, axis=1)  # [E]
+        last_step = jnp.cumsum(-(-visits // width))  # [E], steps up to and with an epoch
+        first_step = jnp.concatenate([jnp.zeros(1, last_step.dtype), last_step[:-1]])
+        short = -order.shape[1] % width
+        order = jnp.pad(order, ((0, 0), (0, short)), constant_values=-1)
+
+        def step(i: Array, carry: tuple) -> tuple:
+            params, opt_state, total = carry
+            epoch = jnp.sum(i >= last_step)
+            start = (i - first_step[epoch]) * width
+            slots = jax.lax.dynamic_slice(order, (epoch, start), (1, width))[0]
+            valid = slots >= 0
+            count = jnp.sum(valid)
+            inputs = examples.inputs[examples.rows[slots]]
+            labels = examples.labels[slots]
+
+            def mean_loss(params: ArrayTree) -> Array:
+                logits = logits_of(params, inputs, jax.random.fold_in(key, i))
+                losses = loss(logits, labels)
+                if losses.shape != labels.shape:
+                    raise ValueError(
+                        f"loss gives {list(losses.shape)} for the labels {list(labels.shape)} of a "
+                        "batch, it must give one number per row"
+                    )
+                losses = jnp.where(valid, losses, 0.0)
+                # The count is 0 only in a step that a batched loop computes and throws away.
+                return jnp.sum(losses) / jnp.maximum(count, 1)
+
+            with jax.default_matmul_precision(multiplying):
+                mean, gradient = jax.value_and_grad(mean_loss)(params)
+            descent = optimizer(rate(round_, epoch))
+            updates, opt_state = descent.update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, total + mean * count
+
+        first = fresh(params) if restart else opt_state
+        if afresh is not None and not restart:
+            new = round_ == afresh
+            first = jax.tree.map(lambda x, y: jnp.where(new, x, y), fresh(params), opt_state)
+        carry = (params, first, jnp.zeros((), jax.tree.leaves(params)[0].dtype))
+        trained, last, total = jax.lax.fori_loop(0, last_step[-1], step, carry)
+        opt_state = () if restart else last
+        delta = jax.tree.map(jnp.subtract, trained, params)  # dw_i
+        return delta, opt_state, total / jnp.maximum(jnp.sum(visits), 1)
+
+    def learning_rate(round_: Array) -> Array:
+        return rate(round_, jnp.int32(0))
+
+    return Trainer(init, update, learning_rate)
+
+
+def _judge(optimizer: Optimizer, schedule: Schedule) -> None:
+    """Refuses what is no schedule, or no optimizer of its rates; nothing is computed."""
+    moment = jax.ShapeDtypeStruct((), jnp.int32)
+    form = "(round, epoch) -> learning rate [], for instance cgsv_jax.decayed(0.1, 0.99)"
+    rate = checks.result("schedule", schedule, form, moment, moment)
+    if getattr(rate, "shape", None) != ():
+        raise ValueError(f"schedule gives {rate}, it must be a function {form}")
+    form = "(learning rate) -> optax transformation, for instance optax.sgd"
+    made = []
+    checks.result("optimizer", optimizer, form, rate, seen=made.append)
+    if not isinstance(made[0], optax.GradientTransformation):
+        raise ValueError(
+            f"optimizer gives a {type(made[0]).__name__}, it must be a function {form}"
+        )
+
+
+def _half(tree: ArrayTree) -> ArrayTree:
+    """Floats in bfloat16; what is not a float, such as the rows of an embedding, as it is."""
+    return jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )

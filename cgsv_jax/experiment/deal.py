@@ -1,0 +1,295 @@
+"""From a configuration to tasks: the data, dealt out to clients, and a model."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cgsv_jax import data as data_lib
+from cgsv_jax import models
+from cgsv_jax.config import schema
+from cgsv_jax.config.schema import Config, ConfigError
+from cgsv_jax.core import attacks, checks, ranges, vectors
+from cgsv_jax.core import evaluation as evaluation_lib
+from cgsv_jax.data import attendance as attendance_lib
+from cgsv_jax.data import lists
+from cgsv_jax.data import owners as owners_lib
+from cgsv_jax.data import partition as partition_lib
+from cgsv_jax.experiment import bind, budget
+from cgsv_jax.experiment import identity as identity_lib
+from cgsv_jax.experiment import timing as timing_lib
+from cgsv_jax.experiment.budget import Memory
+from cgsv_jax.experiment.task import DataIdentity, Task, counts_of
+from cgsv_jax.host import files as files_lib
+from cgsv_jax.types import Clients, Dataset, Model
+
+
+def tasks(config: Config) -> tuple[Task, ...]:
+    """Loads the data and deals them out, once per partition.
+
+    Raises:
+      ConfigError: when the data are not there, cannot be dealt out as asked, or are not what a
+        method needs; and when the hardware is not there.
+    """
+    bind.devices(config)
+    source = data_lib.DATASETS[config.dataset]
+    try:
+        full, found = data_lib.identified(**identity_lib.named(config))
+        identity = DataIdentity(
+            sets={identity_lib.label(config): found}, files=identity_lib.digests(config)
+        )
+        read: dict[str, Any] = {}  # partition -> what its file says
+        if "by_owner" in config.partitions:
+            read["by_owner"] = owners_lib.load(config.owners, len(full.labels))
+        if "from_lists" in config.partitions:
+            read["from_lists"] = lists.load(config.lists)
+        model = _model(config, full, source.num_classes)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    dealt, ids, wrong = [], [], []
+    for name in config.partitions:
+        try:
+            *arrays, held = _deal(config, full, name, read.get(name))
+            wrong += checks.complaints(*arrays, model)
+            dealt.append(arrays)
+            ids.append(held)
+        except (ValueError, OSError) as error:
+            wrong += str(error).splitlines()
+    refuse(wrong)
+    made = tuple(
+        _task(config, name, *arrays[:2], model)._replace(identity=identity)
+        for name, arrays in zip(config.partitions, dealt, strict=True)
+    )
+    refuse(wrong for task in made for wrong in _unfit(config, task))
+    return tuple(_conducted(config, *each) for each in zip(made, ids, strict=True))
+
+
+def given(config: Config, data: Dataset, clients: Clients, model: Model | None = None) -> Task:
+    """A task of one's own arrays, checked: `run(config, dealt=(given(config, ...),))`.
+
+    The config says how to train; its data set, model and partitions are not looked at, and
+    `--clients` must be the number of clients given.
+
+    Args:
+      config: see `configure`.
+      data: the rows; validation rows are only needed by methods that judge models on them.
+      clients: who holds which of the training rows.
+      model: the network; default: the config's, for inputs of this shape.
+
+    Raises:
+      ConfigError: naming everything that is wrong with the arrays, see `checks.complaints`, and
+        what a method of the config cannot do with them.
+    """
+    bind.devices(config)
+    own_model = model is not None
+    if model is None:
+        refuse(checks.complaints(data, clients))  # before their shape and labels are used
+        held = (data.labels, data.test_labels, *(data.validation or ())[1:])
+        classes = max(int(np.max(labels, initial=0)) for labels in held) + 1
+        try:
+            model = _model(config, data, classes)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    refuse(checks.complaints(data, clients, model))
+    if len(clients.mask) != config.clients:
+        raise ConfigError(
+            f"--clients is {config.clients}, it must be {len(clients.mask)}, the clients given"
+        )
+    data, clients = checks.canonical(*jax.tree.map(np.asarray, (data, clients)))
+    if data.validation is None:
+        data = data._replace(validation=(data.inputs[:0], data.labels[:0]))
+    task = _task(config, schema.GIVEN, data, clients, model)
+    task = task._replace(own_model=own_model)
+    refuse(_unfit(config, task))
+    return _conducted(config, task)
+
+
+def refuse(wrong: Iterable[str]) -> None:
+    """One error for all that is wrong, each named once."""
+    if lines := list(dict.fromkeys(wrong)):
+        raise ConfigError("\n".join(lines))
+
+
+def _model(config: Config, data: Dataset, num_classes: int) -> Model:
+    builder = models.MODELS[config.model]
+    if config.model == "mlp":
+        builder = functools.partial(builder, hidden=config.hidden)
+    if config.model in schema.CONVOLUTIONAL:
+        builder = functools.partial(builder, conv=config.conv)
+    if config.model in schema.OF_TOKENS:  # tokens are numbered without gaps
+        builder = functools.partial(builder, vocabulary=int(data.inputs.max()) + 1)
+    return builder(data.inputs.shape[1:], num_classes)
+
+
+def _task(config: Config, name: str, data: Dataset, clients: Clients, model: Model) -> Task:
+    """A task whose clients are all honest and there from the first round."""
+    listed = None
+    if config.attendance is not None:
+        try:
+            listed = attendance_lib.load(config.attendance, counts_of(config)[0])
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    network = evaluation_lib.network(
+        model,
+        data.inputs.shape[1:],
+        data.inputs.dtype,
+        batch=config.eval_batch,
+        width=bind.width_asked(config.layout),
+    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
+    holdings = partition_lib.describe(clients, data.labels)
+    return Task(name, data, clients, *holdings, model, tensors, network, None, (), listed)
+
+
+def _conducted(config: Config, task: Task, ids: np.ndarray | None = None) -> Task:
+    """The task with the clients that cheat or come late, and who is evaluated.
+
+    `ids` are the owners of the rows, where clients are owners.
+    """
+    clients, cheats = _conduct(config, task.data, task.clients, task.model)
+    clients = _joining(config, clients)
+    sizes, classes = partition_lib.describe(clients, task.data.labels)
+    chosen = None
+    if config.eval_clients is not None and config.eval_clients < len(sizes):
+        # Evenly from the fewest rows to the most, both ends included.
+        places = np.linspace(0, len(sizes) - 1, config.eval_clients).round().astype(int)
+        chosen = np.sort(np.argsort(sizes, kind="stable")[places])
+    held = () if ids is None else tuple(ids[np.asarray(clients.rows)[:, 0]].astype(str).tolist())
+    made = task._replace(clients=clients, sizes=sizes, classes=classes, owners=held)
+    return made._replace(chosen=chosen, cheats=cheats)
+
+
+def _conduct(
+    config: Config, data: Dataset, clients: Clients, model: Model
+) -> tuple[Clients, tuple[str, ...]]:
+    """The partition with the clients that cheat, drawn with the partition's seed."""
+    if not config.attacks:
+        return clients, ()
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    logits = jax.eval_shape(model.apply, params, data.inputs[:1])
+    return attacks.dishonest(
+        np.random.default_rng([config.partition_seed, 3]),
+        clients,
+        data.labels,
+        logits.shape[-1],
+        [schema.attacking(text) for text in config.attacks],
+        config.attackers,
+    )
+
+
+def _joining(config: Config, clients: Clients) -> Clients:
+    """The partition with the first round of clients that come late, drawn likewise."""
+    if not config.late:
+        return clients
+    joins = np.zeros(len(clients.mask), np.int32)
+    order = np.random.default_rng([config.partition_seed, 4]).permutation(config.clients)
+    for text in config.late:
+        count, first = schema.late_joiners(text)
+        joins[order[:count]] = first
+        order = order[count:]
+    return clients._replace(joins=joins)
+
+
+def _unfit(config: Config, task: Task) -> list[str]:
+    """What the methods, or the local epochs, cannot do on this task; nothing is compiled."""
+    wrong = []
+    visits = config.epochs * task.clients.mask.shape[1]
+    if visits > ranges.MAX_WHOLE:
+        wrong.append(
+            f"--epochs is {config.epochs}, which makes {visits} visits of the largest client's "
+            f"rows in a round, it must make at most {ranges.MAX_WHOLE}"
+        )
+    there = budget.memory() * (config.devices if timing_lib.memory_limit() else 1)
+    number, who = budget.population(config)
+    network = "--hidden" if config.model == "mlp" else "--model"
+    alone = Memory(4 * number * sum(task.tensors), "models", (*who, network))
+    if large := budget.beyond(
+        "every method", [alone], there
+    ):  # before a rule looks at such a model
+        return wrong + large
+    for method in config.methods:
+        try:  # what a rule says of N, D or the model, it says before anything is compiled
+            needs = bind.needs_of(config, method)
+            if needs.rows and not len(task.data.validation[1]):
+                wrong.append(
+                    f"{method.name} judges models on the server's validation rows, "
+                    f"but --validation-share {config.validation_share:g} leaves none"
+                )
+                continue
+            needed = budget.memory_of(config, method, task)
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        wrong += budget.beyond(method.name, needed, there)
+    rows = number * len(config.partitions) * len(config.seeds)
+    rows *= sum(bind.rounds_of(config, method) for method in config.methods)
+    told = (*who, "--rounds", "--seeds", "--algorithms", "--partition")
+    table = Memory(budget.A_ROW * rows, f"{rows:,} rows of rounds.parquet", told)
+    return wrong + budget.beyond("the tables", [table], files_lib.host_memory())
+
+
+def _deal(
+    config: Config, full: Dataset, name: str, read: Any
+) -> tuple[Dataset, Clients, np.ndarray | None]:
+    """The pool, who holds what of it, and the owners of its rows where clients are owners."""
+    # One generator per purpose: the cap or the partition never shifts the other's draws.
+    split_rng, deal_rng, test_rng = (
+        np.random.default_rng([config.partition_seed, i]) for i in range(3)
+    )
+    cap = config.rows_per_client and config.rows_per_client * config.clients
+    cap = None if name in schema.CHOSEN_ROWS else cap
+    listed = np.concatenate([*read, ()]) if name == "from_lists" else None
+    wrong = []
+    if full.validation is not None and config.validation_share > 0:
+        wrong.append(
+            f"--validation-share is {config.validation_share:g}, it must be 0: "
+            f"{config.dataset} has validation rows of its own"
+        )
+    pool, held_out = partition_lib.split(
+        split_rng, len(full.labels), config.validation_share, cap, listed
+    )
+    if listed is not None:  # they number the rows of the whole training set
+        pool = np.arange(len(full.labels))
+    validation = full.validation or (full.inputs[held_out], full.labels[held_out])
+    if config.clients > len(pool):
+        wrong.append(
+            f"--clients is {config.clients}, it must be at most {len(pool)}, "
+            f"the training rows of {config.dataset}"
+        )
+    test, rows = slice(None), len(full.test_labels)
+    if config.eval_rows is not None:
+        if config.eval_rows > rows:
+            wrong.append(
+                f"--eval-rows is {config.eval_rows}, it must be at most {rows}, "
+                f"the test rows of {config.dataset}"
+            )
+        test = np.sort(test_rng.permutation(rows)[: config.eval_rows])
+    refuse(wrong)
+    data = full._replace(
+        test_inputs=full.test_inputs[test],
+        test_labels=full.test_labels[test],
+        inputs=full.inputs[pool],
+        labels=full.labels[pool],
+        validation=validation,
+    )
+    options: dict[str, Any] = {}
+    if name == "class_imbalance":
+        options = {"num_classes": data_lib.DATASETS[config.dataset].num_classes}
+    if name in ("dirichlet", "size_dirichlet"):
+        options = {"concentration": config.concentration, "min_rows": config.min_rows}
+    if name == "dirichlet":
+        options["balanced"] = config.dirichlet_balanced
+    if name == "by_shares":
+        options = {"shares": config.shares}
+    if name == "k_classes":
+        options = {"classes_per_client": config.classes_per_client}
+    if name == "by_owner":
+        options = {"owners": read[pool], "min_rows": config.min_rows}
+    if name == "from_lists":
+        options = {"lists": read, "repeated_rows": config.repeated_rows}
+    with files_lib.naming({"by_owner": config.owners, "from_lists": config.lists}.get(name)):
+        clients = partition_lib.PARTITIONS[name](deal_rng, data.labels, config.clients, **options)
+    return data, clients, options.get("owners")

@@ -1,0 +1,1 @@
+"""The machine around: its files, and the terminal."""

@@ -1,0 +1,567 @@
+"""Figures from run directories; nothing is trained here.
+
+Matplotlib's object interface throughout: no display, equal runs give equal bytes, whatever the
+user's own settings are.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import pathlib
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from matplotlib import cm, colormaps, colors, style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from cgsv_jax.host import files
+from cgsv_jax.results import directory, frames
+
+Path = str | os.PathLike[str]
+
+# Okabe and Ito's colours, told apart with every common colour blindness.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73"),
+    *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+)
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
+GREY = "#666666"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+LINES = 30  # clients drawn as a line each; more become bands of quantiles
+BANDS = ((0.05, 0.95, "5 to 95 %"), (0.25, 0.75, "25 to 75 %"))
+COLUMNS = 3  # panels in a row
+PANEL = (3.5, 3.0)  # inches
+DPI = 150
+MOST = 500  # panels of a kind, of all partitions and methods of a run
+# What a file says of itself besides the drawing: no version, no date.
+METADATA = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+
+_PERCENT = FuncFormatter(lambda value, place: f"{100 * value:.5g}")
+
+
+def draw(
+    runs: Sequence[directory.Run | Path],
+    out: Path | None = None,
+    formats: Sequence[str] = ("png",),
+    missing: bool = False,
+) -> list[pathlib.Path]:
+    """Draws four figures per partition of every run, and a comparison where there are several.
+
+    Args:
+      runs: run directories, read or by path.
+      out: where the figures go, one run's directly, several runs' in a folder each; default: the
+        folder `figures` of each run.
+      formats: of results.FIGURE_FORMATS.
+      missing: leave those that are there.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ValueError: when there is no run, a run cannot be read, a format is unknown, or `out` is
+        needed and missing.
+      OSError: when a folder cannot be written to.
+    """
+    unknown = [name for name in formats if name not in directory.FIGURE_FORMATS]
+    if unknown or not formats:
+        allowed = ", ".join(directory.FIGURE_FORMATS)
+        raise ValueError(f"--formats is {', '.join(formats)!r}, it must be of {allowed}")
+    if not runs:
+        raise ValueError("no run directory is given, at least one is needed")
+    read = [run if isinstance(run, directory.Run) else directory.read(run) for run in runs]
+    if out is None and (len(read) > 1 or read[0].directory is None):
+        raise ValueError("--out is missing, it must name a folder when several runs are compared")
+    labels = names(read)
+    out = None if out is None else files.path_of(out, "--out")
+    written: list[pathlib.Path] = []
+    for run, label in zip(read, labels, strict=True):
+        folder = out or files.inside(run.directory, directory.FIGURES)
+        folder = files.inside(folder, label) if len(read) > 1 else folder
+        cells = run.summary.select("partition", "method").unique(maintain_order=True)
+        if len(cells) > MOST:
+            raise ValueError(f"{run.directory} holds {len(cells):,} methods, {MOST} are drawn")
+        figures = {
+            f"{kind}-{partition}": functools.partial(figure, run, partition)
+            for partition in cells["partition"].unique(maintain_order=True)
+            for kind, figure in KINDS.items()
+        }
+        written += save(figures, folder, formats, run.directory or "the run", missing)
+    if len(read) > 1:
+        figure = functools.partial(comparison, [run.summary for run in read], labels)
+        written += save({"comparison": figure}, out, formats, "the comparison")
+    return written
+
+
+def names(runs: Sequence[directory.Run]) -> list[str]:
+    """A short name per run, all different: its directory's, numbered where that repeats."""
+    labels: list[str] = []
+    for run in runs:
+        label = (run.directory.resolve().name if run.directory else "") or "run"
+        taken = [f"{label}-{n}" for n in range(2, len(runs) + 2)]
+        labels.append(next(name for name in (label, *taken) if name not in labels))
+    return labels
+
+
+# ---------------------------------------------------------------- one figure each
+
+
+def accuracy(run: directory.Run, partition: str) -> Figure:
+    """Test accuracy of every client over rounds, a panel per method; the server dashed."""
+
+    def server(axes: Axes, own: pl.DataFrame) -> list[Line2D]:
+        mean = own.group_by("round").agg(pl.col("server_accuracy").mean()).sort("round")
+        mean = mean.drop_nulls()
+        style = {"color": VERMILION, "linestyle": (0, (4, 2)), "linewidth": 1.6, "zorder": 5}
+        style |= _dotted(len(mean))
+        return axes.plot(mean["round"], mean["server_accuracy"], label="server", **style)
+
+    figure = _over_rounds(run, partition, "accuracy", "test accuracy, %", extra=server)
+    for axes in figure.axes[: _num_methods(run, partition)]:
+        axes.yaxis.set_major_formatter(_PERCENT)
+    return figure
+
+
+def reputation(run: directory.Run, partition: str) -> Figure:
+    """Reputation of every client over rounds, a panel per method."""
+    number = run.clients.filter(partition=partition)["client"].n_unique()
+
+    def equal(axes: Axes, own: pl.DataFrame) -> list[Line2D]:
+        style = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.2, "zorder": 5}
+        return [axes.axhline(1 / number, label="1 / number of clients", **style)]
+
+    return _over_rounds(run, partition, "reputation", "reputation (sums to 1)", extra=equal)
+
+
+def share(run: directory.Run, partition: str) -> Figure:
+    """Share of the aggregate's entries that every client received, a panel per method."""
+    figure = _over_rounds(run, partition, "share", "share of entries received, %")
+    for axes in figure.axes[: _num_methods(run, partition)]:
+        axes.set_ylim(-0.03, 1.03)
+        axes.yaxis.set_major_formatter(_PERCENT)
+    return figure
+
+
+def fairness(run: directory.Run, partition: str) -> Figure:
+    """Accuracy alone against accuracy at the end, a panel per method, fairness in its title."""
+    clients = run.clients.filter(partition=partition)
+    summary = run.summary.filter(partition=partition)
+    methods = [m for m in _methods(clients) if m != frames.YARDSTICK] or _methods(clients)
+    figure, panels = _panels(len(methods), title=f"Alone and together, {partition}", square=True)
+    scale = _scale(clients)
+    known = clients.filter(pl.col("standalone_accuracy").is_not_null()).filter(
+        pl.col("method").is_in(methods)
+    )
+    low, high = _limits([*known["standalone_accuracy"], *known["accuracy"].drop_nulls()])
+    means = frames.fairness_table(summary)
+    for axes, method in zip(panels, methods, strict=True):
+        own = clients.filter(method=method).drop_nulls(["standalone_accuracy", "accuracy"])
+        row = means.row(by_predicate=pl.col("method") == method, named=True)
+        axes.set_title(f"{method}\n{_fairness_text(row)}", fontsize=10)
+        axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
+        _against_alone(axes, own, scale)
+        axes.set(xlim=(low, high), ylim=(low, high))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter(_PERCENT)
+        axes.set_xlabel("standalone test accuracy, %")
+    _label_left(panels, "final test accuracy, %")
+    several = summary["seed"].n_unique() > 1
+    label = "client, mean over seeds" if several else "client"
+    handles = [
+        Line2D([], [], color=GREY, linestyle=(0, (1, 2)), label="no gain"),
+        Line2D([], [], color=GREY, marker="o", linestyle="", label=label),
+    ]
+    if several and clients["client"].n_unique() <= LINES:
+        bars = Line2D([], [], color=GREY, marker="|", label="± standard deviation over seeds")
+        handles.append(bars)
+    _legend(figure, handles)
+    _colour_bar(figure, panels, scale)
+    return figure
+
+
+def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figure:
+    """Fairness and mean accuracy of several runs side by side.
+
+    Args:
+      summaries: one per run, results.SUMMARY_COLUMNS.
+      labels: one per run, all different.
+    """
+    tables = [frames.fairness_table(summary) for summary in summaries]
+    every = pl.concat([table.select("partition", "method") for table in tables]).unique(
+        maintain_order=True
+    )
+    partitions = every["partition"].unique(maintain_order=True).to_list()
+    methods = every["method"].unique(maintain_order=True).to_list()
+    columns = (
+        ("fairness", "fairness\n(100 × Pearson)", 1.0),
+        ("mean_accuracy", "mean test accuracy, %", 100.0),
+    )
+    width = max(3.6, 0.9 + len(methods) * (0.35 + 0.2 * len(labels)))
+    figure = Figure(
+        figsize=(width * len(partitions) + 0.4, 2.6 * len(columns) + 0.6), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(columns), len(partitions), sharex="col", sharey="row", squeeze=False)
+    slot = 0.7 / len(labels)
+    for place, partition in enumerate(partitions):
+        for axes, (name, label, factor) in zip(grid[:, place], columns, strict=True):
+            for index, table in enumerate(tables):
+                own = table.filter(partition=partition)
+                offset = (index - (len(labels) - 1) / 2) * slot
+                style = _style(index)
+                for row in own.iter_rows(named=True):
+                    x = methods.index(row["method"]) + offset
+                    if row[name] is None:
+                        # At the foot of the panel, where no number can be mistaken for it.
+                        axes.text(
+                            *(x, 0.02, _nothing(row["method"])),
+                            transform=axes.get_xaxis_transform(),
+                            rotation=90,
+                            fontsize=7,
+                            color=style["color"],
+                            ha="center",
+                            va="bottom",
+                        )
+                        continue
+                    axes.errorbar(
+                        *(x, factor * row[name], factor * (row[f"{name}_sd"] or 0)),
+                        **style,
+                        markersize=5,
+                        capsize=2.5,
+                        linewidth=1.2,
+                    )
+            axes.set_xlim(-0.6, len(methods) - 0.4)
+            axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+            axes.set_axisbelow(True)
+            _plain(axes)
+            if place == 0:
+                axes.set_ylabel(label)
+        grid[0, place].set_title(partition, fontsize=10)
+        grid[-1, place].set_xticks(range(len(methods)), methods, rotation=20, ha="right")
+    handles = [
+        Line2D([], [], linestyle="", label=label, **_style(index))
+        for index, label in enumerate(labels)
+    ]
+    figure.suptitle("Mean ± standard deviation over seeds", fontsize=11)
+    _legend(figure, handles)
+    return figure
+
+
+# Named as in results.FIGURE_KINDS: the file names of a run's figures begin with these.
+KINDS: dict[str, Callable[[directory.Run, str], Figure]] = {
+    "accuracy": accuracy,
+    "reputation": reputation,
+    "fairness": fairness,
+    "share": share,
+}
+
+
+# ---------------------------------------------------------------- shared parts
+
+
+class _Scale(NamedTuple):
+    """Colour by what a client holds; those that hold most are darkest."""
+
+    column: str  # of the clients' table: rows, or classes where all hold equally many rows
+    norm: colors.Normalize
+    colormap: colors.Colormap
+    even: bool  # all clients hold the same
+
+    def colour(self, held: float) -> tuple[float, ...]:
+        return self.colormap(self.norm(held))
+
+
+def _scale(clients: pl.DataFrame) -> _Scale:
+    even = {column: clients[column].n_unique() == 1 for column in ("rows", "classes")}
+    column = "classes" if even["rows"] and not even["classes"] else "rows"
+    low, high = clients[column].min(), clients[column].max()
+    # The pale end of the map is cut off: it does not show on white.
+    colormap = colors.ListedColormap(colormaps["cividis"](np.linspace(0.9, 0.0, 256)))
+    norm = colors.Normalize(low, max(high, low + 1))
+    return _Scale(column, norm, colormap, all(even.values()))
+
+
+def _colour_bar(figure: Figure, panels: Sequence[Axes], scale: _Scale) -> None:
+    mappable = cm.ScalarMappable(scale.norm, scale.colormap)
+    bar = figure.colorbar(mappable, ax=list(panels), pad=0.015, aspect=30)
+    bar.set_label(f"{scale.column} held")
+    bar.outline.set_visible(False)
+    bar.locator = MaxNLocator(5, integer=True)
+    bar.ax.tick_params(labelsize=8)
+    bar.update_ticks()
+
+
+def _over_rounds(
+    run: directory.Run,
+    partition: str,
+    column: str,
+    label: str,
+    extra: Callable[[Axes, pl.DataFrame], list[Line2D]] | None = None,
+) -> Figure:
+    """A panel per method: `column` of every client over rounds, means over seeds.
+
+    Few clients are lines coloured by what they hold; many are the median, bands, and the means of
+    the tenths that hold least and most.
+    """
+    rounds = run.rounds.filter(partition=partition)
+    clients = run.clients.filter(partition=partition)
+    methods = _methods(rounds)
+    many = clients["client"].n_unique() > LINES
+    scale = _scale(clients)
+    titles = {"accuracy": "Test accuracy", "reputation": "Reputation", "share": "Entries received"}
+    seeds = rounds["seed"].n_unique()
+    note = f", mean over {seeds} seeds" if seeds > 1 else ""
+    figure, panels = _panels(len(methods), title=f"{titles[column]}, {partition}{note}")
+    held = clients.group_by("client").agg(pl.col(scale.column).first()).sort(scale.column, "client")
+    handles: list[Line2D | Patch] = []
+    for axes, method in zip(panels, methods, strict=True):
+        own = rounds.filter(method=method)
+        mean = (
+            own.group_by("client", "round")
+            .agg(pl.col(column).cast(pl.Float64).mean())
+            .drop_nulls()
+            .sort("round", "client")
+        )
+        if many:
+            handles = _bands(axes, mean, column)
+            handles += [] if scale.even else _extremes(axes, mean, column, held, scale)
+        else:
+            for client, holds in held.iter_rows():
+                line = mean.filter(client=client)
+                style = {"color": scale.colour(holds), "linewidth": 1.3}
+                axes.plot(line["round"], line[column], **_dotted(line["round"].len()), **style)
+            handles = []
+        handles += extra(axes, own) if extra else []
+        axes.set_title(method, fontsize=10)
+        axes.set_xlabel("round")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlim(0, rounds["round"].max() + max(0.01 * rounds["round"].max(), 0.3))
+    for axes in panels[1:]:
+        axes.sharey(panels[0])
+    panels[0].autoscale(axis="y")
+    _label_left(panels, label)
+    if not many:
+        _colour_bar(figure, panels, scale)
+    if handles:
+        _legend(figure, handles)
+    return figure
+
+
+def _bands(axes: Axes, mean: pl.DataFrame, column: str) -> list[Line2D | Patch]:
+    """Median and quantiles over clients."""
+    levels = sorted({0.5, *(level for low, high, _ in BANDS for level in (low, high))})
+    table = (
+        mean.group_by("round")
+        .agg(pl.col(column).quantile(level, "linear").alias(str(level)) for level in levels)
+        .sort("round")
+    )
+    handles: list[Line2D | Patch] = []
+    for (low, high, name), alpha in zip(BANDS, (0.25, 0.45), strict=True):
+        style = {"color": BLUE, "alpha": alpha, "linewidth": 0}
+        axes.fill_between(table["round"], table[str(low)], table[str(high)], **style)
+        handles.append(Patch(label=f"{name} of clients", **style))
+    line = axes.plot(
+        *(table["round"], table["0.5"]),
+        **_dotted(len(table)),
+        color=BLUE,
+        linewidth=1.6,
+        label="median client",
+    )
+    return [*line, *handles]
+
+
+def _extremes(
+    axes: Axes, mean: pl.DataFrame, column: str, held: pl.DataFrame, scale: _Scale
+) -> list[Line2D]:
+    """Means over the tenth of the clients that hold least and the tenth that hold most."""
+    tenth = len(held) // 10
+    groups = (("fewest", held["client"][:tenth], 0.0), ("most", held["client"][-tenth:], 1.0))
+    handles = []
+    for name, members, place in groups:
+        line = mean.filter(pl.col("client").is_in(members.implode())).group_by("round")
+        line = line.agg(pl.col(column).mean()).sort("round")
+        label = f"mean of the tenth with {name} {scale.column}"
+        style = {"color": scale.colormap(place), "linewidth": 1.4, "label": label}
+        handles += axes.plot(line["round"], line[column], **_dotted(len(line)), **style)
+    return handles
+
+
+def _against_alone(axes: Axes, own: pl.DataFrame, scale: _Scale) -> None:
+    """A point per client at its means over seeds, with its deviations where they can be read."""
+    values = ("standalone_accuracy", "accuracy")
+    points = (
+        own.group_by("client")
+        .agg(
+            pl.col(scale.column).first(),
+            *(pl.col(name).cast(pl.Float64).mean() for name in values),
+            *(pl.col(name).cast(pl.Float64).std().alias(f"{name}_sd") for name in values),
+        )
+        .sort(scale.column, "client")
+    )
+    few = len(points) <= LINES
+    if few:
+        for row in points.iter_rows(named=True):
+            axes.errorbar(
+                *(row["standalone_accuracy"], row["accuracy"]),
+                xerr=row["standalone_accuracy_sd"] or 0,
+                yerr=row["accuracy_sd"] or 0,
+                color=scale.colour(row[scale.column]),
+                linewidth=0.9,
+                zorder=2,
+            )
+    axes.scatter(
+        *(points["standalone_accuracy"], points["accuracy"]),
+        c=points[scale.column],
+        cmap=scale.colormap,
+        norm=scale.norm,
+        s=26 if few else 7,
+        linewidths=0.5 if few else 0,
+        edgecolors="white",
+        zorder=3,
+    )
+
+
+def _fairness_text(row: dict) -> str:
+    if row["fairness"] is None:
+        return textwrap.fill(f"fairness undefined: {row['fairness_undefined'][:300]}", 38)
+    text = f"fairness {row['fairness']:.1f}"
+    if row["fairness_low"] is not None:
+        text += f" [{row['fairness_low']:.1f}, {row['fairness_high']:.1f}]"
+    if row["fairness_seeds"] < row["seeds"]:
+        text += f" ({row['fairness_seeds']} of {row['seeds']} seeds)"
+    return text
+
+
+def _panels(number: int, title: str, square: bool = False) -> tuple[Figure, list[Axes]]:
+    columns = min(number, COLUMNS)
+    rows = -(-number // columns)
+    width, height = PANEL
+    height += 0.7 if square else 0  # titles of several lines
+    figure = Figure(
+        figsize=(max(width * columns, 4.6) + 1.1, height * rows + 0.7), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    panels = list(grid.flat)
+    for axes in panels[number:]:
+        axes.remove()
+    for axes in panels[:number]:
+        _plain(axes)
+    return figure, panels[:number]
+
+
+def _style(index: int) -> dict[str, str]:
+    """Colour and marker of the index-th run; 49 differ."""
+    lap, place = divmod(index, len(CYCLE))
+    return {"color": CYCLE[place], "marker": MARKERS[(place + lap) % len(MARKERS)]}
+
+
+def _nothing(method: str) -> str:
+    return "yardstick" if method == frames.YARDSTICK else "undefined"
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def _label_left(panels: Sequence[Axes], label: str) -> None:
+    for axes in panels:
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(label)
+        else:
+            axes.tick_params(labelleft=False)
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
+    """Below all panels, where it covers nothing."""
+    columns = min(len(handles), 3)
+    figure.legend(
+        handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
+    )
+
+
+def _dotted(points: int) -> dict[str, object]:
+    """A line through one point is invisible."""
+    return {"marker": "o", "markersize": 3} if points < 3 else {}
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    margin = max(0.06 * (high - low), 0.005)
+    return low - margin, high + margin
+
+
+def _methods(frame: pl.DataFrame) -> list[str]:
+    return frame["method"].unique(maintain_order=True).to_list()
+
+
+def _num_methods(run: directory.Run, partition: str) -> int:
+    return len(_methods(run.rounds.filter(partition=partition)))
+
+
+def save(
+    figures: Mapping[str, Callable[[], Figure]],
+    folder: pathlib.Path,
+    formats: Sequence[str],
+    of: Path,
+    missing: bool = False,
+) -> list[pathlib.Path]:
+    """Writes figures in every format, all of them or none; equal figures give equal bytes.
+
+    Args:
+      figures: how each is made, by the name of its file.
+      folder: where they go.
+      formats: of results.FIGURE_FORMATS.
+      of: where the numbers in them come from.
+      missing: leave those that are there.
+
+    Returns:
+      The files written.
+
+    Raises:
+      ValueError: when a name is none for a file, or what is read cannot be drawn.
+      OSError: when the folder cannot be written to.
+    """
+    drawn: dict[str, bytes] = {}
+    for name, figure in figures.items():
+        into = {files.inside(folder, f"{name}.{suffix}"): suffix for suffix in formats}
+        if missing and all(files.kind(file) == "file" for file in into):
+            continue
+        with files.reading(of), _fixed():
+            made = figure()
+            for file, suffix in into.items():
+                content = io.BytesIO()
+                made.savefig(content, format=suffix, dpi=DPI, metadata=METADATA[suffix])
+                drawn[file.name] = content.getvalue()
+    if drawn:
+        directory.write_files(folder, drawn)
+    return [folder / name for name in drawn]
+
+
+@contextlib.contextmanager
+def _fixed() -> Iterator[None]:
+    """Matplotlib as it comes: no setting of the user's, no formula in a name, no warning of one.
+
+    The ids of an SVG are random unless salted.
+    """
+    own = {"svg.hashsalt": "cgsv", "text.parse_math": False}
+    with warnings.catch_warnings(), style.context(["default", own]):
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield

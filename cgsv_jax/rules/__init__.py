@@ -1,0 +1,1 @@
+"""The server's rules, and how methods are made of them."""

@@ -1,0 +1,36 @@
+"""The cosine gradient Shapley value: how far an upload points where everybody goes."""
+
+import chex
+import jax
+
+from cgsv_jax.core import checks, vectors
+from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
+
+
+def cosine(epsilon: chex.Numeric = 0.0) -> Contribution:
+    """psi_i = cos(u_i, u_N), eq. (3), in [-1, 1]; 0 for a zero update. O(N D) a round.
+
+    It approximates the Shapley value of the game nu(S) = cos(u_S, u_N) without coalitions. Scale
+    does not matter to it, so Gamma only acts through `epsilon`.
+
+    Args:
+      epsilon: smallest norm in the denominator; the released code has 1e-10.
+
+    Reference:
+      Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine Learning,
+      NeurIPS 2021.
+    """
+    checks.numbers("cosine_epsilon", epsilon=epsilon)
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        del num_clients, num_parameters
+        return ()
+
+    def update(
+        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
+    ) -> tuple[Array, ArrayTree]:
+        del key, weights
+        psi = vectors.cosines(upload.deltas, upload.norms, upload.scales, aggregate, epsilon)
+        return psi, state  # psi_i, eq. (3)
+
+    return Contribution(init, update)

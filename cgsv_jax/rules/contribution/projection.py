@@ -1,0 +1,34 @@
+"""The length of a raw update along the aggregate: cosine with the magnitude left in."""
+
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax.core import vectors
+from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
+
+
+def projection() -> Contribution:
+    """phi_i = w_i ‖dw_i‖ cos(dw_i, u_N), with the aggregation weights w. O(N D) a round.
+
+    The exact Shapley value of the additive game nu(S) = ‖dw_S‖ cos(dw_S, u_N) with
+    dw_S = sum_{i in S} w_i dw_i. Cosine erases how far a client moved; this keeps it. Its scale is
+    that of the updates, so use it with `normalise_scores`.
+
+    Reference:
+      FedFAIM uses this value, see Shi et al., A Model Performance-Based Incentive Mechanism for
+      Federated Learning (2022).
+    """
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        del num_clients, num_parameters
+        return ()
+
+    def update(
+        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
+    ) -> tuple[Array, ArrayTree]:
+        del key
+        ones = jnp.ones_like(upload.norms)
+        cosines = vectors.cosines(upload.deltas, upload.norms, ones, aggregate)
+        return weights * upload.norms * cosines, state  # phi_i
+
+    return Contribution(init, update)

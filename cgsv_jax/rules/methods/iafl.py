@@ -1,0 +1,62 @@
+"""IAFL: incentives by how many other clients' updates one receives."""
+
+import chex
+import jax
+
+from cgsv_jax.core import checks, vectors
+from cgsv_jax.rules.aggregation import uniform
+from cgsv_jax.rules.compose import compose
+from cgsv_jax.rules.contribution import participation_rate, standalone_accuracy
+from cgsv_jax.rules.reputation import size_share
+from cgsv_jax.rules.reward import mix
+from cgsv_jax.types import Algorithm, Array, PRNGKey
+
+_BY = {
+    "size": size_share,
+    "accuracy": standalone_accuracy,
+    "participation": participation_rate,
+}
+
+
+def iafl(kappa: chex.Numeric = 0.0, recovery: chex.Numeric = 0.0, by: str = "size") -> Algorithm:
+    """v_i = the mean of dw_i and of ceil(gamma_i (N - 1)) others' updates.
+
+    gamma_i = (p_i / max p)^(1 - kappa), p_i what client i contributes; the others are drawn
+    uniformly in every round. Before a round, with probability `recovery`, a client gives its model
+    up for the reference model, then trains it and is rewarded as ever. The reference model moves by
+    the reward of the client with the largest p, which is the mean update: it is the server's.
+    O(N^2 D) a round, one N x N matrix product.
+
+    No validation data, except with `by="accuracy"`, which NEEDS it and as much training again as
+    the run has: a client first trains alone (see `simulation.train_alone`).
+
+    As in its code, whose defaults these are, with these differences. It reads standalone accuracies
+    on the TEST set, which never enters a decision here, and of training without decay. It is told
+    the rates of participation, which here are those of the rounds so far. An absent client gets
+    nothing here, and keeps its model; there it is rewarded, and may recover, like the others. The
+    largest p is that of the clients present, there that of all. The download of a recovery is not
+    counted.
+
+    Args:
+      kappa: in [0, 1]; 1 gives everybody everything.
+      recovery: q of the original, in [0, 1].
+      by: what p is: "size", the share of the data; "accuracy", that of the standalone model;
+        "participation", the share of rounds. Clients of equal p, as by size under equal sizes, all
+        get everything.
+
+    Raises:
+      ValueError: `by` is another word.
+
+    Reference:
+      Wu et al., Incentive-Aware Federated Learning with Training-Time Model Rewards, ICLR 2024;
+      ZhaoxuanWu/Incentive-Aware-FL, 732ffeb.
+    """
+    checks.numbers(recovery=recovery)
+    measured = _BY[checks.choice("contribution_by", by, *_BY)]
+
+    def recovers(key: PRNGKey, round_: Array, numbers: Array) -> Array:
+        del round_
+        keys = vectors.draws(key, numbers, numbers.size)
+        return jax.vmap(lambda key: jax.random.bernoulli(key, recovery))(keys)
+
+    return compose(measured(), uniform(), mix(kappa))._replace(recovers=recovers)

@@ -1,0 +1,51 @@
+"""Reputation as the sum of all scores so far: the memory of a contribution index."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax.core import checks
+from cgsv_jax.rules.shares import population, renewed
+from cgsv_jax.types import Array, ArrayTree, Contribution, Reputation, Standing, Upload
+
+
+def accumulated(contribution: Contribution, *, floor: chex.Numeric = 1e-3) -> Reputation:
+    """r_i = max(sum_t phi_{i,t} / sum_j |sum_t phi_{j,t}|, floor / N), normalised to sum 1.
+
+    A value that is zero-sum over time, or negative, earns the floor; nothing is ever forgotten.
+    Absent clients add nothing and keep their reputation.
+
+    Args:
+      measure: what phi is.
+      floor: smallest share before normalising, of 1 / N.
+
+    Returns:
+      A Contribution; its state is the measure's and the sums [N].
+    """
+    checks.numbers(floor=floor)
+    checks.kinds(contribution=(contribution, Contribution, "cosine()"))
+
+    def init(num_clients: int, num_parameters: int) -> ArrayTree:
+        return contribution.init(num_clients, num_parameters), jnp.zeros(num_clients)
+
+    def update(
+        key: jax.Array,
+        upload: Upload,
+        aggregate: Array,
+        weights: Array,
+        standing: Standing,
+        state: ArrayTree,
+    ) -> tuple[Standing, ArrayTree]:
+        inner, total = state
+        score, inner = contribution.update(key, upload, aggregate, weights, inner)
+        present, old = upload.present, standing.reputation
+        chex.assert_equal_shape([score, present, old])
+        # A score that is no number (of a loss that overflowed) must not reach anybody else.
+        score = jnp.where(present & jnp.isfinite(score), score, 0.0)
+        total = total + score.astype(total.dtype)
+        size = jnp.sum(jnp.abs(total))
+        share = total / jnp.where(size > 0, size, 1.0)
+        r = renewed(jnp.maximum(share, floor / population(upload)), old, present)
+        return Standing(score, r), (inner, total)
+
+    return Reputation(init, update, contribution.needs)

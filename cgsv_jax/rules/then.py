@@ -1,0 +1,76 @@
+"""One algorithm after another: a second stage that starts from the first one's models."""
+
+import jax
+import jax.numpy as jnp
+
+from cgsv_jax.rules.compose import needs_of
+from cgsv_jax.types import Algorithm, Array, ArrayTree, Download, PRNGKey, Standing, Upload
+
+
+def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
+    """`first` in rounds 0 .. after - 1, `second` from round `after` on.
+
+    Clients, server and optimizers go on as they are; the second algorithm's own state starts fresh.
+
+    Args:
+      first: the algorithm of the first stage.
+      second: the algorithm of the second.
+      after: rounds of the first stage.
+
+    Returns:
+      An Algorithm whose state is both states.
+
+    Raises:
+      ValueError: `after` is negative.
+    """
+    if after < 0:
+        raise ValueError(f"after is {after}, it must be at least 0")
+
+    def init(num_clients: int, num_parameters: int) -> tuple[ArrayTree, ArrayTree]:
+        return first.init(num_clients, num_parameters), second.init(num_clients, num_parameters)
+
+    def update(
+        key: jax.Array, upload: Upload, state: tuple[ArrayTree, ArrayTree]
+    ) -> tuple[Download, Standing, tuple[ArrayTree, ArrayTree]]:
+        early, late = state
+
+        def one(_: None) -> tuple:
+            download, standing, new = first.update(key, upload, early)
+            return download, standing, (new, late)
+
+        def other(_: None) -> tuple:
+            download, standing, new = second.update(key, upload, late)
+            return download, standing, (early, new)
+
+        # Both branches in the first one's types: a reward has the precision of what it is made of.
+        shapes = jax.eval_shape(one, None)
+
+        def alike(_: None) -> tuple:
+            return jax.tree.map(lambda x, like: x.astype(like.dtype), other(None), shapes)
+
+        return jax.lax.cond(upload.round < after, one, alike, None)
+
+    def common(round_: Array) -> Array:
+        # At round `after` the first stage's last model is still what everybody starts from.
+        early = False if first.common is None else first.common(round_)
+        late = False if second.common is None else second.common(round_)
+        return jnp.where(round_ <= after, early, late)
+
+    def recovers(key: PRNGKey, round_: Array, numbers: Array) -> Array:
+        nobody = jnp.zeros(numbers.shape, bool)
+        early, late = (
+            nobody if own.recovers is None else own.recovers(key, round_, numbers)
+            for own in (first, second)
+        )
+        return jnp.where(round_ < after, early, late)
+
+    either = first.common is not None or second.common is not None
+    # Compiled once where it is called eagerly: a choice between two ways is, in every call.
+    some = first.recovers is not None or second.recovers is not None
+    return Algorithm(
+        init,
+        jax.jit(update),
+        common if either else None,
+        recovers if some else None,
+        needs_of(first, second),
+    )

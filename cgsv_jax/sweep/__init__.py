@@ -1,0 +1,1 @@
+"""Many experiments: which, in which programs, where, and what came out."""

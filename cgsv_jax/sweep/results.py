@@ -1,0 +1,465 @@
+"""The directory of a sweep: which settings there were, what every run gave, which was best.
+
+| file | holds |
+|---|---|
+| config.json | the sweep: what is the same, what is swept, every setting |
+| environment.json, timing.json | as of a run |
+| sweep.parquet | a row per setting, partition, method and seed: swept values, then the summary's |
+| settings.parquet, settings.json | means over seeds, ranks, and which is best |
+| parts/ | the runs and trials that are through, written as they end; gone at the very end |
+
+A sweep that was interrupted is a directory without all of its tables. A part is named by the digest
+of its content: one that is damaged, or holds what no run of the sweep gives, counts for nothing and
+is computed again. No file is a pickle.
+"""
+
+import functools
+import hashlib
+import io
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import numpy as np
+import polars as pl
+
+from cgsv_jax.core.ranges import MOST_NUMBER
+from cgsv_jax.experiment import identity
+from cgsv_jax.experiment.task import counts_of
+from cgsv_jax.host import files
+from cgsv_jax.host.files import Path
+from cgsv_jax.results import directory as directory_lib
+from cgsv_jax.results import frames
+from cgsv_jax.results.directory import PART_FILES, PARTS, RAYS, SWEEP_FILES
+from cgsv_jax.results.frames import YARDSTICK, Outcome
+from cgsv_jax.sweep import plan
+from cgsv_jax.sweep import settings as settings_lib
+
+MANY = 20  # settings that a terminal shows
+
+
+class Judged(NamedTuple):
+    """The settings in the order of the criterion."""
+
+    table: pl.DataFrame  # a row per setting, method and partition
+    best: dict[str, Any] | None  # its swept values, `point` and `method`; None: nothing to go by
+    near: int  # further settings within one standard error of it
+
+
+# ---------------------------------------------------------------- tables
+
+
+def frame(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
+    """A row per setting, partition, method and seed; `point` is the number of the setting.
+
+    Args:
+      rows: see `sweeping.rows`.
+      axes: swept name -> its values.
+    """
+    names = [name for name in axes if name not in frames.SUMMARY_COLUMNS]
+    columns = ["point", *names, *frames.SUMMARY_COLUMNS]
+    if not rows:
+        return pl.DataFrame({name: [] for name in columns})
+    summary = frames.summary_of(
+        {name: row[name] for name in frames.SUMMARY_COLUMNS if name in row} for row in rows
+    )
+    own = [pl.Series("point", [row["point"] for row in rows], pl.Int64)]
+    own += [pl.Series(name, [row[name] for row in rows], strict=False) for name in names]
+    return pl.DataFrame(own).hstack(summary).select(columns)
+
+
+def judged(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Judged:
+    """The settings, best first (see `ranked`), with their means over seeds.
+
+    Args:
+      table: see `frame`.
+      axes: the swept names.
+      criterion: a column, more is better.
+    """
+    whole, best = ranked(table, axes, criterion)
+    axes = [name for name in axes if name in table.columns]
+    rows = told(table)
+    means = pl.concat(
+        frames.fairness_table(own).with_columns(pl.lit(setting, pl.Int64).alias("point"))
+        for (setting,), own in rows.group_by("point", maintain_order=True)
+    )
+    ordered = whole.drop("accuracy").join(
+        means, on=("point", "method"), maintain_order="left_right"
+    ).with_columns(best=(pl.col("rank") == 1) & (best is not None))  # fmt: skip
+    front = ["rank", "best", "point", *axes, "method", "partition"]
+    front += ["criterion", "criterion_defined"]
+    ordered = ordered.select(*front, pl.exclude(front))
+    if best is None:
+        return Judged(ordered, None, 0)
+    seeds = rows.filter(point=best["point"], method=best["method"])
+    seeds = seeds.group_by("seed").agg(pl.col(criterion).mean())[criterion].drop_nulls()
+    error = (seeds.std() or 0.0) / math.sqrt(max(len(seeds), 1))
+    complete = whole.filter(pl.col("criterion_defined") == whole["criterion_defined"][0])
+    near = int((complete["criterion"] >= best["criterion"] - error).sum()) - 1
+    return Judged(ordered, best, near)
+
+
+def ranked(
+    table: pl.DataFrame, axes: Sequence[str], criterion: str
+) -> tuple[pl.DataFrame, dict[str, Any] | None]:
+    """A row per setting and method, best first, and the best of all if there is something to go by.
+
+    The criterion of a setting and method is the mean over partitions of the means over seeds. What
+    is defined in every run comes before what is not, whose mean would leave out its worst cases;
+    then the larger mean; of equal ones the larger mean accuracy; then the first.
+
+    Args:
+      table, axes, criterion: as in `judged`.
+    """
+    axes = [name for name in axes if name in table.columns]
+    keys = ("point", "method")
+    cells = told(table).group_by(*keys, "partition", maintain_order=True).agg(
+        pl.col(axes).first(),
+        pl.col(criterion, "mean_accuracy").mean().name.suffix("_of"),
+        pl.col(criterion).count().alias("defined"),
+        pl.len().alias("seeds"),
+    )  # fmt: skip
+    whole = (
+        cells.group_by(*keys, maintain_order=True)
+        .agg(
+            pl.col(axes).first(),
+            pl.col(f"{criterion}_of").mean().alias("criterion"),
+            pl.col("mean_accuracy_of").mean().alias("accuracy"),
+            (pl.col("defined").sum() / pl.col("seeds").sum()).alias("criterion_defined"),
+        )
+        .with_row_index("place")
+        # Rounded: what differs in the last bits ties.
+        .with_columns(pl.col("criterion").round(9).alias("value"))
+        .sort(
+            [pl.col("criterion_defined") == 1, "value", "accuracy", "place"],
+            descending=[True, True, True, False],
+            nulls_last=True,
+        )
+        .with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("rank"))
+        .drop("place", "value")
+    )
+    first = whole.row(0, named=True) if len(whole) else None
+    if first is None or first["criterion"] is None:
+        return whole, None
+    return whole, {name: first[name] for name in ("point", *axes, "method", "criterion")}
+
+
+def told(table: pl.DataFrame) -> pl.DataFrame:
+    """The rows without the yardstick's, unless there are no others."""
+    rows = table.filter(pl.col("method") != YARDSTICK)
+    return rows if len(rows) else table
+
+
+def shown_settings(own: Judged, axes: Sequence[str], criterion: str) -> pl.DataFrame:
+    """The settings as text, best first; a selection where they are many.
+
+    One row per setting and method, a column per partition where there are several.
+    """
+    from_table = own.table
+    names = [name for name in axes if name in from_table.columns and name != "partition"]
+    partitions = sorted(from_table["partition"].unique().to_list())
+    several = from_table["method"].n_unique() > 1
+    lines = []
+    for (rank,), rows in from_table.group_by("rank", maintain_order=True):
+        first = rows.row(0, named=True)
+        line = {"rank": "best" if first["best"] else str(rank)}
+        line |= {"method": first["method"]} if several else {}
+        line |= {name.replace("_", " "): _value(first[name]) for name in names}
+        line[_header(criterion)] = _of(criterion, first["criterion"]) + (
+            f" ({100 * first['criterion_defined']:.0f} % defined)"
+            if first["criterion"] is not None and first["criterion_defined"] < 1
+            else ""
+        )
+        for row in sorted(rows.iter_rows(named=True), key=lambda r: r["partition"]):
+            fairness = "undefined" if row["fairness"] is None else f"{row['fairness']:.1f}"
+            fairness = "yardstick" if row["method"] == YARDSTICK else fairness
+            text = f"{fairness} ({100 * row['mean_accuracy']:.1f})"
+            line[row["partition"] if len(partitions) > 1 else "fairness (accuracy, %)"] = text
+        lines.append(line)
+    if len(lines) > MANY:
+        lines = [*lines[: MANY // 2], {"rank": "…"}, *lines[-MANY // 4 :]]
+    return pl.DataFrame(lines, infer_schema_length=None).with_columns(pl.all().fill_null(""))
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _header(criterion: str) -> str:
+    unit = "" if criterion == "fairness" else ", points" if criterion == "mean_gain" else ", %"
+    return criterion.replace("_", " ") + unit
+
+
+def _of(criterion: str, value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value if criterion == 'fairness' else 100 * value:.2f}"
+
+
+# ---------------------------------------------------------------- the directory
+
+
+def write(
+    directory: Path,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    timing: Mapping[str, Any],
+    table: pl.DataFrame,
+    own: Judged,
+) -> None:
+    """Writes the files of a sweep all of whose runs are through; equal runs give equal bytes.
+
+    Raises:
+      OSError: when something cannot be written.
+    """
+    tables = {
+        "sweep.parquet": directory_lib.parquet(table),
+        "settings.parquet": directory_lib.parquet(own.table),
+    }
+    documents = {
+        "config.json": config,
+        "environment.json": {**environment, "tables": directory_lib.digests(tables)},
+        "timing.json": timing,
+        "settings.json": {"best": own.best, "near": own.near, "settings": own.table.to_dicts()},
+    }
+    contents = {name: directory_lib.document(value) for name, value in documents.items()}
+    directory_lib.write_files(directory, contents | tables)
+
+
+def clear(directory: Path) -> None:
+    """Removes what a sweep needs until its tables and figures are there.
+
+    Raises:
+      ValueError: a folder leads elsewhere.
+      OSError: something cannot be removed.
+    """
+    directory_lib.tidy(directory)
+    folder = files.inside(directory, PARTS)
+    for pattern in PART_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    directory_lib.remove(files.inside(directory, RAYS))  # a driver that was killed left them
+    directory_lib.remove_checkpoints(directory)
+
+
+def open_again(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
+    """A sweep to go on with: its directory and its config.
+
+    Raises:
+      ValueError: when there is no sweep.
+    """
+    directory = files.path_of(path, "--resume")
+    try:
+        for name in directory_lib.FOLDERS:
+            files.inside(directory, name)
+        return directory, directory_lib.read_json(directory, "config.json")
+    except ValueError as error:
+        raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
+
+
+def must_go_on(directory: Path, environment: Mapping[str, Any]) -> None:
+    """Refuses to put runs of other versions, or of other data, into one table.
+
+    Args:
+      directory: of a sweep that was begun.
+      environment: which would go on.
+
+    Raises:
+      ValueError: naming what differs, or why nobody can say.
+    """
+    file = files.inside(directory, "environment.json")
+    before = files.read_json(file, _Began)["versions"]
+    other = [name for name, now in environment["versions"].items() if before.get(name) != now]
+    wrong = [f"other versions began it (of {', '.join(other)})"] if other else []
+    wrong += identity.changed_data(directory, environment["data"])
+    if wrong:
+        reasons = f"{'; '.join(wrong)}: start it anew with --overwrite"
+        raise ValueError(f"--resume is {str(directory)!r}, but {reasons}")
+
+
+class _Began(TypedDict):
+    versions: dict[str, str | None]
+
+
+# What an outcome holds: numbers of the clients, of those that were evaluated, or one; how small and
+# how large one may be; and their type.
+_HOLDS = {
+    "accuracy": ("evaluated", 0, 1, np.float32),
+    "distance": ("evaluated", 0, MOST_NUMBER, np.float32),
+    "server_accuracy": ("one", 0, 1, np.float32),
+    "share": ("clients", 0, 1, np.float64),
+    "energy": ("clients", 0, MOST_NUMBER, np.float64),
+    "upload_bytes": ("clients", 0, 2**53, np.int64),
+    "download_bytes": ("clients", 0, 2**53, np.int64),
+    "reputation": ("clients", -MOST_NUMBER, MOST_NUMBER, np.float32),
+    "present": ("clients", 0, 1, np.float64),
+    "broken": ("clients", 0, 2**31, np.int64),
+    "honest": ("clients", 0, 1, np.bool_),
+    "honest_seen": ("evaluated", 0, 1, np.bool_),
+}
+
+
+def packed(end: Outcome) -> np.ndarray:
+    """All numbers of an outcome in the order of its fields, [8 N + 3 K + 1] float64."""
+    return np.concatenate([np.ravel(x) for x in end]).astype(np.float64)
+
+
+def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
+    """The inverse of `packed`, without a rounding.
+
+    Raises:
+      ValueError: no run of so many clients gives these numbers.
+    """
+    counts = {"clients": clients, "evaluated": evaluated, "one": 1}
+    numbers = np.asarray(numbers)
+    ends = np.cumsum([counts[of] for of, *_ in _HOLDS.values()])
+    if numbers.dtype != np.float64 or numbers.shape != (ends[-1],):
+        raise ValueError(f"it holds {numbers.dtype} {list(numbers.shape)}, not {ends[-1]} numbers")
+    fields = {}
+    pieces = np.split(numbers, ends[:-1])
+    for x, (name, (_, least, most, kind)) in zip(pieces, _HOLDS.items(), strict=True):
+        if not ((least <= x) & (x <= most)).all() or (x != x.astype(kind)).any():
+            raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
+        fields[name] = x.astype(kind)
+    return Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])
+
+
+def add_part(directory: Path, done: Mapping[str, np.ndarray]) -> None:
+    """Keeps runs that are through, `packed`, by their keys; all of them or none.
+
+    Raises:
+      OSError: when it cannot be written.
+    """
+    if done:
+        file = io.BytesIO()
+        np.savez(file, **done)
+        content = file.getvalue()
+        name = f"{hashlib.sha256(content).hexdigest()}.npz"
+        directory_lib.write_files(files.inside(directory, PARTS), {name: content})
+
+
+def parts(
+    directory: Path, warn: Callable[[str], None] = lambda sentence: None
+) -> dict[str, np.ndarray]:
+    """What the runs that are through gave (see `unpacked`), by their keys.
+
+    Args:
+      directory: of the sweep.
+      warn: told, in a sentence, which part counts for nothing and why.
+    """
+    done: dict[str, np.ndarray] = {}
+    for part in _parts(directory, "npz", files.read_arrays, warn):
+        done |= part
+    return done
+
+
+def through(
+    runs: Mapping[plan.Run, str],
+    done: Mapping[str, np.ndarray],
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> dict[plan.Run, Outcome]:
+    """The ends of those of the runs that are through.
+
+    Args:
+      runs: run -> its key.
+      done: see `parts`.
+      warn: told of what no run gives, which counts for nothing.
+    """
+    ends = {}
+    for run, key in runs.items():
+        if key in done:
+            try:
+                ends[run] = unpacked(done[key], *counts_of(run.config))
+            except ValueError as error:
+                warn(f"a run is computed again, its part is another's: {error}")
+    return ends
+
+
+class Trial(TypedDict):
+    """A trial of a search that came to an end."""
+
+    values: dict[str, Any]
+    state: Literal["finished", "stopped"]
+    criterion: float | None
+    rounds: int
+
+
+def add_trial(directory: Path, trial: Trial) -> None:
+    """Keeps a trial.
+
+    Raises:
+      OSError: when it cannot be written.
+    """
+    content = directory_lib.document(trial)
+    name = f"{hashlib.sha256(content).hexdigest()}.json"
+    directory_lib.write_files(files.inside(directory, PARTS), {name: content})
+
+
+def trials(directory: Path, warn: Callable[[str], None] = lambda sentence: None) -> list[Trial]:
+    """The trials that came to an end; `warn` as in `parts`."""
+    read = functools.partial(files.read_json, schema=Trial)
+    return list(_parts(directory, "json", read, warn))
+
+
+def _parts(
+    directory: Path,
+    kind: str,
+    read: Callable[[Path], Any],
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[Any]:
+    """What the parts of a kind hold whose name is the digest of their content.
+
+    Raises:
+      ValueError: the folder leads elsewhere.
+    """
+    for file in sorted(files.inside(directory, PARTS).glob(f"*.{kind}")):
+        try:
+            with files.reading(files.inside(directory, PARTS, file.name)):
+                if files.digest_of_file(file) != file.stem:
+                    raise ValueError("it was changed or damaged since it was written")
+                content = read(file)
+        except ValueError as error:
+            warn(f"{error}; what it held is computed again")
+        else:
+            yield content
+
+
+def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
+    """A finished sweep: config, `sweep.parquet`, `settings.parquet`.
+
+    Raises:
+      ValueError: when it is none, or a file is damaged or of another one.
+    """
+    directory = files.path_of(directory, "the sweep's directory")
+    config = directory_lib.read_json(directory, "config.json")
+    environment = directory_lib.read_json(directory, "environment.json")
+    with files.reading(directory / "config.json"):
+        outline = settings_lib.outline(config)
+    table, settings = (
+        directory_lib.read_parquet(directory, name, columns, environment)
+        for name, columns in (
+            ("sweep.parquet", ("point", *frames.SUMMARY_COLUMNS)),
+            ("settings.parquet", ("rank", "best", "point")),
+        )
+    )
+    with files.reading(directory / "sweep.parquet"):
+        known = {"method": outline.shown, "point": range(len(config["settings"]))}
+        known |= {name: _column(values) for name, values in outline.axes.items()}
+        for name, values in known.items():
+            if odd := set(table[name].unique()) - set(values):
+                raise ValueError(f"{name} is {str(odd.pop())[:80]!r} in it, unlike in config.json")
+    return config, table, settings
+
+
+def _column(values: Sequence[Any]) -> list[Any]:
+    """Values of an axis as a table holds them."""
+    return [*settings_lib.in_table(dict(enumerate(values))).values()]
+
+
+def is_sweep(directory: Path) -> bool:
+    """Whether a directory is that of a sweep whose tables are there."""
+    directory = files.path_of(directory, "the sweep's directory")
+    return all(files.kind(directory / name) == "file" for name in SWEEP_FILES)
