@@ -92,7 +92,7 @@ def late(command):
 
 
 def check_kills(whole, forks, place, moments):
-    """Returns the first moment that a run did not reach, if there is one; it has ended by itself."""
+    """Returns the first moment that no run reached, if there is one; it had ended by itself."""
     command, files, _ = whole
     for at in moments:
         out = place / f"killed-{at}"
