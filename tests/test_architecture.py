@@ -31,7 +31,8 @@ FAMILIES = {"contribution", "reputation", "aggregation", "reward"}  # of rules
 # Outside libraries, and who may import them at the top of a module.
 ONLY = {
     "flax": {"models"},
-    "sklearn": {"data"},
+    "sklearn": set(),
+    "scipy": set(),
     "polars": {"results", "sweep", "command/sweep"},
     "matplotlib": {"results/figures", "sweep/figures"},
     "orbax": {"experiment/checkpoint"},
@@ -62,18 +63,6 @@ def among(path, places):
     """Whether a module, or a folder that it is in, is one of these."""
     name = path.relative_to(PACKAGE).with_suffix("")
     return any(str(each) in places for each in (name, *name.parents))
-
-
-MODULES = {"io", "os", "pathlib", "pickle", "shutil", "tempfile", "zipfile", "urllib"}
-FILE_CALLS = {
-    *("open", "read_text", "write_text", "read_bytes", "write_bytes", "mkdir", "unlink", "rename"),
-    *("np.save", "np.savez", "np.savez_compressed", "np.savetxt", "np.load", "np.loadtxt"),
-}
-
-
-def unit_of(path):
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0].removesuffix(".py")
 
 
 MODULES = {path.relative_to(ROOT): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -160,19 +149,29 @@ def test_no_file_is_a_pickle():
         assert not libraries & {"pickle", "cloudpickle", "dill", "shelve"}, path
 
 
-def loaded_by(module):
-    code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+# Each takes a good part of a second, and is needed by some of what one may do.
+LATER = {
+    *("sklearn", "scipy.stats", "matplotlib", "orbax", "ray", "optuna", "tensorflow"),
+    *("tensorflow_datasets", "torch"),
+}
+
+
+def loaded_by(statement):
+    """Which of LATER, and of a few that are there for certain, a fresh Python has loaded then."""
+    names = (*sorted(LATER), "jax", "tyro", "polars")
+    code = f"{statement}\nimport sys; print(*(n for n in {names} if n in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return set(run.stdout.split())
+    return set(run.stdout.splitlines()[-1].split())
 
 
-def test_the_methods_load_nothing_heavy():
-    heavy = {"tensorflow", "tensorflow_datasets", "torch", "polars", "matplotlib"}
-    loaded = loaded_by("cgsv_jax.rules.methods")
-    assert "jax" in loaded
-    assert not loaded & heavy
+def test_the_package_loads_what_it_needs():
+    assert loaded_by("import cgsv_jax") == {"jax"}
 
 
-def test_the_command_does_not_load_ray():
-    assert not loaded_by("cgsv_jax.command.main") & {"ray", "optuna"}
+@pytest.mark.parametrize("words", [["--help"], ["compare", "--help"], ["sweep", "--help"]])
+def test_help_loads_what_it_needs(words):
+    shown = f"try: main({words})\nexcept SystemExit as end: assert not end.code"
+    loaded = loaded_by(f"from cgsv_jax.command.main import main\n{shown}")
+    assert {"jax", "tyro"} <= loaded
+    assert not loaded & LATER

@@ -1,4 +1,7 @@
-"""The `cgsv` command: flags in, a run directory and tables out."""
+"""The `cgsv` command: flags in, a run directory and tables out.
+
+What computes, writes and draws is imported by the action that needs it: help is there at once.
+"""
 
 import contextlib
 import dataclasses
@@ -6,22 +9,16 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
 
 from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
-from cgsv_jax.command import stopping
-from cgsv_jax.command import sweep as sweep_command
-from cgsv_jax.command import train as train_lib
 from cgsv_jax.command.flags import Command, Compare, Data, List, Plot, Prepare, Run, Sweep
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.host import files, terminal
-from cgsv_jax.results import figures as figures_lib
-from cgsv_jax.sweep import figures as sweep_figures
-from cgsv_jax.sweep import results as sweep_results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,15 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     the environment a refusal shows where it comes from.
     """
     with terminal.guarded() as lost:
-        return (
-            _answered(_parsed(sys.argv[1:] if argv is None else list(argv)))
-            or stopping.FAILED * lost()
-        )
+        return _answered(_parsed(sys.argv[1:] if argv is None else list(argv)), lost)
 
 
 def _parsed(words: list[str]) -> Any:
     """The command that was asked for; the parser prints help, and what is wrong, and exits."""
-    cli = functools.partial(tyro.cli, Command, prog="cgsv", description=__doc__)
+    cli = functools.partial(tyro.cli, Command, prog="cgsv", description=__doc__.splitlines()[0])
     if words != (plain := [terminal.plain(word) for word in words]):
         # The parser repeats what it does not know as it is.
         nowhere = io.StringIO()
@@ -54,12 +48,14 @@ def _parsed(words: list[str]) -> Any:
     return cli(args=words)
 
 
-def _answered(command: Any) -> int:
+def _answered(command: Any, lost: Callable[[], bool]) -> int:
     """The border: what is wrong with a word or a file is a sentence, and an exit code."""
+    from cgsv_jax.command import stopping
+
     command = command.action if isinstance(command, Data) else command
     action = {
-        Compare: train_lib.train,
-        Run: train_lib.train,
+        Compare: _train,
+        Run: _train,
         Sweep: _sweep,
         Plot: _plot,
         List: _list,
@@ -80,10 +76,19 @@ def _answered(command: Any) -> int:
     except KeyboardInterrupt as stopped:
         terminal.complain(str(stopped) or "interrupted, no results are written")
         return stopping.INTERRUPTED
-    return 0
+    return stopping.FAILED if lost() else 0
+
+
+def _train(args: Any) -> None:
+    from cgsv_jax.command import train
+
+    train.train(args)
 
 
 def _sweep(args: Any) -> None:
+    from cgsv_jax.command import stopping, train
+    from cgsv_jax.command import sweep as sweep_command
+
     flags = {
         name: value
         for name, value in dataclasses.asdict(args).items()
@@ -95,12 +100,16 @@ def _sweep(args: Any) -> None:
         if flag in flags:
             flags[name] = flags.pop(flag)
     border = sweep_command.Border(
-        train_lib.must_have_devices, train_lib.warn_of_other_data, stopping.kept, stopping.written
+        train.must_have_devices, train.warn_of_other_data, stopping.kept, stopping.written
     )
     sweep_command.command(flags, own, border)
 
 
 def _plot(args: Plot) -> None:
+    from cgsv_jax.results import figures
+    from cgsv_jax.sweep import figures as sweep_figures
+    from cgsv_jax.sweep import results as sweep_results
+
     if not args.runs:
         raise ConfigError("cgsv plot needs at least one run directory")
     paths = [files.path_of(word, "the run's directory") for word in args.runs]
@@ -108,7 +117,7 @@ def _plot(args: Plot) -> None:
     runs = [path for path in paths if path not in sweeps]
     several = "figures" if len(paths) > 1 else None
     out = args.out or several
-    drawn = figures_lib.draw(runs, out) if runs else []
+    drawn = figures.draw(runs, out) if runs else []
     for path in sweeps:
         own = out and files.path_of(out, "--out") / (path.resolve().name if several else "")
         drawn += sweep_figures.again(path, own)

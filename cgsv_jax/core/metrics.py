@@ -10,7 +10,6 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from cgsv_jax.core import vectors
 from cgsv_jax.types import Array
@@ -171,7 +170,9 @@ def interval(values: Array, confidence: float = 0.95) -> tuple[float, float]:
         return np.nan, np.nan
     if values[0] == values[-1]:
         return float(values[0]), float(values[0])
-    found = scipy.stats.bootstrap(
+    from scipy import stats  # half a second
+
+    found = stats.bootstrap(
         (values,),
         np.mean,
         confidence_level=confidence,

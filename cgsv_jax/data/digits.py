@@ -4,7 +4,6 @@ Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1
 """
 
 import numpy as np
-import sklearn.datasets
 
 from cgsv_jax import types
 
@@ -17,7 +16,9 @@ def load() -> types.Dataset:
     The split has no seed: in every class, every fifth image in file order is a test row. So it
     cannot change with a version of NumPy, and every class has the same share of test rows.
     """
-    digits = sklearn.datasets.load_digits()
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
     labels = digits.target.astype(np.int32)
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)  # of a row within its class

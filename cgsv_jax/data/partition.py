@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from cgsv_jax import types
 from cgsv_jax.core import checks
@@ -71,7 +70,9 @@ def power_law(rng: np.random.Generator, labels: types.Array, num_clients: int) -
 
 def power_law_sizes(num_rows: int, num_clients: int) -> np.ndarray:
     """Sizes [N] of `power_law`."""
-    quantile = scipy.stats.powerlaw(POWER).ppf
+    from scipy import stats  # half a second
+
+    quantile = stats.powerlaw(POWER).ppf
     weights = np.linspace(quantile(0.01), quantile(0.99), num_clients)
     shares = weights / weights.sum()
     sizes = np.ceil(shares * (num_rows // num_clients) * num_clients).astype(np.int64)
