@@ -285,8 +285,8 @@ def test_every_flag_reaches_the_run_and_not_the_yardstick(asked, honest):
     assert summary["attackers"].to_list() == [2, 2]
     for name in frames.HONESTY[1:]:
         assert summary[name].null_count() == 0, name
-    (report,) = tables.honesty_reports(frames.summary_frame(result.cells))
-    assert f"2 of {len(cheats)} clients cheat" in report.caption
+    report = tables.honesty(frames.summary_frame(result.cells))
+    assert report.lines[0].startswith(f"2 of {len(cheats)} clients cheat")
 
 
 def test_what_a_table_says_of_attackers_by_hand(honest):
@@ -376,8 +376,8 @@ def test_flags_of_participation_reach_the_run(tmp_path):
         seen[name] = result.cells[0].record.present[0]
         summary = frames.summary_frame(result.cells)
         np.testing.assert_allclose(summary["present"][0], seen[name].mean())
-        (report, *_) = tables.fairness_reports(summary)
-        assert "took part in" in report.caption
+        (line,) = tables.absences(summary)
+        assert line == f"a client took part in {100 * summary['present'].mean():.1f} % of rounds"
     expected = np.zeros((4, 6), bool)
     for t, row in enumerate(schedule):
         expected[t, row[row >= 0]] = True
@@ -409,8 +409,8 @@ def test_broken_clients_are_counted_and_shown(honest):
     cell = cell._replace(record=cell.record._replace(broken=broken))
     summary = frames.summary_frame([cell])
     assert summary["broken"].to_list() == [1, 3]
-    (report,) = tables.fairness_reports(summary)
-    assert "cgsv: 4 updates were not finite" in report.caption
+    line = "cgsv: 4 updates were not finite, their clients absent in these rounds"
+    assert line in tables.fairness(summary).lines
     clients = frames.clients_frame([cell])
     assert clients.filter(pl.col("broken") > 0).select("seed", "client", "broken").rows() == [
         (0, 2, 1),

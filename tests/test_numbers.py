@@ -302,7 +302,7 @@ def test_totals_are_beyond_int32():
     assert frame["share"].to_list() == [1.0] * clients
     summary = frames.summary_frame([cell])
     assert summary["upload_bytes"].to_list() == [rounds * 4 * parameters]
-    assert f"{2 * (2**31 - 1):,} rows" in tables.holdings_table(held, held).caption
+    assert f"{2 * (2**31 - 1):,} rows" in tables.holdings(held, held).lines[0]
     partial = metrics.volumes(np.ones(1, bool), np.array([parameters - 1]), parameters)
     assert partial.values.tolist() == [4 * (parameters - 1)]
     assert partial.indices.tolist() == [-(-parameters // 8)]

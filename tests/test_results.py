@@ -165,11 +165,11 @@ def test_whose_rows_a_client_holds(cells):
     assert frame["owner"].dtype == pl.String
     assert frame.filter(method="standalone")["owner"].null_count() == 2 * CLIENTS
     assert frame.filter(method="cgsv", seed=8)["owner"].to_list() == list(names)
-    assert "owner" not in tables_lib.shown_clients(frames.clients_frame(cells[:1])).columns
+    assert "owner" not in tables_lib.clients_of(frames.clients_frame(cells[:1])).columns
     owned = [cell._replace(owners=names) for cell in cells[:3]]
-    shown = tables_lib.shown_clients(frames.clients_frame(owned))
+    shown = tables_lib.clients_of(frames.clients_frame(owned))
     assert shown["owner"].to_list() == ["ann", "[/b]", "c\\x1b[2J", "d" * 23 + "…"]
-    assert "[/b]" in printed(tables_lib.tables(owned)[-1])
+    assert "[/b]" in printed(tables_lib.reports(owned)[-1])
 
 
 def test_share_is_the_mean_over_rounds(cells):
@@ -247,8 +247,7 @@ def test_fairness_defined_in_some_seeds(cells):
     assert row["fairness_sd"] is row["fairness_low"] is None  # of one seed
     assert row["mean_accuracy_sd"] is not None
     assert (row["fairness_seeds"], row["seeds"]) == (1, 2)
-    summary = frames.summary_frame([cells[0], cell(final=final)])
-    assert tables_lib.why_undefined(summary) == [
+    assert tables_lib.why_undefined(table) == [
         "undefined for cgsv in 1 of 2 seeds: all clients end with the same accuracy"
     ]
 
@@ -260,7 +259,7 @@ def test_fairness_that_rests_on_little_says_so(cells):
         "fairness of cgsv rests on little: final accuracies within 0.50 points in a seed"
     ]
     assert tables_lib.close_accuracies(frames.summary_frame(cells)) == []
-    assert "rests on little" in printed(tables_lib.fairness_reports(summary)[0])
+    assert "rests on little" in printed(tables_lib.fairness(summary))
 
 
 def test_ten_thousand_clients_are_quick():
@@ -291,7 +290,7 @@ def unbroken(text):
 
 
 def test_tables_fit_and_say_what_is_undefined(cells):
-    tables = tables_lib.tables(cells, 80)
+    tables = tables_lib.reports(cells, 80)
     texts = [printed(table) for table in tables]
     assert not any("…" in text for text in texts)
     assert max(len(line) for text in texts for line in text.splitlines()) <= 80
@@ -303,7 +302,7 @@ def test_tables_fit_and_say_what_is_undefined(cells):
     assert "Gains, distance and traffic on power_law" in texts[1]
     assert re.search(r"standalone +– +– +5500 +14.5 +18.8 +0 ", texts[1])
     assert re.search(r"cgsv +11.2 +100.0 +5500 +14.5 +18.8 +0.00012", texts[1])
-    wide = tables_lib.tables(cells, 200)
+    wide = tables_lib.reports(cells, 200)
     assert len(wide) == 7 < len(tables)  # two pairs, two of clients, and all partitions in one
     assert re.search(
         r" 3 +40 +4 +60.0 +90.0 +0.2500 +37.5 +67.5 +0.2500 +37.5 ", printed(wide[4], 200)
@@ -323,24 +322,29 @@ def test_means_over_some_seeds_say_over_how_many(cells):
     assert row["distance"] == pytest.approx(501.625)
     counted = ("mean_accuracy", "fairness", "no_worse", "distance", "energy")
     assert [row[f"{name}_seeds"] for name in counted] == [1, 1, 1, 1, 2]
-    text = printed(tables_lib.fairness_reports(summary)[0])
+    text = printed(tables_lib.fairness(summary))
     assert re.search(r"cgsv +100.0 \(1 of 2\) +67.5 \(75.0\) \(1 of 2\) ", text)
     assert "(k of n)" in text
-    assert re.search(r"502 \(1 of 2\) +14.5 ", printed(tables_lib.traffic_reports(summary)[0]))
-    assert "(k of n)" not in printed(tables_lib.fairness_reports(frames.summary_frame(cells))[0])
+    assert re.search(r"502 \(1 of 2\) +14.5 ", printed(tables_lib.traffic(summary)))
+    assert "(k of n)" not in printed(tables_lib.fairness(frames.summary_frame(cells[:3])))
 
 
 def test_seconds():
     own = {"partition": "uniform", "compile_seconds": 1.25, "run_seconds": 0.5}
     timing = {"methods": [own | {"method": m, "rounds_per_second": 120.4} for m in ("a", "b")]}
-    shown = tables_lib.shown_seconds(timing)
-    assert shown.row(0) == ("uniform", "a", "1.2", "0.5", "120")
+    assert tables_lib.seconds(timing).cells.row(0) == ("a", "1.2", "0.5", "120")
+    elsewhere = {"methods": [*timing["methods"], timing["methods"][0] | {"partition": "power_law"}]}
+    assert tables_lib.seconds(elsewhere).cells["partition"].to_list() == [
+        "uniform",
+        "uniform",
+        "power_law",
+    ]
     phases = [
         {"name": name, "seconds": {"median": median}}
         for name, median in (("training", 0.0321), ("server", 4e-4), ("evaluation", 2.0))
     ]
     timing["profiles"] = [{"partition": "uniform", "method": "b", "phases": phases}]
-    text = printed(tables_lib.seconds_table(timing))
+    text = printed(tables_lib.seconds(timing))
     assert re.search(r"a +1.2 +0.5 +120 +– +– +–", text)
     assert re.search(r"b +1.2 +0.5 +120 +32.1 +0.400 +2000", text)
     assert "Seconds" in text
@@ -352,17 +356,17 @@ def test_seconds():
      (9.999, "10.0"), (1e-7, "1e-07"), (2.5e9, "2.5e+09")],
 )  # fmt: skip
 def test_three_digits(value, text):
-    assert tables_lib._significant(value) == text
+    assert tables_lib.number(value, digits=None) == text
 
 
 def test_long_method_names_fit_too(cells):
     """And those too long for any width break, so that no number is cut."""
     for name in ("cgsv:released", "size_weighted:released", "a_method_of_thirty_letters:xyz"):
         named = [cells[0], cells[2]._replace(method=name)]
-        texts = [printed(table) for table in tables_lib.tables(named, 80)[:2]]
+        texts = [printed(table) for table in tables_lib.reports(named, 80)[:2]]
         assert not any("…" in text for text in texts), name
         assert "0.0 [-100.0, 100.0]" in texts[0]
-    tables = tables_lib.tables([cells[0], cells[2]._replace(method="cgsv:released")], 80)
+    tables = tables_lib.reports([cells[0], cells[2]._replace(method="cgsv:released")], 80)
     assert not any("…" in printed(table) for table in tables)
 
 
@@ -371,14 +375,14 @@ def test_all_partitions_in_one_table():
     names = ("standalone", "fedavg", "cgsv")
     final = {"standalone": [0.3, 0.5, 0.4, 0.6], "fedavg": 0.9, "cgsv": [0.6, 0.7, 0.65, 0.75]}
     made = [cell(name, part, final[name]) for part in ("uniform", "dirichlet") for name in names]
-    shown = tables_lib.shown_overview(frames.summary_frame(made))
+    shown = tables_lib.overview(frames.summary_frame(made)).cells
     assert shown["method"].to_list() == list(names)
     want = ["yardstick (45.0)", "undefined (90.0)", "100 (67.5)"]
     assert shown["dirichlet"].to_list() == shown["uniform"].to_list() == want
-    last = printed(tables_lib.tables(made)[-1])
+    last = printed(tables_lib.reports(made)[-1])
     assert "All partitions" in last
     assert "undefined for fedavg on dirichlet: all clients end with" in " ".join(last.split())
-    assert not any("All partitions" in printed(t) for t in tables_lib.tables(made[:3]))
+    assert not any("All partitions" in printed(t) for t in tables_lib.reports(made[:3]))
 
 
 def test_the_table_of_all_partitions_fits_a_terminal():
@@ -386,38 +390,61 @@ def test_the_table_of_all_partitions_fits_a_terminal():
     final = [0.6, 0.7, 0.65, 0.75]
     names = {"standalone": [0.3, 0.5, 0.4, 0.6], "fedavg_finetuned": final}
     made = [cell(name, part, accuracy) for part in parts for name, accuracy in names.items()]
-    text = printed(tables_lib.tables(made)[-1])
+    text = printed(tables_lib.reports(made)[-1])
     assert "…" not in text
     assert re.search(r"fedavg_finetuned( +100 \(67.5\)){3}", text)
 
 
 def test_of_many_methods_no_clients_are_printed():
     made = [cell(name) for name in ("standalone", *"abcdefg")]
-    assert not any("after the last round" in (t.title or "") for t in tables_lib.tables(made))
-    assert any("after the last round" in (t.title or "") for t in tables_lib.tables(made[:3]))
+    assert not any("after the last round" in t.title for t in tables_lib.reports(made))
+    assert any("after the last round" in t.title for t in tables_lib.reports(made[:3]))
 
 
 def test_many_clients_are_a_selection_that_says_so():
     shape = (1, 1, 1000)
     many = [cell(name, shape=shape, rounds=(1,)) for name in ("standalone", "cgsv")]
-    shown = tables_lib.shown_clients(frames.clients_frame(many))
+    shown = tables_lib.clients_of(frames.clients_frame(many))
     assert len(shown) == 11
     assert shown["rows"].to_list()[0] == "10"
     assert shown["rows"].to_list()[-1] == "10000"
-    text = " ".join(printed(tables_lib.tables(many)[-1]).split())
+    text = " ".join(printed(tables_lib.reports(many)[-1]).split())
     assert "11 of 1,000 clients" in text
     sizes = np.random.default_rng(0).permutation(1000)
-    held = tables_lib.shown_holdings(sizes, np.ones(1000, int))
+    held = tables_lib.holdings(sizes, np.ones(1000, int)).cells
     assert held["rows"].to_list() == [str(i) for i in np.linspace(0, 999, 11).round().astype(int)]
     for row in held.iter_rows(named=True):
         assert str(sizes[int(row["client"])]) == row["rows"]
 
 
 def test_holdings_show_everybody_when_few(cells):
-    text = printed(tables_lib.holdings_table(cells[0].sizes, cells[0].classes, "power_law"))
+    text = printed(tables_lib.holdings(cells[0].sizes, cells[0].classes, "power_law"))
     assert re.search(r"3 +40 +40.00 +4", text)
     assert "4 clients, 100 rows in all" in " ".join(text.split())
-    assert len(tables_lib.shown_holdings(np.zeros(20, int), np.zeros(20, int))) == 20
+    assert len(tables_lib.holdings(np.zeros(20, int), np.zeros(20, int)).cells) == 20
+
+
+def test_a_column_without_any_text_is_left_out():
+    columns = [
+        tables_lib.plain("a", "a"),
+        tables_lib.plain("b, %", "b", 100),
+        tables_lib.Column("c", lambda row: row["c"]),
+        tables_lib.Column("d", lambda row: row["d"]),
+    ]
+    rows = [{"a": 1, "b": 0.125, "c": None, "d": None}, {"a": 2, "b": None, "c": None, "d": "x"}]
+    cells = tables_lib.texts(columns, rows)
+    assert cells.to_dict(as_series=False) == {
+        "a": ["1", "2"],
+        "b, %": ["12.5", "–"],
+        "d": [None, "x"],
+    }
+    text = unbroken(printed(tables_lib.Report(cells, "title", ("below", "it"))))
+    lines = [line.split() for line in text.splitlines()]
+    assert [line for line in lines if line and "─" not in line[0]] == [
+        *(["title"], ["a", "b,", "%", "d"]),
+        *(["1", "12.5", "–"], ["2", "–", "x"], ["below"], ["it"]),
+    ]
+    assert tables_lib.markdown(cells).splitlines()[2:] == ["| 1 | 12.5 | – |", "| 2 | – | x |"]
 
 
 def test_markdown():

@@ -197,8 +197,8 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
     with stopping.kept(console, directory, settings, every, work) as (result, earlier):
         with stopping.written(directory):
             running.save(directory, result, earlier)
-        for table in tables.tables(result.cells, console.width):
-            console.print(table)
+        for report in tables.reports(result.cells, console.width):
+            console.print(report)
         with stopping.written(directory):
             figures = figures_lib.draw([directory])
     try:
@@ -207,7 +207,7 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
         raise stopping.Ended(
             stopping.INTERRUPTED, f"interrupted, the results are in {directory}"
         ) from None
-    console.print(tables.seconds_table(result.timing))
+    console.print(tables.seconds(result.timing))
     total = result.timing["total_seconds"]
     compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
     terminal.say(console, f"{total:.1f} s in all, {compiling:.1f} s of them compiling")
@@ -261,7 +261,7 @@ def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
                 numbers += f", {letter} = {getattr(method, name):.3g}"
         terminal.say(console, f"{method.name:>{wide}}  {numbers}")
     for task in dealt:
-        console.print(tables.holdings_table(task.sizes, task.classes, task.partition))
+        console.print(tables.holdings(task.sizes, task.classes, task.partition))
         if task.partition == "class_imbalance":
             terminal.say(console, "class_imbalance draws with replacement: clients share rows")
 
