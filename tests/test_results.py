@@ -84,7 +84,7 @@ def run(tmp_path, cells):
 
 def test_rounds_are_tidy(cells):
     frame = frames.rounds_frame(cells)
-    assert tuple(frame.columns) == frames.ROUND_COLUMNS
+    assert frame.schema == frames.ROUND_COLUMNS
     assert len(frame) == len(cells) * math.prod(SHAPE)
     keys = ["partition", "method", "seed", "round", "client"]
     assert not frame.select(keys).is_duplicated().any()
@@ -140,7 +140,7 @@ def test_what_is_not_finite_is_null(cells):
 
 def test_clients(cells):
     frame = frames.clients_frame(cells)
-    assert tuple(frame.columns) == frames.CLIENT_COLUMNS
+    assert frame.schema == frames.CLIENT_COLUMNS
     assert len(frame) == len(cells) * SEEDS * CLIENTS
     own = frame.filter(method="cgsv", partition="power_law", seed=8)
     np.testing.assert_array_equal(own["rows"], [10, 20, 30, 40])
@@ -181,7 +181,7 @@ def test_share_is_the_mean_over_rounds(cells):
 
 def test_summary(cells):
     frame = frames.summary_frame(cells)
-    assert tuple(frame.columns) == frames.SUMMARY_COLUMNS
+    assert frame.schema == frames.SUMMARY_COLUMNS
     expected = [None, None, None, None, 100.0, -80.0, None, None]
     rho = np.corrcoef([0.3, 0.5, 0.4, 0.6], [0.75, 0.65, 0.7, 0.6])[0, 1]
     expected[5] = 100 * rho
@@ -271,9 +271,9 @@ def test_ten_thousand_clients_are_quick():
 
 
 def test_no_cells_are_empty_frames():
-    assert frames.rounds_frame([]).columns == list(frames.ROUND_COLUMNS)
-    assert frames.clients_frame([]).columns == list(frames.CLIENT_COLUMNS)
-    assert frames.summary_frame([]).columns == list(frames.SUMMARY_COLUMNS)
+    assert frames.rounds_frame([]).schema == frames.ROUND_COLUMNS
+    assert frames.clients_frame([]).schema == frames.CLIENT_COLUMNS
+    assert frames.summary_frame([]).schema == frames.SUMMARY_COLUMNS
 
 
 # ---------------------------------------------------------------- for people

@@ -218,7 +218,7 @@ def test_the_sweep_is_its_separate_runs(swept):
     for values in ({"beta": 0.5, "alpha": 0.5}, {"beta": math.inf, "alpha": 0.95}):
         config = names.configure(**SMALL | values, algorithms=("standalone", "cgsv"))
         want = frames.summary_frame(running.run(config).cells).filter(method="cgsv")
-        got = table.filter(**values).select(frames.SUMMARY_COLUMNS)
+        got = table.filter(**values).select(*frames.SUMMARY_COLUMNS)
         for name in frames.SUMMARY_COLUMNS:
             if got[name].dtype != pl.Float64:
                 assert got[name].to_list() == want[name].to_list(), name

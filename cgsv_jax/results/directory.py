@@ -425,7 +425,7 @@ def _must_agree(run: Run) -> None:
         (frames_lib.KEYS, PARQUET_FILES),
         ((*frames_lib.KEYS, "client"), ("rounds", "clients")),
     ):
-        first, *others = (set(tables[name].select(keys).unique().iter_rows()) for name in names)
+        first, *others = (set(tables[name].select(*keys).unique().iter_rows()) for name in names)
         if any(other != first for other in others):
             raise ValueError(
                 f"the run in {run.directory} cannot be read: {', '.join(names)} are not of the "

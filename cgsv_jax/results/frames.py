@@ -1,7 +1,7 @@
-"""What is kept of a run, as tables of polars."""
+"""What is kept of a run, as tables of polars: their columns, and how they come from arrays."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,43 +13,68 @@ from cgsv_jax.types import Evaluation, Record
 
 YARDSTICK = "standalone"  # the method that fairness compares with
 
-KEYS = ("partition", "method", "seed")
-ROUND_COLUMNS = (
-    *KEYS,
-    *("round", "client", "score", "reputation", "weight", "quota", "share", "present"),
-    *("broken", "loss", "update_norm", "energy", "accuracy", "test_loss", "distance"),
-    *("server_accuracy", "server_test_loss"),
-)
-CLIENT_COLUMNS = (
-    *KEYS,
-    *("client", "owner", "rows", "classes", "standalone_accuracy", "accuracy", "reputation"),
-    *("share", "energy", "distance", "upload_bytes", "download_bytes"),
-    *("attack", "present", "broken"),
-)
-# Of runs in which some clients cheat: how the honest ones fare, what the others get.
+# Names, order and types of the columns. What is not known is null, never NaN.
+KEYS = {"partition": pl.String, "method": pl.String, "seed": pl.Int64}
+ROUND_COLUMNS = {  # a row per partition, method, seed, round and client, in this order
+    **KEYS,
+    "round": pl.Int32,  # rounds completed, from 1
+    "client": pl.Int32,
+    **dict.fromkeys(("score", "reputation", "weight"), pl.Float32),
+    "quota": pl.Int32,
+    "share": pl.Float32,  # quota / D
+    **dict.fromkeys(("present", "broken"), pl.Boolean),  # broken: absent, the update not finite
+    **dict.fromkeys(("loss", "update_norm"), pl.Float32),  # of training, null where absent; ‖dw‖
+    "energy": pl.Float32,  # ‖v_i‖² / ‖u_N‖²
+    # Fractions, test losses and ‖w_N - w_i‖: null in rounds without evaluation, and for clients
+    # that are not evaluated.
+    **dict.fromkeys(("accuracy", "test_loss", "distance"), pl.Float32),
+    **dict.fromkeys(("server_accuracy", "server_test_loss"), pl.Float32),
+}
+CLIENT_COLUMNS = {  # a row per partition, method, seed and client
+    **KEYS,
+    "client": pl.Int32,
+    "owner": pl.String,  # null where clients are not owners of rows
+    **dict.fromkeys(("rows", "classes"), pl.Int32),
+    "standalone_accuracy": pl.Float32,  # null where the partition was not run with `standalone`
+    **dict.fromkeys(("accuracy", "reputation"), pl.Float32),  # after the last round
+    **dict.fromkeys(("share", "energy"), pl.Float32),  # means over rounds
+    "distance": pl.Float32,  # after the last round
+    **dict.fromkeys(("upload_bytes", "download_bytes"), pl.Int64),  # sums, see `metrics.volumes`
+    "attack": pl.String,  # null where honest
+    "present": pl.Float64,  # share of rounds taken part in
+    "broken": pl.Int64,  # updates that were not finite
+}
+# Of runs in which some clients cheat: how the honest ones fare, what the others get. Accuracies
+# are means, the attackers' reputation is over the mean honest one, and `separation` the probability
+# that an honest client has the higher reputation (AUC).
 HONESTY = (
     *("honest_fairness", "honest_accuracy", "attacker_accuracy", "attacker_share"),
     *("attacker_energy", "attacker_reputation", "separation"),
 )
-SUMMARY_COLUMNS = (
-    *KEYS,
-    *("fairness", "fairness_undefined", "mean_accuracy", "max_accuracy", "server_accuracy"),
-    *("min_accuracy", "mean_gain", "gain_spread", "no_worse", "distance", "energy", "share"),
-    *("upload_bytes", "download_bytes", "clients", "evaluated", "present", "broken", "attackers"),
-    *HONESTY,
-)
-TEXTS = ("partition", "method", "fairness_undefined", "attack", "owner")
+TRAFFIC = ("share", "energy", "upload_bytes", "download_bytes")
+SUMMARY_COLUMNS = {  # a row per partition, method and seed, after the last round
+    **KEYS,
+    "fairness": pl.Float64,  # null where undefined; then the next says why
+    "fairness_undefined": pl.String,
+    **dict.fromkeys(("mean_accuracy", "max_accuracy"), pl.Float64),
+    **dict.fromkeys(("server_accuracy", "min_accuracy"), pl.Float64),
+    # Over standalone, which fairness does not see: mean, standard deviation, and the share of
+    # clients that end no worse than alone.
+    **dict.fromkeys(("mean_gain", "gain_spread", "no_worse"), pl.Float64),
+    # Means over clients.
+    "distance": pl.Float64,
+    **dict.fromkeys(("energy", "share", "upload_bytes", "download_bytes"), pl.Float64),
+    **dict.fromkeys(("clients", "evaluated"), pl.Int64),
+    "present": pl.Float64,  # mean share of rounds
+    **dict.fromkeys(("broken", "attackers"), pl.Int64),
+    **dict.fromkeys(HONESTY, pl.Float64),
+}
+TEXTS = {n for n, kind in (CLIENT_COLUMNS | SUMMARY_COLUMNS).items() if kind == pl.String}
 LATER = ("owner",)  # columns that not every version has written: where they lack, they are null
 AVERAGED = (  # over seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
-    *("distance", "energy", "share", "upload_bytes", "download_bytes", "present", *HONESTY),
+    *("distance", *TRAFFIC, "present", *HONESTY),
 )
-
-
-@jax.jit  # one program for all methods and seeds
-def _judge(alone: jax.Array, final: jax.Array) -> dict[str, jax.Array]:
-    names = ("fairness", "mean_gain", "gain_spread", "no_worse")
-    return {name: getattr(metrics, name)(alone, final) for name in names}
 
 
 class Cell(NamedTuple):
@@ -66,9 +91,6 @@ class Cell(NamedTuple):
     evaluated: np.ndarray | None = None  # numbers of the clients in `evaluation`; None: all N
     cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
     owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
-
-
-TRAFFIC = ("share", "energy", "upload_bytes", "download_bytes")
 
 
 class Outcome(NamedTuple):
@@ -88,64 +110,91 @@ class Outcome(NamedTuple):
     honest_seen: np.ndarray  # [K] bool, of the clients that were evaluated
 
 
-# ---------------------------------------------------------------- frames
+# ---------------------------------------------------------------- rounds and clients
 
 
 def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
-    """A row per partition, method, seed, round and client, in this order.
-
-    `round` counts the rounds completed, from 1. Accuracies (fractions), test losses and distances
-    ‖w_N - w_i‖ are null in rounds without evaluation, and for clients that are not evaluated.
-    `share` is quota / D, `energy` ‖v_i‖² / ‖u_N‖², `loss` the local training loss, null where a
-    client was absent; `broken` says that it was because its update was not finite.
-    """
-    frames = [_rounds_of(cell) for cell in cells]
-    return pl.concat(frames, rechunk=True) if frames else _empty(ROUND_COLUMNS)
+    """A row per partition, method, seed, round and client: ROUND_COLUMNS."""
+    return _stacked(map(_rounds_of, cells), ROUND_COLUMNS)
 
 
 def _rounds_of(cell: Cell) -> pl.DataFrame:
-    record = jax.tree.map(np.asarray, cell.record)
-    seeds, rounds, clients = record.reputation.shape
-    whole = (seeds, rounds, clients)
-
-    def spread(values: np.ndarray, *axes: int) -> np.ndarray:
-        """The given axes of [S, T, N], repeated along the others, raveled."""
-        shape = [whole[axis] if axis in axes else 1 for axis in range(3)]
-        return np.broadcast_to(np.asarray(values).reshape(shape), whole).ravel()
+    record, evaluation = cell.record, cell.evaluation
+    seeds, rounds, clients = np.shape(record.reputation)
 
     def at_rounds(values: np.ndarray) -> np.ndarray:
         """[S, K, ...] -> [S, T, ...], NaN in rounds without evaluation."""
-        values = np.asarray(values, np.float32)
         filled = np.full((seeds, rounds, *values.shape[2:]), np.nan, np.float32)
-        filled[np.arange(seeds)[:, None], np.asarray(cell.evaluation.round) - 1] = values
+        filled[np.arange(seeds)[:, None], np.asarray(evaluation.round) - 1] = values
         return filled
 
-    evaluation = cell.evaluation
-    quota = record.quota.ravel()
-    return pl.DataFrame(
-        {
-            "partition": pl.repeat(cell.partition, quota.size, eager=True),
-            "method": pl.repeat(cell.method, quota.size, eager=True),
-            "seed": spread(np.asarray(cell.seeds, np.int64), 0),
-            "round": spread(np.arange(1, rounds + 1, dtype=np.int32), 1),
-            "client": spread(np.arange(clients, dtype=np.int32), 2),
-            "score": _known(record.score),
-            "reputation": _known(record.reputation),
-            "weight": _known(record.weight),
-            "quota": quota.astype(np.int32),
-            "share": _known(quota / cell.num_parameters),
-            "present": record.present.ravel(),
-            "broken": record.broken.ravel(),
-            "loss": _known(record.loss),
-            "update_norm": _known(record.norm),
-            "energy": _known(record.energy),
-            "accuracy": _known(at_rounds(_of_all(cell, evaluation.accuracy))),
-            "test_loss": _known(at_rounds(_of_all(cell, evaluation.loss))),
-            "distance": _known(at_rounds(_of_all(cell, evaluation.distance))),
-            "server_accuracy": _known(spread(at_rounds(evaluation.server_accuracy), 0, 1)),
-            "server_test_loss": _known(spread(at_rounds(evaluation.server_loss), 0, 1)),
+    columns = {
+        "round": np.arange(1, rounds + 1)[:, None],
+        "client": np.arange(clients),
+        "score": record.score,
+        "reputation": record.reputation,
+        "weight": record.weight,
+        "quota": record.quota,
+        "share": np.asarray(record.quota) / cell.num_parameters,
+        "present": record.present,
+        "broken": record.broken,
+        "loss": record.loss,
+        "update_norm": record.norm,
+        "energy": record.energy,
+        "accuracy": at_rounds(_of_all(cell, evaluation.accuracy)),
+        "test_loss": at_rounds(_of_all(cell, evaluation.loss)),
+        "distance": at_rounds(_of_all(cell, evaluation.distance)),
+        "server_accuracy": at_rounds(evaluation.server_accuracy)[..., None],
+        "server_test_loss": at_rounds(evaluation.server_loss)[..., None],
+    }
+    return _frame(cell, (seeds, rounds, clients), columns, ROUND_COLUMNS)
+
+
+def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
+    """A row per partition, method, seed and client: CLIENT_COLUMNS."""
+    cells = list(cells)
+    alone = {
+        (cell.partition, seed): own
+        for cell in cells
+        if cell.method == YARDSTICK
+        for seed, own in zip(cell.seeds, _of_all(cell, _ends(cell).accuracy), strict=True)
+    }
+
+    def frame(cell: Cell) -> pl.DataFrame:
+        ends, clients = _ends(cell), len(cell.sizes)
+        nothing = np.full(clients, np.nan)
+        columns = {
+            "client": np.arange(clients),
+            **{name: getattr(ends, name) for name in (*TRAFFIC, "reputation", "present", "broken")},
+            "owner": np.array(cell.owners or ""),
+            "rows": cell.sizes,
+            "classes": cell.classes,
+            "standalone_accuracy": [alone.get((cell.partition, s), nothing) for s in cell.seeds],
+            "accuracy": _of_all(cell, ends.accuracy),
+            "distance": _of_all(cell, ends.distance),
+            "attack": np.array(cell.cheats or ""),
         }
-    )
+        return _frame(cell, (len(cell.seeds), clients), columns, CLIENT_COLUMNS)
+
+    return _stacked(map(frame, cells), CLIENT_COLUMNS)
+
+
+def _frame(
+    cell: Cell, shape: tuple[int, ...], columns: Mapping[str, Any], types: Mapping[str, Any]
+) -> pl.DataFrame:
+    """Arrays that broadcast to `shape`, [S, ...], as columns; null where not finite, or ""."""
+    seeds = np.reshape(cell.seeds, (-1, *[1] * (len(shape) - 1)))
+    frame = pl.DataFrame(
+        pl.Series(name, np.broadcast_to(values, shape).ravel(), types[name])
+        for name, values in {"seed": seeds, **columns}.items()
+    ).with_columns(partition=pl.lit(cell.partition), method=pl.lit(cell.method))
+    floats, words = pl.selectors.float(), pl.selectors.string()
+    known = pl.when(floats.is_finite()).then(floats), words.replace("", None)
+    return frame.select(*types).with_columns(*known)
+
+
+def _stacked(frames: Iterable[pl.DataFrame], types: Mapping[str, Any]) -> pl.DataFrame:
+    return pl.concat([pl.DataFrame(schema=types), *frames], rechunk=True)
 
 
 def _of_all(cell: Cell, values: np.ndarray) -> np.ndarray:
@@ -157,91 +206,43 @@ def _of_all(cell: Cell, values: np.ndarray) -> np.ndarray:
     return whole
 
 
-def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
-    """A row per partition, method, seed and client.
-
-    `accuracy`, `reputation` and `distance` ‖w_N - w_i‖ are those after the last round; `share` and
-    `energy` are means over rounds of the share of entries received, quota / D, and of the energy in
-    them, ‖v_i‖² / ‖u_N‖²; `upload_bytes` and `download_bytes` are sums over rounds (see
-    `metrics.volumes`); `attack` is null for honest clients, `present` the share of rounds taken
-    part in, `broken` the number of updates that were not finite. `standalone_accuracy` is null
-    where the partition was not run with the method `standalone`, `owner` where clients are not
-    owners of rows.
-    """
-    cells = list(cells)
-    alone = _standalone(cells)
-    frames = []
-    for cell in cells:
-        traffic = _traffic(cell)
-        for index, seed in enumerate(cell.seeds):
-            final = _of_all(cell, cell.evaluation.accuracy)[index, -1]
-            distance = _of_all(cell, cell.evaluation.distance)[index, -1]
-            nothing = np.full(final.shape, np.nan)
-            frames.append(
-                pl.DataFrame(
-                    {
-                        "partition": pl.repeat(cell.partition, final.size, eager=True),
-                        "method": pl.repeat(cell.method, final.size, eager=True),
-                        "seed": np.full(final.size, seed, np.int64),
-                        "client": np.arange(final.size, dtype=np.int32),
-                        "owner": pl.Series(
-                            list(cell.owners) or [None] * final.size, dtype=pl.String
-                        ),
-                        "rows": np.asarray(cell.sizes, np.int32),
-                        "classes": np.asarray(cell.classes, np.int32),
-                        "standalone_accuracy": _known(
-                            _of_all(cell, alone[key])
-                            if (key := (cell.partition, seed)) in alone
-                            else nothing
-                        ),
-                        "accuracy": _known(final),
-                        "reputation": _known(np.asarray(cell.record.reputation)[index, -1]),
-                        "share": _known(traffic["share"][index]),
-                        "energy": _known(traffic["energy"][index]),
-                        "distance": _known(distance),
-                        "upload_bytes": traffic["upload_bytes"][index],
-                        "download_bytes": traffic["download_bytes"][index],
-                        "attack": pl.Series(
-                            [name or None for name in cell.cheats] or [None] * final.size,
-                            dtype=pl.String,
-                        ),
-                        "present": np.asarray(cell.record.present)[index].mean(axis=0),
-                        "broken": np.asarray(cell.record.broken)[index].sum(axis=0, dtype=np.int64),
-                    }
-                )
-            )
-    return pl.concat(frames, rechunk=True) if frames else _empty(CLIENT_COLUMNS)
+# ---------------------------------------------------------------- summaries
 
 
-def _traffic(cell: Cell) -> dict[str, np.ndarray]:
-    """What every client sent and received in a run, [S, N]."""
-    record = cell.record
+def outcomes(cell: Cell) -> list[Outcome]:
+    """What is left of every seed of a cell, for `summary_row`."""
+    ends = _ends(cell)
+    return [Outcome(*(values[index] for values in ends)) for index in range(len(cell.seeds))]
+
+
+def _ends(cell: Cell) -> Outcome:
+    """The outcomes of a cell, stacked: leaves [S, ...]."""
+    record, evaluation = jax.tree.map(np.asarray, (cell.record, cell.evaluation))
     # A round in which nobody receives anything is one of training alone: nothing is sent, although
     # the simulation looks at the updates.
-    together = (np.asarray(record.quota) > 0).any(axis=-1, keepdims=True)
-    sent = np.asarray(record.present) & together & (cell.method != YARDSTICK)
+    together = (record.quota > 0).any(axis=-1, keepdims=True)
+    sent = record.present & together & (cell.method != YARDSTICK)
     volumes = metrics.volumes(sent, record.quota, cell.num_parameters)
-    return {
-        "share": np.asarray(record.quota, np.float64).mean(axis=1) / cell.num_parameters,
-        "energy": np.asarray(record.energy, np.float64).mean(axis=1),
-        "upload_bytes": volumes.upload.sum(axis=1),
-        "download_bytes": volumes.download.sum(axis=1),
-    }
+    honest = np.array([not name for name in cell.cheats] or [True] * len(cell.sizes), bool)
+    honest = np.tile(honest, (len(cell.seeds), 1))
+    return Outcome(
+        accuracy=evaluation.accuracy[:, -1],
+        distance=evaluation.distance[:, -1],
+        server_accuracy=evaluation.server_accuracy[:, -1],
+        share=record.quota.astype(np.float64).mean(axis=1) / cell.num_parameters,
+        energy=record.energy.astype(np.float64).mean(axis=1),
+        upload_bytes=volumes.upload.sum(axis=1),
+        download_bytes=volumes.download.sum(axis=1),
+        reputation=record.reputation[:, -1],
+        present=record.present.mean(axis=1),
+        broken=record.broken.sum(axis=1, dtype=np.int64),
+        honest=honest,
+        honest_seen=honest if cell.evaluated is None else honest[:, cell.evaluated],
+    )
 
 
 def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
-    """A row per partition, method and seed, after the last round.
-
-    `fairness` is null where it is undefined, and `fairness_undefined` says why. Accuracies are
-    fractions. The gains over standalone, which fairness does not see, are summarised by their mean,
-    their standard deviation (`gain_spread`) and the share of clients that end no worse than alone
-    (`no_worse`). `distance`, `energy`, `share` and the bytes are means over clients of the columns
-    of `clients_frame`, `present` the mean share of rounds that a client took part in, `broken` the
-    number of updates that were not finite. The columns of HONESTY are null without attackers:
-    accuracies are means, `attacker_share` and `attacker_energy` those of the attackers,
-    `attacker_reputation` theirs over the mean honest one, `separation` the probability that an
-    honest client has the higher reputation (AUC).
-    """
+    """A row per partition, method and seed, after the last round: SUMMARY_COLUMNS."""
     ends = [
         (cell.partition, cell.method, int(seed), end)
         for cell in cells
@@ -252,29 +253,6 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
         summary_row(place, method, seed, end, alone.get((place, seed)))
         for place, method, seed, end in ends
     )
-
-
-def outcomes(cell: Cell) -> list[Outcome]:
-    """What is left of every seed of a cell, for `summary_row`."""
-    traffic = _traffic(cell)
-    honest = np.array([not name for name in cell.cheats] or [True] * len(cell.sizes), bool)
-    seen = honest if cell.evaluated is None else honest[cell.evaluated]
-    last = [
-        np.asarray(getattr(cell.evaluation, name))[:, -1]
-        for name in ("accuracy", "distance", "server_accuracy")
-    ]
-    # In the order of the fields of an Outcome.
-    arrays = (
-        *last,
-        *traffic.values(),
-        np.asarray(cell.record.reputation)[:, -1],
-        np.asarray(cell.record.present).mean(axis=1),
-        np.asarray(cell.record.broken).sum(axis=1, dtype=np.int64),
-    )
-    return [
-        Outcome(*(values[index] for values in arrays), honest, seen)
-        for index in range(len(cell.seeds))
-    ]
 
 
 def summary_row(
@@ -313,12 +291,13 @@ def summary_row(
 
 def summary_of(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
     """Rows of `summary_row` as a frame."""
-    whole = {"seed", "clients", "evaluated", "broken", "attackers"}
-    schema = {
-        name: pl.String if name in TEXTS else pl.Int64 if name in whole else pl.Float64
-        for name in SUMMARY_COLUMNS
-    }
-    return pl.DataFrame(list(rows), schema=schema, orient="row")
+    return pl.DataFrame(list(rows), schema=SUMMARY_COLUMNS, orient="row")
+
+
+@jax.jit  # one program for all methods and seeds
+def _judge(alone: jax.Array, final: jax.Array) -> dict[str, jax.Array]:
+    names = ("fairness", "mean_gain", "gain_spread", "no_worse")
+    return {name: getattr(metrics, name)(alone, final) for name in names}
 
 
 def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> dict[str, Any]:
@@ -350,16 +329,6 @@ def _honesty(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]
     return found
 
 
-def _standalone(cells: Iterable[Cell]) -> dict[tuple[str, int], np.ndarray]:
-    """Final accuracies [N] of the yardstick, by partition and seed."""
-    return {
-        (cell.partition, seed): np.asarray(cell.evaluation.accuracy)[index, -1]
-        for cell in cells
-        if cell.method == YARDSTICK
-        for index, seed in enumerate(cell.seeds)
-    }
-
-
 def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
     """Mean and sample standard deviation over seeds, a row per partition and method.
 
@@ -389,13 +358,3 @@ def _defined(value: Any) -> Any:
     """A number, text or None as Python's own; None for what is not finite."""
     value = value.item() if isinstance(value, np.generic | np.ndarray) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _known(values: np.ndarray) -> pl.Series:
-    """Any shape, raveled, as float32 with null for what is not finite."""
-    values = np.asarray(values, np.float32).ravel()
-    return pl.Series(np.where(np.isfinite(values), values, np.nan)).fill_nan(None)
-
-
-def _empty(columns: Sequence[str]) -> pl.DataFrame:
-    return pl.DataFrame({name: [] for name in columns})
