@@ -19,14 +19,14 @@ one client or to the server.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import chex
 import jax
+import numpy as np
 
-Array = chex.Array
-ArrayTree = chex.ArrayTree
-PRNGKey = chex.PRNGKey
+Array = jax.Array | np.ndarray  # what is traced, and what lies on the host
+ArrayTree = Any  # arrays in tuples, lists and dicts: no type says more
+PRNGKey = jax.Array
 
 
 # ---------------------------------------------------------------- data, on the host
@@ -86,6 +86,7 @@ class Apply(Protocol):
 
     def __call__(self, params: ArrayTree, inputs: Array, key: PRNGKey | None = None) -> Array:
         """Logits [B, C] of inputs [B, ...]; no key evaluates, a key means training (dropout)."""
+        ...
 
 
 class Model(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from cgsv_jax.core import vectors
 from cgsv_jax.core.ranges import RANGES, shown
@@ -136,7 +137,7 @@ def known(values: Array) -> bool:
     """Whether the numbers are there, and here: no tracer, and nothing spread over other hosts."""
     if isinstance(values, np.ndarray):
         return True
-    concrete = isinstance(values, jax.Array) and not isinstance(values, jax.core.Tracer)
+    concrete = isinstance(values, jax.Array) and not isinstance(values, Tracer)
     return concrete and values.is_fully_addressable
 
 
@@ -411,7 +412,7 @@ def _alike(row: jax.ShapeDtypeStruct, other: jax.ShapeDtypeStruct) -> bool:
     return row.shape == other.shape and _whole(row) == _whole(other)
 
 
-def _whole(values: Array) -> bool:
+def _whole(values: Array | jax.ShapeDtypeStruct) -> bool:
     return jnp.issubdtype(values.dtype, jnp.integer)
 
 

@@ -46,6 +46,13 @@ def parse_sst(content: bytes) -> Examples:
         }
 
 
+def _read(archive: tarfile.TarFile, name: str) -> bytes:
+    member = archive.extractfile(name)
+    if member is None:
+        raise ValueError(f"{name} is no file of the archive")
+    return member.read()
+
+
 def parse_mr(content: bytes) -> Examples:
     """The snippets of the tar file, the negative ones first, as one split.
 
@@ -54,7 +61,7 @@ def parse_mr(content: bytes) -> Examples:
     """
     with tarfile.open(fileobj=io.BytesIO(content)) as file:
         lines = [
-            _lines(file.extractfile(f"rt-polaritydata/rt-polarity.{name}").read(), "latin-1")
+            _lines(_read(file, f"rt-polaritydata/rt-polarity.{name}"), "latin-1")
             for name in ("neg", "pos")
         ]
     return {
@@ -129,6 +136,7 @@ def builder(name: str, data_dir: pathlib.Path, given: Examples | None = None) ->
     import tensorflow_datasets as tfds
 
     source = ARCHIVES[name]
+    download: Any = tfds.download  # typed without its checksums
     snake = name  # a class body does not see a variable that it assigns itself
 
     class Sentences(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -138,7 +146,7 @@ def builder(name: str, data_dir: pathlib.Path, given: Examples | None = None) ->
         VERSION = tfds.core.Version("1.0.0")
         # In place of a file of checksums: what TFDS holds a download against.
         url_infos = {  # noqa: RUF012 (the attribute is TFDS's)
-            source.url: tfds.download.checksums.UrlInfo(source.size, source.sha256, None)
+            source.url: download.checksums.UrlInfo(source.size, source.sha256, None)
         }
 
         def _info(self) -> Any:

@@ -3,6 +3,8 @@
 Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
 """
 
+from typing import Any
+
 import numpy as np
 
 from cgsv_jax import types
@@ -18,7 +20,7 @@ def load() -> types.Dataset:
     """
     from sklearn import datasets
 
-    digits = datasets.load_digits()
+    digits: Any = datasets.load_digits()
     labels = digits.target.astype(np.int32)
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)  # of a row within its class

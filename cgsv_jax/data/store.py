@@ -15,7 +15,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -174,7 +174,7 @@ def read(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray]:
         if len(source) != expected:
             raise ValueError(f"it has {len(source)} examples, its metadata say {expected}")
         for record in source.__getitems__(range(expected)):
-            example = features.deserialize_example_np(record)
+            example: Any = features.deserialize_example_np(record)
             value = example[key]
             if not shape:
                 value.decode()  # or raises
@@ -202,7 +202,7 @@ def arrays(prepared: Prepared) -> dict[str, np.ndarray]:
             found = files.read_arrays(path)
             return {name: found[name] for name in names}
     found = [array for split in splits for array in read(prepared, split)]
-    made = dict(zip(names, found, strict=True))
+    made: dict[str, Any] = dict(zip(names, found, strict=True))
     if path is not None:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ PADDING, UNKNOWN, FIRST = 0, 1, 2  # the numbers below FIRST are no word of the 
 SST_LENGTH, MR_LENGTH = 56, 59
 MR_SHARES = (0.8, 0.1, 0.1)  # of training, validation and test rows
 
+Texts = Sequence[bytes] | np.ndarray
+
 
 def sst(arrays: Mapping[str, np.ndarray]) -> types.Dataset:
     """8,544, 1,101 and 2,210 sentences [56] of five classes, in the official splits."""
@@ -43,9 +45,9 @@ def mr(arrays: Mapping[str, np.ndarray]) -> types.Dataset:
 
 
 def dataset(
-    train: tuple[Sequence[bytes], np.ndarray],
-    test: tuple[Sequence[bytes], np.ndarray],
-    validation: tuple[Sequence[bytes], np.ndarray],
+    train: tuple[Texts, np.ndarray],
+    test: tuple[Texts, np.ndarray],
+    validation: tuple[Texts, np.ndarray],
     *,
     length: int,
 ) -> types.Dataset:
@@ -99,6 +101,6 @@ def encode(sentences: Sequence[Sequence[str]], number: dict[str, int], length: i
     return inputs
 
 
-def scattered(texts: Sequence[bytes]) -> list[int]:
+def scattered(texts: Texts) -> list[int]:
     """The rows in the order of their texts' SHA-256."""
     return sorted(range(len(texts)), key=lambda row: hashlib.sha256(texts[row]).digest())

@@ -17,7 +17,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +144,7 @@ def reason_of(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def opened(file: Path) -> Iterator[BinaryIO]:
+def opened(file: Path) -> Iterator[io.BufferedReader]:
     """A regular file, for reading; nothing else is opened, since it might never answer.
 
     Raises:
@@ -389,7 +389,7 @@ def digest_of_arrays(arrays: Sequence[Any]) -> str:
     digest = hashlib.sha256()
     for x in map(np.asarray, arrays):
         digest.update(f"{x.dtype.str}{x.shape}".encode())
-        digest.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

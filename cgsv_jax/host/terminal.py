@@ -6,6 +6,7 @@ the first failure, silently; whoever opened the guard is told at the end.
 
 import codecs
 import contextlib
+import io
 import os
 import sys
 import time
@@ -94,7 +95,7 @@ def guarded() -> Iterator[Callable[[], bool]]:
     before = sys.stdout, sys.stderr
     guards = [_Stream(stream) for stream in before]
     for stream in before:
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="cgsv_spelled")
     sys.stdout, sys.stderr = guards
 

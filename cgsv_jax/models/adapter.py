@@ -1,6 +1,7 @@
 """Any flax.linen network as a `Model`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def from_flax(
     def init(key):
         return variables(key, jnp.zeros(example.shape, example.dtype))["params"]
 
-    def apply(params, inputs, key=None):
+    def apply(params: types.ArrayTree, inputs: types.Array, key: jax.Array | None = None) -> Any:
         if key is None:
             return module.apply({"params": params}, inputs, train=False)
         return module.apply({"params": params}, inputs, train=True, rngs={"dropout": key})

@@ -6,6 +6,7 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen import dtypes
 
 from cgsv_jax import types
 from cgsv_jax.models import adapter, initializers
@@ -29,7 +30,7 @@ class ConvPool(nn.Module):
         bias_init = initializers.torch_bias(self.size**2 * channels)
         kernel = self.param("kernel", initializers.torch_kernel, shape, jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
-        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias)
+        images, kernel, bias = dtypes.promote_dtype(images, kernel, bias)
         if block:
             pooled = conv_lib.block_conv_pool(images, kernel)
             return self.activation(pooled + bias[:, None, None, None])

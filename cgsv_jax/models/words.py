@@ -37,7 +37,7 @@ def plain_max(inputs: jax.Array, table: jax.Array, kernel: jax.Array) -> jax.Arr
     height = kernel.shape[0]
     words = _embedded(inputs, table)  # [B, L, E]
     windows = inputs.shape[1] - height + 1
-    responses = sum(words[:, k : k + windows] @ kernel[k] for k in range(height))
+    responses = jnp.asarray(sum(words[:, k : k + windows] @ kernel[k] for k in range(height)))
     return jnp.max(_of_words(inputs, responses, jnp.arange(windows)), axis=1)
 
 
@@ -120,10 +120,11 @@ def _backward(saved, cotangent):
         of_responses = jnp.where(chosen, cotangent[group][:, None], 0).reshape(-1, features)
         of_kernel += _columns(_embedded(tokens, table), height).T @ of_responses
         of_columns = (of_responses @ flat.T).reshape(rows, BLOCK, height, embedding)
-        spread = sum(
+        shifted = (
             jnp.pad(of_columns[:, :, k], ((0, 0), (k, height - 1 - k), (0, 0)))
             for k in range(height)
         )
+        spread = jnp.asarray(sum(shifted))
         where = (group, 0, windows[0], 0)
         old = jax.lax.dynamic_slice(of_words, where, (1, *spread.shape))
         return of_kernel, jax.lax.dynamic_update_slice(of_words, old + spread[None], where)
