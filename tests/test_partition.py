@@ -387,6 +387,7 @@ def largest_remainder(shares, total):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=12), st.integers(0, 200))
+@example([190, 265, 295], 47)  # two remainders of 2 / 3
 def test_shares_are_kept_to_the_largest_remainder(shares, more):
     num_rows = len(shares) + more
     clients = divide("by_shares", balanced(num_rows, 1), len(shares), shares=shares)

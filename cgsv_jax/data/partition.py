@@ -281,16 +281,16 @@ def by_shares(
       ValueError: if N is not between 1 and n, or the shares are not N positive numbers.
     """
     labels, num_clients = _checked(rng, labels, num_clients)
-    shares = np.asarray(shares)
-    if shares.shape != (num_clients,) or shares.dtype.kind not in "iuf":
+    asked = np.asarray(shares)
+    if asked.shape != (num_clients,) or asked.dtype.kind not in "iuf":
         raise ValueError(
             f"shares must be {num_clients} numbers, one per client, "
-            f"got {shares.dtype} of shape {shares.shape}"
+            f"got {asked.dtype} of shape {asked.shape}"
         )
-    if not (np.isfinite(shares) & (shares > 0)).all():
-        raise ValueError(f"shares must be positive and finite, got {shares.tolist()}")
-    shares = shares / shares.max()  # whose sum no float misses
-    return _deal(rng.permutation(len(labels)), _apportion(shares / shares.sum(), len(labels)))
+    if not (np.isfinite(asked) & (asked > 0)).all():
+        raise ValueError(f"shares must be positive and finite, got {asked.tolist()}")
+    parts = asked / asked.max()  # whose sum no float misses
+    return _deal(rng.permutation(len(labels)), _apportion(parts / parts.sum(), len(labels)))
 
 
 def k_classes(
@@ -621,7 +621,8 @@ def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
             break
         lifted |= low
     sizes = np.floor(quotas + 1e-9).astype(np.int64)
-    order = np.argsort(sizes - quotas, kind="stable")
+    # Of equal remainders the first goes first, whatever the last bits of the quotas are.
+    order = np.argsort(np.rint((sizes - quotas) * 2**30), kind="stable")
     sizes[order[: total - sizes.sum()]] += 1
     return sizes
 
