@@ -7,7 +7,7 @@ defaults, partitions and results; the command is built on it.
 """
 
 from cgsv_jax import data, models
-from cgsv_jax.core import attacks, participation
+from cgsv_jax.core import attacks, deprecated, participation
 from cgsv_jax.core.checks import check
 from cgsv_jax.core.grid import grid
 from cgsv_jax.core.local import decayed, draw_order, trainer
@@ -16,8 +16,9 @@ from cgsv_jax.core.simulation import advance, evaluate, init, round_, run
 from cgsv_jax.core.uncertainty import fairness_interval
 from cgsv_jax.data import partition
 from cgsv_jax.rules import aggregation, contribution, reputation, reward
-from cgsv_jax.rules.compose import compose
-from cgsv_jax.rules.methods import ALGORITHMS, cgsv, cgsv_released, fedavg, standalone
+from cgsv_jax.rules import compose as _compose
+from cgsv_jax.rules import methods as _methods
+from cgsv_jax.rules.methods import ALGORITHMS, cgsv_released, fedavg, standalone
 from cgsv_jax.types import (
     Aggregation,
     Algorithm,
@@ -42,6 +43,10 @@ from cgsv_jax.types import (
 )
 
 __version__ = "0.1.0"
+
+compose = deprecated.arguments(_compose.compose, contribution="reputation")
+cgsv = deprecated.arguments(_methods.cgsv, measure="contribution")
+__getattr__ = deprecated.names(__name__, {"Measure": "cgsv_jax.Contribution"})
 
 __all__ = [
     "ALGORITHMS",

@@ -6,8 +6,11 @@
 (1, 2, 3)
 """
 
+from cgsv_jax.core import deprecated
 from cgsv_jax.experiment.deal import given, tasks
 from cgsv_jax.experiment.names import configure
 from cgsv_jax.experiment.running import Progress, Result, run, save
+
+__getattr__ = deprecated.names(__name__, {"problems": "cgsv_jax.experiment.tasks"})
 
 __all__ = ["Progress", "Result", "configure", "given", "run", "save", "tasks"]

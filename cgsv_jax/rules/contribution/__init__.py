@@ -1,5 +1,6 @@
 """How a client's worth is measured. A new measure is one file and one line of `CONTRIBUTIONS`."""
 
+from cgsv_jax.core import deprecated
 from cgsv_jax.rules.contribution.banzhaf import banzhaf
 from cgsv_jax.rules.contribution.cosine import cosine
 from cgsv_jax.rules.contribution.games import GAMES, Game, cosine_game, validation_game
@@ -54,6 +55,13 @@ CONTRIBUTIONS = {
     "projection": lambda hyper, options: projection(),
     **{name: _of_game(solution) for name, solution in SOLUTIONS.items()},
 }
+
+_REPUTATIONS = ("accumulated", "moving_average", "random_share", "sharpened", "size_share")
+__getattr__ = deprecated.names(
+    __name__,
+    {"MEASURES": "cgsv_jax.contribution.CONTRIBUTIONS"}
+    | {name: f"cgsv_jax.reputation.{name}" for name in _REPUTATIONS},
+)
 
 __all__ = [
     "CONTRIBUTIONS",
