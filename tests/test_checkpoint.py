@@ -666,7 +666,7 @@ def test_an_impossible_run_leaves_nothing(tmp_path, capsys):
 def test_overwriting_an_unfinished_run(copy):
     directory_lib.begin(copy, {})
     (copy / directory_lib.CHECKPOINT / "notes").write_text("somebody's")
-    assert not directory_lib.finished(copy)
+    assert directory_lib.state_of(copy) == "begun"
     directory_lib.create(copy, overwrite=True)
     assert [p.relative_to(copy).as_posix() for p in copy.rglob("*")] == [
         "checkpoint",

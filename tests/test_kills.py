@@ -122,7 +122,7 @@ def test_killed_and_resumed_is_never_having_been_killed(number, uninterrupted, t
         process.communicate(timeout=500)
     assert process.returncode == -signal.SIGKILL
     # It may have been drawing figures: then they are drawn again.
-    finished = directory_lib.finished(directory)
+    finished = directory_lib.state_of(directory) == "finished"
     left = [path.name for path in directory_lib.checkpoints(directory, temporary=True)]
     print("killed, with", left)
     process = start("run", "--resume", directory)

@@ -152,7 +152,7 @@ def test_signals_at_ten_moments(number, either, forks, place):
         done = forks(*command, "--out", out, directory=out, at=at, signal=number)
         codes.add(done.code)
         assert "Traceback" not in done.err
-        assert directory_lib.finished(out) == (done.code == 0)
+        assert (directory_lib.state_of(out) == "finished") == (done.code == 0)
         done = goes_on(forks, out, command)
         assert done.code == 0
         assert files_of(out) == files

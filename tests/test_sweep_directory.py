@@ -481,7 +481,7 @@ SEARCH = {
 def test_a_strangers_search(change, tmp_path, capsys, monkeypatch):
     pytest.importorskip("ray", reason="needs the extra [ray]")
     file = tmp_path / "config.json"
-    file.write_text(directory_lib.json_text(files.sealed({"search": change(SEARCH)})))
+    file.write_text(files.json_text(files.sealed({"search": change(SEARCH)})))
     words = ["sweep", "--config", file, "--on", "ray", "--out", tmp_path / "x", "--quiet"]
     said(capsys, 2, *words)
     assert not (tmp_path / "x").exists()

@@ -14,6 +14,7 @@ from cgsv_jax.command import main
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import simulation
 from cgsv_jax.experiment import deal, names, running
+from cgsv_jax.host import files
 from cgsv_jax.results import directory, frames
 from cgsv_jax.sweep import figures as sweep_figures
 from cgsv_jax.sweep import plan as plan_lib
@@ -101,12 +102,11 @@ def test_keys_tell_runs_apart_and_stay(swept):
 
 def test_a_sweep_is_read_back_from_json(swept):
     sweep, *_ = swept
-    text = directory.json_text(settings_lib.describe(sweep))
+    text = files.json_text(settings_lib.describe(sweep))
     assert settings_lib.described(json.loads(text)) == sweep
     shapes = settings_lib.sweep({"rounds": 2}, {"hidden": ((4,), (8, 4)), "epochs": (1, 2)})
     assert (
-        settings_lib.described(json.loads(directory.json_text(settings_lib.describe(shapes))))
-        == shapes
+        settings_lib.described(json.loads(files.json_text(settings_lib.describe(shapes)))) == shapes
     )
     with pytest.raises(ConfigError, match="missing"):
         settings_lib.described({"dataset": "digits"})

@@ -100,7 +100,7 @@ def train(args: Any) -> None:
         _refuse_beside_resume(args)
         directory, values = directory_lib.resumable(args.resume)
         with directory_lib.held(directory):
-            if directory_lib.finished(directory):
+            if directory_lib.state_of(directory) == "finished":
                 _is_finished(args, directory)
                 return
             must_have_devices()

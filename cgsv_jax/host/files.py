@@ -1,4 +1,7 @@
-"""Paths from words, and files of strangers: read in bounded time and memory, or refused by name.
+"""Paths from words, files of strangers, and our own.
+
+A stranger's file is read in bounded time and memory, or refused by name; ours are written whole or
+not at all.
 
 What lies in a file may be cut short, damaged, another kind of file altogether, or made to do harm:
 a FIFO, a nest of 100,000, a header that claims terabytes. Whatever it is, reading it ends in a
@@ -14,6 +17,7 @@ import math
 import os
 import pathlib
 import re
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -363,6 +367,98 @@ def host_memory() -> int:
         with contextlib.suppress(ValueError):  # it is not there, or holds "max"
             there = min(there, int(read_text(file)))
     return there
+
+
+# ---------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Any error of the system in the body, as a sentence with the directory's name.
+
+    Raises:
+      OSError: in place of another one.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = reason_of(error)
+        raise OSError(f"{os.fspath(directory)} cannot be written to: {reason}") from error
+
+
+def write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes files by name, all of them or none.
+
+    Every file is written under a temporary name first, so that a file is there whole or not at all,
+    and nothing is replaced before everything could be written.
+
+    Raises:
+      ValueError: a name leads out of the directory.
+      OSError: when something cannot be written.
+    """
+    to = {inside(directory, name): content for name, content in contents.items()}
+    temporary = {file: file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in to}
+    with writing(directory):
+        pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
+        try:
+            remove_half_written(directory)  # also: nothing is written through a link
+            for file, content in to.items():
+                temporary[file].write_bytes(content)
+            for file in to:
+                os.replace(temporary[file], file)
+        except BaseException:
+            for file in temporary.values():
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
+            raise
+
+
+def remove_half_written(directory: Path) -> None:
+    """Removes what a process that was killed in `write_files` has left."""
+    for path in pathlib.Path(directory).glob(".*.tmp"):
+        if _HALF_WRITTEN.fullmatch(path.name):
+            remove(path)
+
+
+_HALF_WRITTEN = re.compile(r"\..+\.(json|npz|parquet|png|pdf|svg)\.\d+\.tmp")
+
+
+def remove(path: Path) -> None:
+    """A file, a link (not what it leads to) or a folder with all that is in it."""
+    path = pathlib.Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def document(value: Any) -> bytes:
+    """Strict JSON, sealed where it holds names (see `sealed`); equal values, equal bytes."""
+    value = _plain(value)
+    return json_text(sealed(value) if isinstance(value, dict) else value).encode()
+
+
+def json_text(value: Any) -> str:
+    """Strict JSON, the same for equal values."""
+    text = json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return text + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, strings, lists and dicts; "inf" for infinity, None for NaN."""
+    if isinstance(value, Mapping):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, os.PathLike):
+        return _plain(os.fspath(value))
+    if isinstance(value, str):  # what is no Unicode, of a variable say, is no JSON either
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value
 
 
 # ---------------------------------------------------------------- digests

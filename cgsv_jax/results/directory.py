@@ -22,25 +22,19 @@ import fcntl
 import hashlib
 import io
 import itertools
-import json
-import math
 import os
 import pathlib
 import re
 import shlex
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import jax
-import numpy as np
 import polars as pl
 
 from cgsv_jax.host import files
+from cgsv_jax.host.files import Path, document, remove, write_files, writing
 from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.results.frames import Cell
-
-Path = str | os.PathLike[str]
 
 JSON_FILES = ("config", "environment", "timing")
 PARQUET_FILES = ("rounds", "clients", "summary")
@@ -52,10 +46,8 @@ SWEEP_FILES = ("sweep.parquet", "settings.parquet", "settings.json")
 PARTS = "parts"  # folder of a sweep where the runs are that are through
 RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
 PART_FILES = ("*.npz", "*.json")
-FIGURES = "figures"  # folder of a run directory where plots.py puts its own
-CHECKPOINT = (
-    "checkpoint"  # folder of a run directory where checkpoint.py puts its own, while it runs
-)
+FIGURES = "figures"  # folder where results/figures.py puts its own
+CHECKPOINT = "checkpoint"  # folder where experiment/checkpoint.py puts its own, while it runs
 FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS)
 FIGURE_KINDS = ("accuracy", "reputation", "fairness", "share")
 SWEEP_FIGURE_KINDS = ("pair", "line")
@@ -75,7 +67,52 @@ class Run(NamedTuple):
     directory: pathlib.Path | None = None
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- what a directory is
+
+
+def state_of(directory: Path) -> Literal["fresh", "begun", "finished"]:
+    """What a directory holds of a run or of a sweep: nothing yet, something, or all results.
+
+    An environment alone began nothing: the config is written after it. Results are written whole
+    or not at all.
+
+    Raises:
+      ValueError: one of the names leads elsewhere.
+    """
+    kinds = {name: files.kind(files.inside(directory, name)) for name in (*FILES, *SWEEP_FILES)}
+    of_a_sweep = (*(f"{name}.json" for name in JSON_FILES), *SWEEP_FILES)
+    if any(all(kinds[name] == "file" for name in names) for names in (FILES, of_a_sweep)):
+        return "finished"
+    there = {name for name, kind in kinds.items() if kind != "nothing"}
+    return "begun" if there - {"environment.json"} else "fresh"
+
+
+def command_of(config: Mapping[str, Any]) -> Literal["run", "sweep"]:
+    """Which command a config.json is of."""
+    return "sweep" if {"axes", "search"} & config.keys() else "run"
+
+
+def resuming(directory: Path) -> str:
+    """The command that goes on with an unfinished run or sweep."""
+    command = "run"
+    with contextlib.suppress(ValueError):
+        command = command_of(read_json(directory, "config.json"))
+    return f"cgsv {command} --resume {shlex.quote(os.fspath(directory))}"
+
+
+def is_there(directory: Path, name: str) -> bool:
+    """Whether a directory holds something of this name.
+
+    Raises:
+      ValueError: it is a symbolic link.
+    """
+    return files.kind(files.inside(directory, name)) != "nothing"
+
+
+def fresh(command: str, dataset: str) -> pathlib.Path:
+    """A directory that is not there yet, for what a command makes of a data set."""
+    paths = (pathlib.Path("runs") / f"{command}-{dataset}-{n:03d}" for n in itertools.count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def create(path: Path, overwrite: bool = False) -> pathlib.Path:
@@ -99,10 +136,10 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
     for name in FOLDERS:
         if files.kind(files.inside(directory, name)) not in ("folder", "nothing"):
             raise refusal(f"whose {name} is a file, nothing could be put there")
-    old = [name for name in (*FILES, *SWEEP_FILES) if is_there(directory, name)]
-    if old not in ([], ["environment.json"]) and not overwrite:  # that alone began nothing
-        if finished(directory):
-            raise refusal("which holds a run, it must be new unless --overwrite is given")
+    state = state_of(directory)
+    if state == "finished" and not overwrite:
+        raise refusal("which holds a run, it must be new unless --overwrite is given")
+    if state == "begun" and not overwrite:
         raise refusal(
             f"which holds an unfinished run: go on with `{resuming(directory)}`, "
             "or give --overwrite to replace it"
@@ -112,23 +149,48 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
     with held(directory), writing(directory):
         tidy(directory)
         if overwrite:
-            remove_checkpoints(directory)
-            kinds = itertools.product((*FIGURE_KINDS, *SWEEP_FIGURE_KINDS), FIGURE_FORMATS)
-            ours = {PARTS: PART_FILES, FIGURES: [f"{kind}-*.{suffix}" for kind, suffix in kinds]}
-            for folder, patterns in ours.items():
-                for pattern in patterns:
-                    for file in (directory / folder).glob(pattern):
-                        file.unlink()
-            # The config last: without it nobody could go on with what is left.
-            for name in reversed(old):
-                files.inside(directory, name).unlink()
+            _empty(directory)
     return directory
 
 
-def fresh(command: str, dataset: str) -> pathlib.Path:
-    """A directory that is not there yet, for what a command makes of a data set."""
-    paths = (pathlib.Path("runs") / f"{command}-{dataset}-{n:03d}" for n in itertools.count(1))
-    return next(path for path in paths if not path.exists())
+def _empty(directory: pathlib.Path) -> None:
+    """Removes what a run or a sweep has written, and nothing else."""
+    remove_checkpoints(directory)
+    drawn = itertools.product((*FIGURE_KINDS, *SWEEP_FIGURE_KINDS), FIGURE_FORMATS)
+    ours = {PARTS: PART_FILES, FIGURES: [f"{kind}-*.{suffix}" for kind, suffix in drawn]}
+    for folder, patterns in ours.items():
+        for pattern in patterns:
+            for file in (directory / folder).glob(pattern):
+                file.unlink()
+    # The config last: without it nobody could go on with what is left.
+    for name in reversed((*FILES, *SWEEP_FILES)):
+        if is_there(directory, name):
+            (directory / name).unlink()
+
+
+def resumable(path: Path, command: str = "run") -> tuple[pathlib.Path, dict[str, Any]]:
+    """A directory that was begun by a command, and what its config.json says, unjudged.
+
+    Raises:
+      ValueError: when it is none.
+    """
+
+    def refusal(reason: str) -> ValueError:
+        return ValueError(f"--resume is {os.fspath(path)!r}, {reason}")
+
+    wanted = {"run": "a run directory", "sweep": "a sweep's directory"}[command]
+    directory = files.path_of(path, "--resume")
+    if (kind := files.kind(directory)) != "folder":
+        what = "not there" if kind == "nothing" else "a file"
+        raise refusal(f"it must be {wanted}, it is {what}")
+    if not is_there(directory, "config.json"):
+        raise refusal(f"it must be {wanted}, it holds no config.json")
+    for name in FOLDERS:
+        files.inside(directory, name)
+    config = read_json(directory, "config.json")
+    if (other := command_of(config)) != command:
+        raise refusal(f"which holds a {other}, with which `{resuming(directory)}` goes on")
+    return directory, config
 
 
 def begin(
@@ -146,60 +208,6 @@ def begin(
         with contextlib.suppress(OSError):
             pathlib.Path(directory).rmdir()
         raise
-
-
-def is_there(directory: Path, name: str) -> bool:
-    """Whether a directory holds something of this name, which is no link.
-
-    Raises:
-      ValueError: it is a link.
-    """
-    return files.kind(files.inside(directory, name)) != "nothing"
-
-
-def finished(directory: Path) -> bool:
-    """Whether all results of a run or a sweep are there; each is written whole or not at all."""
-    of_a_sweep = (*(f"{name}.json" for name in JSON_FILES), *SWEEP_FILES)
-    kinds = {name: files.kind(files.inside(directory, name)) for name in {*FILES, *of_a_sweep}}
-    return any(all(kinds[n] == "file" for n in names) for names in (FILES, of_a_sweep))
-
-
-def resuming(directory: Path) -> str:
-    """The command that goes on with an unfinished run or sweep."""
-    command = "sweep" if begun_as_sweep(directory) else "run"
-    return f"cgsv {command} --resume {shlex.quote(os.fspath(directory))}"
-
-
-def begun_as_sweep(directory: Path) -> bool:
-    """Whether the config.json of a directory is a sweep's."""
-    try:
-        return bool({"axes", "search"} & set(read_json(directory, "config.json")))
-    except ValueError:
-        return False
-
-
-def resumable(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
-    """A run directory that was begun, and what its config.json says, unjudged.
-
-    Raises:
-      ValueError: when it is none.
-    """
-
-    def refusal(reason: str) -> ValueError:
-        return ValueError(f"--resume is {os.fspath(path)!r}, {reason}")
-
-    directory = files.path_of(path, "--resume")
-    if (kind := files.kind(directory)) != "folder":
-        what = "not there" if kind == "nothing" else "a file"
-        raise refusal(f"it must be a run directory, it is {what}")
-    if not is_there(directory, "config.json"):
-        raise refusal("it must be a run directory, it holds no config.json")
-    for name in FOLDERS:
-        files.inside(directory, name)
-    config = read_json(directory, "config.json")
-    if begun_as_sweep(directory):
-        raise refusal(f"which holds a sweep, with which `{resuming(directory)}` goes on")
-    return directory, config
 
 
 @contextlib.contextmanager
@@ -227,20 +235,6 @@ def held(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Any error of the system in the body, as a sentence with the directory's name.
-
-    Raises:
-      OSError: in place of another one.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = files.reason_of(error)
-        raise OSError(f"{os.fspath(directory)} cannot be written to: {reason}") from error
-
-
 def remove_checkpoints(directory: Path) -> None:
     """Removes what checkpoint.py wrote, and its folder unless somebody else's files are there.
 
@@ -263,31 +257,18 @@ def checkpoints(directory: Path, temporary: bool = False) -> list[pathlib.Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def remove(path: Path) -> None:
-    """A file, a link (not what it leads to) or a folder with all that is in it."""
-    path = pathlib.Path(path)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def tidy(directory: Path) -> None:
-    """Removes what a process that was killed had half written (see `write_files`).
+    """Removes what a process that was killed had half written.
 
     Raises:
       ValueError: a folder of the run's is a symbolic link.
       OSError: something cannot be removed.
     """
-    folders = [files.inside(directory, name) for name in (FIGURES, PARTS)]
-    for folder in (pathlib.Path(directory), *folders):
-        for path in folder.glob(".*.tmp"):
-            if _TEMPORARY.fullmatch(path.name):
-                remove(path)
+    for folder in (directory, *(files.inside(directory, name) for name in (FIGURES, PARTS))):
+        files.remove_half_written(folder)
 
 
-_SUFFIXES = ("json", "npz", "parquet", *FIGURE_FORMATS)
-_TEMPORARY = re.compile(rf"\..+\.({'|'.join(_SUFFIXES)})\.\d+\.tmp")
+# ---------------------------------------------------------------- what is written, and read back
 
 
 def write(
@@ -318,33 +299,6 @@ def write(
     write_files(directory, documents | tables)
 
 
-def write_files(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes files by name, all of them or none.
-
-    Every file is written under a temporary name first, so that a file is there whole or not at all,
-    and nothing is replaced before everything could be written.
-
-    Raises:
-      ValueError: a name leads out of the directory.
-      OSError: when something cannot be written.
-    """
-    to = {files.inside(directory, name): content for name, content in contents.items()}
-    temporary = {file: file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in to}
-    with writing(directory):
-        pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
-        try:
-            tidy(directory)  # also: nothing is written through a link
-            for file, content in to.items():
-                temporary[file].write_bytes(content)
-            for file in to:
-                os.replace(temporary[file], file)
-        except BaseException:
-            for file in temporary.values():
-                with contextlib.suppress(OSError):
-                    file.unlink(missing_ok=True)
-            raise
-
-
 def parquet(frame: pl.DataFrame) -> bytes:
     """A parquet file; equal frames give equal bytes."""
     content = io.BytesIO()
@@ -355,35 +309,6 @@ def parquet(frame: pl.DataFrame) -> bytes:
 def digests(tables: Mapping[str, bytes]) -> dict[str, str]:
     """What environment.json says of tables, see `read_parquet`."""
     return {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
-
-
-def document(value: Any) -> bytes:
-    """Strict JSON, sealed where it holds names (see `files.sealed`); equal values, equal bytes."""
-    value = _plain(value)
-    return json_text(files.sealed(value) if isinstance(value, dict) else value).encode()
-
-
-def json_text(value: Any) -> str:
-    """Strict JSON, the same for equal values."""
-    text = json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return text + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Numbers, strings, lists and dicts; "inf" for infinity, None for NaN."""
-    if isinstance(value, Mapping):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, os.PathLike):
-        return _plain(os.fspath(value))
-    if isinstance(value, str):  # what is no Unicode, of a variable say, is no JSON either
-        return value.encode(errors="backslashreplace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf" if value > 0 else "-inf"
-    return value
 
 
 def read(directory: Path) -> Run:
