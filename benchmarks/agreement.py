@@ -188,11 +188,11 @@ def _final(work: Work, rounds: int) -> Callable[[dict, np.ndarray], np.ndarray]:
     """(start, orders [T, N, E, M]) -> final test accuracies [N] here, in one program."""
     side = common.ours(work)
     settings = side.settings._replace(rounds=rounds, eval_every=rounds)
-    parts = side.parts | {"algorithm": side.algorithm, "settings": settings}
+    federation = side.federation._replace(settings=settings)
 
     @jax.jit
     def run(state: State, orders: jax.Array, data: Dataset, clients: Clients) -> jax.Array:
-        results = simulation.advance(common.KEY, state, data, clients, orders=orders, **parts)
+        results = simulation.advance(common.KEY, state, data, clients, federation, orders)
         return results[2].accuracy[-1]
 
     def final(start: dict[str, np.ndarray], orders: np.ndarray) -> np.ndarray:

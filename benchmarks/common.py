@@ -40,6 +40,7 @@ from cgsv_jax.types import (
     Clients,
     Dataset,
     Download,
+    Federation,
     Model,
     Record,
     Settings,
@@ -145,9 +146,9 @@ class Ours(NamedTuple):
     positions: np.ndarray  # [D], where entry j of PyTorch's flat vector lies in ours
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """Keyword arguments of `simulation.train`."""
-        return {"model": self.model, "trainer": self.trainer, "settings": self.settings}
+    def federation(self) -> Federation:
+        """What the simulation takes."""
+        return Federation(self.model, self.trainer, self.algorithm, self.settings)
 
 
 def model_of(work: Work, conv: str = "auto") -> Model:
@@ -207,9 +208,8 @@ def start(work: Work, side: Ours, dtype: Any = np.float32) -> State:
 
     @jax.jit
     def init(given: Any) -> State:
-        parts = {"algorithm": side.algorithm, "trainer": side.trainer}
         model = side.model._replace(init=lambda key: given)
-        return simulation.init(KEY, work.num_clients, model=model, **parts)
+        return simulation.init(KEY, work.num_clients, side.federation._replace(model=model))
 
     given = models.params_from_torch(work.start)
     return init(jax.tree.map(lambda x: np.asarray(x, dtype), given))
@@ -220,7 +220,7 @@ def train_call(side: Ours, state: State, orders: np.ndarray) -> Callable[[], Any
 
     @jax.jit
     def train(state: State, data: Dataset, clients: Clients, orders: jax.Array) -> Any:
-        upload, _ = simulation.train(KEY, state, data, clients, orders=orders, **side.parts)
+        upload, _ = simulation.train(KEY, state, data, clients, side.federation, orders)
         return upload.deltas, upload.norms
 
     orders = jax.device_put(orders)
@@ -232,8 +232,7 @@ def evaluate_call(side: Ours, state: State) -> Callable[[], Any]:
 
     @jax.jit
     def evaluate(state: State, inputs: jax.Array, labels: jax.Array) -> Any:
-        parts = {"model": side.model, "settings": side.settings}
-        return simulation.evaluate(state, inputs, labels, **parts)
+        return simulation.evaluate(state, inputs, labels, side.federation)
 
     return lambda: evaluate(state, side.data.test_inputs, side.data.test_labels)
 
@@ -353,12 +352,12 @@ def _two_rounds(
 
     @jax.jit
     def train(state: State, data: Dataset, clients: Clients, orders: jax.Array) -> Any:
-        return simulation.train(KEY, state, data, clients, orders=orders, **side.parts)
+        return simulation.train(KEY, state, data, clients, side.federation, orders)
 
     @jax.jit
     def serve(state: State, upload: Upload, optimizer: Any) -> Any:
         download, _, _ = side.algorithm.update(KEY, upload, state.algorithm)
-        new, record = simulation.serve(KEY, state, upload, optimizer, algorithm=side.algorithm)
+        new, record = simulation.serve(KEY, state, upload, optimizer, side.federation)
         ratio = reward.ratios(record.reputation, upload.present, work.beta)
         return download, new, record, ratio
 

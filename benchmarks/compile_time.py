@@ -34,12 +34,11 @@ def seconds(clients: int, rounds: int) -> float:
     """Of lowering and compiling; nothing runs."""
     work = common.random_work("mnist_cnn", [64] * clients, batch_size=32, learning_rate=0.15)
     side = common.ours(work)
-    settings = side.settings._replace(rounds=rounds)
-    parts = {"model": side.model, "algorithm": side.algorithm, "trainer": side.trainer}
-    state = jax.eval_shape(lambda: simulation.init(common.KEY, clients, **parts))
+    federation = side.federation._replace(settings=side.settings._replace(rounds=rounds))
+    state = jax.eval_shape(lambda: simulation.init(common.KEY, clients, federation))
 
     def run(state, data, clients):
-        return simulation.advance(common.KEY, state, data, clients, settings=settings, **parts)
+        return simulation.advance(common.KEY, state, data, clients, federation)
 
     clock = time.perf_counter()
     jax.jit(run, donate_argnums=0).lower(state, side.data, side.clients).compile()

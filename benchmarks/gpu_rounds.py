@@ -123,8 +123,7 @@ def _round_call(side: common.Ours, state: State, work: Work) -> Callable[[], Any
 
     @functools.partial(jax.jit, donate_argnums=0)
     def one_round(state: State, data: Dataset, clients: Clients, orders: jax.Array) -> State:
-        parts = side.parts | {"algorithm": side.algorithm, "orders": orders}
-        return simulation.round_(common.KEY, state, data, clients, **parts)[0]
+        return simulation.round_(common.KEY, state, data, clients, side.federation, orders)[0]
 
     orders = jax.device_put(work.orders[0])
     return timing.chained(lambda s: one_round(s, side.data, side.clients, orders), state, 1)

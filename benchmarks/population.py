@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import table
-from cgsv_jax.experiment import timing
+from cgsv_jax.experiment import bind, timing
 
 HIDDEN, SHAPE = 24, (32, 32, 1)  # D = 24,850
 ROWS, TEST_ROWS = 6, 500  # of every client; to evaluate on
@@ -86,7 +86,7 @@ def measure(clients: int, rounds: int) -> dict[str, Any]:
     described = partition.describe(dealt, data.labels)
     seen = evaluation.network(model, SHAPE)
     task = Task("uniform", data, dealt, *described, model, tensors, seen, None)
-    made = programs.programs(config, config.methods[0], task)
+    made = programs.programs(bind.bind(config, config.methods[0], task))
     seeds = np.asarray(config.seeds, np.uint32)
     state = jax.jit(made.begin)(seeds, made.hyper)
     clock = time.perf_counter()

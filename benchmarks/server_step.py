@@ -116,8 +116,7 @@ def _chain(
     def step(state: State, deltas: jax.Array, norms: Any, sizes: jax.Array) -> State:
         lengths = vectors.norms(deltas) if norms is None else norms
         upload = common.upload_of(state, deltas, lengths, sizes)
-        parts = {"algorithm": side.algorithm}
-        return simulation.serve(common.KEY, state, upload, state.optimizer, **parts)[0]
+        return simulation.serve(common.KEY, state, upload, state.optimizer, side.federation)[0]
 
     deltas, sizes = jax.device_put(deltas), side.clients.sizes
     return timing.chained(lambda state: step(state, deltas, norms, sizes), state, steps)

@@ -41,12 +41,11 @@ def rows(scale: str = "full") -> list[table.Row]:
     size = SCALES[scale]
     config = names.configure(algorithms="cgsv", rounds=size.rounds, eval_every=size.rounds)
     (task,), (method,) = deal.tasks(config), config.methods
-    settings = bind.settings(config, task)
+    bound = bind.bind(config, method, task)
     data, clients = jax.device_put((task.data._replace(validation=None), task.clients))
 
     def final(key: Any, hyper: Any, data: Any, clients: Any) -> Any:
-        parts = bind.parts(config, method, task, hyper)
-        return simulation.run(key, data, clients, settings=settings, **parts)[2].accuracy[-1]
+        return simulation.run(key, data, clients, bound.federation(hyper))[2].accuracy[-1]
 
     keys = jax.random.split(jax.random.key(0), size.seeds)
     betas = jnp.asarray(BETAS[: size.betas], jnp.float32)

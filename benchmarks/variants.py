@@ -20,7 +20,7 @@ from cgsv_jax import models as models_lib
 from cgsv_jax.core import local, simulation, top_k
 from cgsv_jax.experiment import timing
 from cgsv_jax.rules import methods
-from cgsv_jax.types import Clients, Dataset, Settings
+from cgsv_jax.types import Clients, Dataset, Federation, Settings
 
 
 class Scale(NamedTuple):
@@ -65,15 +65,14 @@ def training(size: Scale) -> str:
     return "\n\n".join(tables)
 
 
-def _rounds(parts: dict[str, Any], data: Dataset, clients: Clients) -> Callable[[], Any]:
+def _rounds(federation: Federation, data: Dataset, clients: Clients) -> Callable[[], Any]:
     """A call that goes one round on from where the last call stopped."""
 
     def step(state: Any, data: Dataset, clients: Clients) -> Any:
-        return simulation.round_(common.KEY, state, data, clients, **parts)[0]
+        return simulation.round_(common.KEY, state, data, clients, federation)[0]
 
     step = jax.jit(step, donate_argnums=0)
-    start = {name: part for name, part in parts.items() if name != "settings"}
-    state = simulation.init(common.KEY, clients.mask.shape[0], **start)
+    state = simulation.init(common.KEY, clients.mask.shape[0], federation)
     return timing.chained(lambda state: step(state, data, clients), state, 1)
 
 
@@ -95,12 +94,11 @@ def small_models(size: Scale) -> str:
         clients = jax.device_put(Clients(slots, mask))
         model = models_lib.mlp((784,), 10, hidden=hidden)
         trainer = local.trainer(model, optax.sgd, local.decayed(0.1, 1.0), batch_size=batch)
-        parts = {"model": model, "trainer": trainer, "algorithm": methods.fedavg()}
         calls = {}
         for width in (1, 2, 4, 8, None):
             settings = Settings(rounds=1, epochs=1, width=width)
-
-            calls[str(width or "all")] = _rounds(parts | {"settings": settings}, data, clients)
+            federation = Federation(model, trainer, methods.fedavg(), settings)
+            calls[str(width or "all")] = _rounds(federation, data, clients)
         times = timing.alternate(calls, 2 * size.repeats)
         tables.append(_table(f"{count} clients, {name}: clients at once", "ms a round", times))
     return "\n\n".join(tables)

@@ -113,8 +113,8 @@ def _round_call(side: common.Ours, state: State, work: Work) -> Callable[[], Any
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state: State, data: Dataset, clients: Clients, orders: jax.Array) -> Any:
-        parts = side.parts | {"algorithm": side.algorithm, "orders": orders[None]}
-        state, _, result = simulation.advance(common.KEY, state, data, clients, **parts)
+        arguments = (common.KEY, state, data, clients, side.federation, orders[None])
+        state, _, result = simulation.advance(*arguments)
         return state, result
 
     orders, done = jax.device_put(work.orders), [0]

@@ -54,13 +54,13 @@ class Clients(NamedTuple):
 
     `labels` is there only where a client's labels are not the true ones; otherwise the labels are
     those of the rows. `numbers` is there only where clients are listed in another order than by
-    number, for instance to share work evenly among devices: a client draws by its number.
+    number, for instance to share work evenly among devices: a client's draws follow its number.
     """
 
     rows: Array  # [N, M] int32, row numbers of Dataset.inputs; 0 where masked
     mask: Array  # [N, M] bool, False on padding slots
     labels: Array | None = None  # [N, M] int32
-    numbers: Array | None = None  # [N] int32, whose draws a row makes; None: its own number's
+    numbers: Array | None = None  # [N] int32, client number of each row; None: in order
     joins: Array | None = None  # [N] int32, the first round a client takes part in; None: 0
     conduct: Conduct | None = None  # None: all are honest
 
@@ -101,8 +101,8 @@ class Network(NamedTuple):
 
     `evaluate(weights [K, D], inputs [n, ...], labels [n]) -> (accuracy [K], loss [K])`, the loss a
     mean negative log-likelihood. `output() -> [C, F]` are the places in the vector of the last
-    layer's weights and bias, a row per class; None where no such layer can be told. It is a
-    function, since to tell it takes seconds and few rules ask.
+    layer's weights and bias, a row per class; None where no such layer is known. Lazy: finding it
+    takes seconds and few rules need it.
     """
 
     evaluate: Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -131,9 +131,9 @@ class Trainer(NamedTuple):
 class Upload(NamedTuple):
     """What the server sees in one round.
 
-    A client whose update is not finite is absent: `present` is False and its row of `deltas` is 0.
-    So is one that does not take part. Where N clients send in cohorts, the arrays [N] here are the
-    cohort's, and their last row is an absent client that stands for all who stay away.
+    A client is absent if it does not take part or if its update is not finite: `present` is False
+    and its row of `deltas` is 0. With a cohort of size C, arrays [N] are [C + 1]; the last row is
+    an absent placeholder for all clients that do not take part.
     """
 
     server: Array  # [D] w_N before the round
@@ -149,7 +149,7 @@ class Upload(NamedTuple):
     round: Array  # [] int32, counted from 0
     numbers: Array | None = None  # [N] int32, the client of each row; None: in order
     population: int | None = None  # N, where the rows are a cohort; None: as many as rows
-    broken: Array | None = None  # [N] bool, who sent what is not finite
+    nonfinite: Array | None = None  # [N] bool, whose update was not finite
     removed: Array | None = None  # [N] bool, who is there, but taken out for good; None: nobody
     start_loss: Array | None = None  # [N] F_i(w_i) on its own rows before training, where asked for
     alone: Array | None = None  # [N] accuracy of the standalone models, where asked for
@@ -173,7 +173,7 @@ class Download(NamedTuple):
     rewards: Array  # [N, D] v_i
     quota: Array  # [N] int32, entries of u_N received
     energy: Array | None = None  # [N] ‖v_i‖² / ‖u_N‖²; None: measured from the rewards
-    took_part: Array | None = None  # [N] bool; None: whoever was present
+    present: Array | None = None  # [N] bool, for the record; None: as in the upload
 
 
 # ---------------------------------------------------------------- (init, update) pairs
@@ -245,8 +245,8 @@ class Reward(NamedTuple):
     `update(key, upload, aggregate [D], standing of this round, state) -> (rewards [N, D],
     quota [N], state)`.
 
-    `energy(upload, aggregate [D], standing of this round, quota [N]) -> ‖v_i‖² / ‖u_N‖² [N]` is for
-    a rule that can tell without adding up its rewards, for which a CPU stores them all.
+    `energy(upload, aggregate [D], standing of this round, quota [N]) -> ‖v_i‖² / ‖u_N‖² [N]` is an
+    optional closed form, so that the rewards [N, D] need not be stored to be summed up.
     """
 
     init: Callable[[int, int], ArrayTree]
@@ -261,12 +261,11 @@ class Algorithm(NamedTuple):
     `init(num_clients, num_parameters) -> state`;
     `update(key, upload, state) -> (download, standing, state)`.
 
-    `common(round) -> bool []`, where a method has one model for all: whether who takes part in the
-    round starts from the server's model, which is also what its clients are judged by. It only
-    matters to clients that were absent before.
+    `common(round) -> bool []`: True if all clients share one global model. Participants then start
+    from the server's model and are evaluated on it. Only makes a difference after an absence.
 
-    `recovers(key, round, numbers [N]) -> bool [N]`, where clients may give up their models: who, of
-    those that take part in the round, starts from the server's model in place of its own.
+    `recovers(key, round, numbers [N]) -> bool [N]`: which participants give up their own model and
+    start from the server's.
     """
 
     init: Callable[[int, int], ArrayTree]
@@ -274,6 +273,32 @@ class Algorithm(NamedTuple):
     common: Callable[[Array], Array] | None = None
     recovers: Callable[[PRNGKey, Array, Array], Array] | None = None
     needs: Needs = Needs()
+
+
+class Participation(NamedTuple):
+    """Who takes part in a round.
+
+    `draw(key, round [], numbers [N], reputation [N], joined [N] bool) -> members [C] int32`, rows
+    in ascending order; N stands for nobody, where fewer than C have joined. Without a size there is
+    no cohort: every client that has joined takes part.
+    """
+
+    size: int | None  # C
+    draw: Callable[[PRNGKey, Array, Array, Array, Array], Array] | None
+    dropout: Array | float = 0.0  # probability that a client stays away that should take part
+
+
+class Attack(NamedTuple):
+    """The attacks of a run.
+
+    `init(num_clients, num_parameters) -> state`;
+    `forge(key, upload, conduct, state) -> deltas [N, D]`;
+    `receive(rewards [N, D], present [N], state) -> state`.
+    """
+
+    init: Callable[[int, int], ArrayTree]
+    forge: Callable[[PRNGKey, Upload, Conduct, ArrayTree], Array]
+    receive: Callable[[Array, Array, ArrayTree], ArrayTree]
 
 
 # ---------------------------------------------------------------- settings of a run
@@ -348,6 +373,17 @@ class Settings(NamedTuple):
     alone: bool = False  # whether they carry what clients reach alone (IAFL may read it)
 
 
+class Federation(NamedTuple):
+    """All of a run but its key and its arrays: how clients train and what the server does."""
+
+    model: Model
+    trainer: Trainer
+    algorithm: Algorithm
+    settings: Settings
+    participation: Participation | None = None  # None: everybody who has joined takes part
+    attack: Attack | None = None  # of clients that cheat with their uploads; None: all are honest
+
+
 # ---------------------------------------------------------------- a run: carry and outputs
 
 
@@ -375,7 +411,7 @@ class Record(NamedTuple):
     loss: Array  # [T, N] local training loss, NaN where absent
     norm: Array  # [T, N] ‖dw_i‖
     energy: Array  # [T, N] ‖v_i‖² / ‖u_N‖², of what was received; 0 where nothing was
-    broken: Array  # [T, N] bool, an update that was not finite
+    nonfinite: Array  # [T, N] bool, whose update was not finite
 
 
 class Evaluation(NamedTuple):

@@ -6,6 +6,7 @@ prints its table as Markdown and writes `<item>-<scale>.parquet`, `.md` and `.pn
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -168,12 +169,12 @@ def over_settings(
     count = len(next(iter(changes.values())))
     hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), method.hyper(task.partition))
     hyper = hyper._replace(**{k: jnp.asarray(v, jnp.float32) for k, v in changes.items()})
-    settings = bind.settings(config, task)._replace(eval_every=config.rounds)
+    config = dataclasses.replace(config, eval_every=config.rounds)
+    bound = bind.bind(config, method, task)
 
     def one(key: Array, hyper: Hyper, data: Dataset, clients: Clients) -> tuple[Record, Array]:
-        parts = bind.parts(config, method, task, hyper)
-        _, record, seen = simulation.run(key, data, clients, settings=settings, **parts)
-        return record, seen.accuracy[-1]
+        _, record, evaluation = simulation.run(key, data, clients, bound.federation(hyper))
+        return record, evaluation.accuracy[-1]
 
     keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
     grid = jax.jit(lambda *args: grid_lib.grid(one, *args, width=1))

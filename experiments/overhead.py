@@ -82,17 +82,16 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
     held = tuple(x[: scale.validation] for x in task.data.validation)
     data = jax.tree.map(jnp.asarray, task.data._replace(validation=held))
     dealt = jax.tree.map(jnp.asarray, task.clients)
-    parts = bind.parts(config, method, task, method.hyper(task.partition))
-    server = parts.pop("algorithm")
-    key, settings = jax.random.key(0), bind.settings(config, task)
+    federation = bind.bind(config, method, task).federation(method.hyper(task.partition))
+    key = jax.random.key(0)
 
     @jax.jit
     def train(state, data, dealt):
-        return simulation.train(key, state, data, dealt, settings=settings, **parts)
+        return simulation.train(key, state, data, dealt, federation)
 
-    state = simulation.init(key, clients, algorithm=server, **parts)
+    state = simulation.init(key, clients, federation)
     for _ in range(scale.rounds):
-        state, _ = simulation.serve(key, state, *train(state, data, dealt), algorithm=server)
+        state, _ = simulation.serve(key, state, *train(state, data, dealt), federation)
     upload, _ = train(state, data, dealt)
     upload = upload._replace(scales=rescale.to_norm(method.gamma)(upload.norms))
     weights = upload.num_examples / jnp.sum(upload.num_examples)
@@ -103,7 +102,7 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
         weights,
         lambda: train(state, data, dealt),
         method.hyper(task.partition),
-        bind.options_of(config, method, task),
+        method.options(tensors=task.tensors, rounds=config.rounds, network=task.network),
         len(held[1]),
     )
 

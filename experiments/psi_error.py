@@ -199,22 +199,18 @@ def world(players: int, power: int, rounds: int) -> World:
         layout="1" if power > 14 else "4",
     )  # fmt: skip
     (task,), (method,) = deal.tasks(config), config.methods
-    settings = bind.settings(config, task)
-    made = bind.parts(config, method, task, method.hyper(task.partition))
-    server = made.pop("algorithm")
+    honest = bind.bind(config, method, task).federation(method.hyper(task.partition))
 
     @jax.jit
     def updates(key, data, clients, signs):
-        algorithm = reversing(server, signs)
-        parts = {"settings": settings, **made}
-        state = simulation.init(key, players, algorithm=algorithm, **made)
+        federation = honest._replace(algorithm=reversing(honest.algorithm, signs))
+        state = simulation.init(key, players, federation)
 
         def one_round(state, _):
-            state, _ = simulation.round_(key, state, data, clients, algorithm=algorithm, **parts)
-            return state, None
+            return simulation.round_(key, state, data, clients, federation)[0], None
 
         state = jax.lax.scan(one_round, state, None, rounds)[0]
-        upload, _ = simulation.train(key, state, data, clients, **parts)
+        upload, _ = simulation.train(key, state, data, clients, federation)
         scales = signs / jnp.where(upload.norms > 0, upload.norms, 1.0)
         return scales[:, None] * upload.deltas
 

@@ -142,17 +142,16 @@ def probed(scale: Scale, rounds: tuple[int, ...], seed: int, data_dir: str | Non
         layout="one", devices=1,
     )  # fmt: skip
     (task,), (method,) = deal.tasks(config), config.methods
-    settings = bind.settings(config, task)
-    made = bind.parts(config, method, task, method.hyper(task.partition))
+    federation = bind.bind(config, method, task).federation(method.hyper(task.partition))
     key = jax.random.key(seed)
     clients = jax.tree.map(jnp.asarray, task.clients)
     data = jax.tree.map(jnp.asarray, task.data._replace(validation=None))
 
     @jax.jit
     def before(data, clients):
-        state = simulation.init(key, config.clients, **made)
+        state = simulation.init(key, config.clients, federation)
         one_round = lambda state, _: simulation.round_(  # noqa: E731
-            key, state, data, clients, settings=settings, **made
+            key, state, data, clients, federation
         )
         return jax.lax.scan(one_round, state, None, scale.frozen)[0]
 
@@ -183,14 +182,13 @@ def probed(scale: Scale, rounds: tuple[int, ...], seed: int, data_dir: str | Non
             batch_size=config.batch_size,
         )
 
+        probed_ = federation._replace(trainer=trainer)
+
         @jax.jit
-        def probe(state, data, clients, orders, round_, trainer=trainer):
-            fresh = simulation.init(key, config.clients, **(made | {"trainer": trainer}))
+        def probe(state, data, clients, orders, round_, federation=probed_):
+            fresh = simulation.init(key, config.clients, federation)
             state = state._replace(optimizer=fresh.optimizer, round=round_)
-            upload, ledger = simulation.train(
-                key, state, data, clients, orders=orders,
-                model=task.model, trainer=trainer, settings=settings,
-            )  # fmt: skip
+            upload, ledger = simulation.train(key, state, data, clients, federation, orders)
             wanted = jax.vmap(vectors.ravel)(ledger.total)
             rate = upload.learning_rate
             return upload.deltas, wanted, ledger.lost / ledger.products, rate

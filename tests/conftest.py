@@ -25,6 +25,7 @@ from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.types import (
     Clients,
     Dataset,
+    Federation,
     Hyper,
     Model,
     Network,
@@ -141,23 +142,23 @@ def sizes_of(model):
 _KEY = jax.random.key(0)
 
 
-def parts(
+def federation(
     name="cgsv", model=None, hyper=None, options=None, optimizer=optax.sgd, batch=4, per="round",
     **settings,
 ):  # fmt: skip
-    """The keyword arguments of simulation.run, built by way of the tables."""
+    """A federation of one method, built by way of the tables."""
     model, numbers = model or mlp(), hyper if hyper is not None else _hyper()
     options = (options or Options())._replace(tensors=sizes_of(model))
     options = options._replace(network=evaluation_lib.network(model, (FEATURES,)))
     settings["start_loss"] = settings.get("start_loss", name == "q_ffl")
     settings = Settings(**({"rounds": 3, "epochs": 2, "eval_batch": 3} | settings))
     schedule = local.decayed(numbers.learning_rate, numbers.decay, per=per, epochs=settings.epochs)
-    return {
-        "model": model,
-        "algorithm": ALGORITHMS[name](numbers, options),
-        "trainer": local.trainer(model, optimizer, schedule, batch_size=batch),
-        "settings": settings,
-    }
+    return Federation(
+        model=model,
+        trainer=local.trainer(model, optimizer, schedule, batch_size=batch),
+        algorithm=ALGORITHMS[name](numbers, options),
+        settings=settings,
+    )
 
 
 _hyper = hyper
@@ -244,7 +245,7 @@ def own_trace_counter():
 def tiny():
     """The helpers of this file."""
     return SimpleNamespace(
-        softmax=softmax, mlp=mlp, world=world, orders=orders, hyper=hyper, parts=parts,
+        softmax=softmax, mlp=mlp, world=world, orders=orders, hyper=hyper, federation=federation,
         upload=upload, network=network, spy=spy, sizes_of=sizes_of, sizes=SIZES,
         features=FEATURES, hidden=HIDDEN, classes=CLASSES,
     )  # fmt: skip
@@ -295,16 +296,14 @@ def finished():
     Its orders are given, because compiling the draws takes longer than all the rest.
     """
     data, clients = world()
-    chosen, key = parts(rounds=4), jax.random.key(7)
+    chosen, key = federation(rounds=4), jax.random.key(7)
     drawn = orders(clients, 4, 2)
     run = jax.jit(
-        lambda key, data, clients, orders: simulation.run(
-            key, data, clients, orders=orders, **chosen
-        )
+        lambda key, data, clients, orders: simulation.run(key, data, clients, chosen, orders)
     )
     arguments = jax.device_put((key, data, clients, drawn))
     state, record, evaluation = run(*arguments)
     return SimpleNamespace(
         run=run, arguments=arguments, key=key, data=arguments[1], clients=arguments[2],
-        orders=drawn, parts=chosen, state=state, record=record, evaluation=evaluation,
+        orders=drawn, federation=chosen, state=state, record=record, evaluation=evaluation,
     )  # fmt: skip

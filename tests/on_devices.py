@@ -64,22 +64,18 @@ def traffic():
     methods = [name for name in METHODS if name not in GATHERING]
     config = names.configure(clients=13, algorithms=methods, seeds=1, eval_clients=5)
     (task,) = deal.tasks(config)
-    settings = bind.settings(config, task)._replace(rounds=2)
-    sharded, whole = layout.over_rows(settings.mesh), layout.everywhere(settings.mesh)
     seen = {}
     for method in config.methods:
-        parts = bind.parts(config, method, task, method.hyper())
-        static = bind.settings_of(config, method, task)._replace(rounds=2)
+        federation = bind.bind(config, method, task).federation(method.hyper())
+        settings, key = federation.settings._replace(rounds=2), jax.random.key(0)
+        sharded, whole = layout.over_rows(settings.mesh), layout.everywhere(settings.mesh)
+        federation = federation._replace(settings=settings)
 
-        def program(state, data, clients, chosen, parts=parts, static=static):
-            return simulation.advance(
-                jax.random.key(0), state, data, clients, settings=static, chosen=chosen, **parts
-            )
+        def program(state, data, clients, chosen, federation=federation, key=key):
+            return simulation.advance(key, state, data, clients, federation, chosen=chosen)
 
         start = jax.jit(
-            lambda parts=parts: simulation.init(
-                jax.random.key(0), config.clients, mesh=settings.mesh, **parts
-            )
+            lambda federation=federation, key=key: simulation.init(key, config.clients, federation)
         )
         state = start()
         assert state.clients.sharding.is_equivalent_to(sharded, 2)

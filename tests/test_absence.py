@@ -59,15 +59,15 @@ def trainer(model):
 def program(name, tiny):
     """Some rounds as one compiled function of what every client does in each: kinds [T, N]."""
     data, clients = tiny.world()
-    parts = tiny.parts(name, tiny.softmax(), options=Options(rounds=ROUNDS - 1, removes=True))
-    parts |= {"trainer": trainer(parts["model"])}
-    few = {key: parts[key] for key in ("model", "trainer", "algorithm")}
-    train = {key: parts[key] for key in ("model", "trainer", "settings")}
+    federation = tiny.federation(
+        name, tiny.softmax(), options=Options(rounds=ROUNDS - 1, removes=True)
+    )
+    federation = federation._replace(trainer=trainer(federation.model))
     key = jax.random.key(3)
 
     def one_round(state, kinds):
         orders = jnp.broadcast_to(kinds[:, None, None], (N, EPOCHS, clients.mask.shape[1]))
-        upload, optimizer = simulation.train(key, state, data, clients, orders=orders, **train)
+        upload, optimizer = simulation.train(key, state, data, clients, federation, orders)
         gone = kinds == LEAVES
         upload = upload._replace(
             present=upload.present & ~gone,
@@ -75,12 +75,10 @@ def program(name, tiny):
             norms=jnp.where(gone, 0.0, upload.norms),
         )
         optimizer = jnp.where(gone, state.optimizer, optimizer)
-        state, record = simulation.serve(
-            key, state, upload, optimizer, algorithm=parts["algorithm"]
-        )
+        state, record = simulation.serve(key, state, upload, optimizer, federation)
         return state, (record, state.clients, state.server)
 
-    start = simulation.init(key, N, **few)
+    start = simulation.init(key, N, federation)
     return jax.jit(lambda kinds: jax.lax.scan(one_round, start, kinds))
 
 

@@ -175,3 +175,28 @@ def test_help_loads_what_it_needs(words):
     loaded = loaded_by(f"from cgsv_jax.command.main import main\n{shown}")
     assert {"jax", "tyro"} <= loaded
     assert not loaded & LATER
+
+
+def test_only_bind_reads_a_configuration_for_a_method_on_a_task():
+    """After it there are functions, shapes and arrays; whoever needs more is handed a `Bound`."""
+    kinds = {"Config", "Method", "Task"}
+    found = []
+    for name, path in MODULES.items():
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                words = {
+                    ast.unparse(a.annotation).split(".")[-1] for a in arguments if a.annotation
+                }
+                if kinds <= words or {"config", "method", "task"} <= {a.arg for a in arguments}:
+                    found.append(f"{name}: {node.name}")
+    assert found == ["cgsv_jax/experiment/bind.py: bind"]
+
+
+def test_the_body_of_the_round_is_its_box():
+    """Who takes part wraps it; what is left are the paper's steps, in the paper's order."""
+    tree = tree_of(PACKAGE / "core" / "simulation.py")
+    (round_,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "round_"]
+    body = round_.body[1:]  # without the docstring
+    lines = sum(node.end_lineno - node.lineno + 1 for node in body)
+    assert lines <= 15

@@ -74,14 +74,11 @@ def test_a_replay_is_the_last_download(tiny):
     """In whole rounds: client 1 uploads v_{1,t-1}, at first nothing."""
     data, clients = tiny.world((5, 3, 6))
     clients = clients._replace(conduct=conduct(0, 1, 0))
-    parts = tiny.parts(model=tiny.softmax())
-    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
-    replay = attacks.attack(["free_rider_replay"])
-    state = simulation.init(jax.random.key(0), 3, attack=replay, **few)
+    federation = tiny.federation(model=tiny.softmax())
+    federation = federation._replace(attack=attacks.attack(["free_rider_replay"]))
+    state = simulation.init(jax.random.key(0), 3, federation)
     step = jax.jit(
-        lambda state: simulation.round_(
-            jax.random.key(0), state, data, clients, attack=replay, **parts
-        )
+        lambda state: simulation.round_(jax.random.key(0), state, data, clients, federation)
     )
     norms = []
     for _ in range(3):
@@ -99,29 +96,28 @@ def test_a_replay_is_the_last_download(tiny):
 def test_an_update_made_infinite_is_an_absent_client(tiny):
     data, clients = tiny.world((5, 3, 6))
     clients = clients._replace(conduct=conduct(0, 1, 0, strength=np.inf))
-    parts = tiny.parts(model=tiny.softmax())
-    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
-    state = simulation.init(jax.random.key(0), 3, **few)
-    attack = attacks.attack(["scaled"])
+    federation = tiny.federation(model=tiny.softmax())
+    state = simulation.init(jax.random.key(0), 3, federation)
+    federation = federation._replace(attack=attacks.attack(["scaled"]))
     state, record = jax.jit(
-        lambda s: simulation.round_(jax.random.key(0), s, data, clients, attack=attack, **parts)
+        lambda s: simulation.round_(jax.random.key(0), s, data, clients, federation)
     )(state)
     assert record.present.tolist() == [True, False, True]
-    assert record.broken.tolist() == [False, True, False]
+    assert record.nonfinite.tolist() == [False, True, False]
     assert np.isfinite(state.clients).all()
 
 
 def test_one_program_serves_every_choice_of_attackers(tiny):
     data, clients = tiny.world((5, 3, 6))
-    parts = tiny.parts(model=tiny.softmax())
-    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
-    state = simulation.init(jax.random.key(0), 3, **few)
-    attack, traces = attacks.attack(["sign_flip", "scaled"]), []
+    federation = tiny.federation(model=tiny.softmax())
+    state = simulation.init(jax.random.key(0), 3, federation)
+    federation = federation._replace(attack=attacks.attack(["sign_flip", "scaled"]))
+    traces = []
 
     @jax.jit
     def step(state, clients):
         traces.append(1)
-        return simulation.round_(jax.random.key(0), state, data, clients, attack=attack, **parts)
+        return simulation.round_(jax.random.key(0), state, data, clients, federation)
 
     scores = [
         np.asarray(step(state, clients._replace(conduct=conduct(*codes)))[1].score)
@@ -392,7 +388,7 @@ def test_a_cohort_by_reputation_is_drawn_by_it():
     """With all of the reputation, client 4 is in every cohort of two but for the uniform tenth."""
     config = names_lib.configure(**SMALL, algorithms="cgsv", cohort=2, cohort_by="reputation")
     (task,), (method,) = deal.tasks(config), config.methods
-    who = bind.participation_of(config, method, task, method.hyper())
+    who = bind.bind(config, method, task).participation(method.hyper())
     r = jnp.full(6, 1e-9).at[4].set(1.0)
     found = [
         4 in who.draw(jax.random.key(i), jnp.int32(0), jnp.arange(6), r, jnp.ones(6, bool))
@@ -404,9 +400,9 @@ def test_a_cohort_by_reputation_is_drawn_by_it():
 
 def test_broken_clients_are_counted_and_shown(honest):
     (_, cell) = honest.cells
-    broken = np.zeros(cell.record.broken.shape, bool)
+    broken = np.zeros(cell.record.nonfinite.shape, bool)
     broken[0, 1, 2] = broken[1, :3, 4] = True
-    cell = cell._replace(record=cell.record._replace(broken=broken))
+    cell = cell._replace(record=cell.record._replace(nonfinite=broken))
     summary = frames.summary_frame([cell])
     assert summary["broken"].to_list() == [1, 3]
     line = "cgsv: 4 updates were not finite, their clients absent in these rounds"

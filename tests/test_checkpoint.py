@@ -18,7 +18,7 @@ import pytest
 from cgsv_jax.command import main
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError
-from cgsv_jax.experiment import budget, checkpoint, deal, execute, identity, names, running
+from cgsv_jax.experiment import bind, budget, checkpoint, deal, execute, identity, names, running
 from cgsv_jax.host import files as files_lib
 from cgsv_jax.results import directory as directory_lib
 
@@ -689,18 +689,20 @@ def test_cuts_follow_from_the_config_alone():
     asked = {"dataset": "synthetic", "algorithms": "cgsv", "rounds": 200}
     config = names.configure(**asked, clients=10, epochs=1)
     (task,), (method,) = deal.tasks(config), config.methods
-    assert budget.seconds_per_round(config, method, task) < 1
-    assert budget.segments_of(config, method, task) == execute.segments(200, 10)
+    bound = bind.bind(config, method, task)
+    assert budget.seconds_per_round(bound) < 1
+    assert budget.segments_of(bound) == execute.segments(200, 10)
     shorter = names.configure(**asked, clients=10, epochs=1, checkpoint_every=4)
-    assert budget.segments_of(shorter, method, task) == execute.segments(200, 10, 4)
+    assert budget.segments_of(bind.bind(shorter, method, task)) == execute.segments(200, 10, 4)
     # Ten times the rows and a hundred epochs of a large network.
     long = names.configure(
         **asked, clients=10, epochs=100, synthetic_rows=100_000, hidden=(1000, 1000)
     )
     (task,) = deal.tasks(long)
-    seconds = budget.seconds_per_round(long, method, task)
+    bound = bind.bind(long, method, task)
+    seconds = budget.seconds_per_round(bound)
     assert seconds > budget.SECONDS
-    assert {cut[:2] for cut in budget.segments_of(long, method, task)} == {(1, 0), (1, 1)}
+    assert {cut[:2] for cut in budget.segments_of(bound)} == {(1, 0), (1, 1)}
     # 64 (or so) inputs, 1000, 1000, 10: three times a product of 2 rows in out.
     width = np.prod(task.data.inputs.shape[1:])
     needed = 3 * 2 * 90_000 * 100 * (width * 1000 + 1000 * 1000 + 1000 * 10) / budget.RATE

@@ -142,16 +142,16 @@ WRONG = {
 def test_what_is_wrong_is_named_before_anything_is_traced(name, world, tiny):
     change, sentence = WRONG[name]
     data, clients = change(*world)
-    parts = tiny.parts()
+    federation = tiny.federation()
 
     def untouched(*arguments):
         raise AssertionError("the run has begun")
 
-    trainer = parts["trainer"]._replace(init=untouched, update=untouched)
+    trainer = federation.trainer._replace(init=untouched, update=untouched)
     with pytest.raises(ValueError, match=sentence):
-        checks.check(data, clients, parts["model"])
+        checks.check(data, clients, federation.model)
     with pytest.raises(ValueError, match=sentence):
-        simulation.run(jax.random.key(0), data, clients, **parts | {"trainer": trainer})
+        simulation.run(jax.random.key(0), data, clients, federation._replace(trainer=trainer))
 
 
 def test_all_of_it_is_named_together(world):
@@ -205,7 +205,7 @@ def test_more_parameters_than_int32_counts_are_refused_by_their_shapes(world, ti
     with pytest.raises(ValueError, match="Model has 2147483648 parameters"):
         checks.check(*world, huge)
     with pytest.raises(ValueError, match="Model has 2147483648 parameters"):
-        simulation.run(jax.random.key(0), *world, **tiny.parts() | {"model": huge})
+        simulation.run(jax.random.key(0), *world, tiny.federation()._replace(model=huge))
     config = names.configure(hidden=(2**15, 2**16), algorithms="fedavg")
     with pytest.raises(ConfigError, match=r"Model has \d+ parameters, it must have"):
         deal.tasks(config)
@@ -389,16 +389,18 @@ def test_traced_numbers_and_functions_are_left_alone():
 
 @pytest.mark.parametrize("name", ["rounds", "epochs", "eval_every", "eval_batch"])
 def test_settings_are_judged(name, world, tiny):
-    parts = tiny.parts()
-    parts["settings"] = parts["settings"]._replace(**{name: 0})
+    federation = tiny.federation()
+    settings = federation.settings._replace(**{name: 0})
     with pytest.raises(ValueError, match=f"{name} is 0, it must be a whole number from 1"):
-        cg.run(jax.random.key(0), *world, **parts)
+        cg.run(jax.random.key(0), *world, federation._replace(settings=settings))
 
 
 def test_parts_of_another_kind_are_named_together(world, tiny):
-    parts = tiny.parts() | {"algorithm": cg.cgsv, "participation": 0.5, "settings": {"rounds": 3}}
+    federation = tiny.federation()._replace(
+        algorithm=cg.cgsv, participation=0.5, settings={"rounds": 3}
+    )
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        cg.run(0, *world, **parts)
+        cg.run(0, *world, federation)
     assert str(caught.value).splitlines() == [
         "key is 0, it must be of type Array or ndarray, for instance jax.random.key(0)",
         "algorithm is a function, it must be of type Algorithm, for instance cgsv_jax.cgsv()",
@@ -409,21 +411,33 @@ def test_parts_of_another_kind_are_named_together(world, tiny):
     ]
 
 
+def test_parts_by_name_are_an_older_form_of_a_federation(world, tiny):
+    federation = tiny.federation(rounds=1)
+    orders, key = tiny.orders(world[1], 1, 2), jax.random.key(0)
+    with pytest.warns(DeprecationWarning, match=r"use run\(.* cgsv_jax\.Federation\("):
+        found = cg.run(key, *world, orders=orders, **federation._asdict())
+    jax.tree.map(np.testing.assert_array_equal, found, cg.run(key, *world, federation, orders))
+    with pytest.raises(TypeError, match="a federation and settings beside it"):
+        cg.run(key, *world, federation, settings=federation.settings)
+    with pytest.raises(ValueError, match=r"federation is None, .* cgsv_jax\.Federation"):
+        cg.run(key, *world)
+
+
 def test_a_loss_is_one_number_per_row(world, tiny):
     def mean(logits, labels):
         return jnp.mean(local.negative_log_likelihood(logits, labels))
 
-    parts = tiny.parts()
+    federation = tiny.federation()
     schedule = cg.decayed(0.1, 0.99)
-    parts["trainer"] = cg.trainer(parts["model"], optax.sgd, schedule, batch_size=4, loss=mean)
+    trainer = cg.trainer(federation.model, optax.sgd, schedule, batch_size=4, loss=mean)
     with pytest.raises(ValueError, match=r"loss gives \[\] .* it must give one number per row"):
-        cg.run(jax.random.key(0), *world, **parts)
+        cg.run(jax.random.key(0), *world, federation._replace(trainer=trainer))
 
 
 def test_a_schedule_of_clients_that_are_not_there_is_refused(world, tiny):
-    parts = tiny.parts() | {"participation": cg.participation.given([[0, 4]])}
+    federation = tiny.federation()._replace(participation=cg.participation.given([[0, 4]]))
     with pytest.raises(ValueError, match=r"schedule holds client 4, .* from 0 to 3"):
-        cg.run(jax.random.key(0), *world, **parts)
+        cg.run(jax.random.key(0), *world, federation)
 
 
 # ---------------------------------------------------------------- what is taken, and means the same
@@ -442,15 +456,16 @@ def test_byte_order_and_unsigned_numbers_change_nothing(world, tiny):
     clients = of(clients, numbers=np.array([2, 0, 3, 1]), joins=np.array([0, 0, 1, 0]))
     orders = tiny.orders(clients, 2, 2)
     whole = np.where(orders < 0, 0, orders)[..., :3]  # every client has three rows: nothing pads
-    parts = tiny.parts(rounds=2) | {"participation": cg.participation.given([[0, 3], [1, 2]])}
-    odd = parts | {"participation": cg.participation.given(np.array([[0, 3], [1, 2]], ">u2"))}
+    schedule = np.array([[0, 3], [1, 2]])
+    federation = tiny.federation(rounds=2)._replace(participation=cg.participation.given(schedule))
+    odd = federation._replace(participation=cg.participation.given(schedule.astype(">u2")))
     data_, clients_ = jax.tree.map(as_if, (data, clients))
     assert {x.dtype.str for x in jax.tree.leaves(data_)} == {">f4", "|u1"}
     clients_ = of(clients_, rows=clients.rows.astype(">i8"), numbers=np.uint8(clients.numbers))
     for order in (orders, whole):
         given = order.astype(np.int32 if order is orders else np.uint8)
-        want = cg.run(jax.random.key(0), data, clients, orders=order, **parts)
-        found = cg.run(jax.random.key(0), data_, clients_, orders=given, **odd)
+        want = cg.run(jax.random.key(0), data, clients, federation, order)
+        found = cg.run(jax.random.key(0), data_, clients_, odd, given)
         for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(found), strict=True):
             np.testing.assert_array_equal(a, b)
 

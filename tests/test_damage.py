@@ -97,7 +97,7 @@ def computed(config, watch=None, dealt=None, keeper=None):
             record = record._replace(
                 quota=np.ones(shape, np.int32),
                 present=np.ones(shape, bool),
-                broken=np.zeros(shape, bool),
+                nonfinite=np.zeros(shape, bool),
             )
             last = (shape[0], 1)
             seen = [numbers((*last, shape[2]), own, i) for i in range(3)]

@@ -79,8 +79,8 @@ def test_segments_equal_one_program(compared):
     (task, _), method = deal.tasks(config), config.methods[2]
 
     def whole(key, data, clients):
-        parts = bind.parts(config, method, task, method.hyper())
-        return simulation.run(key, data, clients, settings=bind.settings(config, task), **parts)
+        federation = bind.bind(config, method, task).federation(method.hyper())
+        return simulation.run(key, data, clients, federation)
 
     data = task.data._replace(validation=None)
     _, record, evaluation = jax.jit(whole)(jax.random.key(1), data, task.clients)
@@ -138,12 +138,11 @@ def test_three_seeds_by_three_betas_in_one_program():
     config = names_lib.configure(**(SMALL | {"seeds": 3}), algorithms="cgsv", alpha=0.5)
     (task,), (method,) = deal.tasks(config), config.methods
     data, clients = task.data._replace(validation=None), task.clients
-    traces = []
+    bound, traces = bind.bind(config, method, task), []
 
     def run(key, hyper, data, clients):
         traces.append(1)
-        parts = bind.parts(config, method, task, hyper)
-        return simulation.run(key, data, clients, settings=bind.settings(config, task), **parts)
+        return simulation.run(key, data, clients, bound.federation(hyper))
 
     betas = [0.5, 20.0, jnp.inf]
     hyper = jax.tree.map(lambda x: jnp.full(3, x, jnp.float32), method.hyper())
@@ -180,7 +179,7 @@ def test_what_clients_reach_alone_is_what_the_yardstick_reaches():
         config, methods=names_lib.configure(algorithms="standalone").methods
     )
     (alone,) = running.run(alone_config, dealt=(judged,)).cells
-    assert [s.alone for s in budget.segments_of(config, method, task)].count(True) == 3
+    assert [s.alone for s in budget.segments_of(bind.bind(config, method, task))].count(True) == 3
     (cell,) = running.run(config).cells
     reached = np.float64(alone.evaluation.accuracy[:, -1])
     assert np.ptp(reached) > 0.02
@@ -198,7 +197,7 @@ def test_every_kind_of_method_can_be_profiled(name):
     """One that wants losses before training, one that judges models, one with states of its own."""
     config = names_lib.configure(**SMALL, algorithms=name)
     (task,), (method,) = deal.tasks(config), config.methods
-    found = profiling.profile(config, method, task, repeats=1)
+    found = profiling.profile(bind.bind(config, method, task), repeats=1)
     assert found.peak_memory > 0
 
 
@@ -220,8 +219,8 @@ def test_every_training_option_reaches_the_clients(change):
     def loss(**asked):
         config = names_lib.configure(**(SMALL | {"epochs": 2} | asked), algorithms="standalone")
         (task,), (method,) = deal.tasks(config), config.methods
-        parts = bind.parts(config, method, task, method.hyper())
-        trainer, model, clients = parts["trainer"], parts["model"], task.clients
+        trainer = bind.bind(config, method, task).trainer(method.hyper())
+        model, clients = task.model, task.clients
         examples = Examples(task.data.inputs, clients.rows[0], task.data.labels[clients.rows[0]])
         order = local.draw_order(jax.random.key(0), clients.mask[0], config.epochs)
         params = model.init(jax.random.key(1))
@@ -389,7 +388,7 @@ def test_a_registered_measure_is_given_the_rows_it_needs(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="cgsv judges models on the server's validation rows"):
         deal.tasks(bare)
     exact = dataclasses.replace(method, contribution="shapley", game="accuracy")
-    seconds = [budget.seconds_per_round(config, m, task) for m in (method, exact)]
+    seconds = [budget.seconds_per_round(bind.bind(config, m, task)) for m in (method, exact)]
     assert seconds[0] == seconds[1]  # both 2^N evaluations
 
 
@@ -469,9 +468,9 @@ def test_what_the_hardware_cannot_do_is_said(asked, message):
 def test_every_layout_has_a_width_that_fits(layout):
     """Chunks that waste at most a tenth, and models under evaluation that fit the memory."""
     config = names_lib.configure(**{**SMALL, "clients": 40}, layout=layout)
-    (task,) = deal.tasks(config)
-    settings = bind.settings(config, task)
-    steps = bind.steps(config, task)
+    (task,), (method, *_) = deal.tasks(config), config.methods
+    bound = bind.bind(config, method, task)
+    settings, steps = bound.laid_out(), bound.steps
     assert steps.tolist() == [-(-size // 16) for size in task.sizes]
     if layout == "balanced":
         assert layout_lib.waste(steps, settings.width) <= layout_lib.WASTE
@@ -483,8 +482,9 @@ def test_seeds_do_not_share_memory_on_a_cpu(compared):
     """One after another: the matrices of one seed at a time, in programs of one seed."""
     config, _, _ = compared
     (task, _) = deal.tasks(config)
-    assert programs._together(config, config.methods[0], task) == [(0,), (1,)]
-    made = programs.programs(config, config.methods[2], task)
+    bound = bind.bind(config, config.methods[2], task)
+    assert programs._together(bound) == [(0,), (1,)]
+    made = programs.programs(bound)
     state = jax.eval_shape(made.begin, np.zeros(1, np.uint32), made.hyper)
     assert state.clients.shape == (1, 4, sum(task.tensors))
 
@@ -495,12 +495,13 @@ def test_seeds_do_not_share_memory_on_a_cpu(compared):
 def test_a_profile_times_the_phases_of_a_round():
     config = names_lib.configure(**SMALL, algorithms="cgsv", eval_clients=2, eval_every=3)
     (task,), (method,) = deal.tasks(config), config.methods
-    profile = profiling.profile(config, method, task, repeats=1)
+    bound = bind.bind(config, method, task)
+    profile = profiling.profile(bound, repeats=1)
     training, server, evaluation = profile.phases
     assert [phase.name for phase in profile.phases] == ["training", "server", "evaluation"]
     # 64-8-10 on rows: a product is 2 rows in out; backwards twice that, but for the first layer's
     # inputs. XLA counts the rest too (bias, relu, softmax), which is less than half as much here.
-    steps, rows = bind.steps(config, task).sum(), 16
+    steps, rows = bound.steps.sum(), 16
     forward = 2 * (64 * 8 + 8 * 10)
     backward = 2 * (64 * 8 + 2 * 8 * 10)
     needed = steps * rows * (forward + backward)

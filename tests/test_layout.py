@@ -10,7 +10,7 @@ import oracle
 import pytest
 
 from cgsv_jax.core import layout, simulation
-from cgsv_jax.types import Settings
+from cgsv_jax.types import Federation, Settings
 
 EPS = float(np.finfo(np.float32).eps)
 WIDTHS = [None, 1, 2, 3, 5, 8]  # of N = 5: all, one by one, two chunks that do not divide, N, N + 3
@@ -81,24 +81,22 @@ def test_default_width():
 def five(tiny):
     """Five ragged clients, one of them shorter than a batch, and a state after some history."""
     data, clients = tiny.world((5, 3, 8, 6, 2))
-    parts = tiny.parts(model=tiny.softmax(), optimizer=functools.partial(optax.sgd, momentum=0.9))
-    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
-    state = simulation.init(jax.random.key(0), 5, **few)
+    federation = tiny.federation(
+        model=tiny.softmax(), optimizer=functools.partial(optax.sgd, momentum=0.9)
+    )
+    state = simulation.init(jax.random.key(0), 5, federation)
     shift = jax.random.normal(jax.random.key(1), state.clients.shape) / 4
     state = state._replace(clients=state.clients + shift, round=jnp.int32(3))
-    return data, clients, parts, (jax.random.key(2), state, tiny.orders(clients, 1, 2)[0])
+    return data, clients, federation, (jax.random.key(2), state, tiny.orders(clients, 1, 2)[0])
 
 
 def program(five, width):
-    data, clients, parts, _ = five
-    settings = Settings(1, 2, eval_batch=3, width=width)
-    common = {"model": parts["model"], "settings": settings}
+    data, clients, federation, _ = five
+    federation = federation._replace(settings=Settings(1, 2, eval_batch=3, width=width))
 
     def function(key, state, orders):
-        upload, optimizer = simulation.train(
-            key, state, data, clients, orders=orders, trainer=parts["trainer"], **common
-        )
-        result = simulation.evaluate(state, data.test_inputs, data.test_labels, **common)
+        upload, optimizer = simulation.train(key, state, data, clients, federation, orders)
+        result = simulation.evaluate(state, data.test_inputs, data.test_labels, federation)
         return upload, optimizer, result
 
     return function
@@ -133,14 +131,12 @@ def test_a_layout_wide_enough_is_the_plain_program(five):
 def test_evaluation_is_the_direct_computation(finished, batch):
     """Batches that do not divide the seven test rows, and that exceed them."""
     data, state = finished.data, finished.state
-    evaluate = functools.partial(
-        simulation.evaluate, model=finished.parts["model"],
-        settings=Settings(1, eval_batch=batch),
-    )  # fmt: skip
+    federation = finished.federation._replace(settings=Settings(1, eval_batch=batch))
+    evaluate = functools.partial(simulation.evaluate, federation=federation)
     result = jax.jit(evaluate)(state, data.test_inputs, data.test_labels)
     x, y = np.float64(data.test_inputs), np.asarray(data.test_labels)
     models = np.float64(np.concatenate([state.clients, state.server[None]]))
-    shapes = jax.eval_shape(finished.parts["model"].init, jax.random.key(0))
+    shapes = jax.eval_shape(finished.federation.model.init, jax.random.key(0))
     like = [np.zeros(leaf.shape) for leaf in jax.tree.leaves(shapes)]
     logits = [oracle.mlp_logits(oracle.unravel(w, like), x) for w in models]
     accuracy = np.append(result.accuracy, result.server_accuracy)
@@ -161,14 +157,11 @@ def test_a_client_draws_the_same_whoever_else_is_there(tiny):
 
     def draws(data, clients, width):
         trainer, model = tiny.spy(clients), tiny.softmax()
-        parts = {"model": model, "trainer": trainer}
-        algorithm = tiny.parts()["algorithm"]
-        state = simulation.init(jax.random.key(3), len(clients.mask), algorithm=algorithm, **parts)
-        function = functools.partial(
-            simulation.train, data=data, clients=clients, settings=Settings(1, 2, width=width),
-            **parts,
-        )  # fmt: skip
-        return state, jax.jit(lambda s: function(jax.random.key(3), s)[1])(state)
+        settings, key = Settings(1, 2, width=width), jax.random.key(3)
+        federation = Federation(model, trainer, tiny.federation().algorithm, settings)
+        state = simulation.init(key, len(clients.mask), federation)
+        train = jax.jit(lambda s: simulation.train(key, s, data, clients, federation)[1])
+        return state, train(state)
 
     start, few = draws(*narrow, None)
     start_, many = draws(*wide, 4)

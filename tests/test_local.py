@@ -11,7 +11,7 @@ import oracle
 import pytest
 
 from cgsv_jax.core import local, simulation
-from cgsv_jax.types import Examples, Model, Settings
+from cgsv_jax.types import Examples, Federation, Model, Settings
 
 EPS = float(np.finfo(np.float32).eps)
 EPOCHS, BATCH = 2, 4
@@ -337,22 +337,20 @@ def test_orders_are_uniform_and_fresh():
 def test_drawn_orders_replay_bit_for_bit(tiny):
     """Order is data: what a run draws can be written down and given to another."""
     data, clients = tiny.world(pad=1)
-    parts = tiny.parts(model=tiny.softmax())
-    model, key = parts["model"], jax.random.key(4)
+    federation = tiny.federation(model=tiny.softmax())
+    settings, key = Settings(1, EPOCHS), jax.random.key(4)
 
     def looker(trainer):
-        state = simulation.init(key, 4, model=model, trainer=trainer, algorithm=parts["algorithm"])
+        own = federation._replace(trainer=trainer, settings=settings)
+        state = simulation.init(key, 4, own)
 
         @jax.jit
         def look(round_, orders):
-            return simulation.train(
-                key, state._replace(round=round_), data, clients, orders=orders, model=model,
-                trainer=trainer, settings=Settings(1, EPOCHS),
-            )  # fmt: skip
+            return simulation.train(key, state._replace(round=round_), data, clients, own, orders)
 
         return look
 
-    look, train = looker(tiny.spy(clients)), looker(parts["trainer"])
+    look, train = looker(tiny.spy(clients)), looker(federation.trainer)
     _, (drawn, rows, labels, keys) = look(2, None)
     _, (later, _, _, later_keys) = look(3, None)
     assert drawn.shape == (4, EPOCHS, 9)
@@ -395,11 +393,10 @@ def test_every_step_has_a_key_of_its_own(tiny):
         model, recorder, local.decayed(1.0, 1.0), batch_size=BATCH,
         loss=lambda logits, labels: logits[:, 0],
     )  # fmt: skip
-    parts = {"model": model, "trainer": trainer, "settings": Settings(1, EPOCHS)}
-    algorithm = tiny.parts()["algorithm"]
-    state = simulation.init(jax.random.key(0), 4, model=model, trainer=trainer, algorithm=algorithm)
-    parts["orders"] = tiny.orders(clients, 1, EPOCHS)[0]
-    train = jax.jit(lambda s: simulation.train(jax.random.key(0), s, data, clients, **parts)[1])
+    federation = Federation(model, trainer, tiny.federation().algorithm, Settings(1, EPOCHS))
+    key, orders = jax.random.key(0), tiny.orders(clients, 1, EPOCHS)[0]
+    state = simulation.init(key, 4, federation)
+    train = jax.jit(lambda s: simulation.train(key, s, data, clients, federation, orders)[1])
     draws = []
     for t in (0, 1):
         counts, seen = train(state._replace(round=jnp.int32(t)))
@@ -418,12 +415,9 @@ def test_a_batch_is_never_wider_than_the_slots(tiny):
     orders = tiny.orders(clients, 1, 2)[0]
 
     def one_round(batch):
-        parts = tiny.parts(batch=batch)
-        state = simulation.init(
-            jax.random.key(0), 4, **{k: parts[k] for k in ("model", "algorithm", "trainer")}
-        )
-        del parts["algorithm"]
-        function = functools.partial(simulation.train, orders=orders, **parts)
+        federation = tiny.federation(batch=batch)
+        state = simulation.init(jax.random.key(0), 4, federation)
+        function = functools.partial(simulation.train, federation=federation, orders=orders)
         text = jax.jit(function).lower(jax.random.key(0), state, data, clients).as_text()
         return function(jax.random.key(0), state, data, clients)[0], text
 
@@ -443,16 +437,12 @@ def test_precisions_train_the_same_client(tiny, precision):
     model = tiny.mlp()
 
     def deltas(precision):
-        parts = tiny.parts(model=model, epochs=1)
+        federation = tiny.federation(model=model, epochs=1)
         schedule = local.decayed(0.3, 1.0)
         trainer = local.trainer(model, optax.sgd, schedule, batch_size=4, precision=precision)
-        state = simulation.init(
-            jax.random.key(0), 4, model=model, algorithm=parts["algorithm"], trainer=trainer
-        )
-        upload, _ = simulation.train(
-            jax.random.key(0), state, data, clients, model=model, trainer=trainer,
-            settings=parts["settings"], orders=orders,
-        )  # fmt: skip
+        federation, key = federation._replace(trainer=trainer), jax.random.key(0)
+        state = simulation.init(key, 4, federation)
+        upload, _ = simulation.train(key, state, data, clients, federation, orders)
         assert upload.deltas.dtype == jnp.float32
         return np.asarray(upload.deltas)
 

@@ -13,7 +13,7 @@ import pytest
 
 from cgsv_jax import models
 from cgsv_jax.core import metrics, top_k
-from cgsv_jax.experiment import deal, names, programs
+from cgsv_jax.experiment import bind, deal, names, programs
 from cgsv_jax.models import words
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
 from cgsv_jax.rules.reward import REWARDS
@@ -47,7 +47,7 @@ def lowers(function, *arguments):
 def test_runs_lower_for_tpu(asked):
     config = names.configure(**({"algorithms": "cgsv"} | BASE | asked))
     (task,), (method,) = deal.tasks(config), config.methods
-    made = programs.programs(config, method, task)
+    made = programs.programs(bind.bind(config, method, task))
     seeds = np.asarray(config.seeds, np.uint32)
     hyper = jax.tree.map(lambda x: np.repeat(x, len(seeds)), made.hyper)
     lowers(made.begin, seeds, hyper)

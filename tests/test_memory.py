@@ -9,7 +9,7 @@ import pytest
 from cgsv_jax.command import main
 from cgsv_jax.core import vectors
 from cgsv_jax.data import partition
-from cgsv_jax.experiment import budget, deal, names, programs
+from cgsv_jax.experiment import bind, budget, deal, names, programs
 from cgsv_jax.host import files
 
 HAS = 24 * 2**30
@@ -107,7 +107,7 @@ def test_what_fits_is_not_refused(machine, monkeypatch):
     (task,) = deal.tasks(config)
     assert sum(task.tensors) == 66_230
     (method,) = config.methods
-    taken = sum(own.size for own in budget.memory_of(config, method, task))
+    taken = sum(own.size for own in budget.memory_of(bind.bind(config, method, task)))
     assert 3 < taken / (4 * 10_000 * 66_230) < 3.1
 
 
@@ -119,7 +119,7 @@ def test_the_estimate_allocates_nothing_and_takes_no_time():
     )
     before, started = len(jax.live_arrays()), time.monotonic()
     for method in large.methods:
-        models, *_ = budget.memory_of(large, method, task)
+        models, *_ = budget.memory_of(bind.bind(large, method, task))
         assert models.size > 3 * 4 * 10**9 * sum(task.tensors)
     assert time.monotonic() - started < 5  # the first look at each; some milliseconds after
     assert len(jax.live_arrays()) == before
@@ -154,7 +154,8 @@ def test_it_is_about_what_the_compiler_counts(name, options, least, most):
     asked |= {"clients": 200, "hidden": (1500,), "algorithms": name, "epochs": 1, "eval_rows": 60}
     config = names.configure(**asked | options)
     (task,), (method,) = deal.tasks(config), config.methods
-    made = programs.programs(config, method, task)
+    bound = bind.bind(config, method, task)
+    made = programs.programs(bound)
     seeds = np.zeros(1, np.uint32)
     state = jax.eval_shape(made.begin, seeds, made.hyper)
     step = jax.jit(lambda *x: made.segment(1, *x), donate_argnums=2)
@@ -162,6 +163,6 @@ def test_it_is_about_what_the_compiler_counts(name, options, least, most):
     total = counted.temp_size_in_bytes + counted.argument_size_in_bytes
     total += counted.output_size_in_bytes - counted.alias_size_in_bytes
     total -= sum(x.nbytes for x in jax.tree.leaves(made.shared[0]))
-    taken = sum(own.size for own in budget.memory_of(config, method, task))
+    taken = sum(own.size for own in budget.memory_of(bound))
     print(f"{name} {options}: {total / taken:.2f}")
     assert least < total / taken < most

@@ -12,7 +12,7 @@ from test_rules import in_rounds
 from cgsv_jax import models
 from cgsv_jax.config.schema import ConfigError, Method
 from cgsv_jax.core import evaluation, simulation
-from cgsv_jax.experiment import deal, programs
+from cgsv_jax.experiment import bind, deal, programs
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.rules import methods as methods_lib
 from cgsv_jax.rules.aggregation import by_reputation
@@ -170,7 +170,7 @@ def test_who_is_removed_stays_removed(tiny, alone):
         download, standing, state = update(jax.random.key(t), upload, state)
         assert bool(state.removed[2]) == (t >= 2)
         assert state.removed.sum() == (t >= 2)
-        assert download.took_part.tolist() == [True, True, t <= 2, True, True]
+        assert download.present.tolist() == [True, True, t <= 2, True, True]
         np.testing.assert_allclose(standing.reputation.sum(), 1, rtol=1e-6)
         if t >= 2:  # it receives nothing in the round in which it is removed
             assert standing.reputation[2] == download.quota[2] == 0
@@ -199,15 +199,15 @@ def test_what_the_removed_had_goes_to_the_others_and_is_fed_back(tiny):
         np.testing.assert_allclose(standing.reputation, want, rtol=1e-6)
         np.testing.assert_allclose(state.standing.reputation, want, rtol=1e-6)
         np.testing.assert_allclose(download.weights, before if t <= 1 else others, rtol=1e-6)
-        assert download.took_part.tolist() == [True, t <= 1, True, True, True]
+        assert download.present.tolist() == [True, t <= 1, True, True, True]
 
 
 def test_removing_nobody_is_the_method_itself(sent, tiny):
     plain, removing = (
         step("cgsv", sent, tiny, Options(removes=removes), removal=0.0) for removes in (False, True)
     )
-    assert removing[0].took_part.all()
-    removing = (removing[0]._replace(took_part=None), *removing[1:])
+    assert removing[0].present.all()
+    removing = (removing[0]._replace(present=None), *removing[1:])
     for a, b in zip(jax.tree.leaves(plain[:2]), jax.tree.leaves(removing[:2]), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -277,8 +277,10 @@ def test_iafl_recovers_before_training(tiny, recovery):
     """Who starts a round from the server's model trains it, and is rewarded as ever."""
     data, clients = tiny.world()
     orders = tiny.orders(clients, 6, 2)
-    parts = tiny.parts("iafl", hyper=tiny.hyper(kappa=0.0, recovery=recovery), model=tiny.softmax())
-    start, seen = in_rounds(jax.random.key(0), data, clients, orders, parts)
+    federation = tiny.federation(
+        "iafl", hyper=tiny.hyper(kappa=0.0, recovery=recovery), model=tiny.softmax()
+    )
+    start, seen = in_rounds(jax.random.key(0), data, clients, orders, federation)
     before, recovered = start, []
     for state, upload, download, *_ in seen:
         own, server = np.asarray(before.clients), np.asarray(before.server)
@@ -304,11 +306,10 @@ def test_iafl_recovers_by_number_and_only_who_is_there(tiny):
     np.testing.assert_array_equal(algorithm.recovers(key, 0, order), drawn[order])
     data, clients = tiny.world()
     clients = clients._replace(joins=np.array([0, 9, 0, 0], np.int32))
-    parts = tiny.parts("iafl", hyper=tiny.hyper(recovery=1.0), model=tiny.softmax())
-    few = {k: parts[k] for k in ("model", "trainer", "algorithm")}
-    state = simulation.init(key, 4, **few)
+    federation = tiny.federation("iafl", hyper=tiny.hyper(recovery=1.0), model=tiny.softmax())
+    state = simulation.init(key, 4, federation)
     state = state._replace(clients=state.clients + jnp.arange(4.0)[:, None])
-    after, _ = simulation.round_(key, state, data, clients, **parts)
+    after, _ = simulation.round_(key, state, data, clients, federation)
     np.testing.assert_array_equal(after.clients[1], state.clients[1])
     assert (after.clients[3] != state.clients[3]).all()
 
@@ -320,13 +321,13 @@ def test_what_clients_reach_alone_is_known_before_round_0(tiny):
     data = data._replace(test_inputs=data.validation[0], test_labels=data.validation[1])
     options = Options(contribution_by="accuracy")
     asked = {"model": tiny.softmax(), "hyper": tiny.hyper(kappa=1.0)}
-    parts = [
-        tiny.parts("iafl", options=options, alone=True, **asked),
-        tiny.parts("iafl", **asked),
-        tiny.parts("standalone", **asked),
+    federations = [
+        tiny.federation("iafl", options=options, alone=True, **asked),
+        tiny.federation("iafl", **asked),
+        tiny.federation("standalone", **asked),
     ]
     (_, by, seen), (_, plain, seen_too), (*_, alone) = jax.jit(
-        lambda: [simulation.run(key, data, clients, orders=orders, **own) for own in parts]
+        lambda: [simulation.run(key, data, clients, own, orders) for own in federations]
     )()
     reached = np.asarray(alone.accuracy[-1])
     assert len(set(reached)) > 1
@@ -334,7 +335,7 @@ def test_what_clients_reach_alone_is_known_before_round_0(tiny):
     np.testing.assert_allclose(by.loss, plain.loss, rtol=1e-5)  # kappa 1: nobody's p matters
     np.testing.assert_allclose(seen.loss, seen_too.loss, rtol=1e-5)
     with pytest.raises(ValueError, match="there are none"):
-        simulation.run(key, data._replace(validation=None), clients, orders=orders, **parts[0])
+        simulation.run(key, data._replace(validation=None), clients, federations[0], orders)
 
 
 def test_iafl_by_accuracy_and_by_participation(sent, tiny):
@@ -486,15 +487,15 @@ def test_second_stage_goes_on_from_the_first_ones_models(tiny):
     data, clients = tiny.world()
     drawn = tiny.orders(clients, 3, 2)
     key = jax.random.key(0)
-    whole = tiny.parts("fedavg_finetuned", options=Options(rounds=2), rounds=3)
-    state, record, _ = jax.jit(lambda: simulation.run(key, data, clients, orders=drawn, **whole))()
-    first, last = tiny.parts("fedavg", rounds=2), tiny.parts("standalone", rounds=1)
+    whole = tiny.federation("fedavg_finetuned", options=Options(rounds=2), rounds=3)
+    state, record, _ = jax.jit(lambda: simulation.run(key, data, clients, whole, drawn))()
+    first, last = tiny.federation("fedavg", rounds=2), tiny.federation("standalone", rounds=1)
 
     def in_turn():
-        middle, *_ = simulation.run(key, data, clients, orders=drawn[:2], **first)
+        middle, *_ = simulation.run(key, data, clients, first, drawn[:2])
         return simulation.advance(
-            key, middle._replace(algorithm=last["algorithm"].init(4, middle.server.size)),
-            data, clients, orders=drawn[2:], **last,
+            key, middle._replace(algorithm=last.algorithm.init(4, middle.server.size)),
+            data, clients, last, drawn[2:],
         )[0]  # fmt: skip
 
     other = jax.jit(in_turn)()
@@ -509,12 +510,11 @@ def test_second_stage_goes_on_from_the_first_ones_models(tiny):
 def test_loss_before_training_is_each_clients_own(tiny):
     """F_i(w_i) over a ragged client's rows, in batches that do not divide them."""
     data, clients = tiny.world()
-    parts = tiny.parts("q_ffl", start_loss=True, eval_batch=3)
-    algorithm = parts.pop("algorithm")
-    model, settings = parts["model"], parts["settings"]
+    federation = tiny.federation("q_ffl", start_loss=True, eval_batch=3)
+    model = federation.model
     key = jax.random.key(1)
-    state = simulation.init(key, 4, model=model, algorithm=algorithm, trainer=parts["trainer"])
-    upload, _ = simulation.train(key, state, data, clients, **parts)
+    state = simulation.init(key, 4, federation)
+    upload, _ = simulation.train(key, state, data, clients, federation)
     params = model.init(jax.random.fold_in(key, 0))
     for i, mask in enumerate(clients.mask):
         rows = clients.rows[i][mask]
@@ -523,11 +523,8 @@ def test_loss_before_training_is_each_clients_own(tiny):
             np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(rows)), data.labels[rows]]
         )
         np.testing.assert_allclose(upload.start_loss[i], losses.mean(), rtol=1e-5)
-    settings = settings._replace(start_loss=False)
-    assert (
-        simulation.train(key, state, data, clients, **parts | {"settings": settings})[0].start_loss
-        is None
-    )
+    bare = federation._replace(settings=federation.settings._replace(start_loss=False))
+    assert simulation.train(key, state, data, clients, bare)[0].start_loss is None
 
 
 @pytest.mark.parametrize("hidden", [(), (10,), (7, 10)])
@@ -571,7 +568,7 @@ def test_who_needs_no_validation_rows_does_not_get_them():
     config = names_lib.configure(algorithms="all", rounds=1, seeds=1)
     (task,) = deal.tasks(config)
     for method in config.methods:
-        data = programs.programs(config, method, task).shared[0]
+        data = programs.programs(bind.bind(config, method, task)).shared[0]
         assert (data.validation is not None) == (method.algorithm in JUDGES)
 
 

@@ -73,7 +73,7 @@ def played(tiny, name, scenarios, *, options=None, key=0, **numbers):
             rules_key = jax.random.fold_in(jax.random.key(key), t)
             download, standing, state = algorithm.update(rules_key, upload, state)
             server, clients = server + download.aggregate, clients + download.rewards
-            part = upload.present if download.took_part is None else download.took_part
+            part = upload.present if download.present is None else download.present
             seen = {"score": standing.score, "r": standing.reputation, "weight": download.weights}
             seen |= {"aggregate": download.aggregate, "server": server, "model": clients}
             return (server, clients, state), seen | {"part": part, "quota": download.quota}

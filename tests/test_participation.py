@@ -30,22 +30,21 @@ def quick(model):
 
 
 def start(tiny, name="cgsv", trained=False, **options):
-    """(state, parts, data, clients) of five clients, softmax regression."""
+    """(state, federation, data, clients) of five clients, softmax regression."""
     data, clients = tiny.world(SIZES)
-    parts = tiny.parts(name, model=tiny.softmax(), **options)
+    federation = tiny.federation(name, model=tiny.softmax(), **options)
     if not trained:
         # Soft accuracies: hard ones of a few rows tie, and a tie is decided by a rounding.
         chosen = options.get("options", Options())._replace(network=tiny.network())
-        parts["algorithm"] = ALGORITHMS[name](tiny.hyper(), chosen)
-        parts["trainer"] = quick(parts["model"])
-        parts["orders"] = tiny.orders(clients, 1, 2)[0]
-    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
-    return simulation.init(jax.random.key(0), N, **few), parts, data, clients
+        algorithm = ALGORITHMS[name](tiny.hyper(), chosen)
+        federation = federation._replace(algorithm=algorithm, trainer=quick(federation.model))
+    return simulation.init(jax.random.key(0), N, federation), federation, data, clients
 
 
-def several(rounds, key, state, data, clients, parts, **who):
+def several(rounds, key, state, data, clients, federation, who=None):
     """Rounds one after another, compiled once."""
-    step = jax.jit(lambda state: simulation.round_(key, state, data, clients, **parts, **who))
+    federation = federation._replace(participation=who)
+    step = jax.jit(lambda state: simulation.round_(key, state, data, clients, federation))
     seen = []
     for _ in range(rounds):
         state, record = step(state)
@@ -61,12 +60,10 @@ def test_a_cohort_of_everybody_is_everybody(tiny, name):
     Two rounds: each sum has up to N + D terms of order 1 and one more zero; the sine passes three
     times a model's error on to the next round: 3 x 10 x 2 (N + D) roundings.
     """
-    state, parts, data, clients = start(tiny, name)
+    state, federation, data, clients = start(tiny, name)
     key = jax.random.key(1)
-    plain, seen = several(2, key, state, data, clients, parts)
-    same, seen_too = several(
-        2, key, state, data, clients, parts, participation=participation.uniform(N)
-    )
+    plain, seen = several(2, key, state, data, clients, federation)
+    same, seen_too = several(2, key, state, data, clients, federation, participation.uniform(N))
     if name in ("random_reward", "iafl"):  # a rule's draws depend on the number of rows
         np.testing.assert_array_equal(seen.loss[0], seen_too.loss[0])
         return
@@ -83,12 +80,11 @@ def test_a_cohort_of_everybody_is_everybody(tiny, name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_who_stays_away_keeps_everything(tiny, name):
     """Model, optimizer state, reputation; and the others' round is that of the same absence."""
-    state, parts, data, clients = start(tiny, name)
+    state, federation, data, clients = start(tiny, name)
     key, schedule = jax.random.key(1), np.array([[0, 1, 2, 3, 4], [0, 2, 3, -1, -1]])
     who = participation.given(schedule)
-    step = jax.jit(
-        lambda state: simulation.round_(key, state, data, clients, participation=who, **parts)
-    )
+    federation = federation._replace(participation=who)
+    step = jax.jit(lambda state: simulation.round_(key, state, data, clients, federation))
     before, _ = step(state)
     after, record = step(before)
     away = np.array([1, 4])
@@ -115,18 +111,14 @@ def test_one_model_for_all_is_the_servers(tiny, name):
 
     Client 1 is away in round 1; in round 2 its update is that of a client that never left.
     """
-    state, parts, data, clients = start(tiny, name, options=Options(rounds=9))
+    state, federation, data, clients = start(tiny, name, options=Options(rounds=9))
     key, who = jax.random.key(1), participation.given(np.array([[0, 1, 2], [0, 2, -1], [1, 2, -1]]))
-    step = jax.jit(
-        lambda state: simulation.round_(key, state, data, clients, participation=who, **parts)
-    )
+    federation = federation._replace(participation=who)
+    step = jax.jit(lambda state: simulation.round_(key, state, data, clients, federation))
     for _ in range(2):
         state, _ = step(state)
     assert np.any(np.asarray(state.clients[1]) != state.server)  # its own copy is stale
-    judged = simulation.evaluate(
-        state, data.test_inputs, data.test_labels, model=parts["model"],
-        settings=parts["settings"], algorithm=parts["algorithm"],
-    )  # fmt: skip
+    judged = simulation.evaluate(state, data.test_inputs, data.test_labels, federation)
     assert np.unique(judged.loss).size == 1
     assert not np.any(judged.distance)
     fresh = state._replace(clients=jnp.broadcast_to(state.server[None], state.clients.shape))
@@ -140,13 +132,13 @@ def test_one_model_for_all_is_the_servers(tiny, name):
 @pytest.mark.long
 def test_a_cohort_is_the_same_absence_among_all(tiny, name):
     """Gathered rows against all rows with the others absent: the same round, float noise apart."""
-    state, parts, data, clients = start(tiny, name)
+    state, federation, data, clients = start(tiny, name)
     key = jax.random.key(1)
-    state, _ = several(1, key, state, data, clients, parts)
+    state, _ = several(1, key, state, data, clients, federation)
     gathered = participation.given(np.array([[0, 2, 3]]))
-    (one, seen) = several(1, key, state, data, clients, parts, participation=gathered)
+    (one, seen) = several(1, key, state, data, clients, federation, gathered)
     late = clients._replace(joins=np.array([0, 9, 0, 0, 9], np.int32))
-    (two, seen_too) = several(1, key, state, data, late, parts)
+    (two, seen_too) = several(1, key, state, data, late, federation)
     if name == "random_reward":
         np.testing.assert_array_equal(seen.present, seen_too.present)
         return
@@ -159,11 +151,11 @@ def test_a_cohort_is_the_same_absence_among_all(tiny, name):
 
 def test_real_training_in_a_cohort(tiny):
     """Adam's states are gathered and scattered with their clients, draws by the client's number."""
-    state, parts, data, clients = start(tiny, trained=True, optimizer=optax.adam)
+    state, federation, data, clients = start(tiny, trained=True, optimizer=optax.adam)
     key, who = jax.random.key(1), participation.given(np.array([[0, 2, 3]]))
-    one, seen = several(2, key, state, data, clients, parts, participation=who)
+    one, seen = several(2, key, state, data, clients, federation, who)
     late = clients._replace(joins=np.array([0, 9, 0, 0, 9], np.int32))
-    two, _ = several(2, key, state, data, late, parts)
+    two, _ = several(2, key, state, data, late, federation)
     # Four steps of Adam a round divide by the root of a gradient's square: a rounding stays within
     # a few roundings of the step, and 8 steps of length .3 are added up.
     close = {"rtol": 0, "atol": 3 * 10 * 2 * (N + one.server.size) * EPS}
@@ -177,11 +169,11 @@ def test_relative_floor_and_size_shares_are_of_the_population(tiny):
     """What a rule knows of N and of all rows it also knows in a cohort."""
     options = Options(relative_floor=True, first_weights="uniform")
     for chosen in (options, Options(first_weights="size")):
-        state, parts, data, clients = start(tiny, options=chosen)
+        state, federation, data, clients = start(tiny, options=chosen)
         key = jax.random.key(1)
         # A newcomer beside two that have been heard.
         who = participation.given(np.array([[0, 1], [0, 1], [0, 1], [0, 2]]))
-        state, seen = several(4, key, state, data, clients, parts, participation=who)
+        state, seen = several(4, key, state, data, clients, federation, who)
         r = seen.reputation[2]
         share = 1 / N if chosen.first_weights == "uniform" else SIZES[2] / sum(SIZES)
         expected = np.array([r[0], share]) / (r[0] + share)
@@ -190,13 +182,13 @@ def test_relative_floor_and_size_shares_are_of_the_population(tiny):
 
 @pytest.mark.parametrize("name", ["cgsv", "fedavg"])
 def test_late_joiners_and_drop_outs(tiny, name):
-    state, parts, data, clients = start(tiny, name)
+    state, federation, data, clients = start(tiny, name)
     clients = clients._replace(joins=np.array([0, 0, 2, 0, 3], np.int32))
-    _, seen = several(5, jax.random.key(3), state, data, clients, parts)
+    _, seen = several(5, jax.random.key(3), state, data, clients, federation)
     for t, here in enumerate(seen.present):
         assert here.tolist() == [True, True, t >= 2, True, t >= 3]
     with_drops = participation.everybody(dropout=0.5)
-    _, seen = several(200, jax.random.key(3), state, data, clients, parts, participation=with_drops)
+    _, seen = several(200, jax.random.key(3), state, data, clients, federation, with_drops)
     assert not seen.present[:2, 2].any()
     rate = seen.present[3:].mean()
     # 985 fair coins: six standard deviations.
@@ -275,16 +267,16 @@ def test_a_cohort_costs_what_the_cohort_costs(tiny):
 
     def cost(population):
         data, clients = tiny.world((4,) * population)
-        parts = tiny.parts(model=tiny.softmax())
-        few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
-        state = jax.eval_shape(lambda: simulation.init(jax.random.key(0), population, **few))
+        federation = tiny.federation(model=tiny.softmax())
+        federation, key = (
+            federation._replace(participation=participation.uniform(8)),
+            jax.random.key(0),
+        )
+        state = jax.eval_shape(lambda: simulation.init(key, population, federation))
         step = jax.jit(
-            lambda state, data, clients: simulation.round_(
-                jax.random.key(0), state, data, clients,
-                participation=participation.uniform(8), **parts,
-            ),
+            lambda state, data, clients: simulation.round_(key, state, data, clients, federation),
             donate_argnums=0,
-        )  # fmt: skip
+        )
         return step.lower(state, data, clients).compile().memory_analysis()
 
     small, large = cost(80), cost(4000)
@@ -295,9 +287,9 @@ def test_a_cohort_costs_what_the_cohort_costs(tiny):
 
 def test_reputations_of_cohorts_sum_to_one(tiny):
     """Whoever is drawn, 300 rounds: the mass moves among those present."""
-    state, parts, data, clients = start(tiny)
+    state, federation, data, clients = start(tiny)
     who = participation.by_reputation(2, dropout=0.3)
-    _, seen = several(300, jax.random.key(2), state, data, clients, parts, participation=who)
+    _, seen = several(300, jax.random.key(2), state, data, clients, federation, who)
     first = np.flatnonzero(seen.present.any(axis=1))[0]
     np.testing.assert_allclose(seen.reputation[first:].sum(axis=1), 1, atol=1e-6)
     assert (seen.present.sum(axis=1) <= 2).all()

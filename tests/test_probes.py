@@ -16,15 +16,12 @@ def equal_clients(tiny, count=4, size=6, seed=0):
     return tiny.world((size,) * count, seed=seed)
 
 
-def run(parts, data, clients, orders):
+def run(federation, data, clients, orders):
     """Rounds without evaluation, which is most of what there would be to compile."""
-    state = simulation.init(
-        jax.random.key(0), 4, **{k: parts[k] for k in ("model", "algorithm", "trainer")}
-    )
+    key = jax.random.key(0)
+    state = simulation.init(key, 4, federation)
     one_round = jax.jit(
-        lambda state, orders: simulation.round_(
-            jax.random.key(0), state, data, clients, orders=orders, **parts
-        )
+        lambda state, orders: simulation.round_(key, state, data, clients, federation, orders)
     )
     records = []
     for given in orders:
@@ -40,8 +37,8 @@ def test_equals_get_equal_and_an_adversary_gets_the_floor(tiny):
     orders = tiny.orders(clients, ROUNDS, 2)
     orders[:, 1] = orders[:, 0]
     numbers = tiny.hyper(alpha=0.3, floor=0.02, gamma=0.3)
-    parts = tiny.parts(model=tiny.softmax(), hyper=numbers)
-    honest = parts["trainer"]
+    federation = tiny.federation(model=tiny.softmax(), hyper=numbers)
+    honest = federation.trainer
     adversary = jnp.asarray(clients.rows[3, 0])
 
     def update(key, params, opt_state, examples, order, round_):
@@ -49,8 +46,8 @@ def test_equals_get_equal_and_an_adversary_gets_the_floor(tiny):
         sign = jnp.where(examples.rows[0] == adversary, -1.0, 1.0)
         return jax.tree.map(lambda x: sign * x, delta), opt_state, loss
 
-    parts["trainer"] = honest._replace(update=update)
-    state, record = run(parts, data, clients, orders)
+    federation = federation._replace(trainer=honest._replace(update=update))
+    state, record = run(federation, data, clients, orders)
 
     # Rows of one matrix product: the same terms, in another order at most.
     close = {"rtol": 0, "atol": 12 * 2 * EPS}
@@ -82,10 +79,10 @@ def test_noise_labels_rank_last(tiny):
     labels[:, 2] = np.random.default_rng(0).integers(0, tiny.classes, (seeds, size))
     clients = Clients(rows, np.ones(rows.shape, bool), labels)
     orders = np.stack([tiny.orders(w[1], 6, 2, seed=s) for s, w in enumerate(worlds)])
-    parts = tiny.parts(
+    federation = tiny.federation(
         model=tiny.softmax(), hyper=tiny.hyper(alpha=0.9), rounds=6, batch=8, eval_every=6
     )
-    runs = jax.jit(jax.vmap(lambda k, d, c, o: simulation.run(k, d, c, orders=o, **parts)))
+    runs = jax.jit(jax.vmap(lambda k, d, c, o: simulation.run(k, d, c, federation, o)))
     keys = jax.random.split(jax.random.key(0), seeds)
     _, record, evaluation = runs(keys, data, clients, orders)
     assert (np.argmin(record.reputation[:, -1], axis=1) == 2).all()
@@ -99,8 +96,8 @@ def test_where_the_models_are(tiny, name):
     """All equal to the server with beta = infinity and in fedavg; its mean when all are alone."""
     data, clients = equal_clients(tiny)
     orders = tiny.orders(clients, ROUNDS, 2)
-    parts = tiny.parts(name, tiny.softmax(), tiny.hyper(beta=np.inf))
-    state, record = run(parts, data, clients, orders)
+    federation = tiny.federation(name, tiny.softmax(), tiny.hyper(beta=np.inf))
+    state, record = run(federation, data, clients, orders)
     if name == "standalone":
         # A mean of four and a running sum over four rounds, at size 2.
         mean = np.float64(state.clients).mean(0)

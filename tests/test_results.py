@@ -41,7 +41,7 @@ def cell(method="cgsv", partition="power_law", final=None, rounds=(2, 4, 5), sha
         loss=code + 0.5,
         norm=code + 0.75,
         energy=np.where(client > 0, 1 / 2 ** (round_ + 1), 0).astype(np.float32),
-        broken=client == 1,
+        nonfinite=client == 1,
     )
     index = np.asarray(rounds) - 1
     accuracy = np.broadcast_to(np.linspace(0.5, 0.8, clients, dtype=np.float32), shape).copy()

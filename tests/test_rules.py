@@ -146,22 +146,21 @@ def oracle_world(data, clients, params):
     }
 
 
-def in_rounds(key, data, clients, orders, parts):
+def in_rounds(key, data, clients, orders, federation):
     """What the wire carried, round by round: one compiled round, called T times."""
-    algorithm = parts["algorithm"]
+    algorithm = federation.algorithm
 
     def update(key, upload, state):
         download, standing, state = algorithm.update(key, upload, state)
         return download, standing, (state, upload, download, standing)
 
-    spied = parts | {"algorithm": algorithm._replace(update=update)}
+    spied = federation._replace(algorithm=algorithm._replace(update=update))
     one_round = jax.jit(
         lambda state, data, clients, orders: simulation.round_(
-            key, state, data, clients, orders=orders, **spied
+            key, state, data, clients, spied, orders
         )
     )
-    few = {k: parts[k] for k in ("model", "trainer", "algorithm")}
-    state = simulation.init(key, len(clients.mask), **few)
+    state = simulation.init(key, len(clients.mask), federation)
     start, seen = state, []
     for order in orders:
         state, record = one_round(state, data, clients, order)
@@ -191,10 +190,11 @@ def test_three_whole_rounds(tiny, name):
         )
         data = data._replace(inputs=np.float64(data.inputs))
         algorithm = "cgsv" if name in ("paper", "released") else name
-        parts = tiny.parts(algorithm, model, numbers, options, per=per)
+        federation = tiny.federation(algorithm, model, numbers, options, per=per)
         if released:  # the short cut must be the table's line
-            parts["algorithm"] = cgsv_released(tiny.sizes_of(model), 0.5, 0.8, 1.0)
-        start, seen = in_rounds(jax.random.key(3), data, clients, orders, parts)
+            algorithm_ = cgsv_released(tiny.sizes_of(model), 0.5, 0.8, 1.0)
+            federation = federation._replace(algorithm=algorithm_)
+        start, seen = in_rounds(jax.random.key(3), data, clients, orders, federation)
         params = model.init(jax.random.fold_in(jax.random.key(3), 0))
         world = oracle_world(data, clients, params)
         np.testing.assert_array_equal(start.server, oracle.ravel(world["init_params"]))
@@ -463,8 +463,8 @@ def test_equal_reputations_get_equal_quotas(size, tiny):
 def test_two_clients_of_three_rows_get_the_same(tiny):
     """Of two clients the sum is as far from the one as from the other, whatever they hold."""
     data, clients = tiny.world((3, 3))
-    parts = tiny.parts("cgsv", tiny.mlp(), tiny.hyper(alpha=0.0), rounds=2, epochs=1)
-    _, record, _ = simulation.run(jax.random.key(0), data, clients, **parts)
+    federation = tiny.federation("cgsv", tiny.mlp(), tiny.hyper(alpha=0.0), rounds=2, epochs=1)
+    _, record, _ = simulation.run(jax.random.key(0), data, clients, federation)
     size = sum(tiny.sizes_of(tiny.mlp()))
     assert record.quota.tolist() == [[size, size]] * 2
 
@@ -763,22 +763,20 @@ def test_an_upload_that_is_not_finite_is_an_absent_client(tiny):
     """Client 2 breaks in round 1: with NaN, with inf, or by not being there, it is one run."""
     data, clients = tiny.world()
     orders = tiny.orders(clients, ROUNDS, epochs=2)
-    base = tiny.parts("cgsv", tiny.softmax(), rounds=ROUNDS)
-    start = simulation.init(
-        jax.random.key(1), 4, **{k: base[k] for k in ("model", "trainer", "algorithm")}
-    )
+    base = tiny.federation("cgsv", tiny.softmax(), rounds=ROUNDS)
+    start = simulation.init(jax.random.key(1), 4, base)
     mine = jnp.asarray(clients.rows[2, 0])
 
     def breaking(poison):
         def update(key, params, opt_state, examples, order, round_):
-            delta, opt_state, loss = base["trainer"].update(
+            delta, opt_state, loss = base.trainer.update(
                 key, params, opt_state, examples, order, round_
             )
             broken = (examples.rows[0] == mine) & (round_ == 1)
             spoil = lambda x: jnp.where(broken, x.at[..., 0].set(poison), x)  # noqa: E731
             return jax.tree.map(spoil, delta), opt_state, loss
 
-        return base | {"trainer": base["trainer"]._replace(update=update)}
+        return base._replace(trainer=base.trainer._replace(update=update))
 
     def leaving():
         """The algorithm is told so, instead of the update being broken."""
@@ -790,16 +788,14 @@ def test_an_upload_that_is_not_finite_is_an_absent_client(tiny):
                 deltas=jnp.where(gone[:, None], 0, upload.deltas),
                 norms=jnp.where(gone, 0, upload.norms),
             )
-            return base["algorithm"].update(key, upload, state)
+            return base.algorithm.update(key, upload, state)
 
-        return base | {"algorithm": base["algorithm"]._replace(update=update)}
+        return base._replace(algorithm=base.algorithm._replace(update=update))
 
-    def rounds(parts):
+    def rounds(federation):
         def one_round(state, orders, poison):
-            chosen = parts(poison)
-            return simulation.round_(
-                jax.random.key(1), state, data, clients, orders=orders, **chosen
-            )
+            chosen = federation(poison)
+            return simulation.round_(jax.random.key(1), state, data, clients, chosen, orders)
 
         one_round = jax.jit(one_round)
 
@@ -820,7 +816,7 @@ def test_an_upload_that_is_not_finite_is_an_absent_client(tiny):
         assert record_.present.tolist() == [[True] * 4, [True, True, False, True], [True] * 4]
         assert record_.norm[1, 2] == 0
         jax.tree.map(np.testing.assert_array_equal, state_, state)
-        assert record_.broken.sum() == record_.broken[1, 2] == 1
+        assert record_.nonfinite.sum() == record_.nonfinite[1, 2] == 1
         for field in ("score", "reputation", "weight", "quota"):
             np.testing.assert_array_equal(getattr(record_, field), getattr(record, field))
         lost = np.where(record_.present, record.loss, np.nan)  # an absent client has no loss

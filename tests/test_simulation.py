@@ -9,14 +9,13 @@ import pytest
 from cgsv_jax.core import simulation, vectors
 from cgsv_jax.rules import methods
 from cgsv_jax.rules.methods import ALGORITHMS
-from cgsv_jax.types import Settings, State, Trainer
+from cgsv_jax.types import Federation, Settings, State, Trainer
 
 EPS = float(np.finfo(np.float32).eps)
 
 
 def start_of(finished):
-    parts = {k: finished.parts[k] for k in ("model", "algorithm", "trainer")}
-    return simulation.init(finished.key, 4, **parts)
+    return simulation.init(finished.key, 4, finished.federation)
 
 
 def same(left, right):
@@ -28,12 +27,12 @@ def part(tree, rounds):
 
 
 def advance_of(finished, rounds, every=1):
-    settings = finished.parts["settings"]._replace(rounds=rounds, eval_every=every)
-    parts = finished.parts | {"settings": settings}
+    settings = finished.federation.settings._replace(rounds=rounds, eval_every=every)
+    federation = finished.federation._replace(settings=settings)
 
     def advance(state, orders):
         data, clients = finished.data, finished.clients
-        return simulation.advance(finished.key, state, data, clients, orders=orders, **parts)
+        return simulation.advance(finished.key, state, data, clients, federation, orders)
 
     return advance
 
@@ -42,7 +41,7 @@ def advance_of(finished, rounds, every=1):
 def one_round(finished):
     def function(state, orders):
         return simulation.round_(
-            finished.key, state, finished.data, finished.clients, orders=orders, **finished.parts
+            finished.key, state, finished.data, finished.clients, finished.federation, orders
         )
 
     return jax.jit(function, donate_argnums=0)
@@ -75,7 +74,7 @@ def test_shapes_and_bookkeeping(finished):
 
 def test_everybody_starts_from_the_same_model(finished):
     state = start_of(finished)
-    params = finished.parts["model"].init(jax.random.fold_in(finished.key, 0))
+    params = finished.federation.model.init(jax.random.fold_in(finished.key, 0))
     np.testing.assert_array_equal(state.server, vectors.ravel(params))
     np.testing.assert_array_equal(state.clients, np.tile(state.server, (4, 1)))
     assert state.round == 0
@@ -109,10 +108,11 @@ def test_distance_needs_no_second_matrix(tiny, width):
     model = tiny.softmax(features, classes)
     dimension = features * classes + classes
     settings = Settings(1, eval_batch=1, eval_width=width)
+    federation = tiny.federation()._replace(model=model, settings=settings)
 
     def look(clients, server, inputs, labels):
         state = State(server, clients, (), (), jnp.int32(0), jnp.zeros(len(clients)))
-        return simulation.evaluate(state, inputs, labels, model=model, settings=settings)
+        return simulation.evaluate(state, inputs, labels, federation)
 
     shapes = [(count, dimension), (dimension,), (1, features)]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
@@ -132,7 +132,8 @@ def test_energy_is_that_of_the_rewards(tiny, name):
 
     What a client keeps of its own update, where a method lets it, it has not received.
     """
-    algorithm = tiny.parts(name)["algorithm"]
+    federation = tiny.federation(name)
+    algorithm = federation.algorithm
     rng = np.random.default_rng(0)
     updates = rng.normal(size=(4, 31)).astype(np.float32)
     upload = tiny.upload(updates, [5, 3, 8, 6], present=[True, True, False, True])
@@ -140,7 +141,7 @@ def test_energy_is_that_of_the_rewards(tiny, name):
     download, _, _ = algorithm.update(key, upload, algorithm.init(4, 31))
     rules = algorithm.init(4, 31)
     state = State(upload.server, upload.clients, (), rules, jnp.int32(0), jnp.zeros(4))
-    _, record = simulation.serve(jax.random.key(0), state, upload, (), algorithm=algorithm)
+    _, record = simulation.serve(jax.random.key(0), state, upload, (), federation)
     whole = np.square(np.float64(download.aggregate)).sum()
     received = np.float64(download.rewards)
     kept = np.float64(upload.deltas)
@@ -162,7 +163,7 @@ def test_state_is_a_legal_carry(finished):
     state = start_of(finished)
     new, _ = jax.eval_shape(
         lambda s: simulation.round_(
-            finished.key, s, finished.data, finished.clients, **finished.parts
+            finished.key, s, finished.data, finished.clients, finished.federation
         ),
         state,
     )
@@ -197,9 +198,8 @@ def test_rounds_compose_and_their_state_may_be_donated(finished, one_round):
 @pytest.mark.parametrize("number", [1, 4])
 def test_no_two_leaves_share_a_buffer(tiny, number):
     """Or donating the state that init made fails: the same buffer would be given away twice."""
-    parts = tiny.parts(optimizer=optax.adam)
-    few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
-    state = simulation.init(jax.random.key(0), number, **few)
+    federation = tiny.federation(optimizer=optax.adam)
+    state = simulation.init(jax.random.key(0), number, federation)
     jax.jit(lambda s: jax.tree.map(jnp.zeros_like, s), keep_unused=True, donate_argnums=0)(state)
 
 
@@ -231,16 +231,14 @@ def test_evaluation_beyond_the_last_round_is_after_the_last(finished):
 def test_labels_a_client_believes_override_the_true_ones(tiny):
     data, clients = tiny.world(pad=2)
     believed = np.where(clients.mask, (data.labels[clients.rows] + 1) % 3, 7).astype(np.int32)
-    model, algorithm = tiny.softmax(), tiny.parts()["algorithm"]
-    trainer, orders = tiny.spy(clients), tiny.orders(clients, 1, 2)[0]
-    state = simulation.init(jax.random.key(0), 4, model=model, algorithm=algorithm, trainer=trainer)
+    algorithm, orders = tiny.federation().algorithm, tiny.orders(clients, 1, 2)[0]
+    federation = Federation(tiny.softmax(), tiny.spy(clients), algorithm, Settings(1, 2))
+    key = jax.random.key(0)
+    state = simulation.init(key, 4, federation)
 
     @jax.jit
     def look(clients):
-        return simulation.train(
-            jax.random.key(0), state, data, clients, orders=orders,
-            model=model, trainer=trainer, settings=Settings(1, 2),
-        )  # fmt: skip
+        return simulation.train(key, state, data, clients, federation, orders)
 
     upload, (_, rows, labels, _) = look(clients)
     np.testing.assert_array_equal(labels, data.labels[clients.rows])
@@ -254,7 +252,6 @@ def test_labels_a_client_believes_override_the_true_ones(tiny):
 def test_a_broken_client_leaves_no_trace(tiny, poison):
     """One bad number in one tensor: no delta, no norm, and its optimizer's state as it was."""
     data, clients = tiny.world()
-    model, algorithm = tiny.mlp(), tiny.parts()["algorithm"]
     mine = jnp.asarray(clients.rows[2, 0])
 
     def update(key, params, opt_state, examples, order, round_):
@@ -264,12 +261,10 @@ def test_a_broken_client_leaves_no_trace(tiny, poison):
         return delta, opt_state + bad, jnp.float32(0)
 
     trainer = Trainer(lambda params: jnp.float32(5), update, lambda round_: jnp.float32(0))
-    parts = {"model": model, "trainer": trainer}
-    state = simulation.init(jax.random.key(0), 4, algorithm=algorithm, **parts)
-    orders = tiny.orders(clients, 1, 2)[0]
-    upload, optimizer = simulation.train(
-        jax.random.key(0), state, data, clients, orders=orders, settings=Settings(1, 2), **parts
-    )
+    federation = Federation(tiny.mlp(), trainer, tiny.federation().algorithm, Settings(1, 2))
+    key, orders = jax.random.key(0), tiny.orders(clients, 1, 2)[0]
+    state = simulation.init(key, 4, federation)
+    upload, optimizer = simulation.train(key, state, data, clients, federation, orders)
     assert upload.present.tolist() == [True, True, False, True]
     assert optimizer.tolist() == [6, 6, 5, 6]
     want = np.ones(upload.deltas.shape)
@@ -297,9 +292,9 @@ def test_a_run_in_x64_is_a_run_in_float64(tiny, name):
     """Its draws included; that its numbers are right is for the oracle to say."""
     data, clients = tiny.world()
     with jax.enable_x64(True):
-        parts = tiny.parts(name, tiny.softmax(), rounds=2)
+        federation = tiny.federation(name, tiny.softmax(), rounds=2)
         data = data._replace(inputs=np.float64(data.inputs))
-        run = lambda key: simulation.run(key, data, clients, **parts)  # noqa: E731
+        run = lambda key: simulation.run(key, data, clients, federation)  # noqa: E731
         for leaf in jax.tree.leaves(jax.eval_shape(run, jax.random.key(0))):
             assert leaf.dtype in (jnp.float64, jnp.int32, jnp.bool_)
 
@@ -311,8 +306,8 @@ def test_x64_does_not_forbid_a_model_in_float32(tiny, name):
     model = tiny.softmax()
     single = model._replace(init=lambda key: jax.tree.map(jnp.float32, model.init(key)))
     with jax.enable_x64(True):
-        parts = tiny.parts(name, single, rounds=2)
-        run = lambda key: simulation.run(key, data, clients, **parts)  # noqa: E731
+        federation = tiny.federation(name, single, rounds=2)
+        run = lambda key: simulation.run(key, data, clients, federation)  # noqa: E731
         state, _, _ = jax.eval_shape(run, jax.random.key(0))
         assert state.clients.dtype == state.server.dtype == jnp.float32
 
@@ -335,6 +330,8 @@ def test_rewards_are_never_stored(tiny, name):
         "fedavg": methods.fedavg,
     }[name]()
 
+    federation = tiny.federation()._replace(algorithm=algorithm)
+
     def state():
         rules = algorithm.init(count, dimension)
         models = jnp.zeros((count, dimension))
@@ -344,7 +341,7 @@ def test_rewards_are_never_stored(tiny, name):
         upload = tiny.upload(jnp.zeros((count, 1)), np.full(count, 5))._replace(
             server=state.server, clients=state.clients, deltas=deltas, norms=norms, validation=None
         )
-        return simulation.serve(jax.random.key(0), state, upload, (), algorithm=algorithm)
+        return simulation.serve(jax.random.key(0), state, upload, (), federation)
 
     deltas = jax.ShapeDtypeStruct((count, dimension), jnp.float32)
     norms = jax.ShapeDtypeStruct((count,), jnp.float32)

@@ -33,13 +33,10 @@ def run_of(tiny):
 
     def run(key, hyper):
         """Without evaluation, which is half of what there would be to compile."""
-        parts = tiny.parts(model=tiny.softmax(), hyper=hyper)
-        few = {k: parts[k] for k in ("model", "algorithm", "trainer")}
+        federation = tiny.federation(model=tiny.softmax(), hyper=hyper)
         return jax.lax.scan(
-            lambda state, given: simulation.round_(
-                key, state, data, clients, orders=given, **parts
-            ),
-            simulation.init(key, 3, **few),
+            lambda state, given: simulation.round_(key, state, data, clients, federation, given),
+            simulation.init(key, 3, federation),
             orders,
         )
 

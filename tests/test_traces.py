@@ -28,7 +28,7 @@ from cgsv_jax import models
 from cgsv_jax.core import local, simulation, vectors
 from cgsv_jax.rules import reward
 from cgsv_jax.rules.methods import cgsv_released
-from cgsv_jax.types import Algorithm, Clients, Dataset, Settings
+from cgsv_jax.types import Algorithm, Clients, Dataset, Federation, Settings
 
 SAFETY = 2.0
 JITTERS = 4
@@ -93,21 +93,18 @@ def _replayer(trace, dtype):
     schedule = local.decayed(number["lr"], number["decay"], per="epoch", epochs=epochs)
     trainer = local.trainer(model, optax.sgd, schedule, batch_size=int(settings["batch"]))
     algorithm = _spy(cgsv_released(tensors, number["gamma"], number["alpha"], number["beta"]))
-    parts = {"model": model, "trainer": trainer, "algorithm": algorithm}
+    federation = Federation(model, trainer, algorithm, Settings(1, epochs, width=1))
 
     @jax.jit
     def one_round(state, data, clients, orders):
-        return simulation.round_(
-            jax.random.key(0), state, data, clients, orders=orders,
-            settings=Settings(1, epochs, width=1), **parts,
-        )  # fmt: skip
+        return simulation.round_(jax.random.key(0), state, data, clients, federation, orders)
 
     def in_torch_order(vector):
         arrays = models.params_to_torch(unravel(np.asarray(vector)))
         return np.concatenate([arrays[n].ravel() for n in names])
 
     def replay(start):
-        state = simulation.init(jax.random.key(0), count, **parts)
+        state = simulation.init(jax.random.key(0), count, federation)
         vector = vectors.ravel(models.params_from_torch(start)).astype(dtype)
         state = state._replace(server=vector, clients=jnp.tile(vector, (count, 1)))
         rounds = []

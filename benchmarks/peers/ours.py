@@ -44,20 +44,18 @@ def build(work: Work, width: int | None = None) -> Federation:
     model = model_of(case)._replace(init=lambda key: start)
     schedule = local.decayed(case.learning_rate, 1.0)
     trainer = local.trainer(model, optax.sgd, schedule, batch_size=case.batch)
-    parts = {"model": model, "algorithm": methods.fedavg(), "trainer": trainer}
     settings = types.Settings(rounds=1, epochs=case.epochs, width=width)
+    federation = types.Federation(model, trainer, methods.fedavg(), settings)
     key = jax.random.key(0)  # every draw is given
     unravel = vectors.unraveler(jax.eval_shape(model.init, key))
 
     @partial(jax.jit, donate_argnums=0)
     def one_round(state, data, clients, orders):
-        return simulation.round_(
-            key, state, data, clients, settings=settings, orders=orders, **parts
-        )
+        return simulation.round_(key, state, data, clients, federation, orders)
 
     @jax.jit
     def initial():
-        return simulation.init(key, case.clients, **parts)
+        return simulation.init(key, case.clients, federation)
 
     # Never read: `round_` evaluates nothing.
     test = (np.zeros((1, *case.shape), np.float32), np.zeros(1, np.int32))

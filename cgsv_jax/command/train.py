@@ -14,7 +14,7 @@ from cgsv_jax.command import progress, stopping
 from cgsv_jax.command.flags import Run
 from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.experiment import deal, execute, identity, names, profiling, running
+from cgsv_jax.experiment import bind, deal, execute, identity, names, profiling, running
 from cgsv_jax.experiment.task import DataIdentity, Task
 from cgsv_jax.host import files, terminal
 from cgsv_jax.results import directory as directory_lib
@@ -227,7 +227,9 @@ def _profile(
     if not args.profile:
         return
     profiles = [
-        profiling.profile(config, method, task) for task in dealt for method in config.methods
+        profiling.profile(bind.bind(config, method, task))
+        for task in dealt
+        for method in config.methods
     ]
     timing["profiles"] = [profiling.plain(profile) for profile in profiles]
     with stopping.written(directory):

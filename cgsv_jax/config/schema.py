@@ -8,7 +8,7 @@ everything that is wrong: whatever is asked for, in whatever type, ends as a `Co
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cgsv_jax.core.ranges import MAX_WHOLE
@@ -249,6 +249,12 @@ def _digits(text: str) -> int:
 
 class ConfigError(ValueError):
     """A value that cannot be: the message names the option, the value and what is allowed."""
+
+
+def refuse(wrong: Iterable[str]) -> None:
+    """One `ConfigError` for all that is wrong, each sentence once; none where nothing is."""
+    if lines := list(dict.fromkeys(wrong)):
+        raise ConfigError("\n".join(lines))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.core import checks, vectors
-from cgsv_jax.types import Array, ArrayTree, Clients, Conduct, PRNGKey, Upload
+from cgsv_jax.types import Array, ArrayTree, Attack, Clients, Conduct, PRNGKey, Upload
 
 
 class Forgery(NamedTuple):
@@ -24,19 +24,6 @@ class Forgery(NamedTuple):
     make: Callable[[Array, Array, Array, Array, Array | None], Array]
     strength: float = 1.0  # where nobody says otherwise
     remembers: bool = False  # whether it needs what was received in the last round
-
-
-class Attack(NamedTuple):
-    """The attacks of a run.
-
-    `init(num_clients, num_parameters) -> state`;
-    `forge(key, upload, conduct, state) -> deltas [N, D]`;
-    `receive(rewards [N, D], present [N], state) -> state`.
-    """
-
-    init: Callable[[int, int], ArrayTree]
-    forge: Callable[[PRNGKey, Upload, Conduct, ArrayTree], Array]
-    receive: Callable[[Array, Array, ArrayTree], ArrayTree]
 
 
 def _zero(keys: Array, deltas: Array, mine: Array, strength: Array, received: None) -> Array:

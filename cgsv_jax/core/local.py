@@ -1,6 +1,6 @@
 """One client's local epochs, given the order in which it visits its rows.
 
-Everything here is written for ONE client; simulation.py lifts it.
+Everything here is written for ONE client; `simulation` lifts it.
 """
 
 from collections.abc import Callable
@@ -95,8 +95,8 @@ def trainer(
       precision: one of `PRECISIONS`. "bfloat16" computes activations and gradients in it; weights,
         loss and updates stay as they are, and so does everything the server does.
       restart: whether the optimizer starts afresh in every round. Otherwise its state is carried
-        from round to round, as in the released code, although the weights that it has followed
-        are taken back.
+        from round to round, as in the released code, although the local weights it was accumulated
+        on are rolled back.
       afresh: a round in which the optimizer is a new one, and from which on the rate is that of the
         first epoch of round 0; who is absent in that round keeps its old optimizer.
 

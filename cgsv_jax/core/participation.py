@@ -4,8 +4,8 @@ A cohort costs what the cohort costs: `take` gathers its rows of everything, the
 on these, and `put` scatters them back.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import chex
 import jax
@@ -13,23 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.core import checks, layout, vectors
-from cgsv_jax.types import Array, ArrayTree, Clients, PRNGKey, Record, State, Upload
+from cgsv_jax.types import (
+    Array,
+    ArrayTree,
+    Clients,
+    Federation,
+    Participation,
+    PRNGKey,
+    Record,
+    State,
+    Upload,
+)
 
 # Share of a draw by reputation that is uniform: whoever fell to the floor must be heard again.
 UNIFORM = 0.1
-
-
-class Participation(NamedTuple):
-    """Who takes part in a round.
-
-    `draw(key, round [], numbers [N], reputation [N], eligible [N] bool) -> members [C] int32`, rows
-    in ascending order; N stands for nobody, where fewer than C are eligible. Without a size there
-    is no cohort: every eligible client takes part.
-    """
-
-    size: int | None  # C
-    draw: Callable[[PRNGKey, Array, Array, Array, Array], Array] | None
-    dropout: chex.Numeric = 0.0  # probability that who should take part does not
 
 
 def everybody(dropout: chex.Numeric = 0.0) -> Participation:
@@ -108,17 +105,17 @@ def given(schedule: Array, dropout: chex.Numeric = 0.0) -> Participation:
     schedule = jnp.asarray(schedule)
 
     def draw(
-        key: PRNGKey, round_: Array, numbers: Array, reputation: Array, eligible: Array
+        key: PRNGKey, round_: Array, numbers: Array, reputation: Array, joined: Array
     ) -> Array:
         del key, reputation
         if most >= numbers.size:
             raise ValueError(
                 f"schedule holds client {most}, it must hold clients from 0 to {numbers.size - 1}"
             )
-        asked = schedule[round_ % schedule.shape[0]]
+        listed = schedule[round_ % schedule.shape[0]]
         rows = jnp.argsort(numbers).astype(jnp.int32)  # the row of every number
-        here = (asked >= 0) & eligible[rows[asked]]
-        return jnp.sort(jnp.where(here, rows[asked], numbers.size))
+        participates = (listed >= 0) & joined[rows[listed]]
+        return jnp.sort(jnp.where(participates, rows[listed], numbers.size))
 
     return Participation(schedule.shape[1], draw, dropout)
 
@@ -128,14 +125,14 @@ def _drawn(size: int, weight: Callable[[Array], Array], dropout: chex.Numeric) -
     checks.numbers("cohort", size=size)
 
     def draw(
-        key: PRNGKey, round_: Array, numbers: Array, reputation: Array, eligible: Array
+        key: PRNGKey, round_: Array, numbers: Array, reputation: Array, joined: Array
     ) -> Array:
         del round_  # it is in the key
         count = numbers.size
         keys = vectors.draws(key, numbers, count)
         # The C largest of log p_i + Gumbel noise are C draws without replacement.
         noise = jax.vmap(lambda k: jax.random.gumbel(k, (), reputation.dtype))(keys)
-        lots = jnp.where(eligible, jnp.log(weight(reputation)) + noise, -jnp.inf)
+        lots = jnp.where(joined, jnp.log(weight(reputation)) + noise, -jnp.inf)
         # A tie would go by row, and rows are dealt to devices: but noise has 2^23 values and more.
         highest, members = jax.lax.top_k(lots, min(size, count))
         members = jnp.where(highest > -jnp.inf, members, count).astype(jnp.int32)
@@ -147,10 +144,40 @@ def _drawn(size: int, weight: Callable[[Array], Array], dropout: chex.Numeric) -
 # ---------------------------------------------------------------- who takes part
 
 
+def of_participants(round_: Callable, key: PRNGKey, federation: Federation) -> Callable:
+    """Wraps a round of the clients that it is given, so that it is one of those who take part.
+
+    Args:
+      round_: (state, clients, orders, participates, as_seen) -> (state, record), of N clients or of
+        a cohort. `participates` [N] bool is None where everybody does; `as_seen` turns the uploads
+        that clients send into what the rules see.
+      key: of the round.
+      federation: its participation, its algorithm's `init` and its mesh.
+
+    Returns:
+      (state, clients, orders) -> (state, record), of all N clients.
+    """
+
+    def wrapped(state: State, clients: Clients, orders: Array | None) -> tuple[State, Record]:
+        participates = members = None
+        if federation.participation is not None or clients.joins is not None:
+            participates, members = who(key, federation.participation, state, clients)
+        if members is None:
+            return round_(state, clients, orders, participates, lambda upload: upload)
+        init, mesh = federation.algorithm.init, federation.settings.mesh
+        of_cohort = gather(state, clients, members, init, mesh)
+        orders = None if orders is None else take(jnp.asarray(orders), members)
+        as_seen = functools.partial(as_cohort, everybody=clients, members=members)
+        cohort, record = round_(*of_cohort, orders, participates, as_seen)
+        return scatter(state, cohort, record, members, init, mesh)
+
+    return wrapped
+
+
 def who(
     key: PRNGKey, participation: Participation | None, state: State, clients: Clients
 ) -> tuple[Array, Array | None]:
-    """Who is here in this round, and the rows of the cohort if there is one.
+    """Who takes part in this round, and the rows of the cohort if there is one.
 
     Args:
       key: of the round.
@@ -159,8 +186,9 @@ def who(
       clients: N of them; `joins` says from which round on.
 
     Returns:
-      here [N] bool and None; or, of a cohort, here [C + 1] and members [C + 1] int32. Its last row
-      is nobody, which will stand for all who stay away; nobody's row is beyond every array.
+      participates [N] bool and None; or, of a cohort, participates [C + 1] and members [C + 1]
+      int32. The last row is the placeholder of all who stay away; its place, as that of every
+      missing member, lies beyond every array.
     """
     participation = participation or everybody()
     count = clients.mask.shape[0]
@@ -178,9 +206,10 @@ def who(
         return joined & stay(numbers), None
     members = participation.draw(draw_key, state.round, numbers, state.reputation, joined)
     members = jnp.append(members, count)
-    # Of a cohort only its members' fates are drawn.
-    here = stay(take(numbers, members)) & (members < count)
-    return here, jnp.where(members < count, members, state.clients.shape[0]).astype(jnp.int32)
+    # Only members may drop out, so draws are made for them alone.
+    participates = stay(take(numbers, members)) & (members < count)
+    members = jnp.where(members < count, members, state.clients.shape[0]).astype(jnp.int32)
+    return participates, members
 
 
 # ---------------------------------------------------------------- the rows of a cohort
@@ -229,11 +258,10 @@ def gather(
     init: Callable[[int, int], ArrayTree],
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[State, Clients]:
-    """The state and the partition of a cohort, as if there were nobody else but its last row.
+    """The state and the partition of a cohort, as if it were all clients, and a placeholder row.
 
-    That row is an absent client that has, of all who stay away, the sum of what an algorithm keeps
-    of each: so the reputations of a cohort share what they leave of 1. A flag in that row says
-    whether all of them have it.
+    The placeholder row, the last, holds the sum of the algorithm's state of those who stay away
+    (`all` for flags), so a cohort's reputations sum to 1 minus theirs.
 
     Args:
       state: of N clients.
@@ -272,19 +300,23 @@ def gather(
 
 
 def as_cohort(upload: Upload, everybody: Clients, members: Array) -> Upload:
-    """The upload of a cohort as the rules see it: what they need to know of all who stay away.
+    """The upload of a cohort as the rules see it: its last row holds the examples of all away.
 
-    A rule's draws go by a client's place in the cohort, by number.
+    A rule's draws follow a client's rank in the cohort, by number.
+
+    Args:
+      upload: [C + 1] rows.
+      everybody: N clients.
+      members: [C + 1], from `who`.
     """
-    rows = jnp.asarray(everybody.sizes)
-    # In floats, since all rows of a population may be more than an int32 counts; then it is the
-    # most that one does, to the next float below.
-    away = jnp.sum(rows.at[members].set(0, mode="drop").astype(jnp.float32))
+    sizes = jnp.asarray(everybody.sizes)
+    # The sum may overflow int32: clamp it to the largest float32 below 2^31.
+    away = jnp.sum(sizes.at[members].set(0, mode="drop").astype(jnp.float32))
     away = jnp.minimum(away, 2.0**31 - 128).astype(jnp.int32)
     nobody = jnp.arange(members.size) == members.size - 1
     order = jnp.argsort(jnp.where(nobody, jnp.iinfo(jnp.int32).max, upload.numbers))
     return upload._replace(
-        population=rows.size,
+        population=sizes.size,
         num_examples=upload.num_examples.at[-1].set(away),
         numbers=jnp.argsort(order).astype(jnp.int32),
     )

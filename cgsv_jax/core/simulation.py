@@ -4,6 +4,10 @@
 a `Model` and local training only as a `Trainer`.
 """
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,19 +15,20 @@ import numpy as np
 from cgsv_jax.core import checks, layout, local, vectors
 from cgsv_jax.core import evaluation as evaluation_lib
 from cgsv_jax.core import participation as participation_lib
-from cgsv_jax.core.attacks import Attack
 from cgsv_jax.core.layout import over_clients
-from cgsv_jax.core.participation import Participation
 from cgsv_jax.types import (
     Algorithm,
     Array,
     ArrayTree,
+    Attack,
     Clients,
+    Conduct,
     Dataset,
     Download,
     Evaluation,
     Examples,
-    Model,
+    Federation,
+    Participation,
     PRNGKey,
     Record,
     Settings,
@@ -39,24 +44,19 @@ PER_CLIENT = ("accuracy", "loss", "distance")  # fields of an Evaluation with an
 _START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK, _RECOVERY = range(6)
 
 
-def init(
-    key: PRNGKey,
-    num_clients: int,
-    *,
-    model: Model,
-    algorithm: Algorithm,
-    trainer: Trainer,
-    attack: Attack | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-    alone: bool = False,
-) -> State:
+def init(key: PRNGKey, num_clients: int, federation: Federation) -> State:
     """The state before round 0: every client and the server hold the same random w_0.
 
-    With `alone` it has a place for what `train_alone` finds.
+    Args:
+      key: of the run.
+      num_clients: N.
+      federation: of its settings, `mesh` says where the rows lie and `alone` whether there is a
+        place for what `train_alone` measures.
     """
+    model, trainer, algorithm, settings, _, attack = federation
     params = model.init(jax.random.fold_in(key, _START))
     start = vectors.ravel(params)
-    rows = layout.rows_on(num_clients, mesh)
+    rows = layout.rows_on(num_clients, settings.mesh)
 
     def repeat(x: Array) -> Array:
         # A copy even where N = 1: a state whose leaves share a buffer could not be donated.
@@ -65,13 +65,13 @@ def init(
     optimizer = jax.tree.map(lambda x: repeat(jnp.asarray(x)), trainer.init(params))
     return State(
         server=start,
-        clients=layout.keep_sharded(repeat(start), mesh),
-        optimizer=layout.keep_sharded(optimizer, mesh),
+        clients=layout.keep_sharded(repeat(start), settings.mesh),
+        optimizer=layout.keep_sharded(optimizer, settings.mesh),
         algorithm=algorithm.init(num_clients, start.size),
         round=jnp.int32(0),
         reputation=jnp.zeros(num_clients),  # r_{i,0}
         attack=() if attack is None else attack.init(num_clients, start.size),
-        alone=jnp.zeros(num_clients) if alone else (),
+        alone=jnp.zeros(num_clients) if settings.alone else (),
     )
 
 
@@ -80,40 +80,38 @@ def train(
     state: State,
     data: Dataset,
     clients: Clients,
-    *,
-    model: Model,
-    trainer: Trainer,
-    settings: Settings,
-    here: Array | None = None,
+    federation: Federation,
     orders: Array | None = None,
+    participates: Array | None = None,
 ) -> tuple[Upload, ArrayTree]:
     """Local training of every client from its own model: the uploads and optimizer states.
 
-    A client whose update is not finite is absent, as one that is not here: its delta and its
-    optimizer's state are as if it had not trained.
+    A client whose update is not finite is absent, as is one that does not take part: its delta is
+    0, and its optimizer's state is that from before the round.
 
     Args:
       key: of the run.
       state: before the round; clients [N, D].
-      data: the rows.
+      data: the examples.
       clients: who holds which.
-      model: the network.
-      trainer: local training of one client.
-      settings: E and the layout's width.
-      here: [N] bool, who takes part; None: everybody.
+      federation: its model, its trainer, E and the layout's width.
       orders: [N, E, M] the order in which each client visits its slots, -1 pads; default: drawn.
+      participates: [N] bool; None: everybody does.
+
+    Returns:
+      The Upload, N rows, and the optimizer states, leaves [rows, ...].
     """
+    model, trainer, _, settings, *_ = federation
     data, clients = jax.tree.map(jnp.asarray, checks.canonical(data, clients))
     shapes = jax.eval_shape(model.init, key)
     unravel = vectors.unraveler(shapes)
     labels = data.labels[clients.rows] if clients.labels is None else clients.labels
     # Keys depend on the round and the client's number alone, not on N or the layout.
-    key_of_round = jax.random.fold_in(jax.random.fold_in(key, _TRAINING), state.round)
-
+    key_of_round = _key_of(key, _TRAINING, state.round)
     losses = evaluation_lib.mean_loss(model, settings.eval_batch) if settings.start_loss else None
 
     def one_client(
-        key, round_, inputs, number, here, weights, opt_state, rows, mask, labels, order
+        key, round_, inputs, number, participates, weights, opt_state, rows, mask, labels, order
     ):
         start = None if losses is None else losses(inputs, rows, mask, labels, weights)
         order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
@@ -126,19 +124,20 @@ def train(
         delta = vectors.ravel(delta)
         norm = vectors.norm(delta)
         finite = jnp.isfinite(norm)
-        present = finite & here
+        present = finite & participates
         delta = jnp.where(present, delta, 0.0)
         opt_state = jax.tree.map(lambda n, o: jnp.where(present, n, o), new_opt_state, opt_state)
         norm = jnp.where(present, norm, 0.0)
-        return delta, norm, present, here & ~finite, loss, start, opt_state
+        return delta, norm, present, participates & ~finite, loss, start, opt_state
 
     sizes = clients.sizes
     count, rows = sizes.size, state.clients.shape[0]
     # Rows that only fill up a device hold nothing and take no step; the rules never see them.
     numbers = jnp.arange(count) if clients.numbers is None else clients.numbers
-    here = jnp.ones(count, bool) if here is None else here
-    numbers, here, slots, mask, labels_ = (
-        layout.pad_rows(x, rows) for x in (numbers, here, clients.rows, clients.mask, labels)
+    participates = jnp.ones(count, bool) if participates is None else participates
+    numbers, participates, slots, mask, labels = (
+        layout.pad_rows(x, rows)
+        for x in (numbers, participates, clients.rows, clients.mask, labels)
     )
     orders = None if orders is None else layout.pad_rows(jnp.asarray(orders), rows, -1)
     lifted = over_clients(
@@ -149,9 +148,9 @@ def train(
         shared=(key_of_round, state.round, data.inputs),
     )
     *sent, optimizer = lifted(
-        numbers, here, state.clients, state.optimizer, slots, mask, labels_, orders
+        numbers, participates, state.clients, state.optimizer, slots, mask, labels, orders
     )
-    deltas, norms, present, broken, loss, start = jax.tree.map(lambda x: x[:count], sent)
+    deltas, norms, present, nonfinite, loss, start = jax.tree.map(lambda x: x[:count], sent)
     upload = Upload(
         server=state.server,
         clients=state.clients[:count],
@@ -165,7 +164,7 @@ def train(
         validation=data.validation,
         round=state.round,
         numbers=clients.numbers,
-        broken=broken,
+        nonfinite=nonfinite,
         start_loss=start,
         alone=state.alone if settings.alone else None,
     )
@@ -177,13 +176,7 @@ def round_(
     state: State,
     data: Dataset,
     clients: Clients,
-    *,
-    model: Model,
-    algorithm: Algorithm,
-    trainer: Trainer,
-    settings: Settings,
-    participation: Participation | None = None,
-    attack: Attack | None = None,
+    federation: Federation,
     orders: Array | None = None,
 ) -> tuple[State, Record]:
     """One round: local training, upload, aggregation, contribution, reward, download.
@@ -191,59 +184,67 @@ def round_(
     Args:
       key: of the run.
       state: before the round.
-      data: the rows.
+      data: the examples.
       clients: who holds which, from which round on, and who cheats.
-      model: the network.
-      algorithm: the server's rules.
-      trainer: local training of one client.
-      settings: E and the layout's width.
-      participation: who takes part; None: everybody who has joined.
-      attack: what cheating clients upload; None: everybody is honest.
+      federation: how they train and what the server does.
       orders: as in `train`.
+
+    Returns:
+      The state after the round and the round's Record, N rows.
     """
-    clients = checks.counted(clients)
-    whole, everybody, here, members = state, clients, None, None
-    if participation is not None or clients.joins is not None:
-        who_key = jax.random.fold_in(jax.random.fold_in(key, _PRESENCE), state.round)
-        here, members = participation_lib.who(who_key, participation, state, clients)
-    if members is not None:
-        state, clients = participation_lib.gather(
-            whole, everybody, members, algorithm.init, settings.mesh
-        )
-        orders = None if orders is None else participation_lib.take(jnp.asarray(orders), members)
-    starts = None  # who starts from the server's model
-    if algorithm.common is not None:
-        starts = algorithm.common(state.round)
+
+    def box(
+        state: State,
+        clients: Clients,
+        orders: Array | None,
+        participates: Array | None,
+        as_seen: Callable[[Upload], Upload],
+    ) -> tuple[State, Record]:
+        state = _from_the_server(key, state, clients, participates, federation)
+        upload, optimizer = train(key, state, data, clients, federation, orders, participates)
+        upload = _forged(key, as_seen(upload), clients.conduct, state, federation.attack)
+        return serve(key, state, upload, optimizer, federation)
+
+    presence_key = _key_of(key, _PRESENCE, state.round)
+    of_participants = participation_lib.of_participants(box, presence_key, federation)
+    return of_participants(state, checks.counted(clients), orders)
+
+
+def _key_of(key: PRNGKey, use: int, round_: Array) -> PRNGKey:
+    return jax.random.fold_in(jax.random.fold_in(key, use), round_)
+
+
+def _from_the_server(
+    key: PRNGKey,
+    state: State,
+    clients: Clients,
+    participates: Array | None,
+    federation: Federation,
+) -> State:
+    """The state in which w_i = w_N where a client starts the round from the server's model."""
+    algorithm, mesh = federation.algorithm, federation.settings.mesh
+    if algorithm.common is None and algorithm.recovers is None:
+        return state
+    starts = False if algorithm.common is None else algorithm.common(state.round)
     if algorithm.recovers is not None:
-        recovery_key = jax.random.fold_in(jax.random.fold_in(key, _RECOVERY), state.round)
         numbers = clients.numbers
         numbers = jnp.arange(clients.mask.shape[0]) if numbers is None else jnp.asarray(numbers)
-        recovers = algorithm.recovers(recovery_key, state.round, numbers)
-        starts = recovers if starts is None else starts | recovers
-    if starts is not None:
-        starts = starts & (True if here is None else here)
-        starts = jnp.broadcast_to(starts, clients.mask.shape[:1])
-        starts = layout.pad_rows(starts, state.clients.shape[0])
-        models = jnp.where(starts[:, None], state.server[None, :], state.clients)
-        state = state._replace(clients=layout.keep_sharded(models, settings.mesh))
-    parts = {"model": model, "trainer": trainer, "settings": settings, "orders": orders}
-    upload, optimizer = train(key, state, data, clients, here=here, **parts)  # dw_i
-    if members is not None:
-        upload = participation_lib.as_cohort(upload, everybody, members)
-    if attack is not None and clients.conduct is not None:
-        attack_key = jax.random.fold_in(jax.random.fold_in(key, _ATTACK), state.round)
-        upload = _forged(upload, attack.forge(attack_key, upload, clients.conduct, state.attack))
-    parts = {"algorithm": algorithm, "attack": attack, "mesh": settings.mesh}
-    state, record = serve(key, state, upload, optimizer, **parts)
-    if members is not None:
-        state, record = participation_lib.scatter(
-            whole, state, record, members, algorithm.init, settings.mesh
-        )
-    return state, record
+        recovery_key = _key_of(key, _RECOVERY, state.round)
+        starts = starts | algorithm.recovers(recovery_key, state.round, numbers)
+    starts = starts & (True if participates is None else participates)
+    starts = jnp.broadcast_to(starts, clients.mask.shape[:1])
+    starts = layout.pad_rows(starts, state.clients.shape[0])
+    models = jnp.where(starts[:, None], state.server[None, :], state.clients)
+    return state._replace(clients=layout.keep_sharded(models, mesh))
 
 
-def _forged(upload: Upload, deltas: Array) -> Upload:
-    """The upload with other updates; one that is not finite makes its client absent."""
+def _forged(
+    key: PRNGKey, upload: Upload, conduct: Conduct | None, state: State, attack: Attack | None
+) -> Upload:
+    """The upload after the attack; a forged update that is not finite makes its client absent."""
+    if attack is None or conduct is None:
+        return upload
+    deltas = attack.forge(_key_of(key, _ATTACK, state.round), upload, conduct, state.attack)
     norms = vectors.norms(deltas)
     finite = jnp.isfinite(norms)
     present = upload.present & finite
@@ -251,19 +252,12 @@ def _forged(upload: Upload, deltas: Array) -> Upload:
         deltas=jnp.where(present[:, None], deltas, 0.0),
         norms=jnp.where(present, norms, 0.0),
         present=present,
-        broken=upload.broken | (upload.present & ~finite),
+        nonfinite=upload.nonfinite | (upload.present & ~finite),
     )
 
 
 def serve(
-    key: PRNGKey,
-    state: State,
-    upload: Upload,
-    optimizer: ArrayTree,
-    *,
-    algorithm: Algorithm,
-    attack: Attack | None = None,
-    mesh: jax.sharding.Mesh | None = None,
+    key: PRNGKey, state: State, upload: Upload, optimizer: ArrayTree, federation: Federation
 ) -> tuple[State, Record]:
     """The server's half of a round: aggregation, contribution, reward, download.
 
@@ -273,13 +267,15 @@ def serve(
     Args:
       key: of the run.
       state: before the round.
-      upload: what `train` gave.
-      optimizer: the clients' optimizer states after training.
-      algorithm: the server's rules.
-      attack: of attackers who look at what they get.
-      mesh: devices that share the clients.
+      upload: from `train`.
+      optimizer: the clients' optimizer states after training, leaves [rows, ...].
+      federation: its algorithm, its attack (attackers may remember what they receive) and mesh.
+
+    Returns:
+      The state after the round and the round's Record, N rows.
     """
-    rules_key = jax.random.fold_in(jax.random.fold_in(key, _ALGORITHM), state.round)
+    algorithm, attack, mesh = federation.algorithm, federation.attack, federation.settings.mesh
+    rules_key = _key_of(key, _ALGORITHM, state.round)
     download, standing, rules = algorithm.update(rules_key, upload, state.algorithm)
     dtype = state.server.dtype  # the model's, whatever the rules compute in
     rewards = layout.pad_rows(download.rewards.astype(dtype), state.clients.shape[0])
@@ -297,17 +293,17 @@ def serve(
         attack=memory,
         alone=state.alone,
     )
-    took_part = upload.present if download.took_part is None else download.took_part
+    present = upload.present if download.present is None else download.present
     record = Record(
         score=standing.score,
         reputation=standing.reputation,
         weight=download.weights,
         quota=download.quota,
-        present=took_part,
-        loss=jnp.where(took_part, upload.loss, jnp.nan),
+        present=present,
+        loss=jnp.where(present, upload.loss, jnp.nan),
         norm=upload.norms,
         energy=_received(download),
-        broken=jnp.zeros_like(took_part) if upload.broken is None else upload.broken,
+        nonfinite=jnp.zeros_like(present) if upload.nonfinite is None else upload.nonfinite,
     )
     return state, record
 
@@ -329,33 +325,24 @@ def train_alone(
     state: State,
     data: Dataset,
     clients: Clients,
-    *,
+    federation: Federation,
     rounds: int,
-    model: Model,
-    algorithm: Algorithm,
-    trainer: Trainer,
-    settings: Settings,
-    participation: Participation | None = None,
     orders: Array | None = None,
 ) -> State:
     """`settings.rounds` further rounds without a server, before round 0 of a run.
 
-    A method may need to know what each client reaches alone. So everybody first trains as the
-    standalone baseline does, in the same rounds, from the same start, in the same orders; after the
-    last of `rounds` in all, the accuracies on the server's validation rows are `State.alone`, and
-    everything else is as it was before.
+    Some methods need to know what each client reaches alone. So everybody first trains as in the
+    standalone baseline: in the same rounds, from the same start, in the same orders, honestly.
+    After the last of `rounds` in all, the accuracies on the server's validation rows are
+    `State.alone`, and everything else is as it was before.
 
     Args:
       key: of the run.
-      state: from `init(..., alone=True)`, or of the rounds alone before.
+      state: from `init` with `settings.alone`, or from a call of this function.
       data: as in `train`, with validation rows.
       clients: as in `train`.
+      federation: of the run; its settings say how many rounds to go on for.
       rounds: T of the run.
-      model: as in `train`.
-      algorithm: the run's, none of whose rules is asked.
-      trainer: as in `train`.
-      settings: rounds to go on for, and the rest as in `train`.
-      participation: as in `round_`.
       orders: [T, N, E, M], or drawn.
 
     Raises:
@@ -371,16 +358,16 @@ def train_alone(
         own = Download(stays, nothing, upload.deltas, quota, nothing)
         return own, Standing(nothing, nothing), rules
 
-    parts = {"model": model, "trainer": trainer, "algorithm": Algorithm(algorithm.init, keep_own)}
+    without_server = Algorithm(federation.algorithm.init, keep_own)
+    federation = federation._replace(algorithm=without_server, attack=None)
 
     def one_round(state: State, orders: Array | None) -> tuple[State, None]:
-        options = parts | {"settings": settings, "participation": participation, "orders": orders}
-        return round_(key, state, data, clients, **options)[0], None
+        return round_(key, state, data, clients, federation, orders)[0], None
 
-    state, _ = jax.lax.scan(one_round, state, orders, settings.rounds)
+    state, _ = jax.lax.scan(one_round, state, orders, federation.settings.rounds)
     count = clients.mask.shape[0]
-    reached = evaluate(state, *data.validation, model=model, settings=settings).accuracy[:count]
-    start = init(key, count, mesh=settings.mesh, alone=True, **parts)
+    reached = evaluate(state, *data.validation, federation).accuracy[:count]
+    start = init(key, count, federation)
     start = start._replace(algorithm=state.algorithm, attack=state.attack, alone=reached)
     through = state.round >= rounds
     return jax.tree.map(lambda new, old: jnp.where(through, new, old), start, state)
@@ -390,26 +377,25 @@ def evaluate(
     state: State,
     inputs: Array,
     labels: Array,
-    *,
-    model: Model,
-    settings: Settings,
-    algorithm: Algorithm | None = None,
+    federation: Federation,
     chosen: Array | None = None,
 ) -> Evaluation:
     """Accuracy and mean negative log-likelihood of all models, and how far from the server's.
+
+    Where the algorithm has one model for all, the server's is everybody's.
 
     Args:
       state: the models, clients [N, D] and server [D].
       inputs: [n, ...].
       labels: [n].
-      model: the network; it is evaluated without a key.
-      settings: rows per forward pass and the layout.
-      algorithm: where it has one model for all, that is everybody's; None: clients have their own.
+      federation: its model, evaluated without a key; its algorithm; rows per forward pass and the
+        layout.
       chosen: [K] which clients; None: every row of `state.clients`.
 
     Returns:
       An Evaluation of one moment; clients' arrays [K] or [N].
     """
+    model, _, algorithm, settings, *_ = federation
     inputs, labels = jax.tree.map(jnp.asarray, (checks.native(inputs), checks.counted(labels)))
     one_model = evaluation_lib.scorer(model, settings.eval_batch)
 
@@ -421,16 +407,16 @@ def evaluate(
         return *one_model(inputs, labels, weights), distance
 
     weights = state.clients
-    if algorithm is not None and algorithm.common is not None:
+    if algorithm.common is not None:
         weights = jnp.where(algorithm.common(state.round), state.server[None, :], weights)
     if chosen is not None:
         weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
     width = settings.eval_width or settings.width
     shared = inputs, labels, state.server
-    seen = over_clients(one_client, width, mesh=settings.mesh, shared=shared)(weights)
+    results = over_clients(one_client, width, mesh=settings.mesh, shared=shared)(weights)
     if chosen is not None:
-        seen = tuple(x[: chosen.size] for x in seen)
-    return Evaluation(state.round, *seen, *one_model(inputs, labels, state.server))
+        results = tuple(x[: chosen.size] for x in results)
+    return Evaluation(state.round, *results, *one_model(inputs, labels, state.server))
 
 
 def advance(
@@ -438,13 +424,7 @@ def advance(
     state: State,
     data: Dataset,
     clients: Clients,
-    *,
-    model: Model,
-    algorithm: Algorithm,
-    trainer: Trainer,
-    settings: Settings,
-    participation: Participation | None = None,
-    attack: Attack | None = None,
+    federation: Federation,
     orders: Array | None = None,
     chosen: Array | None = None,
     evaluated: bool = True,
@@ -456,12 +436,7 @@ def advance(
       state: where to go on from.
       data: as in `train`.
       clients: as in `train`.
-      model: as in `train`.
-      algorithm: the server's rules.
-      trainer: as in `train`.
-      settings: T, E, k and the layout's width.
-      participation: as in `round_`.
-      attack: as in `round_`.
+      federation: how they train, what the server does; T, E, k and the layout.
       orders: [T, N, E, M], or drawn.
       chosen: [K] which clients to evaluate; None: all.
       evaluated: False for rounds that end before the next evaluation.
@@ -474,38 +449,34 @@ def advance(
         together (see `checks.complaints`; their values are only looked at outside of
         transformations).
     """
-    _judge(key, algorithm, trainer, settings, participation, attack)
-    checks.check(data, clients, model)
+    _check(key, data, clients, federation)
     data, clients = checks.canonical(data, clients)
-    parts = {"model": model, "algorithm": algorithm, "trainer": trainer, "settings": settings}
-    parts |= {"participation": participation, "attack": attack}
-    every = min(settings.eval_every, settings.rounds)
+    rounds = federation.settings.rounds
+    every = min(federation.settings.eval_every, rounds)
     count = clients.mask.shape[0]
 
     def one_round(state: State, orders: Array | None) -> tuple[State, Record]:
-        return round_(key, state, data, clients, orders=orders, **parts)
+        return round_(key, state, data, clients, federation, orders)
 
-    def seen(state: State) -> Evaluation:
-        options = {"model": model, "settings": settings, "chosen": chosen}
-        options["algorithm"] = algorithm
-        result = evaluate(state, data.test_inputs, data.test_labels, **options)
+    def evaluation_of(state: State) -> Evaluation:
+        result = evaluate(state, data.test_inputs, data.test_labels, federation, chosen)
         if chosen is None:  # without the rows that only fill up a device
             fields = {name: getattr(result, name)[:count] for name in PER_CLIENT}
             result = result._replace(**fields)
         return result
 
-    def block(state: State, orders: Array | None, length: int):
+    def block(state: State, orders: Array | None, length: int) -> tuple:
         state, record = jax.lax.scan(one_round, state, orders, length)
-        return state, (record, seen(state))
+        return state, (record, evaluation_of(state))
 
     if not evaluated:
-        state, record = jax.lax.scan(one_round, state, orders, settings.rounds)
+        state, record = jax.lax.scan(one_round, state, orders, rounds)
         nothing = jax.tree.map(
-            lambda x: jnp.zeros((0, *x.shape), x.dtype), jax.eval_shape(seen, state)
+            lambda x: jnp.zeros((0, *x.shape), x.dtype), jax.eval_shape(evaluation_of, state)
         )
         return state, record, nothing
 
-    whole, rest = divmod(settings.rounds, every)
+    whole, rest = divmod(rounds, every)
     head = None if orders is None else orders[: whole * every]
     head = head if head is None else head.reshape(whole, every, *head.shape[1:])
     # A scan in a scan, not a condition: a batched condition would evaluate in every round.
@@ -523,46 +494,59 @@ def run(
     key: PRNGKey,
     data: Dataset,
     clients: Clients,
-    *,
-    model: Model,
-    algorithm: Algorithm,
-    trainer: Trainer,
-    settings: Settings,
-    participation: Participation | None = None,
-    attack: Attack | None = None,
+    federation: Federation | None = None,
     orders: Array | None = None,
     chosen: Array | None = None,
+    **parts: Any,
 ) -> tuple[State, Record, Evaluation]:
     """A whole run from w_0: `init`, then `advance`. Pure: jit it, vmap it over keys.
 
     With `settings.alone`, `train_alone` comes between.
+
+    Args:
+      key: of the run.
+      data: the examples, to train on and to test with.
+      clients: who holds which.
+      federation: how they train and what the server does.
+      orders: [T, N, E, M], or drawn.
+      chosen: [K] which clients to evaluate; None: all.
+      **parts: deprecated, the fields of the federation by name in its place.
 
     Returns:
       The final State, Record [T, N] and Evaluation [ceil(T / eval_every), ...].
 
     Raises:
       ValueError: as `advance` does.
+      TypeError: both a federation and parts are given, or parts are missing.
     """
-    _judge(key, algorithm, trainer, settings, participation, attack)
-    checks.check(data, clients, model)
-    num_clients = clients.mask.shape[0]
-    parts = {"model": model, "algorithm": algorithm, "trainer": trainer}
-    state = init(key, num_clients, attack=attack, mesh=settings.mesh, alone=settings.alone, **parts)
-    parts |= {"settings": settings, "participation": participation, "orders": orders}
+    if parts:
+        if federation is not None:
+            raise TypeError(f"run() got a federation and {', '.join(parts)} beside it")
+        warnings.warn(
+            "run(..., model=, trainer=, ...) is deprecated, use "
+            "run(key, data, clients, cgsv_jax.Federation(model, trainer, ...))",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        federation = Federation(**parts)
+    _check(key, data, clients, federation)
+    settings = federation.settings
+    state = init(key, clients.mask.shape[0], federation)
     if settings.alone:
-        state = train_alone(key, state, data, clients, rounds=settings.rounds, **parts)
-    return advance(key, state, data, clients, attack=attack, chosen=chosen, **parts)
+        state = train_alone(key, state, data, clients, federation, settings.rounds, orders)
+    return advance(key, state, data, clients, federation, orders, chosen)
 
 
-def _judge(
-    key: PRNGKey,
-    algorithm: Algorithm,
-    trainer: Trainer,
-    settings: Settings,
-    participation: Participation | None,
-    attack: Attack | None,
-) -> None:
-    """Refuses parts of another kind, and settings out of range."""
+def _check(key: PRNGKey, data: Dataset, clients: Clients, federation: Federation) -> None:
+    """Refuses parts of another kind, settings out of range, arrays that do not belong together."""
+    checks.kinds(
+        federation=(
+            federation,
+            Federation,
+            "cgsv_jax.Federation(model, trainer, algorithm, settings)",
+        )
+    )
+    model, trainer, algorithm, settings, participation, attack = federation
     checks.kinds(
         key=(key, jax.Array | np.ndarray, "jax.random.key(0)"),
         algorithm=(algorithm, Algorithm, "cgsv_jax.cgsv()"),
@@ -577,3 +561,4 @@ def _judge(
     )
     numbers = ("rounds", "epochs", "eval_every", "eval_batch")
     checks.numbers(**{name: getattr(settings, name) for name in numbers})
+    checks.check(data, clients, model)

@@ -181,7 +181,7 @@ def by_selecting(keys: Array, quota: Array, weights: Array | None = None) -> tup
                 whole = jnp.searchsorted(ends[0], rest, side="right").astype(jnp.int32)
             else:
                 whole = jnp.sum(ends[row] <= rest[:, None], axis=1, dtype=jnp.int32)
-            # `whole` digits are got whole, and the threshold lies in the next one.
+            # Buckets below `whole` are taken entirely; the threshold is in bucket `whole`.
             threshold = (threshold << size) + whole
             last = row, jnp.maximum(whole - 1, 0)
             if weights is not None:

@@ -130,7 +130,7 @@ def _share(parts: Array, whole: Array) -> Array:
 
 
 def draws(key: PRNGKey, numbers: Array | None, count: int) -> Array:
-    """A key for every client [N], that of its number wherever its row is.
+    """Per-client keys [N], which follow a client's number, whatever the order of rows.
 
     Args:
       key: of the rule and the round.

@@ -1,60 +1,167 @@
-"""The functions that a configuration means."""
+"""A configuration becomes functions, shapes and arrays here; nobody asks it anything afterwards."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from cgsv_jax.config import schema
-from cgsv_jax.config.schema import Config, ConfigError, Method
+from cgsv_jax.config.schema import Config, Method
 from cgsv_jax.core import attacks, local, participation
 from cgsv_jax.core import layout as layout_lib
-from cgsv_jax.core.participation import Participation
-from cgsv_jax.experiment import budget
+from cgsv_jax.experiment import hardware
 from cgsv_jax.experiment import names as names_lib
-from cgsv_jax.experiment.task import Task
+from cgsv_jax.experiment.task import Flags, Task, counts_of, flags_of, width_asked
 from cgsv_jax.results import frames
 from cgsv_jax.rules.methods import ALGORITHMS, STAGED
 from cgsv_jax.types import (
     Algorithm,
+    Attack,
     Dataset,
+    Federation,
     Hyper,
-    Model,
     Needs,
     Network,
-    Options,
+    Participation,
     Settings,
     Trainer,
 )
 
 
-def forged_uploads(config: Config, method: Method) -> attacks.Attack | None:
-    """What cheating clients upload in a method; None where all uploads are honest.
+class Bound(NamedTuple):
+    """A method on a task, as functions, shapes and arrays."""
 
-    The yardstick has no server to deceive: its clients cheat at most with their labels.
+    name: str  # of the method, as asked for
+    task: Task
+    seeds: tuple[int, ...]
+    hyper: Hyper  # the method's numbers on this task
+    needs: Needs
+    algorithm: Callable[[Hyper], Algorithm]  # of numbers that may be traced, as the next two
+    trainer: Callable[[Hyper], Trainer]
+    participation: Callable[[Hyper], Participation | None]
+    attack: Attack | None
+    settings: Settings  # without widths that follow from the memory, see `laid_out`
+    widths: Callable[[], tuple[int | None, int | None]]  # of training and evaluation
+    rounds: int  # T, those alone before, and those of a second stage
+    batch: int  # rows of a training step, at most
+    num_clients: int  # N, those that one poses as included
+    cohort: int  # clients of a round, at most
+    checkpoint_every: int | None  # rounds
+    flags: Flags  # that decide N and D
+
+    def laid_out(self) -> Settings:
+        """The settings with their widths; a batch is compiled where these follow from memory."""
+        width, eval_width = self.widths()
+        return self.settings._replace(width=width, eval_width=eval_width)
+
+    def federation(self, hyper: Hyper) -> Federation:
+        """All of a run with these numbers, which may be traced."""
+        return Federation(
+            self.task.model,
+            self.trainer(hyper),
+            self.algorithm(hyper),
+            self.laid_out(),
+            self.participation(hyper),
+            self.attack,
+        )
+
+    @property
+    def data(self) -> Dataset:
+        """The data as the programs read them: validation rows only if the method needs them."""
+        return self.task.data if self.needs.rows else self.task.data._replace(validation=None)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Mini-batch steps of each client in a round, [N]."""
+        return self.settings.epochs * -(-self.task.sizes // self.batch)
+
+
+def bind(config: Config, method: Method, task: Task) -> Bound:
+    """What a configuration means for one of its methods on one task; nothing is computed.
+
+    Raises:
+      ConfigError: more devices are asked for than there are.
+      ValueError: a rule refuses its numbers or the model.
     """
-    names = [schema.attacking(text).name for text in config.attacks]
-    names = [name for name in names if name in attacks.UPLOADS]
-    return attacks.attack(names) if names and method.algorithm != frames.YARDSTICK else None
+    needs = needs_of(config, method)
+    options = method.options(tensors=task.tensors, rounds=config.rounds, network=task.network)
+    slots = task.clients.mask.shape[1]
+    asked = width_asked(config.layout)
+    settings = Settings(
+        rounds=config.rounds,
+        epochs=config.epochs,
+        eval_every=config.eval_every,
+        eval_batch=config.eval_batch,
+        width=1 if config.layout == "balanced" else asked,
+        eval_width=asked,
+        mesh=layout_lib.mesh_of(hardware.devices(config)),
+        start_loss=needs.start_loss,
+        alone=needs.alone,
+    )
 
+    def trainer(hyper: Hyper) -> Trainer:
+        schedule = local.decayed(
+            hyper.learning_rate, hyper.decay, per=method.decay_per, epochs=config.epochs
+        )
+        again = method.algorithm in STAGED and method.finetune_optimizer == "new"
+        return local.trainer(
+            task.model,
+            names_lib.OPTIMIZERS[method.optimizer],
+            schedule,
+            batch_size=config.batch_size,
+            precision=config.precision,
+            restart=method.optimizer_state == "restart",
+            afresh=config.rounds if again else None,
+        )
 
-def participation_of(
-    config: Config, method: Method, task: Task, hyper: Hyper
-) -> Participation | None:
-    """Who takes part; None: everybody who has joined. The yardstick trains in the same rounds."""
-    dropout = hyper.dropout if method.dropout > 0 else 0.0
-    if task.attendance is not None:
-        return participation.given(task.attendance, dropout)
-    if config.cohort is None:
-        return participation.everybody(dropout) if method.dropout > 0 else None
-    drawn = {
-        "uniform": participation.uniform,
-        "reputation": participation.by_reputation,
-    }[config.cohort_by]
-    return drawn(config.cohort, dropout)
+    def who(hyper: Hyper) -> Participation | None:
+        dropout = hyper.dropout if method.dropout > 0 else 0.0
+        if task.attendance is not None:
+            return participation.given(task.attendance, dropout)
+        if config.cohort is None:
+            return participation.everybody(dropout) if method.dropout > 0 else None
+        draws = {"uniform": participation.uniform, "reputation": participation.by_reputation}
+        return draws[config.cohort_by](config.cohort, dropout)
 
+    @functools.cache
+    def widths() -> tuple[int | None, int | None]:
+        def fitting(rows: int, training: bool) -> int:
+            inputs = task.data.inputs
+            batch = (min(rows, len(inputs)), *inputs.shape[1:])
+            batch = jax.ShapeDtypeStruct(batch, inputs.dtype)
+            return hardware.fitting(task.model, batch, len(task.sizes), training)
 
-def options_of(config: Config, method: Method, task: Task) -> Options:
-    """The choices of rule of a method on a task."""
-    return method.options(tensors=task.tensors, rounds=config.rounds, network=task.network)
+        width = asked
+        if config.layout == "balanced":
+            width = layout_lib.balanced_width(bound.steps, most=fitting(bound.batch, True))
+        return width, asked or fitting(config.eval_batch, False)
+
+    # The standalone baseline has no server to deceive: its clients cheat at most with their labels.
+    uploads = [attack.name for attack in task.attacks if attack.name in attacks.UPLOADS]
+    deceived = uploads and method.algorithm != frames.YARDSTICK
+    number, _ = counts_of(config)
+    listed = None if task.attendance is None else task.attendance.shape[1]
+    bound = Bound(
+        name=method.name,
+        task=task,
+        seeds=config.seeds,
+        hyper=method.hyper(task.partition),
+        needs=needs,
+        algorithm=lambda hyper: ALGORITHMS[method.algorithm](hyper, options),
+        trainer=trainer,
+        participation=who,
+        attack=attacks.attack(uploads) if deceived else None,
+        settings=settings,
+        widths=widths,
+        rounds=rounds_of(config, method),
+        batch=min(config.batch_size, slots),
+        num_clients=number,
+        cohort=listed or config.cohort or number,
+        checkpoint_every=config.checkpoint_every,
+        flags=flags_of(config),
+    )
+    return bound
 
 
 # What rules are made of where they are asked what they need, and compute nothing.
@@ -72,98 +179,3 @@ def rounds_of(config: Config, method: Method) -> int:
     alone = needs_of(config, method).alone
     staged = method.finetune_rounds if method.algorithm in STAGED else 0
     return config.rounds * (1 + alone) + staged
-
-
-def data_of(config: Config, method: Method, task: Task) -> Dataset:
-    """The data as a method's programs are given them: validation rows only to whom they serve."""
-    if needs_of(config, method).rows:
-        return task.data
-    return task.data._replace(validation=None)
-
-
-def settings_of(config: Config, method: Method, task: Task) -> Settings:
-    """`settings`, and what the method's uploads must carry."""
-    needs = needs_of(config, method)
-    return settings(config, task)._replace(start_loss=needs.start_loss, alone=needs.alone)
-
-
-def parts(
-    config: Config, method: Method, task: Task, hyper: Hyper
-) -> dict[str, Model | Algorithm | Trainer]:
-    """Model, algorithm and trainer of a method; the numbers of `hyper` may be traced."""
-    schedule = local.decayed(
-        hyper.learning_rate, hyper.decay, per=method.decay_per, epochs=config.epochs
-    )
-    optimizer = names_lib.OPTIMIZERS[method.optimizer]
-    again = method.algorithm in STAGED and method.finetune_optimizer == "new"
-    return {
-        "model": task.model,
-        "algorithm": ALGORITHMS[method.algorithm](hyper, options_of(config, method, task)),
-        "trainer": local.trainer(
-            task.model,
-            optimizer,
-            schedule,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            restart=method.optimizer_state == "restart",
-            afresh=config.rounds if again else None,
-        ),
-    }
-
-
-def steps(config: Config, task: Task) -> np.ndarray:
-    """Mini-batch steps of each client in a round, [N]."""
-    batch = min(config.batch_size, task.clients.mask.shape[1])
-    return config.epochs * -(-task.sizes // batch)
-
-
-def settings(config: Config, task: Task) -> Settings:
-    """The static settings of a run.
-
-    Raises:
-      ConfigError: more devices are asked for than there are.
-    """
-    mesh = layout_lib.mesh_of(devices(config))
-    width = eval_width = width_asked(config.layout)
-    if config.layout == "balanced":
-        width = layout_lib.balanced_width(
-            steps(config, task), most=budget.fitting(config, task, True)
-        )
-    if eval_width is None:
-        eval_width = budget.fitting(config, task, False)
-    return Settings(
-        rounds=config.rounds,
-        epochs=config.epochs,
-        eval_every=config.eval_every,
-        eval_batch=config.eval_batch,
-        width=width,
-        eval_width=eval_width,
-        mesh=mesh,
-    )
-
-
-def devices(config: Config) -> list[jax.Device]:
-    """The devices that share the clients.
-
-    Raises:
-      ConfigError: more of them are asked for than there are.
-    """
-    available = jax.devices()
-    if config.devices > len(available):
-        raise ConfigError(
-            f"--devices is {config.devices}, it must be at most {len(available)}, what there is"
-        )
-    if jax.process_count() > 1 and config.devices < len(available):
-        raise ConfigError(
-            f"--devices is {config.devices}, it must be {len(available)}: "
-            f"each of the {jax.process_count()} processes takes part with all it has"
-        )
-    wanted = config.devices if jax.process_count() > 1 else min(config.devices, config.clients)
-    return available[:wanted]
-
-
-def width_asked(layout: str) -> int | None:
-    """Clients computed together where the layout is a number of them; None: as many as fit."""
-    if layout == "one":
-        return 1
-    return int(layout) if layout.isdigit() else None

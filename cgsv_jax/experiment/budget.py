@@ -1,19 +1,17 @@
 """What a run takes of time and memory, estimated before it begins."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from cgsv_jax.config.schema import Config, Method
 from cgsv_jax.data import partition as partition_lib
-from cgsv_jax.experiment import bind, execute
+from cgsv_jax.experiment import execute
 from cgsv_jax.experiment import timing as timing_lib
-from cgsv_jax.experiment.task import Task, counts_of
-from cgsv_jax.host import files as files_lib
+from cgsv_jax.experiment.bind import Bound
+from cgsv_jax.experiment.hardware import Memory
+from cgsv_jax.types import Model
 
 # A segment ends, and a checkpoint may be written, before a slow CPU has computed for so long.
 SECONDS = 30.0
@@ -32,16 +30,8 @@ AS_SEEN = 40  # of the same, as it is kept until then
 REBUILT = 128  # models beside the clients' where the server judges models on rows of its own
 
 
-class Memory(NamedTuple):
-    """Something that takes memory."""
-
-    size: int  # bytes
-    what: str
-    flags: tuple[str, ...]  # that decide it
-
-
-def memory_of(config: Config, method: Method, task: Task) -> tuple[Memory, ...]:
-    """What one run of a method takes while it is computed, the rows themselves apart.
+def memory_of(bound: Bound) -> tuple[Memory, ...]:
+    """What one run of a method takes while it is computed, the examples themselves apart.
 
     Of models and updates there are S (1 + C / N) + 4 C D bytes and 12 D for each client trained at
     the same time: S is the state, models [N, D] and whatever an optimizer, a rule or an attacker
@@ -49,53 +39,39 @@ def memory_of(config: Config, method: Method, task: Task) -> tuple[Memory, ...]:
     (cffl), twice with gaussian_noise. Only shapes are traced, and nothing is allocated.
 
     Args:
-      config: how many clients, rounds and so on.
-      method: whose rules they are.
-      task: the model and who holds what; those as whom a client poses need not be there yet.
+      bound: a method on a task; clients as whom another one poses need not be in the task yet.
 
     Raises:
       ValueError: a rule cannot be for so many clients or parameters.
     """
-    number, who = population(config)
-    parameters, rounds = sum(task.tensors), bind.rounds_of(config, method)
-    made = bind.parts(config, method, task, method.hyper(task.partition))
-    attack = bind.forged_uploads(config, method)
+    number, task, needs = bound.num_clients, bound.task, bound.needs
+    parameters = sum(task.tensors)
     params = jax.eval_shape(task.model.init, jax.random.key(0))
-    steps = number * _size(made["trainer"].init, params)
-    state = 4 * number * parameters + steps
-    state += _size(lambda: made["algorithm"].init(number, parameters))
-    state += _size(lambda: attack.init(number, parameters)) if attack else 0
-    taking = config.cohort or number
-    if task.attendance is not None:
-        taking = task.attendance.shape[1]
-    wide = number if config.layout == "all" else min(bind.width_asked(config.layout) or 1, number)
-    needs = bind.needs_of(config, method)
-    copies = taking + 3 * wide + REBUILT * needs.rows
-    network = ("--hidden" if config.model == "mlp" else "--model",)
-    network += ("--optimizer",) if steps else ()
+    optimizer = number * _size(bound.trainer(bound.hyper).init, params)
+    state = 4 * number * parameters + optimizer
+    state += _size(lambda: bound.algorithm(bound.hyper).init(number, parameters))
+    state += _size(lambda: bound.attack.init(number, parameters)) if bound.attack else 0
+    wide = min(bound.settings.width or number, number)
+    copies = bound.cohort + 3 * wide + REBUILT * needs.rows
+    who, network = bound.flags
+    network += ("--optimizer",) if optimizer else ()
     slots = number * task.clients.mask.shape[1]
-    looked = needs.valuations(number)
-    products = 12 * number**2 if looked else 0
+    valued = needs.valuations(number)
+    products = 12 * number**2 if valued else 0
     return (
         Memory(
-            state + state * taking // number + 4 * parameters * copies,
+            state + state * bound.cohort // number + 4 * parameters * copies,
             "models and updates",
             (*who, *network),
         ),
         Memory(partition_lib.SLOT * slots, "who holds which rows", (*who, "--partition")),
         Memory(
-            A_COALITION * looked + products,
-            f"{looked:,} coalitions a round",
+            A_COALITION * valued + products,
+            f"{valued:,} coalitions a round",
             (*who, "--permutations"),
         ),
-        Memory(AS_SEEN * number * rounds, "what is recorded", (*who, "--rounds")),
+        Memory(AS_SEEN * number * bound.rounds, "what is recorded", (*who, "--rounds")),
     )
-
-
-def population(config: Config) -> tuple[int, tuple[str, ...]]:
-    """N, and the flags that make it."""
-    number, _ = counts_of(config)
-    return number, ("--clients", "--attack") if number > config.clients else ("--clients",)
 
 
 def _size(function: Callable, *args: Any) -> int:
@@ -104,80 +80,40 @@ def _size(function: Callable, *args: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in leaves)
 
 
-def beyond(what: str, needed: Sequence[Memory], there: int) -> list[str]:
-    """A sentence where all of it does not fit in `there` bytes, about what takes most of it."""
-    total = sum(own.size for own in needed)
-    if total <= there:
-        return []
-    most = [own for own in needed if 10 * own.size > total]
-    flags = ", ".join(dict.fromkeys(flag for own in most for flag in own.flags))
-    size, has = (f"{bytes_ / 2**30:,.1f} GiB" for bytes_ in (total, there))
-    parts_ = " and ".join(own.what for own in most)
-    return [f"{flags}: {what} would take {size} of memory for {parts_}, there are {has}"]
-
-
-def memory() -> int:
-    """Bytes of the device, or of the host where that is the device."""
-    return timing_lib.memory_limit() or files_lib.host_memory()
-
-
 @functools.lru_cache(maxsize=64)
-def _scratch(apply: Any, init: Any, shape: tuple[int, ...], dtype: Any, training: bool) -> int:
-    """Bytes that one model needs beside its parameters to compute one batch, as compiled."""
-
-    def forward(params: Any, inputs: jax.Array, key: jax.Array) -> jax.Array:
-        return jnp.sum(apply(params, inputs, key if training else None))
-
-    params = jax.eval_shape(init, jax.random.key(0))
-    arguments = (params, jax.ShapeDtypeStruct(shape, dtype), jax.random.key(0))
-    function = jax.grad(forward) if training else forward
-    analysis = jax.jit(function).lower(*arguments).compile().memory_analysis()
-    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-
-
-def fitting(config: Config, task: Task, training: bool) -> int:
-    """Models that may be computed at once: half of the memory is theirs, the rest the matrices'."""
-    inputs = task.data.inputs
-    rows = min(config.batch_size, task.clients.mask.shape[1]) if training else config.eval_batch
-    shape = (min(rows, len(inputs)), *inputs.shape[1:])
-    each = _scratch(task.model.apply, task.model.init, shape, inputs.dtype, training)
-    return int(np.clip(memory() // 2 // max(each, 1), 1, len(task.sizes)))
-
-
-@functools.lru_cache(maxsize=64)
-def _forward(apply: Any, init: Any, shape: tuple[int, ...], dtype: Any) -> float:
+def _forward(model: Model, batch: jax.ShapeDtypeStruct) -> float:
     """FLOPs of one row's forward pass, by XLA's count; nothing is compiled."""
-    params = jax.eval_shape(init, jax.random.key(0))
-    flops, _ = timing_lib.cost(apply, params, jax.ShapeDtypeStruct(shape, dtype))
-    return flops / shape[0]
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    flops, _ = timing_lib.cost(model.apply, params, batch)
+    return flops / batch.shape[0]
 
 
-def seconds_per_round(config: Config, method: Method, task: Task) -> float:
+def seconds_per_round(bound: Bound) -> float:
     """Seconds that a round of one seed takes on a slow CPU, by what is to be computed.
 
     It says how a run is cut, hence which programs compute it: so it follows from the config and the
-    rows alone, and neither from a clock nor from the device.
+    examples alone, and neither from a clock nor from the device.
     """
+    task, needs = bound.task, bound.needs
     inputs, clients = task.data.inputs, len(task.sizes)
-    rows = min(config.batch_size, task.clients.mask.shape[1])
-    forward = _forward(task.model.apply, task.model.init, (rows, *inputs.shape[1:]), inputs.dtype)
-    taken = float(bind.steps(config, task).sum()) * (config.cohort or clients) / clients
+    batch = jax.ShapeDtypeStruct((bound.batch, *inputs.shape[1:]), inputs.dtype)
+    forward = _forward(task.model, batch)
+    taken = float(bound.steps.sum()) * bound.cohort / clients
     evaluated = 1 + (clients if task.chosen is None else len(task.chosen))
-    often = min(config.eval_every, config.rounds)
-    passes = 3 * taken * rows + evaluated * len(task.data.test_labels) / often
-    needs = bind.needs_of(config, method)
-    judged = len(task.data.validation[1]) if needs.rows else 0
+    often = min(bound.settings.eval_every, bound.settings.rounds)
+    passes = 3 * taken * bound.batch + evaluated * len(task.data.test_labels) / often
+    validated = len(task.data.validation[1]) if needs.rows else 0
     valued = needs.valuations(clients)
-    flops = forward * (passes + valued * judged) + valued * clients**2
+    flops = forward * (passes + valued * validated) + valued * clients**2
     return flops / RATE + taken / STEPS + READINGS * 4 * clients * sum(task.tensors) / BYTES
 
 
-def segments_of(config: Config, method: Method, task: Task) -> tuple[execute.Segment, ...]:
+def segments_of(bound: Bound) -> tuple[execute.Segment, ...]:
     """How the runs of a method are cut: about twenty segments, none of which takes long."""
-    most = max(1, int(SECONDS / seconds_per_round(config, method, task)))
-    most = min(most, config.checkpoint_every or most)
-    alone = config.rounds if bind.needs_of(config, method).alone else 0
-    before = execute.segments(alone, config.eval_every, most) if alone else ()
+    most = max(1, int(SECONDS / seconds_per_round(bound)))
+    most = min(most, bound.checkpoint_every or most)
+    every = bound.settings.eval_every
+    alone = bound.settings.rounds if bound.needs.alone else 0
+    before = execute.segments(alone, every, most) if alone else ()
     before = tuple(execute.Segment(segment.rounds, 0, alone=True) for segment in before)
-    after = execute.segments(bind.rounds_of(config, method) - alone, config.eval_every, most)
-    return before + after
+    return before + execute.segments(bound.rounds - alone, every, most)

@@ -1,7 +1,6 @@
 """From a configuration to tasks: the data, dealt out to clients, and a model."""
 
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -17,11 +16,18 @@ from cgsv_jax.data import attendance as attendance_lib
 from cgsv_jax.data import lists
 from cgsv_jax.data import owners as owners_lib
 from cgsv_jax.data import partition as partition_lib
-from cgsv_jax.experiment import bind, budget
+from cgsv_jax.experiment import bind, budget, hardware
 from cgsv_jax.experiment import identity as identity_lib
 from cgsv_jax.experiment import timing as timing_lib
-from cgsv_jax.experiment.budget import Memory
-from cgsv_jax.experiment.task import DataIdentity, Task, counts_of
+from cgsv_jax.experiment.hardware import Memory
+from cgsv_jax.experiment.task import (
+    DataIdentity,
+    Task,
+    attacks_of,
+    counts_of,
+    flags_of,
+    width_asked,
+)
 from cgsv_jax.host import files as files_lib
 from cgsv_jax.types import Clients, Dataset, Model
 
@@ -33,7 +39,7 @@ def tasks(config: Config) -> tuple[Task, ...]:
       ConfigError: when the data are not there, cannot be dealt out as asked, or are not what a
         method needs; and when the hardware is not there.
     """
-    bind.devices(config)
+    hardware.devices(config)
     source = data_lib.DATASETS[config.dataset]
     try:
         full, found = data_lib.identified(**identity_lib.named(config))
@@ -57,12 +63,12 @@ def tasks(config: Config) -> tuple[Task, ...]:
             ids.append(held)
         except (ValueError, OSError) as error:
             wrong += str(error).splitlines()
-    refuse(wrong)
+    schema.refuse(wrong)
     made = tuple(
         _task(config, name, *arrays[:2], model)._replace(identity=identity)
         for name, arrays in zip(config.partitions, dealt, strict=True)
     )
-    refuse(wrong for task in made for wrong in _unfit(config, task))
+    schema.refuse(wrong for task in made for wrong in _unfit(config, task))
     return tuple(_conducted(config, *each) for each in zip(made, ids, strict=True))
 
 
@@ -82,17 +88,17 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
       ConfigError: naming everything that is wrong with the arrays, see `checks.complaints`, and
         what a method of the config cannot do with them.
     """
-    bind.devices(config)
+    hardware.devices(config)
     own_model = model is not None
     if model is None:
-        refuse(checks.complaints(data, clients))  # before their shape and labels are used
+        schema.refuse(checks.complaints(data, clients))  # before their shape and labels are used
         held = (data.labels, data.test_labels, *(data.validation or ())[1:])
         classes = max(int(np.max(labels, initial=0)) for labels in held) + 1
         try:
             model = _model(config, data, classes)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    refuse(checks.complaints(data, clients, model))
+    schema.refuse(checks.complaints(data, clients, model))
     if len(clients.mask) != config.clients:
         raise ConfigError(
             f"--clients is {config.clients}, it must be {len(clients.mask)}, the clients given"
@@ -102,14 +108,8 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
         data = data._replace(validation=(data.inputs[:0], data.labels[:0]))
     task = _task(config, schema.GIVEN, data, clients, model)
     task = task._replace(own_model=own_model)
-    refuse(_unfit(config, task))
+    schema.refuse(_unfit(config, task))
     return _conducted(config, task)
-
-
-def refuse(wrong: Iterable[str]) -> None:
-    """One error for all that is wrong, each named once."""
-    if lines := list(dict.fromkeys(wrong)):
-        raise ConfigError("\n".join(lines))
 
 
 def _model(config: Config, data: Dataset, num_classes: int) -> Model:
@@ -136,12 +136,15 @@ def _task(config: Config, name: str, data: Dataset, clients: Clients, model: Mod
         data.inputs.shape[1:],
         data.inputs.dtype,
         batch=config.eval_batch,
-        width=bind.width_asked(config.layout),
+        width=width_asked(config.layout),
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
     holdings = partition_lib.describe(clients, data.labels)
-    return Task(name, data, clients, *holdings, model, tensors, network, None, (), listed)
+    return Task(
+        name, data, clients, *holdings, model, tensors, network, None,
+        attacks=attacks_of(config), attendance=listed,
+    )  # fmt: skip
 
 
 def _conducted(config: Config, task: Task, ids: np.ndarray | None = None) -> Task:
@@ -149,7 +152,7 @@ def _conducted(config: Config, task: Task, ids: np.ndarray | None = None) -> Tas
 
     `ids` are the owners of the rows, where clients are owners.
     """
-    clients, cheats = _conduct(config, task.data, task.clients, task.model)
+    clients, cheats = _conduct(config, task)
     clients = _joining(config, clients)
     sizes, classes = partition_lib.describe(clients, task.data.labels)
     chosen = None
@@ -162,20 +165,18 @@ def _conducted(config: Config, task: Task, ids: np.ndarray | None = None) -> Tas
     return made._replace(chosen=chosen, cheats=cheats)
 
 
-def _conduct(
-    config: Config, data: Dataset, clients: Clients, model: Model
-) -> tuple[Clients, tuple[str, ...]]:
+def _conduct(config: Config, task: Task) -> tuple[Clients, tuple[str, ...]]:
     """The partition with the clients that cheat, drawn with the partition's seed."""
-    if not config.attacks:
-        return clients, ()
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    logits = jax.eval_shape(model.apply, params, data.inputs[:1])
+    if not task.attacks:
+        return task.clients, ()
+    params = jax.eval_shape(task.model.init, jax.random.key(0))
+    logits = jax.eval_shape(task.model.apply, params, task.data.inputs[:1])
     return attacks.dishonest(
         np.random.default_rng([config.partition_seed, 3]),
-        clients,
-        data.labels,
+        task.clients,
+        task.data.labels,
         logits.shape[-1],
-        [schema.attacking(text) for text in config.attacks],
+        task.attacks,
         config.attackers,
     )
 
@@ -202,33 +203,32 @@ def _unfit(config: Config, task: Task) -> list[str]:
             f"--epochs is {config.epochs}, which makes {visits} visits of the largest client's "
             f"rows in a round, it must make at most {ranges.MAX_WHOLE}"
         )
-    there = budget.memory() * (config.devices if timing_lib.memory_limit() else 1)
-    number, who = budget.population(config)
-    network = "--hidden" if config.model == "mlp" else "--model"
-    alone = Memory(4 * number * sum(task.tensors), "models", (*who, network))
-    if large := budget.beyond(
-        "every method", [alone], there
-    ):  # before a rule looks at such a model
+    there = hardware.memory() * (config.devices if timing_lib.memory_limit() else 1)
+    number, _ = counts_of(config)
+    flags = flags_of(config)
+    models_ = Memory(4 * number * sum(task.tensors), "models", flags.clients + flags.model)
+    # Before a rule looks at such a model.
+    if large := hardware.beyond("every method", [models_], there):
         return wrong + large
     for method in config.methods:
         try:  # what a rule says of N, D or the model, it says before anything is compiled
-            needs = bind.needs_of(config, method)
-            if needs.rows and not len(task.data.validation[1]):
+            bound = bind.bind(config, method, task)
+            if bound.needs.rows and not len(task.data.validation[1]):
                 wrong.append(
                     f"{method.name} judges models on the server's validation rows, "
                     f"but --validation-share {config.validation_share:g} leaves none"
                 )
                 continue
-            needed = budget.memory_of(config, method, task)
+            needed = budget.memory_of(bound)
         except ValueError as error:
             wrong.append(str(error))
             continue
-        wrong += budget.beyond(method.name, needed, there)
+        wrong += hardware.beyond(method.name, needed, there)
     rows = number * len(config.partitions) * len(config.seeds)
     rows *= sum(bind.rounds_of(config, method) for method in config.methods)
-    told = (*who, "--rounds", "--seeds", "--algorithms", "--partition")
-    table = Memory(budget.A_ROW * rows, f"{rows:,} rows of rounds.parquet", told)
-    return wrong + budget.beyond("the tables", [table], files_lib.host_memory())
+    decide = (*flags.clients, "--rounds", "--seeds", "--algorithms", "--partition")
+    table = Memory(budget.A_ROW * rows, f"{rows:,} rows of rounds.parquet", decide)
+    return wrong + hardware.beyond("the tables", [table], files_lib.host_memory())
 
 
 def _deal(
@@ -267,7 +267,7 @@ def _deal(
                 f"the test rows of {config.dataset}"
             )
         test = np.sort(test_rng.permutation(rows)[: config.eval_rows])
-    refuse(wrong)
+    schema.refuse(wrong)
     data = full._replace(
         test_inputs=full.test_inputs[test],
         test_labels=full.test_labels[test],

@@ -1,13 +1,13 @@
-"""Many runs on the host's side: which calls of which compiled programs, one after another.
+"""Host-side executor: runs batches of compiled segments in order, with saving and resuming.
 
 Nothing here knows what is computed; a caller says what begins, what continues and how far. Nothing
-here knows of files either: a `Keeper` does, which is asked between two segments.
+here knows of files either: between two segments a `Keeper` may save, or stop everything.
 """
 
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -46,13 +46,13 @@ class Segment(NamedTuple):
 
     rounds: int
     evaluations: int  # how many fall into it; the last of them ends it, where there is one
-    alone: bool = False  # clients train alone, before round 0; nothing is seen of it
+    alone: bool = False  # clients train alone, before round 0; nothing is recorded
 
 
 class Batch(NamedTuple):
     """Chunks of one shape, which share their programs."""
 
-    build: Callable[[], Programs]  # called when its turn has come: its arrays are large
+    build: Callable[[], Programs]  # called just before the batch runs: its arrays are large
     chunks: tuple[Chunk, ...]
     segments: tuple[Segment, ...]  # of every run, from round 0
 
@@ -63,7 +63,7 @@ class Batch(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a chunk's runs showed, as NumPy arrays; T and K grow from segment to segment."""
+    """Outputs of a chunk's runs, as NumPy arrays; T and K grow from segment to segment."""
 
     record: Record  # leaves [R, T, ...]
     evaluation: Evaluation  # leaves [R, K, ...]
@@ -109,17 +109,28 @@ class Kept(NamedTuple):
     clocks: list[Clock]  # per batch up to the place
 
 
+class Restore(Protocol):
+    """`restore(plan, expect) -> Kept | None`."""
+
+    def __call__(self, plan: Any, expect: Callable[[Place], tuple]) -> Kept | None:
+        """What was kept of these batches, if anything was.
+
+        Args:
+          plan: the batches as JSON, see `plan`.
+          expect: place -> (State, [[Seen]]) as shapes, by which what was kept is verified; it
+            raises ValueError where the batches have no such place.
+        """
+
+
 class Keeper(NamedTuple):
     """Who saves what is computed, and knows when to stop."""
 
-    # (plan, place -> (State, [[Seen]]) as shapes) -> what was kept, or None. The function raises
-    # ValueError where the place is none of these batches'.
-    restore: Callable[[Any, Callable[[Place], tuple]], Kept | None]
-    # (rounds computed, rounds of the next segment, 0 at the end) -> whether to save between them;
-    # rounds are counted over chunks, those of the runs of a chunk once
+    restore: Restore
+    # (rounds computed, rounds of the next segment, 0 at the end) -> whether to save between them.
+    # Rounds are counted per chunk: all runs of a chunk advance together.
     due: Callable[[int, int], bool]
     save: Callable[[Any, int, Kept], None]  # (plan, rounds computed, what to keep)
-    stop: Callable[[], bool]  # whether to save and raise `Stopped`, asked after every segment
+    stop: Callable[[], bool]  # after every segment: whether to save and raise `Stopped`
 
 
 NO_KEEPER = Keeper(
@@ -207,9 +218,8 @@ def execute(
         through, so that of many runs only little need stay in memory.
       keeper: saves between segments, and may have something to go on from: then what was finished
         is neither compiled nor run again, and the rest computes the same bits.
-      whole: whether the keeper also keeps what finished chunks showed, so that `finish` is called
-        again of those that were finished before; all batches show equally many clients then.
-        Otherwise the caller keeps what `finish` made.
+      whole: if True, outputs of finished chunks are saved too, and `finish` is replayed on resume;
+        all batches must record equally many clients. Otherwise the caller keeps what `finish` made.
 
     Returns:
       What `finish` made of what was seen, per batch and chunk, clients in the order of their
@@ -227,7 +237,7 @@ def execute(
     pieces = [[[seen] for seen in own] for own in kept.seen] if kept else []
     clocks = list(kept.clocks) if kept else []
     first = kept.place if kept else Place(0, 0, 0)
-    states = [kept.state] if kept else []  # a list, so that whoever takes the state alone holds it
+    states = [kept.state] if kept else []  # popped below, so that no second reference is left
     del kept
     known: dict[Any, dict] = {}  # compiled code that batches share
     results: list[list[Any]] = []
@@ -429,10 +439,9 @@ def _next(batches: Sequence[Batch], place: Place) -> tuple[int, int]:
 
 
 def _start(begin: Callable, seeds: Array, hyper: Hyper) -> ArrayTree:
-    """The first state, of types that do not depend on how a program came by them.
+    """Initial state with weak types removed, so that every program sees the same dtypes.
 
-    An array made of Python's numbers is weakly typed, one from the host never is; programs of the
-    two differ.
+    Arrays made of Python's numbers are weakly typed, arrays from the host never are.
     """
     state = begin(seeds, hyper)
     return jax.tree.map(

@@ -11,8 +11,8 @@ import numpy as np
 from cgsv_jax import data as data_lib
 from cgsv_jax.config import schema, validate
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.experiment import budget, deal
-from cgsv_jax.experiment.budget import Memory
+from cgsv_jax.experiment import hardware
+from cgsv_jax.experiment.hardware import Memory
 from cgsv_jax.experiment.task import DataIdentity, Task
 from cgsv_jax.host import files as files_lib
 from cgsv_jax.results import directory as directory_lib
@@ -78,7 +78,7 @@ def named(config: Config) -> dict[str, Any]:
         each = 4 * math.prod(data_lib.DATASETS[config.dataset].input_shape)
         times = 3  # as drawn, as dealt out, and on the device
         rows = Memory(times * each * config.synthetic_rows, "the rows", ("--synthetic-rows",))
-        deal.refuse(budget.beyond("the data", [rows], files_lib.host_memory()))
+        schema.refuse(hardware.beyond("the data", [rows], files_lib.host_memory()))
     return {"name": config.dataset, "data_dir": config.data_dir, **options}
 
 

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax.config.schema import Config, Method
 from cgsv_jax.core import layout, local, participation, simulation
-from cgsv_jax.experiment import bind, timing
-from cgsv_jax.experiment.task import Task
+from cgsv_jax.experiment import timing
+from cgsv_jax.experiment.bind import Bound
 
 
 class Phase(NamedTuple):
@@ -44,48 +43,41 @@ class Profile(NamedTuple):
     peak_memory: int  # bytes, of the process or the device so far
 
 
-def profile(config: Config, method: Method, task: Task, repeats: int = 3) -> Profile:
+def profile(bound: Bound, repeats: int = 3) -> Profile:
     """Times the phases of the first round of the first seed.
 
     Of a cohort its training and its server's step; gathering its rows is in neither, nor is what
     attackers make of their updates.
 
     Args:
-      config: of the run.
-      method: which of its methods.
-      task: which of its partitions.
+      bound: a method on a task.
       repeats: of every phase.
     """
-    static = bind.settings_of(config, method, task)
-    mesh = static.mesh
+    task, federation = bound.task, bound.federation(bound.hyper)._replace(attack=None)
+    settings, mesh = federation.settings, federation.settings.mesh
     where = None if mesh is None else layout.everywhere(mesh)
-    parts = bind.parts(config, method, task, method.hyper(task.partition))
-    model, algorithm, trainer = parts["model"], parts["algorithm"], parts["trainer"]
-    data = bind.data_of(config, method, task)
-    data, clients = jax.device_put((data, task.clients), where)
+    data, clients = jax.device_put((bound.data, task.clients), where)
     chosen = None if task.chosen is None else jnp.asarray(task.chosen)
-    key = jax.random.key(config.seeds[0])
+    key = jax.random.key(bound.seeds[0])
     held = len(task.sizes)
-    everybody = jax.jit(
-        lambda: simulation.init(key, held, mesh=mesh, alone=static.alone, **parts)
-    )()
-    state, whole_clients, members = everybody, clients, None
-    here, steps = jnp.ones(held, bool), bind.steps(config, task)
-    who = bind.participation_of(config, method, task, method.hyper(task.partition))
-    if who is not None:
-        here, members = participation.who(key, who, everybody, clients)
+    everybody = jax.jit(lambda: simulation.init(key, held, federation))()
+    state, all_clients, members = everybody, clients, None
+    participates, steps = jnp.ones(held, bool), bound.steps
+    if federation.participation is not None:
+        participates, members = participation.who(key, federation.participation, state, clients)
     if members is not None:
-        state, clients = participation.gather(everybody, clients, members, algorithm.init, mesh)
+        init = federation.algorithm.init
+        state, clients = participation.gather(everybody, clients, members, init, mesh)
         taking = np.asarray(members)
         steps = steps[taking[taking < held]]
     number = len(steps)
 
     def train(state: Any, data: Any, clients: Any) -> Any:
         upload, optimizer = simulation.train(
-            key, state, data, clients, model=model, trainer=trainer, settings=static, here=here
+            key, state, data, clients, federation, participates=participates
         )
         if members is not None:
-            upload = participation.as_cohort(upload, whole_clients, members)
+            upload = participation.as_cohort(upload, all_clients, members)
             upload = upload._replace(population=None)  # a number, not an array
         # The models go in already; another copy of them as an output would cost memory and time.
         return upload._replace(clients=(), server=()), optimizer
@@ -93,24 +85,16 @@ def profile(config: Config, method: Method, task: Task, repeats: int = 3) -> Pro
     def serve(state: Any, upload: Any, optimizer: Any) -> Any:
         rows = upload.present.size
         whole = upload._replace(clients=state.clients[:rows], server=state.server, population=held)
-        return simulation.serve(key, state, whole, optimizer, algorithm=algorithm, mesh=mesh)
+        return simulation.serve(key, state, whole, optimizer, federation)
 
     def evaluate(state: Any, data: Any) -> Any:
-        return simulation.evaluate(
-            state,
-            data.test_inputs,
-            data.test_labels,
-            model=model,
-            settings=static,
-            algorithm=algorithm,
-            chosen=chosen,
-        )
+        return simulation.evaluate(state, data.test_inputs, data.test_labels, federation, chosen)
 
     matrix, copy = timing.matrix_rate(), timing.copy_rate()
     size = sum(task.tensors)
-    forward, step = _costs(config, task)
+    forward, step = _costs(bound)
     evaluated = held if task.chosen is None else len(task.chosen)
-    batches = -(-len(task.data.test_labels) // min(config.eval_batch, len(data.test_labels)))
+    batches = -(-len(task.data.test_labels) // min(settings.eval_batch, len(data.test_labels)))
 
     (upload, optimizer), training = _phase(train, repeats, state, data, clients)
     _, evaluation = _phase(evaluate, repeats, everybody, data)
@@ -120,7 +104,7 @@ def profile(config: Config, method: Method, task: Task, repeats: int = 3) -> Pro
     products = 4.0 * number * size  # u_N = r U and psi = U u_N
     trained = [float(steps.sum()) * x for x in step]
     tested = [batches * (evaluated + 1) * x for x in forward]
-    often = 1 / config.eval_every
+    often = 1 / settings.eval_every
     phases = (
         Phase("training", training[0], *trained, trained[0] / matrix, training[1], 1.0),
         Phase("server", serving[0], products, moved, moved / copy, serving[1], 1.0),
@@ -128,10 +112,10 @@ def profile(config: Config, method: Method, task: Task, repeats: int = 3) -> Pro
     )
     return Profile(
         task.partition,
-        method.name,
+        bound.name,
         phases,
-        layout.waste(steps, static.width),
-        static.width,
+        layout.waste(steps, settings.width),
+        settings.width,
         matrix,
         copy,
         timing.peak_memory(),
@@ -162,9 +146,9 @@ def _phase(
     return kept[0], (seconds, compiling)
 
 
-def _costs(config: Config, task: Task) -> tuple[Any, Any]:
+def _costs(bound: Bound) -> tuple[Any, Any]:
     """(FLOPs, bytes) of one forward pass over an evaluation batch, and of one training step."""
-    model, inputs = task.model, task.data.inputs
+    model, data = bound.task.model, bound.task.data
     params = jax.eval_shape(model.init, jax.random.key(0))
 
     def loss(params: Any, batch: Any, labels: Any) -> Any:
@@ -172,12 +156,11 @@ def _costs(config: Config, task: Task) -> tuple[Any, Any]:
         return jnp.mean(local.negative_log_likelihood(model.apply(params, batch), labels))
 
     def cost(function: Any, rows: int) -> tuple[float, float]:
-        batch = jax.ShapeDtypeStruct((rows, *inputs.shape[1:]), inputs.dtype)
+        batch = jax.ShapeDtypeStruct((rows, *data.inputs.shape[1:]), data.inputs.dtype)
         return timing.cost(function, params, batch, jax.ShapeDtypeStruct((rows,), np.int32))
 
-    rows = min(config.batch_size, task.clients.mask.shape[1])
-    tests = min(config.eval_batch, len(task.data.test_labels))
-    return cost(loss, tests), cost(jax.value_and_grad(loss), rows)
+    tests = min(bound.settings.eval_batch, len(data.test_labels))
+    return cost(loss, tests), cost(jax.value_and_grad(loss), bound.batch)
 
 
 def lines(profile: Profile) -> list[str]:

@@ -55,51 +55,46 @@ def run(
       config: see `configure`.
       watch: called before compilation, and between segments.
       dealt: what `deal.tasks(config)` gave, if it has been called already.
-      keeper: saves what is computed, and may know where to go on (see `runs.execute`).
+      keeper: saves what is computed, and may know where to go on (see `execute.execute`).
 
     Returns:
       Arrays; nothing is written, unless by the keeper.
 
     Raises:
       ConfigError: when data or partition cannot be had.
-      runs.Stopped: when the keeper says so.
+      execute.Stopped: when the keeper says so.
     """
     dealt = deal.tasks(config) if dealt is None else dealt
-    asked = [(task, method) for task in dealt for method in config.methods]
+    bounds = [bind.bind(config, method, task) for task in dealt for method in config.methods]
 
     def look(look: Look) -> None:
-        task, method = asked[look.batch]
+        bound = bounds[look.batch]
         accuracy = server = None
         if look.evaluation is not None:
             accuracy = look.evaluation.accuracy[:, -1].mean(0)
             server = float(look.evaluation.server_accuracy[:, -1].mean())
         counts = look.done, look.rounds, look.compiling, look.pace
-        watch(Progress(task.partition, method.name, *counts, accuracy, server, look.until))
+        watch(Progress(bound.task.partition, bound.name, *counts, accuracy, server, look.until))
 
-    batches = [programs_lib.batch_of(config, method, task) for task, method in asked]
+    batches = [programs_lib.batch_of(bound) for bound in bounds]
     seen, clocks = execute.execute(batches, look if watch else lambda look: None, keeper=keeper)
-    cells = [
-        programs_lib.cell_of(config, method, task, own)
-        for (task, method), own in zip(asked, seen, strict=True)
-    ]
+    cells = map(programs_lib.cell_of, bounds, seen)
     clock = [
         {
-            "partition": task.partition,
-            "method": method.name,
+            "partition": bound.task.partition,
+            "method": bound.name,
             "compile_seconds": seconds.compiling,
             "run_seconds": seconds.running,
-            "rounds_per_second": bind.rounds_of(config, method)
-            * len(config.seeds)
-            / seconds.running,
+            "rounds_per_second": bound.rounds * len(bound.seeds) / seconds.running,
         }
-        for (task, method), seconds in zip(asked, clocks, strict=True)
+        for bound, seconds in zip(bounds, clocks, strict=True)
     ]
     timing = {"total_seconds": sum(seconds.elapsed for seconds in clocks), "methods": clock}
     return Result(config, dealt, tuple(cells), timing)
 
 
 def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> None:
-    """Writes a run directory (see results.py); figures are drawn from it, not from here.
+    """Writes a run directory (see `results.directory`); figures are drawn from it, not from here.
 
     Args:
       directory: where.

@@ -6,7 +6,7 @@ import numpy as np
 
 from cgsv_jax import data as data_lib
 from cgsv_jax.config import schema
-from cgsv_jax.config.schema import Config
+from cgsv_jax.config.schema import Attacking, Config
 from cgsv_jax.core import attacks
 from cgsv_jax.types import Clients, Dataset, Model, Network
 
@@ -31,14 +31,43 @@ class Task(NamedTuple):
     network: Network  # the model, as rules see it
     chosen: np.ndarray | None  # [K] the clients that are evaluated; None: all
     cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
+    attacks: tuple[Attacking, ...] = ()  # as asked for
     attendance: np.ndarray | None = None  # [T, C] who takes part in which round, if that is given
     identity: DataIdentity | None = None  # of the data as a config named them; None: of one's own
     own_model: bool = False  # whether the model was given too, and is not the config's
     owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
 
 
+class Flags(NamedTuple):
+    """The flags that decide a shape, for sentences about what does not fit."""
+
+    clients: tuple[str, ...]  # N
+    model: tuple[str, ...]  # D
+
+
+def attacks_of(config: Config) -> tuple[Attacking, ...]:
+    """What some clients do, as asked for."""
+    return tuple(map(schema.attacking, config.attacks))
+
+
 def counts_of(config: Config) -> tuple[int, int]:
     """Clients of a run, those that one poses as included, and how many of them are evaluated."""
-    asked = map(schema.attacking, config.attacks)
-    number = config.clients + sum(x.count - 1 for x in asked if x.name == attacks.REPLICATION)
+    copies = (x.count - 1 for x in attacks_of(config) if x.name == attacks.REPLICATION)
+    number = config.clients + sum(copies)
     return number, min(number, config.eval_clients or number)
+
+
+def flags_of(config: Config) -> Flags:
+    """Which flags decide N and D."""
+    number, _ = counts_of(config)
+    return Flags(
+        ("--clients", "--attack") if number > config.clients else ("--clients",),
+        ("--hidden",) if config.model == "mlp" else ("--model",),
+    )
+
+
+def width_asked(layout: str) -> int | None:
+    """Clients computed together where the layout is a number of them; None: as many as fit."""
+    if layout == "one":
+        return 1
+    return int(layout) if layout.isdigit() else None

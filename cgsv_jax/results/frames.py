@@ -137,7 +137,7 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
         "quota": record.quota,
         "share": np.asarray(record.quota) / cell.num_parameters,
         "present": record.present,
-        "broken": record.broken,
+        "broken": record.nonfinite,
         "loss": record.loss,
         "update_norm": record.norm,
         "energy": record.energy,
@@ -235,7 +235,7 @@ def _ends(cell: Cell) -> Outcome:
         download_bytes=volumes.download.sum(axis=1),
         reputation=record.reputation[:, -1],
         present=record.present.mean(axis=1),
-        broken=record.broken.sum(axis=1, dtype=np.int64),
+        broken=record.nonfinite.sum(axis=1, dtype=np.int64),
         honest=honest,
         honest_seen=honest if cell.evaluated is None else honest[:, cell.evaluated],
     )

@@ -98,7 +98,7 @@ def compose(
         standing, removed = state.standing, state.removed
         if removal is not None:
             upload = without(sent, removed)
-        took_part = upload.present
+        present = upload.present
 
         def aggregated() -> tuple[Array, Array, ArrayTree]:
             return aggregation.update(aggregate_key, upload, standing, state.aggregation)
@@ -127,8 +127,8 @@ def compose(
             own = (sent if alone else upload).deltas
             own = own if keeps_own else jnp.where(upload.removed[:, None], own, 0.0)
             rewards = rewards + sent.scales[:, None] * own
-        took_part = None if removal is None else took_part
-        download = Download(aggregate, weights, rewards, quota, energy, took_part)
+        present = None if removal is None else present
+        download = Download(aggregate, weights, rewards, quota, energy, present)
         new = ComposedState(standing, reputation_state, aggregation_state, reward_state, removed)
         return download, standing, _same_types(new, state)
 

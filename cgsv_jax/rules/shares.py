@@ -25,7 +25,7 @@ def left_over(old: Array, present: Array) -> Array:
 
 
 def renewed(values: Array, old: Array, present: Array) -> Array:
-    """Reputations [N]: the present clients share what is left over as `values`, the absent keep.
+    """Reputations [N]: present clients split 1 - sum(absent) by `values`; absent ones keep theirs.
 
     Args:
       values: [N] >= 0, in any unit.

@@ -10,7 +10,7 @@ import numpy as np
 
 from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import Config, ConfigError, Method
-from cgsv_jax.experiment import bind, deal, identity
+from cgsv_jax.experiment import bind, deal, hardware, identity
 from cgsv_jax.experiment import budget as budget_lib
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.execute import Segment
@@ -174,7 +174,7 @@ def plan(
       ConfigError: when data or partition cannot be had.
     """
     backend = backend or jax.default_backend()
-    budget = budget_lib.memory() if budget is None else budget
+    budget = hardware.memory() if budget is None else budget
     if width is None and backend == "cpu":
         width = 1
     groups: dict[tuple, dict[Config, list[Run]]] = {}
@@ -232,7 +232,8 @@ def _portions(world: Config, own: Sequence[Run]) -> Iterable[tuple[Portion, tupl
         chosen = tuple(run for run in own if run.partition in those)
         config = dataclasses.replace(world, partitions=those, seeds=(0,))
         dealt = tasks_of(config)
-        cuts = (budget_lib.segments_of(config, chosen[0].method, task) for task in dealt)
+        bounds = (bind.bind(config, chosen[0].method, task) for task in dealt)
+        cuts = map(budget_lib.segments_of, bounds)
         shortest = min(cuts, key=lambda segments: segments[0].rounds)
         clients = {task.partition: (task.cheats, task.chosen) for task in dealt}
         yield Portion(config, chosen, len(those) > 1, shortest, clients), dealt
@@ -280,7 +281,7 @@ def _program(
     dealt = [task for _, tasks in found for task in tasks]
     config, method = portions[0].world, portions[0].runs[0].method
     number = max(len(portion.runs) for portion in portions)
-    needed = budget_lib.memory_of(config, method, dealt[0])
+    needed = budget_lib.memory_of(bind.bind(config, method, dealt[0]))
     each = sum(own.size for own in needed)
     most = together
     if most is None:
@@ -289,7 +290,7 @@ def _program(
     size = -(-number // -(-number // min(most, number)))
     if together is not None:
         whole = [x._replace(size=size * x.size, flags=("--together", *x.flags)) for x in needed]
-        if wrong := budget_lib.beyond(f"a call of {size} runs", whole, budget):
+        if wrong := hardware.beyond(f"a call of {size} runs", whole, budget):
             raise ConfigError("\n".join(wrong))
     slots = max(task.clients.mask.shape[1] for task in dealt)
     return Program("", portions, slots, size, width, each * size, sum(dealt[0].tensors))

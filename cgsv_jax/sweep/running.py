@@ -70,10 +70,11 @@ def _programs(program: Program, portion: Portion, judge: str) -> Programs:
     dealt = [
         _padded(plan_lib.judged(p, judge), program.slots) for p in plan_lib.tasks_of(portion.world)
     ]
-    statics = [bind.settings_of(portion.world, method, task) for task in dealt]
+    bounds = [bind.bind(portion.world, method, task) for task in dealt]
+    statics = [bound.laid_out() for bound in bounds]
     # Where widths are balanced, the least of them wastes least on every partition.
     narrow = min(range(len(dealt)), key=lambda i: statics[i].width or portion.world.clients)
-    made = [programs_lib.programs(portion.world, method, task) for task in dealt]
+    made = [programs_lib.programs(bound) for bound in bounds]
     one = made[narrow]
     code = (*plan_lib.statics_of(portion.runs[0]), statics[narrow], portion.stacked, program.width)
     if not portion.stacked and (program.size == 1 or program.width is None):

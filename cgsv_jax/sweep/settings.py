@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 from cgsv_jax.config import defaults as defaults_lib
 from cgsv_jax.config import resolve, schema, validate
 from cgsv_jax.config.schema import Config, ConfigError, Method
-from cgsv_jax.experiment import budget as budget_lib
+from cgsv_jax.experiment import hardware
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.task import counts_of
 from cgsv_jax.host import files
@@ -155,8 +155,8 @@ def _too_many(settings: Sequence[Setting], swept: Sequence[str]) -> list[str]:
         runs += own
         size += own * (A_RUN + 8 * len(Outcome._fields) * counts_of(config)[0])
     names = (*swept, "seeds", "partitions", "algorithms")
-    needed = budget_lib.Memory(size, f"{runs:,} runs", tuple(map(validate.flag, names)))
-    return budget_lib.beyond("the sweep", [needed], files.host_memory())
+    needed = hardware.Memory(size, f"{runs:,} runs", tuple(map(validate.flag, names)))
+    return hardware.beyond("the sweep", [needed], files.host_memory())
 
 
 def _sentences(
