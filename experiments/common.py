@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from cgsv_jax.core import grid as grid_lib
 from cgsv_jax.core import metrics, simulation
 from cgsv_jax.experiment import bind, names, running
 from cgsv_jax.experiment.task import Task
+from cgsv_jax.host import terminal
 from cgsv_jax.results import environment, figures, tables
 from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.types import Array, Clients, Dataset, Hyper, Record
@@ -83,25 +83,24 @@ def run(
       "summary", "clients" and "rounds", with the columns in front.
     """
     frames: dict[str, list[pl.DataFrame]] = {"summary": [], "clients": [], "rounds": []}
-    for place, wanted in enumerate(configs):
-        extra = dict(columns[place]) if columns else {}
-        started = time.perf_counter()
-        try:
-            result = running.run(names.configure(**wanted))
-        except schema.ConfigError as error:
-            raise SystemExit(f"{extra or dict(wanted)}: {error}") from error
-        label = ", ".join(f"{name} {value}" for name, value in extra.items()) or "run"
-        seconds = time.perf_counter() - started
-        note = f"{label}: {place + 1} of {len(configs)} done, {seconds:.0f} s"
-        print(note, file=sys.stderr, flush=True)
-        made = {
-            "summary": frames_lib.summary_frame(result.cells),
-            "clients": frames_lib.clients_frame(result.cells),
-            "rounds": frames_lib.rounds_frame(result.cells),
-        }
-        for name, frame in made.items():
-            fixed = [pl.lit(value).alias(key) for key, value in extra.items()]
-            frames[name].append(frame.select(*fixed, pl.all()))
+    with terminal.watching(terminal.console(stderr=True), len(configs), "configurations") as watch:
+        for place, wanted in enumerate(configs):
+            extra = dict(columns[place]) if columns else {}
+            started = time.perf_counter()
+            try:
+                result = running.run(names.configure(**wanted))
+            except schema.ConfigError as error:
+                raise SystemExit(f"{extra or dict(wanted)}: {error}") from error
+            label = ", ".join(f"{name} {value}" for name, value in extra.items()) or "run"
+            watch(label, place + 1, state=f"{time.perf_counter() - started:.0f} s", now=True)
+            made = {
+                "summary": frames_lib.summary_frame(result.cells),
+                "clients": frames_lib.clients_frame(result.cells),
+                "rounds": frames_lib.rounds_frame(result.cells),
+            }
+            for name, frame in made.items():
+                fixed = [pl.lit(value).alias(key) for key, value in extra.items()]
+                frames[name].append(frame.select(*fixed, pl.all()))
     return {name: pl.concat(parts, how="vertical_relaxed") for name, parts in frames.items()}
 
 
@@ -208,32 +207,22 @@ def over_seeds(
     return pl.DataFrame(rows)
 
 
-def spread(values: Sequence[float | None], factor: float = 1.0, digits: int = 1) -> str:
-    """`mean ± sd`, with the count of defined values where some are not; an en dash for none."""
-    known = [factor * v for v in values if v is not None and np.isfinite(v)]
-    if not known:
+def spread(
+    values: Sequence[float | None], factor: float = 1.0, digits: int = 1, aside: str = "sd"
+) -> str:
+    """`mean ± sd` over seeds, as the tables of a run say it; an en dash where none is defined."""
+    known = np.array([factor * v for v in values if v is not None and np.isfinite(v)])
+    if not known.size:
         return "–"
-    # Adding 0 after rounding turns -0.0 into 0.0.
-    text = f"{round(np.mean(known), digits) + 0.0:.{digits}f}"
-    if len(known) > 1:
-        text += f" ± {np.std(known, ddof=1):.{digits}f}"
-    if len(known) < len(values):
-        text += f" ({len(known)} of {len(values)})"
-    return text
+    low, high, sd = [*metrics.interval(known), known.std(ddof=1)] if known.size > 1 else [None] * 3
+    row = {"x": known.mean(), "x_sd": sd, "x_low": low, "x_high": high, "x_seeds": known.size}
+    column = tables.over_seeds("", "x", 1, digits, aside)
+    return column.text(row | {"seeds": len(values)})
 
 
 def interval(values: Sequence[float | None], digits: int = 0) -> str:
     """`mean [low, high]`: the 95 % bootstrap interval of the mean over seeds."""
-    known = [v for v in values if v is not None and np.isfinite(v)]
-    if not known:
-        return "–"
-    text = f"{round(np.mean(known), digits) + 0.0:.{digits}f}"
-    if len(known) > 1:
-        low, high = (round(x, digits) + 0.0 for x in metrics.interval(np.asarray(known)))
-        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
-    if len(known) < len(values):
-        text += f" ({len(known)} of {len(values)})"
-    return text
+    return spread(values, 1, digits, "interval")
 
 
 def paired(frame: pl.DataFrame, by: str, one: str, other: str, column: str) -> np.ndarray:

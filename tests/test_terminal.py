@@ -91,3 +91,21 @@ def test_streams_are_given_back():
     with terminal.guarded():
         assert sys.stdout is not before[0]
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_progress_is_a_line_now_and_then(out):
+    """Elsewhere than in a terminal: what is known, at once when asked, else every two seconds."""
+    stream = out("utf-8")
+    with terminal.watching(terminal.console(), 1200, "rounds") as watch:
+        watch("a\x1b", 0, state="compiling", now=True)
+        watch("a", 300, 2.5)  # within two seconds of the line before
+        watch("a", 600, 2.5, now=True)
+        watch("b", 1200, 1234.5, "accuracy 90 %", now=True)
+    assert stream.buffer.getvalue().decode().splitlines() == [
+        r"a\x1b: 0/1,200 rounds, compiling",
+        "a: 600/1,200 rounds, 2.5/s, 240 s left",
+        "b: 1,200/1,200 rounds, 1.23e+03/s, 0 s left, accuracy 90 %",
+    ]
+    with terminal.watching(terminal.console(quiet=True), 2, "rounds") as watch:
+        watch("a", 1, now=True)
+    assert len(stream.buffer.getvalue().decode().splitlines()) == 3

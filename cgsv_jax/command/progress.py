@@ -18,23 +18,19 @@ def watching(console: Console, config: Config) -> Iterator[Callable[[running.Pro
     unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
     finished, state = 0, ""  # rounds of the methods before this one; its latest accuracies
 
-    def watch(p: running.Progress) -> None:
+    def look(p: running.Progress) -> None:
         nonlocal finished, state
         name, done = f"{p.partition} {p.method}", finished + p.round
         if p.compiling:
             state = ""
-            show(done, f"{name}: compiling", name, state="compiling", now=True)
+            watch(name, done, state="compiling", now=True)
             return
         if p.accuracy is not None:  # not every segment ends in an evaluation
             mean, most = 100 * p.accuracy.mean(), 100 * p.accuracy.max()
             state = f"accuracy mean {mean:.1f} %, max {most:.1f} %"
-        pace = f"{p.rounds_per_second:.3g}/s"
-        left = (p.rounds - p.round) / p.rounds_per_second
-        line = f"{name}: {p.round}/{p.rounds} {unit}, {pace}, {left:.0f} s left"
-        line += f", {state}" if state else ""
-        show(done, line, name, pace, state, now=p.round == p.rounds)
+        watch(name, done, p.rounds_per_second, state, now=p.round == p.rounds)
         if p.round == p.rounds:
             finished += p.rounds
 
-    with terminal.progress(console, total, unit) as show:
-        yield watch
+    with terminal.watching(console, total, unit) as watch:
+        yield look

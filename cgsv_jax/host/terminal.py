@@ -161,6 +161,47 @@ def progress(to: Console, total: int, unit: str, done: int = 0) -> Iterator[Call
         yield show
 
 
+@contextlib.contextmanager
+def watching(to: Console, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
+    """How far something long is: a bar in a terminal, a line now and then elsewhere.
+
+    Args:
+      to: where; nothing where that is quiet.
+      total: how many of these units there are.
+      unit: of what is counted.
+      done: before it starts.
+
+    Yields:
+      watch(name, done, rate=0.0, state="", now=False): a look at it, `rate` in units per second
+      where it is known. Lines come every two seconds, or now.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}  {{task.fields[pace]}}  left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=to,
+        disable=not to.is_terminal or to.quiet,
+        transient=True,
+    )
+    task = bar.add_task("start", total=total, completed=done, pace="", state="")
+    next_line = [0.0]
+
+    def watch(name: str, done: int, rate: float = 0.0, state: str = "", now: bool = False) -> None:
+        pace = f"{rate:.3g}/s" if rate else ""
+        bar.update(task, description=plain(name), completed=done, pace=pace, state=plain(state))
+        if not to.is_terminal and (now or time.monotonic() > next_line[0]):
+            left = f"{(total - done) / rate:.0f} s left" if rate else ""
+            parts = f"{done:,}/{total:,} {unit}", pace, left, state
+            say(to, f"{name}: {', '.join(filter(None, parts))}")
+            next_line[0] = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+    with bar:
+        yield watch
+
+
 def complain(sentence: str) -> None:
     """Prints what is wrong to the standard error, every line of it with the command's name."""
     to = console(stderr=True)
