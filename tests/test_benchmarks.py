@@ -205,6 +205,7 @@ def test_a_dead_worker_does_not_hang():
 # ---------------------------------------------------------------- the benchmarks
 
 
+@pytest.mark.nightly
 @needs_torch
 @pytest.mark.parametrize(
     ("name", "count"),
@@ -216,13 +217,12 @@ def test_a_dead_worker_does_not_hang():
         ("gpu_rounds", 2),
     ],
 )
-def test_a_benchmark_runs(name, count):
+def test_smoke_of_a_benchmark(name, count):
+    """Its sides agree, or it raises; what a stopwatch says of so little work is no claim."""
     rows = importlib.import_module(f"benchmarks.{name}").rows("smoke")
     assert len(rows) == count
     for measured in rows:
-        assert measured.ours.median > 0
         assert math.isfinite(measured.ratio.median)
-        assert measured.floor is None or measured.floor > 0
         json.dumps(table.json_of(measured))
     assert len(table.show(rows).splitlines()) == count + 2
 

@@ -21,8 +21,6 @@ import pytest
 from cgsv_jax.experiment import checkpoint
 from cgsv_jax.results import directory as directory_lib
 
-pytestmark = pytest.mark.long
-
 ROOT = Path(__file__).parents[1]
 # The command, except that the last checkpoint stays: it holds the parameters, which results do not.
 COMMAND = """
@@ -110,7 +108,13 @@ def kill(process, directory, moment, seconds):
     return alive
 
 
-@pytest.mark.parametrize("number", range(10))
+def moments(count, often):
+    """Numbers of random moments, so many of them in every full run and the others by night."""
+    marks = [pytest.mark.long] * often + [pytest.mark.nightly] * (count - often)
+    return [pytest.param(number, marks=mark) for number, mark in enumerate(marks)]
+
+
+@pytest.mark.parametrize("number", moments(10, often=2))
 def test_killed_and_resumed_is_never_having_been_killed(number, uninterrupted, tmp_path):
     files, arrays, seconds = uninterrupted
     moment, directory = random.Random(number), tmp_path / "run"
@@ -152,7 +156,7 @@ SWEEP = [
 ]
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", moments(3, often=1))
 def test_a_sweep_killed_and_resumed_is_never_having_been_killed(number, tmp_path):
     """Three kills each, in whatever call of whatever program; the same tables, and only the rest.
 

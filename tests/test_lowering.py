@@ -43,7 +43,13 @@ def lowers(function, *arguments):
     return exported.mlir_module()
 
 
-@pytest.mark.parametrize("asked", RUNS.values(), ids=RUNS)
+def marked(name):
+    """Methods and layouts are lowered in every full run, each of the other choices by night."""
+    often = name.startswith(("method", "layout", "setting", "two"))
+    return pytest.param(RUNS[name], id=name, marks=() if often else pytest.mark.nightly)
+
+
+@pytest.mark.parametrize("asked", [marked(name) for name in RUNS])
 def test_runs_lower_for_tpu(asked):
     config = names.configure(**({"algorithms": "cgsv"} | BASE | asked))
     (task,), (method,) = deal.tasks(config), config.methods

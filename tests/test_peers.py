@@ -16,7 +16,7 @@ from benchmarks.peers import __main__ as command
 from benchmarks.peers import comparison, environments, ours, protocol, work
 from cgsv_jax import models
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.nightly
 
 FOLDER = Path(benchmarks.peers.__file__).parent
 TINY = work.Case(
@@ -308,7 +308,6 @@ def test_a_peer_needs_nothing_of_ours(name):
                 assert imported.split(".")[2] in THEIRS
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", environments.PEERS)
 def test_an_installed_peer_agrees(name):
     found = environments.present(name)

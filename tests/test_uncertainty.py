@@ -63,8 +63,9 @@ def covered(rng, cases, clients, rows, ordinary=False):
     ("clients", "rows", "cases"),
     [
         *((n, 200, 100) for n in (5, 10, 50)),
-        *(pytest.param(n, rows, 500, marks=pytest.mark.long)
-          for n in (5, 10, 50) for rows in (200, 10_000)),
+        pytest.param(5, 200, 500, marks=pytest.mark.long),
+        *(pytest.param(n, rows, 500, marks=pytest.mark.nightly)
+          for n, rows in ((5, 10_000), (10, 200), (10, 10_000), (50, 200), (50, 10_000))),
     ],
 )  # fmt: skip
 def test_the_true_value_is_covered(clients, rows, cases):
