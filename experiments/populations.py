@@ -149,7 +149,7 @@ def figure(shown: pl.DataFrame) -> Figure:
                         pl.col("options") == name,
                         pl.col("tenth") == tenth,
                     ).drop_nulls(value)
-                    look = {"color": common.plots.CYCLE[place], "linestyle": dash}
+                    look = {"color": common.figures.CYCLE[place], "linestyle": dash}
                     wide = 2.6 - 0.8 * place  # where lines lie on each other all can be seen
                     label_ = name if tenth == "most rows" else None
                     axes.plot(own["round"], own[value], label=label_, linewidth=wide, **look)

@@ -93,11 +93,11 @@ def figure(frame: pl.DataFrame) -> Figure:
             for place, line in enumerate(names):
                 values = factor * common.paired(own, "as released", line, BASE, column)
                 axes.scatter(
-                    values, [place] * len(values), s=12, color=common.plots.BLUE, alpha=0.7
+                    values, [place] * len(values), s=12, color=common.figures.BLUE, alpha=0.7
                 )
                 if np.isfinite(values).any():
                     mean = [np.nanmean(values)] * 2
-                    axes.plot(mean, [place - 0.3, place + 0.3], color=common.plots.VERMILION)
+                    axes.plot(mean, [place - 0.3, place + 0.3], color=common.figures.VERMILION)
             axes.axvline(0, color="#999999", linewidth=0.9)
             axes.set_yticks(range(len(names)), names, fontsize=7)
             axes.invert_yaxis()

@@ -72,8 +72,10 @@ def figure(frame: pl.DataFrame) -> Figure:
         for place, partition in enumerate(names):
             own = frame.filter(partition=partition)
             values = 100 * common.paired(own, "weights", "reputation", other, "mean_accuracy")
-            axes.scatter(values, [place] * len(values), s=16, color=common.plots.BLUE, alpha=0.7)
-            axes.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=common.plots.VERMILION)
+            axes.scatter(values, [place] * len(values), s=16, color=common.figures.BLUE, alpha=0.7)
+            axes.plot(
+                [values.mean()] * 2, [place - 0.3, place + 0.3], color=common.figures.VERMILION
+            )
         axes.axvline(0, color="#999999", linewidth=0.9)
         axes.set_yticks(range(len(names)), names)
         axes.set_title(f"against {other}", fontsize=10)
