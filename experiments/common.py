@@ -93,12 +93,7 @@ def run(
                 raise SystemExit(f"{extra or dict(wanted)}: {error}") from error
             label = ", ".join(f"{name} {value}" for name, value in extra.items()) or "run"
             watch(label, place + 1, state=f"{time.perf_counter() - started:.0f} s", now=True)
-            made = {
-                "summary": frames_lib.summary_frame(result.cells),
-                "clients": frames_lib.clients_frame(result.cells),
-                "rounds": frames_lib.rounds_frame(result.cells),
-            }
-            for name, frame in made.items():
+            for name, frame in frames_lib.frames_of(result.cells).items():
                 fixed = [pl.lit(value).alias(key) for key, value in extra.items()]
                 frames[name].append(frame.select(*fixed, pl.all()))
     return {name: pl.concat(parts, how="vertical_relaxed") for name, parts in frames.items()}

@@ -43,8 +43,7 @@ def cell(method, partition="power_law", clients=5, seeds=2, rounds=6, every=2, s
 
 
 def run_of(cells):
-    frames = (frames_lib.rounds_frame, frames_lib.clients_frame, frames_lib.summary_frame)
-    return directory_lib.Run({}, {}, {}, *(frame(cells) for frame in frames))
+    return directory_lib.Run({}, {}, {}, **frames_lib.frames_of(cells))
 
 
 METHODS = ("standalone", "fedavg", "cgsv")

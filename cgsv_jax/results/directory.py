@@ -37,9 +37,9 @@ from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.results.frames import Cell
 
 JSON_FILES = ("config", "environment", "timing")
-PARQUET_FILES = ("rounds", "clients", "summary")
-FILES = tuple(f"{name}.json" for name in (*JSON_FILES, "summary")) + tuple(
-    f"{name}.parquet" for name in PARQUET_FILES
+FILES = (
+    *(f"{name}.json" for name in (*JSON_FILES, "summary")),
+    *(f"{name}.parquet" for name in frames_lib.COLUMNS),
 )
 # What the directory of a sweep holds besides config, environment and timing (sweep_results.py).
 SWEEP_FILES = ("sweep.parquet", "settings.parquet", "settings.json")
@@ -283,18 +283,13 @@ def write(
     Raises:
       OSError: when something cannot be written.
     """
-    cells = list(cells)
-    summary = frames_lib.summary_frame(cells)
-    tables = {
-        "rounds.parquet": parquet(frames_lib.rounds_frame(cells)),
-        "clients.parquet": parquet(frames_lib.clients_frame(cells)),
-        "summary.parquet": parquet(summary),
-    }
+    frames = frames_lib.frames_of(cells)
+    tables = {f"{name}.parquet": parquet(frame) for name, frame in frames.items()}
     documents = {
         "config.json": document(config),
         "environment.json": document({**environment, "tables": digests(tables)}),
         "timing.json": document(timing),
-        "summary.json": document(frames_lib.fairness_table(summary).to_dicts()),
+        "summary.json": document(frames_lib.fairness_table(frames["summary"]).to_dicts()),
     }
     write_files(directory, documents | tables)
 
@@ -329,33 +324,21 @@ def read(directory: Path) -> Run:
     # What an earlier version wrote has neither seals nor digests.
     sealed = "tables" in read_json(directory, "environment.json")
     documents = [read_json(directory, f"{name}.json", sealed) for name in JSON_FILES]
-    columns = (frames_lib.ROUND_COLUMNS, frames_lib.CLIENT_COLUMNS, frames_lib.SUMMARY_COLUMNS)
-    frames = (
-        read_parquet(directory, f"{name}.parquet", expected, documents[1])
-        for name, expected in zip(PARQUET_FILES, columns, strict=True)
-    )
-    run = Run(*documents, *frames, directory)
-    _must_agree(run)
-    return run
-
-
-def _must_agree(run: Run) -> None:
-    """The three tables are of the same cells, and two of them of the same clients.
-
-    Raises:
-      ValueError: when one of them comes from another run.
-    """
-    tables = {name: getattr(run, name) for name in PARQUET_FILES}
+    tables = {
+        name: read_parquet(directory, f"{name}.parquet", columns, documents[1])
+        for name, columns in frames_lib.COLUMNS.items()
+    }
+    # The three tables are of the same cells, and two of them of the same clients.
     for keys, names in (
-        (frames_lib.KEYS, PARQUET_FILES),
+        (tuple(frames_lib.KEYS), tuple(tables)),
         ((*frames_lib.KEYS, "client"), ("rounds", "clients")),
     ):
-        first, *others = (set(tables[name].select(*keys).unique().iter_rows()) for name in names)
-        if any(other != first for other in others):
+        if len({frozenset(tables[name].select(*keys).unique().iter_rows()) for name in names}) > 1:
             raise ValueError(
-                f"the run in {run.directory} cannot be read: {', '.join(names)} are not of the "
-                f"same {', '.join(keys)}"
+                f"the run in {directory} cannot be read: {', '.join(names)} are not of the same "
+                f"{', '.join(keys)}"
             )
+    return Run(*documents, **tables, directory=directory)
 
 
 def read_json(directory: Path, name: str, must_be_sealed: bool = False) -> dict[str, Any]:

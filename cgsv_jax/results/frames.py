@@ -69,6 +69,7 @@ SUMMARY_COLUMNS = {  # a row per partition, method and seed, after the last roun
     **dict.fromkeys(("broken", "attackers"), pl.Int64),
     **dict.fromkeys(HONESTY, pl.Float64),
 }
+COLUMNS = {"rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS, "summary": SUMMARY_COLUMNS}
 TEXTS = {n for n, kind in (CLIENT_COLUMNS | SUMMARY_COLUMNS).items() if kind == pl.String}
 LATER = ("owner",)  # columns that not every version has written: where they lack, they are null
 AVERAGED = (  # over seeds, in the fairness table
@@ -111,6 +112,16 @@ class Outcome(NamedTuple):
 
 
 # ---------------------------------------------------------------- rounds and clients
+
+
+def frames_of(cells: Iterable[Cell]) -> dict[str, pl.DataFrame]:
+    """All tables of a run by name, as in COLUMNS."""
+    cells = list(cells)
+    return {
+        "rounds": rounds_frame(cells),
+        "clients": clients_frame(cells),
+        "summary": summary_frame(cells),
+    }
 
 
 def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
@@ -295,7 +306,7 @@ def summary_of(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
 
 
 @jax.jit  # one program for all methods and seeds
-def _judge(alone: jax.Array, final: jax.Array) -> dict[str, jax.Array]:
+def _comparison(alone: jax.Array, final: jax.Array) -> dict[str, jax.Array]:
     names = ("fairness", "mean_gain", "gain_spread", "no_worse")
     return {name: getattr(metrics, name)(alone, final) for name in names}
 
@@ -306,7 +317,7 @@ def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> 
     if alone is None:
         return {"fairness_undefined": f"no {YARDSTICK} run to compare with"}
     reason = metrics.why_undefined(alone, final)
-    return jax.device_get(_judge(alone, final)) | {"fairness_undefined": reason}
+    return jax.device_get(_comparison(alone, final)) | {"fairness_undefined": reason}
 
 
 def _honesty(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]:

@@ -141,6 +141,12 @@ HONESTY = (
     over_seeds("reputation / honest", "attacker_reputation", 1, 2),
     over_seeds("AUC", "separation", 1, 2),
 )
+SECONDS = (
+    METHOD,
+    plain("compile, s", "compile_seconds", 1, 1),
+    plain("run, s", "run_seconds", 1, 1),
+    plain("rounds per s", "rounds_per_second", 1, None),
+)
 HOLDINGS = (
     plain("client", "client"),
     plain("rows", "rows"),
@@ -292,26 +298,20 @@ def seconds(timing: Mapping[str, Any]) -> Report:
     A compiled program is one piece: training, server and evaluation are of one round of one seed,
     each measured apart by `--profile`.
     """
-    profiles = timing.get("profiles", ())
-    phases = {
-        (profile["partition"], profile["method"]): {
-            phase["name"]: phase["seconds"]["median"] for phase in profile["phases"]
+    phases: dict[tuple[str, str], dict[str, float]] = {}
+    for profile in timing.get("profiles", ()):
+        medians = {
+            f"{phase['name']}, ms": phase["seconds"]["median"] for phase in profile["phases"]
         }
-        for profile in profiles
-    }
+        phases[profile["partition"], profile["method"]] = medians
     rows = [own | phases.get((own["partition"], own["method"]), {}) for own in timing["methods"]]
-    several = len({row["partition"] for row in rows}) > 1
-    columns = [
-        *([plain("partition", "partition")] if several else ()),
-        METHOD,
-        plain("compile, s", "compile_seconds", 1, 1),
-        plain("run, s", "run_seconds", 1, 1),
-        plain("rounds per s", "rounds_per_second", 1, None),
-    ]
-    for name in dict.fromkeys(name for own in phases.values() for name in own):
-        columns.append(plain(f"{name}, ms", name, 1e3, None))
+    columns = list(SECONDS)
+    if len({row["partition"] for row in rows}) > 1:
+        columns.insert(0, plain("partition", "partition"))
+    for title in dict.fromkeys(title for medians in phases.values() for title in medians):
+        columns.append(plain(title, title, 1e3, None))
     lines = ["rounds per second: of all seeds together, evaluation included"]
-    lines += ["ms: of one round of one seed, each phase on its own"] if profiles else []
+    lines += ["ms: of one round of one seed, each phase on its own"] if phases else []
     return Report(texts(columns, rows), "Seconds", lines)
 
 
