@@ -52,7 +52,9 @@ RUNS = {
     "sweep": f"sweep {_SMALL} --beta 0.5,2 --partition uniform,power_law",
     "search": f"sweep {_SMALL} --beta 0.5:2 --search random --trials 3 --judge validation",
 }  # fmt: skip
-TABLES_OF = {"sweep": ("sweep", "settings"), "search": ("sweep", "settings")}
+# Files of a sweep, by the names that they had when digests were first written.
+_OF_A_SWEEP = {"sweep": "sweep", "settings": "points"}
+TABLES_OF = {"sweep": _OF_A_SWEEP, "search": _OF_A_SWEEP}
 
 
 def digests(name, words, folder):
@@ -64,8 +66,9 @@ def digests(name, words, folder):
     if code:
         raise SystemExit(f"{name}: exit code {code}\n{said.getvalue()}")
     found = {}
-    for table in TABLES_OF.get(name, ("rounds", "clients", "summary")):
-        frame = pl.read_parquet(out / f"{table}.parquet")
+    tables = {table: table for table in ("rounds", "clients", "summary")}
+    for table, file in TABLES_OF.get(name, tables).items():
+        frame = pl.read_parquet(out / f"{file}.parquet")
         for column in frame:
             content = column.to_frame().write_ipc(None).getvalue()
             found[f"{table}.{column.name}"] = hashlib.sha256(content).hexdigest()[:16]

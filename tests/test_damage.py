@@ -121,10 +121,10 @@ def stopped(config, watch=None, dealt=None, keeper=None):
     raise KeyboardInterrupt
 
 
-def swept(plan, watch, keep, keeper=None):
-    """In place of `sweeping.execute`: an end for every run, which follows from the run."""
+def swept(plan, watch, keep, keeper=None, compiled=None):
+    """In place of `running.execute`: an outcome of every trial, which follows from the trial."""
     ends = {}
-    for run in (run for program in plan.programs for p in program.portions for run in p.runs):
+    for run in (run for program in plan.programs for p in program.portions for run in p.trials):
         count, _ = counts_of(run.config)
         own = {name: numbers(count, run, name) for name in ("accuracy", "reputation")}
         one, many = np.ones(count), np.full(count, 7, np.int64)
@@ -136,8 +136,8 @@ def swept(plan, watch, keep, keeper=None):
     return ends, [execute.Clock() for program in plan.programs for _ in program.portions]
 
 
-def half(plan, watch, keep, keeper=None):
-    """Half of the runs; then it is interrupted."""
+def half(plan, watch, keep, keeper=None, compiled=None):
+    """Half of the trials; then it is interrupted."""
     ends, _ = swept(plan, watch, lambda done: None)
     keep(dict(list(ends.items())[::2]))
     raise KeyboardInterrupt

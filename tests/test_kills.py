@@ -189,5 +189,5 @@ def test_a_sweep_killed_and_resumed_is_never_having_been_killed(number, tmp_path
     printed, _ = process.communicate(timeout=500)
     assert process.returncode == 0, printed
     assert "refused" not in printed
-    for name in ("sweep.parquet", "settings.parquet", "settings.json", "config.json"):
+    for name in ("sweep.parquet", "points.parquet", "points.json", "config.json"):
         assert (directory / name).read_bytes() == (whole / name).read_bytes(), name

@@ -29,7 +29,7 @@ COMMANDS = {
     ),
 }
 # The last of the tables and of the figures; where a kill leaves half of what comes before it.
-LAST = {"run": (".summary.parquet", ".share-"), "sweep": (".settings.parquet", ".line-")}
+LAST = {"run": (".summary.parquet", ".share-"), "sweep": (".points.parquet", ".line-")}
 
 
 def files_of(directory):

@@ -21,7 +21,7 @@ from cgsv_jax.results import frames
 from cgsv_jax.sweep import results as sweep_results
 
 pytest.importorskip("ray", reason="needs the extra [ray]")
-pytest.importorskip("optuna", reason="needs the extra [ray]")
+pytest.importorskip("optuna", reason="needs the extra [search]")
 pytestmark = [
     pytest.mark.nightly,
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc"),
@@ -125,11 +125,9 @@ def test_a_worker_is_killed(marked, local, tmp_path):
     out = tmp_path / "sweep"
     process = _start(env, *GRID, "--on", "ray", "--out", str(out))
     _until(lambda: list((out / "parts").glob("*.npz")), process)
-    workers = _until(
-        lambda: _processes(mark, "ray::") and _processes(mark, "ImplicitFunc"), process
-    )
+    workers = _until(lambda: _processes(mark, "ray::_run_some"), process)
     os.kill(workers[0], signal.SIGKILL)
-    assert "Settings by fairness" in _end(process)
+    assert "Points by fairness" in _end(process)
     _same(out, local)
     _until(lambda: not _processes(mark, "raylet"))  # its Ray has ended with it
 
@@ -166,8 +164,8 @@ def test_the_driver_is_killed(marked, cluster, local, tmp_path):
     assert 0 < done < 28
     again = _start(env, "sweep", "--resume", str(out), *where)
     printed = _end(again)
-    assert f"{done} further runs are through already" in " ".join(printed.split())
-    assert f"{28 - done} runs by" in printed
+    assert f"{done} further trials are through already" in " ".join(printed.split())
+    assert f"{28 - done} trials by" in printed
     _same(out, local)
 
 
@@ -195,7 +193,7 @@ def test_the_driver_is_killed_at_every_operation(marked, cluster, forking, tmp_p
 
         assert forks(*small, "--out", whole).code == 0
         wanted = files_of(whole)
-        of_ray = [("tuner.pkl", 0), ("killed/ray", 0), ("-cache", 0), ("killed/ray", 1)]
+        of_ray = [("killed/ray", 0), ("-cache", 0), ("killed/ray", 1)]
         for at in [*range(1, 13), *of_ray]:
             job = {"directory": killed, "at": at, "signal": signal.SIGKILL}
             assert forks(*small, *where, "--out", killed, **job).code == -signal.SIGKILL
@@ -214,28 +212,27 @@ def test_the_driver_is_killed_at_every_operation(marked, cluster, forking, tmp_p
 
 
 def test_a_search_is_stopped_and_goes_on(marked, cluster, tmp_path):
-    """What was judged before is told to Optuna, and is in the tables."""
+    """The same points are drawn again, and those that are through are not run again."""
     env, _ = marked
     out = tmp_path / "search"
     where = ["--on", "ray", "--address", cluster]
     asked = [*SWEEP, "--rounds", "100", "--beta", "0.1:10", "--mask-ties", "position,all"]
-    asked += ["--search", "optuna", "--trials", "4", "--best", "mean_accuracy"]
+    asked += ["--search", "optuna", "--points", "4", "--best", "mean_accuracy"]
     process = _start(env, *asked, *where, "--out", str(out))
-    _until(lambda: list((out / "parts").glob("*.json")), process)
+    _until(lambda: list((out / "parts").glob("*.npz")), process)
     process.kill()
     process.wait()
-    before = sweep_results.trials(out)
-    assert 0 < len(before) < 4
+    before = sweep_results.parts(out)
+    assert before
     printed = _end(_start(env, "sweep", "--resume", str(out), *where))
-    assert f"{len(before)} done before" in " ".join(printed.split())
-    config, table, settings = sweep_results.read(out)
-    assert len(config["trials"]) == table["point"].n_unique() == 4
-    assert {t["values"]["beta"] for t in before} <= set(table["beta"])
-    assert settings["rank"].n_unique() == 4
-    best = settings.filter("best")
-    assert best["criterion"][0] == settings["criterion"].max()
+    assert "4/4 points" in " ".join(printed.split())
+    config, table, points = sweep_results.read(out)
+    assert len(config["scores"]) == table["point"].n_unique() == 4
+    assert points["rank"].n_unique() == 4
+    best = points.filter("best")
+    assert best["criterion"][0] == points["criterion"].max()
     assert (out / "figures").is_dir()
-    # A finished search is a sweep of known settings, which needs no Ray.
+    # A finished search is a sweep of known points.
     again = tmp_path / "again"
     argv = ["sweep", "--config", str(out / "config.json"), "--quiet", "--out", str(again)]
     assert main.main(argv) == 0
@@ -248,11 +245,11 @@ def test_a_scheduler_ends_what_does_badly(marked, tmp_path):
     env, _ = marked
     out = tmp_path / "search"
     asked = [*SWEEP, "--rounds", "18", "--learning-rate", "0.0001:1", "--search", "random"]
-    asked += ["--trials", "5", "--scheduler", "asha", "--best", "mean_accuracy", "--on", "ray"]
+    asked += ["--points", "5", "--scheduler", "asha", "--best", "mean_accuracy", "--on", "ray"]
     _end(_start(env, *asked, "--out", str(out)))
-    trials = json.loads((out / "config.json").read_text())["trials"]
-    assert len(trials) == 5
-    states = {trial["state"] for trial in trials}
+    scores = json.loads((out / "config.json").read_text())["scores"]
+    assert len(scores) == 5
+    states = {score["state"] for score in scores}
     assert "finished" in states
     assert states <= {"finished", "stopped"}
-    assert all(trial["rounds"] < 18 for trial in trials if trial["state"] == "stopped")
+    assert all(score["looks"][-1][0] < 18 for score in scores)

@@ -14,16 +14,17 @@ import time
 import numpy as np
 import pytest
 
-from cgsv_jax.command import main
+from cgsv_jax.command import main, stopping
 from cgsv_jax.command import sweep as sweep_command
 from cgsv_jax.experiment import execute, identity, names
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import frames
 from cgsv_jax.sweep import plan
+from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import results as sweep_results
+from cgsv_jax.sweep import running as sweep_running
 from cgsv_jax.sweep import search as search_lib
-from cgsv_jax.sweep import settings as settings_lib
 
 FLAGS = ["--hidden", "8", "--clients", "3", "--epochs", "1", "--rounds", "2", "--seeds", "1"]
 FLAGS += ["--eval-rows", "60", "--quiet"]
@@ -131,7 +132,7 @@ def test_who_may_not_write_is_told_that_it_is_finished(whole, copy, capsys, monk
     assert "is finished" in told
 
 
-def test_seconds_are_those_of_all_processes(begun, copy):
+def test_seconds_are_those_of_all_processes(begun, copy, monkeypatch):
     """Of programs whose seconds the checkpoint has, the rest of its process counts as well."""
     out, kept = (
         copy(begun),
@@ -139,12 +140,12 @@ def test_seconds_are_those_of_all_processes(begun, copy):
     )
 
     @contextlib.contextmanager
-    def kept_by(console, directory, settings, every, work):
+    def kept_by(console, directory, identity, every, work):
         keeper = execute.NO_KEEPER._replace(restore=lambda *_: kept)
         yield work(keeper, lambda look: None), []
 
-    border = sweep_command.Border(lambda: None, lambda *_: None, kept_by, contextlib.nullcontext)
-    sweep_command.command({}, {"resume": out, "quiet": True}, border)
+    monkeypatch.setattr(stopping, "kept", kept_by)
+    sweep_command.command({}, {"resume": out, "quiet": True})
     assert 100 < directory_lib.read_json(out, "timing.json")["total_seconds"] < 400
 
 
@@ -205,9 +206,9 @@ CHANGES = {  # of 8 N + 3 K + 1 numbers, N = K = 3, the first K of which are acc
 def test_a_part_that_no_run_gives_is_computed_again(change, begun, copy):
     out, told = copy(begun), []
     other_part(out, change)
-    sweep = settings_lib.described(directory_lib.read_json(out, "config.json"))
+    sweep = points_lib.described(directory_lib.read_json(out, "config.json"))
     content = plan.content_of(plan.data_of(sweep))
-    keys = {run: plan.key_of(run, "test", content) for run in plan.runs_of(sweep)}
+    keys = {run: plan.key_of(run, "test", content) for run in plan.trials_of(sweep)}
     ends = sweep_results.through(keys, sweep_results.parts(out), told.append)
     assert len(ends) == 4
     assert len(told) == 1
@@ -219,7 +220,7 @@ def test_what_counts_for_nothing_is_said_and_computed_again(whole, begun, copy, 
     (out / "parts" / f"{'0' * 64}.npz").write_bytes(b"nothing")
     told = said(capsys, 0, "sweep", "--resume", out, "--quiet")
     assert "cannot be read: it was changed or damaged" in told
-    assert "a run is computed again" in told
+    assert "a trial is computed again" in told
     assert contents(out) == contents(whole)
 
 
@@ -237,35 +238,88 @@ def test_an_outcome_comes_back_without_a_rounding():
         assert before.dtype == after.dtype
 
 
-TRIAL = {"values": {"beta": 2.0}, "state": "finished", "criterion": 1.0, "rounds": 2}
+SCORE = {"values": {"beta": 2.0}, "state": "finished", "criterion": 1.0, "looks": [[1, None]]}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {},
         {"values": {}},
         {"values": {"beta": "2"}},
         {"values": {"beta": 99.0}},
-        {"values": {"beta": True}},
         {"state": "won"},
         {"criterion": "1"},
         {"criterion": math.inf},
         {"criterion": [1]},
-        {"rounds": None},
+        {"looks": None},
+        {"looks": [[1, math.inf]]},
+        {"looks": [[1.5, 1.0]]},
         {"values": 3},
     ],
 )
-def test_trials_are_judged(change, tmp_path, capsys):
-    """What is not of the search, and what lacks its runs, is run again."""
-    asked = {"clients": 3, "rounds": 2, "seeds": 1}
-    space = {"beta": search_lib.span("0.1:10")}
-    search = sweep_command.Search(asked, space, "random", 3, 0, "none", "fairness", "test")
-    stopped = TRIAL | {"state": "stopped", "criterion": None}
-    sweep_results.add_trial(tmp_path, TRIAL | change)
-    sweep_results.add_trial(tmp_path, stopped)
-    assert sweep_command._told(search, tmp_path, {}, "") == [stopped]
-    assert "again" in capsys.readouterr().err
+def test_scores_are_verified(change, tmp_path, capsys):
+    """What is not of the point counts for nothing, and so does an end without its trials."""
+    sweep_results.add_score(tmp_path, SCORE | change)
+    (path,) = (tmp_path / "parts").iterdir()
+    scores = sweep_results.scores(tmp_path)
+    assert sweep_command._score_before(scores, {"beta": 2.0}, True) is None
+    path.unlink()
+    sweep_results.add_score(tmp_path, SCORE)
+    scores = sweep_results.scores(tmp_path)
+    assert sweep_command._score_before(scores, {"beta": 2.0}, False) is None
+    want = SCORE | {"looks": [(1, None)]}
+    assert sweep_command._score_before(scores, {"beta": 2.0}, True) == want
+    sweep_results.add_score(tmp_path, SCORE | {"state": "stopped"})
+    scores = sweep_results.scores(tmp_path)
+    assert sweep_command._score_before(scores, {"beta": 2.0}, False)["state"] == "stopped"
+
+
+# ---------------------------------------------------------------- searches go on
+
+
+SEARCHES = {
+    "optuna": ("--search", "optuna", "--batch", "2"),
+    "asha": ("--search", "random", "--scheduler", "asha", "--rounds", "9", "--eval-every", "1"),
+    "median": ("--search", "optuna", "--scheduler", "median", "--rounds", "4", "--eval-every", "1"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["optuna", *(pytest.param(own, marks=pytest.mark.long) for own in ("asha", "median"))]
+)
+def test_a_search_is_stopped_and_goes_on(name, tmp_path, capsys, monkeypatch):
+    """Wherever it was: the same points, scores and tables."""
+    pytest.importorskip("optuna", reason="needs the extra [search]")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    words = ["sweep", *FLAGS, "--learning-rate", "0.0001:1", "--best", "mean_accuracy"]
+    words += ["--points", "5", *SEARCHES[name]]
+    said(capsys, 0, *words, "--out", whole)
+    scores = directory_lib.read_json(whole, "config.json")["scores"]
+    assert len(scores) == 5
+    if name == "asha":  # most of four decades learn nothing in the first rounds
+        assert {score["state"] for score in scores} == {"finished", "stopped"}
+    computed, execute, left = [], sweep_running.execute, []
+
+    def stopping(plan, *rest):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        outcomes, clocks = execute(plan, *rest)
+        computed.extend(outcomes)
+        return outcomes, clocks
+
+    monkeypatch.setattr(sweep_running, "execute", stopping)
+    assert f"cgsv sweep --resume {part}" in said(capsys, 130, *words, "--out", part)
+    for calls in (1, 1, 99):
+        left[:] = range(calls)
+        said(capsys, 130 if calls == 1 else 0, "sweep", "--resume", part, "--quiet")
+    monkeypatch.undo()
+    if name == "optuna":  # of a point that may be stopped no half is kept
+        assert len(computed) == len(set(computed))
+    assert contents(part) == contents(whole)
+    again = tmp_path / "again"  # its points are known now
+    said(capsys, 0, "sweep", "--config", whole / "config.json", "--quiet", "--out", again)
+    assert (again / "sweep.parquet").read_bytes() == (whole / "sweep.parquet").read_bytes()
 
 
 # ---------------------------------------------------------------- identity is content
@@ -291,7 +345,7 @@ def test_other_data_are_refused(tmp_path, capsys, monkeypatch):
 
 def test_a_run_is_known_by_its_rows_not_by_where_they_lie():
     config = names.configure(clients=3, rounds=2)
-    run = plan.run_of(config, config.methods[0], "uniform", 0)
+    run = plan.trial_of(config, config.methods[0], "uniform", 0)
     data = identity.data_identity(config)
     moved = {**data, "sets": {"digits": data["sets"]["digits"] | {"folder": "/x"}}}
     other = {**data, "sets": {"digits": data["sets"]["digits"] | {"rows": "0"}}}
@@ -380,7 +434,7 @@ CONFIGS = {
     "best a text": put(best="fairness_undefined"),
     "other methods": put(shown=["fedavg"]),
     "no methods": put(shown=[]),
-    "no settings": put(settings=[]),
+    "no points": put(points=[]),
     "a list": lambda config: [config],
 }
 
@@ -394,10 +448,10 @@ def test_a_strangers_config(change, whole, copy, capsys):
 
 
 @pytest.mark.parametrize("value", [3, "x", [1], {"best": [1]}, {"best": "x"}])
-def test_settings_are_not_believed(value, whole, copy, capsys):
+def test_points_are_not_believed(value, whole, copy, capsys):
     """What is best follows from the table."""
     out = copy(whole)
-    edited(out, "settings.json", lambda _: value)
+    edited(out, "points.json", lambda _: value)
     (out / "figures" / "pair-alpha-beta.png").unlink()
     said(capsys, 0, "plot", out)
     assert contents(out / "figures") == contents(whole / "figures")
@@ -422,18 +476,18 @@ def test_a_strangers_environment(change, begun, copy, capsys):
     assert "environment.json cannot be read" in sentence
 
 
-def setting_of(**values):
+def point_of(**values):
     def change(config):
-        first, *others = config["settings"]
-        return config | {"settings": [first | {"values": first["values"] | values}, *others]}
+        first, *others = config["points"]
+        return config | {"points": [first | {"values": first["values"] | values}, *others]}
 
     return change
 
 
 LIES = {
-    "a setting is another": setting_of(beta=2.0, alpha=0.95),
-    "a setting is none of the axes'": setting_of(beta=7.0),
-    "an option that is none": lambda c: c | {"asked": c["asked"] | {"out": "/home"}},
+    "a point is another": point_of(beta=2.0, alpha=0.95),
+    "a point is none of the axes'": point_of(beta=7.0),
+    "an option that is none": lambda c: c | {"options": c["options"] | {"out": "/home"}},
     "a method that is not run": put(shown=["fedavg"]),
     "another config": lambda c: c | {"config": c["config"] | {"clients": "x"}},
     "methods that are none": lambda c: c | {"config": c["config"] | {"methods": 3}},
@@ -442,7 +496,7 @@ LIES = {
 
 @pytest.mark.parametrize("change", LIES.values(), ids=LIES)
 def test_a_config_that_lies_is_refused(change, begun, copy, capsys):
-    """The table would show a setting that was not run."""
+    """The table would show a point that was not run."""
     out = copy(begun)
     edited(out, "config.json", change)
     one_sentence(capsys, "sweep", "--resume", out, "--quiet")
@@ -451,25 +505,26 @@ def test_a_config_that_lies_is_refused(change, begun, copy, capsys):
 
 
 SEARCH = {
-    "asked": {"clients": 3, "rounds": 2, "seeds": 1},
+    "options": {"clients": 3, "rounds": 2, "seeds": 1},
     "spaces": {"beta": {"low": 0.1, "high": 10.0, "log": True, "whole": False}},
-    **{"how": "optuna", "trials": 3, "seed": 0, "scheduler": "none"},
-    **{"best": "fairness", "judge": "test"},
+    **{"how": "optuna", "points": 3, "batch": 1, "seed": 0, "scheduler": "none"},
+    **{"best": "fairness", "eval_split": "test"},
 }
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        put(trials=10**9),
-        put(trials="3"),
+        put(points=10**9),
+        put(points="3"),
+        put(batch=0),
         put(seed=-1),
         put(how="luck"),
         put(scheduler=None),
         put(best="x"),
-        put(judge="x"),
-        put(asked=[]),
-        put(asked={"nonsense": 1}),
+        put(eval_split="x"),
+        put(options=[]),
+        put(options={"nonsense": 1}),
         put(spaces={}),
         put(spaces={"beta": {"low": 3}}),
         put(spaces={"beta": {"low": 0.1, "high": 10**400, "log": True, "whole": False}}),
@@ -479,10 +534,10 @@ SEARCH = {
     ],
 )
 def test_a_strangers_search(change, tmp_path, capsys, monkeypatch):
-    pytest.importorskip("ray", reason="needs the extra [ray]")
+    pytest.importorskip("optuna", reason="needs the extra [search]")
     file = tmp_path / "config.json"
     file.write_text(files.json_text(files.sealed({"search": change(SEARCH)})))
-    words = ["sweep", "--config", file, "--on", "ray", "--out", tmp_path / "x", "--quiet"]
+    words = ["sweep", "--config", file, "--out", tmp_path / "x", "--quiet"]
     said(capsys, 2, *words)
     assert not (tmp_path / "x").exists()
 
@@ -565,14 +620,14 @@ def test_too_many_are_refused_at_once(tmp_path, capsys):
 
 
 def test_more_than_the_memory_is_refused(tmp_path, capsys, monkeypatch):
-    """Runs of all settings, and those of one call; before a directory is made."""
+    """Runs of all points, and those of one call; before a directory is made."""
     monkeypatch.setattr(files, "host_memory", lambda: 2**30)
     words = ["sweep", *FLAGS, "--out", tmp_path / "x", "--beta", ",".join(map(str, range(1, 40)))]
     words[words.index("--seeds") + 1] = "1000"
     sentence = one_sentence(capsys, *words)
     assert "--beta, --seeds, --partition, --algorithms: the sweep would take 1.1 GiB" in sentence
-    assert "for 78,000 runs, there are 1.0 GiB" in sentence
+    assert "for 78,000 trials, there are 1.0 GiB" in sentence
     words = ["sweep", *FLAGS, "--out", tmp_path / "x", "--together", "20"]
     words[words.index("--seeds") + 1], words[words.index("--rounds") + 1] = "20", "1000000"
-    assert "--together, --clients, --rounds: a call of 20 runs" in said(capsys, 2, *words)
+    assert "--together, --clients, --rounds: a call of 20 trials" in said(capsys, 2, *words)
     assert not (tmp_path / "x").exists()

@@ -18,10 +18,10 @@ from cgsv_jax.host import files
 from cgsv_jax.results import directory, frames
 from cgsv_jax.sweep import figures as sweep_figures
 from cgsv_jax.sweep import plan as plan_lib
+from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import results as sweep_results
 from cgsv_jax.sweep import running as sweep_running
 from cgsv_jax.sweep import search
-from cgsv_jax.sweep import settings as settings_lib
 
 SMALL = {
     **{"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 4, "seeds": 2},
@@ -33,9 +33,9 @@ GRID = {"beta": (0.5, 2.0, math.inf), "alpha": (0.5, 0.95)}
 
 @pytest.fixture(scope="module")
 def swept():
-    """Six settings on two partitions with two seeds; the traces of whole programs counted."""
-    sweep = settings_lib.sweep(SMALL, GRID)
-    plan = plan_lib.plan(plan_lib.runs_of(sweep))
+    """Six points on two partitions with two seeds; the traces of whole programs counted."""
+    sweep = points_lib.grid(SMALL, GRID)
+    plan = plan_lib.plan(plan_lib.trials_of(sweep))
     with pytest.MonkeyPatch.context() as patch:
         traces = _counted(patch)
         ends, _ = sweep_running.execute(plan)
@@ -65,34 +65,34 @@ def test_the_yardstick_is_run_once(swept):
     _, plan, _, _ = swept
     alone, cgsv = plan.programs
     assert (alone.name, cgsv.name) == ("standalone", "cgsv")
-    assert [len(p.runs) for p in alone.portions] == [2 * 2]
-    assert [len(p.runs) for p in cgsv.portions] == [6 * 2 * 2]
-    rates = settings_lib.sweep(SMALL, {"learning_rate": (0.1, 0.2), "beta": (1.0, 2.0)})
-    alone = [r for r in plan_lib.runs_of(rates) if r.method.algorithm == "standalone"]
+    assert [len(p.trials) for p in alone.portions] == [2 * 2]
+    assert [len(p.trials) for p in cgsv.portions] == [6 * 2 * 2]
+    rates = points_lib.grid(SMALL, {"learning_rate": (0.1, 0.2), "beta": (1.0, 2.0)})
+    alone = [r for r in plan_lib.trials_of(rates) if r.method.algorithm == "standalone"]
     assert len(alone) == 2 * 2 * 2
     assert {r.method.learning_rate for r in alone} == {0.1, 0.2}
 
 
 def test_a_method_is_run_once_for_what_it_does_not_read():
-    both = settings_lib.sweep(SMALL | {"algorithms": ("cgsv", "fedavg")}, {"beta": (1.0, 2.0)})
-    counts = [r.method.algorithm for r in plan_lib.runs_of(both)]
+    both = points_lib.grid(SMALL | {"algorithms": ("cgsv", "fedavg")}, {"beta": (1.0, 2.0)})
+    counts = [r.method.algorithm for r in plan_lib.trials_of(both)]
     assert {name: counts.count(name) for name in counts} == {
         "standalone": 4, "cgsv": 8, "fedavg": 4,
     }  # fmt: skip
-    told = {m.name for s in both.settings for m in s.config.methods}
+    told = {m.name for s in both.points for m in s.config.methods}
     assert told == {"standalone", "cgsv", "fedavg"}
 
 
 def test_a_point_of_the_grid_is_a_config_of_its_own(swept):
     sweep, *_ = swept
-    for setting in sweep.settings:
-        asked = SMALL | setting.values | {"algorithms": ("standalone", "cgsv")}
-        assert setting.config == names.configure(**asked)
+    for point in sweep.points:
+        asked = SMALL | point.values | {"algorithms": ("standalone", "cgsv")}
+        assert point.config == names.configure(**asked)
 
 
 def test_keys_tell_runs_apart_and_stay(swept):
     sweep, *_ = swept
-    runs = plan_lib.runs_of(sweep)
+    runs = plan_lib.trials_of(sweep)
     keys = {plan_lib.key_of(run) for run in runs}
     assert len(keys) == len(runs)
     moved = runs[0]._replace(config=dataclasses.replace(runs[0].config, layout="all", devices=2))
@@ -102,14 +102,12 @@ def test_keys_tell_runs_apart_and_stay(swept):
 
 def test_a_sweep_is_read_back_from_json(swept):
     sweep, *_ = swept
-    text = files.json_text(settings_lib.describe(sweep))
-    assert settings_lib.described(json.loads(text)) == sweep
-    shapes = settings_lib.sweep({"rounds": 2}, {"hidden": ((4,), (8, 4)), "epochs": (1, 2)})
-    assert (
-        settings_lib.described(json.loads(files.json_text(settings_lib.describe(shapes)))) == shapes
-    )
+    text = files.json_text(points_lib.describe(sweep))
+    assert points_lib.described(json.loads(text)) == sweep
+    shapes = points_lib.grid({"rounds": 2}, {"hidden": ((4,), (8, 4)), "epochs": (1, 2)})
+    assert points_lib.described(json.loads(files.json_text(points_lib.describe(shapes)))) == shapes
     with pytest.raises(ConfigError, match="missing"):
-        settings_lib.described({"dataset": "digits"})
+        points_lib.described({"dataset": "digits"})
 
 
 # ---------------------------------------------------------------- which programs
@@ -134,7 +132,7 @@ def test_rows_that_somebody_chose_are_a_pool_of_their_own(tmp_path):
         **{"lists": str(tmp_path / "rows.txt"), "owners": str(tmp_path / "owners.npy")},
         **{"shares": (3, 2, 1), "rows_per_client": 10},
     }
-    runs = plan_lib.runs_of(settings_lib.sweep(asked, {}))
+    runs = plan_lib.trials_of(points_lib.grid(asked, {}))
     portions = list(plan_lib._portions(runs[0].config, runs))
     assert [p.world.partitions for p, _ in portions] == [
         *(("uniform", "by_shares"), ("from_lists",), ("by_owner",)),
@@ -148,15 +146,15 @@ def test_rows_that_somebody_chose_are_a_pool_of_their_own(tmp_path):
 def test_shapes_are_compiled_once_each():
     """Two widths and two partition seeds: pools of equal shape share what is compiled."""
     asked = SMALL | {"seeds": 1, "rounds": 1, "partitions": ("class_imbalance",)}
-    sweep = settings_lib.sweep(
+    sweep = points_lib.grid(
         asked, {"hidden": ((4,), (5,)), "partition_seed": (0, 1), "beta": (0.5, 1.0)}
     )
-    plan = plan_lib.plan(plan_lib.runs_of(sweep))
+    plan = plan_lib.plan(plan_lib.trials_of(sweep))
     assert [program.name for program in plan.programs] == [
         *("standalone (hidden 4)", "standalone (hidden 5)"),
         *("cgsv (hidden 4)", "cgsv (hidden 5)"),
     ]
-    assert [[len(p.runs) for p in program.portions] for program in plan.programs] == [
+    assert [[len(p.trials) for p in program.portions] for program in plan.programs] == [
         *([1, 1], [1, 1]),
         *([2, 2], [2, 2]),
     ]
@@ -177,7 +175,7 @@ def test_shapes_are_compiled_once_each():
 def test_chunks_where_memory_is_short(swept, runs_in_memory, size, calls):
     """Equal ones, so that one program serves all; as many as half of the memory holds."""
     sweep, *_ = swept
-    runs = plan_lib.runs_of(sweep)
+    runs = plan_lib.trials_of(sweep)
     whole = plan_lib.plan(runs, backend="gpu", budget=2**60)
     each = whole.programs[1].memory / 24
     plan = plan_lib.plan(runs, backend="gpu", budget=int(2 * runs_in_memory * each))
@@ -185,7 +183,7 @@ def test_chunks_where_memory_is_short(swept, runs_in_memory, size, calls):
     assert program.size == size
     assert len(sweep_running.batches(plan)[1][0].chunks) == calls
     assert {len(c.seeds) for c in sweep_running.batches(plan)[1][0].chunks} == {size}
-    assert plan.rounds >= 4 * plan.num_runs
+    assert plan.rounds >= 4 * plan.num_trials
     assert program.memory == size * each
 
 
@@ -198,7 +196,7 @@ def test_chunks_change_nothing(swept, width, together):
     1 / 1440 of the mean's.
     """
     sweep, _, ends, _ = swept
-    runs = [run for run in plan_lib.runs_of(sweep) if run.method.algorithm == "cgsv"]
+    runs = [run for run in plan_lib.trials_of(sweep) if run.method.algorithm == "cgsv"]
     plan = plan_lib.plan(runs, together=together, width=width, backend="gpu")
     again, _ = sweep_running.execute(plan)
     for run in runs:
@@ -208,7 +206,7 @@ def test_chunks_change_nothing(swept, width, together):
 
 
 def test_the_sweep_is_its_separate_runs(swept):
-    """Whole rows of the table, against `cgsv compare` of two of the settings.
+    """Whole rows of the table, against `cgsv compare` of two of the points.
 
     The same rounds from the same start: on the layout of one run per call they are the same
     program up to the padding of slots, and what is left is float noise.
@@ -230,7 +228,7 @@ def test_the_sweep_is_its_separate_runs(swept):
 def test_programs_lower_for_an_accelerator(swept):
     """What a GPU or TPU would run: all runs at once, every partition in one program."""
     sweep, *_ = swept
-    plan = plan_lib.plan(plan_lib.runs_of(sweep), backend="tpu", budget=2**40)
+    plan = plan_lib.plan(plan_lib.trials_of(sweep), backend="tpu", budget=2**40)
     batch, _ = sweep_running.batches(plan)[1]
     made = batch.build()
     (chunk,) = batch.chunks
@@ -244,16 +242,16 @@ def test_programs_lower_for_an_accelerator(swept):
 def test_other_rows_to_judge_on(swept):
     """Validation rows give other accuracies, and touch no run: the same entries are received."""
     sweep, _, ends, _ = swept
-    runs = [run for run in plan_lib.runs_of(sweep) if run.partition == "uniform"][:1]
+    runs = [run for run in plan_lib.trials_of(sweep) if run.partition == "uniform"][:1]
     (end,) = sweep_running.execute(plan_lib.plan(runs, "validation"))[0].values()
-    number = len(deal.tasks(sweep.settings[0].config)[0].data.validation[1])
+    number = len(deal.tasks(sweep.points[0].config)[0].data.validation[1])
     rows = end.accuracy.astype(np.float64) * number
     np.testing.assert_allclose(rows, rows.round(), atol=1e-3)
     assert (end.accuracy != ends[runs[0]].accuracy).any()
     np.testing.assert_allclose(end.share, ends[runs[0]].share, atol=1.5 / 610)
-    none = settings_lib.sweep(SMALL | {"validation_share": 0.0}, {})
-    with pytest.raises(ConfigError, match="--judge validation needs validation rows"):
-        plan_lib.plan(plan_lib.runs_of(none), "validation")
+    none = points_lib.grid(SMALL | {"validation_share": 0.0}, {})
+    with pytest.raises(ConfigError, match="--eval-split validation needs validation rows"):
+        plan_lib.plan(plan_lib.trials_of(none), "validation")
 
 
 # ---------------------------------------------------------------- what is said
@@ -276,25 +274,25 @@ def test_other_rows_to_judge_on(swept):
 )
 def test_all_that_is_wrong_in_one_message(swept_values, best, words):
     with pytest.raises(ConfigError) as error:
-        settings_lib.sweep({}, swept_values, best)
+        points_lib.grid({}, swept_values, best)
     for word in words:
         assert word in str(error.value)
 
 
 def test_data_that_cannot_be_dealt_is_named_before_anything_runs():
-    sweep = settings_lib.sweep({"rounds": 1}, {"clients": (5, 5000)})
+    sweep = points_lib.grid({"rounds": 1}, {"clients": (5, 5000)})
     with pytest.raises(ConfigError, match="--clients is 5000"):
-        plan_lib.plan(plan_lib.runs_of(sweep))
+        plan_lib.plan(plan_lib.trials_of(sweep))
 
 
 def _rows(values):
-    """(setting, seed) -> fairness, as rows of two settings' tables."""
+    """(point, seed) -> fairness, as rows of two points' tables."""
     base = dict.fromkeys(frames.SUMMARY_COLUMNS)
     return [
         base
-        | {"point": setting, "beta": float(setting), "partition": "uniform", "method": "cgsv"}
+        | {"point": point, "beta": float(point), "partition": "uniform", "method": "cgsv"}
         | {"seed": seed, "fairness": value, "mean_accuracy": 0.5 + accuracy}
-        for (setting, seed), (value, accuracy) in values.items()
+        for (point, seed), (value, accuracy) in values.items()
     ]
 
 
@@ -310,13 +308,13 @@ def _rows(values):
         ({(0, 0): (None, 0), (1, 0): (None, 0)}, None),
     ],
 )
-def test_the_best_setting(values, best):
+def test_the_best_point(values, best):
     axes = {"beta": (0.0, 1.0)}
     table = sweep_results.frame(_rows(values), axes)
-    own = sweep_results.judged(table, ("beta",), "fairness")
+    own = sweep_results.ranking(table, ("beta",), "fairness")
     assert (None if own.best is None else own.best["point"]) == best
     assert own.table.filter("best")["point"].to_list() == ([] if best is None else [best])
-    assert len(sweep_results.shown_settings(own, ("beta",), "fairness")) == 2
+    assert len(sweep_results.shown_points(own, ("beta",), "fairness")) == 2
 
 
 @pytest.mark.parametrize("name", ["clients", "setting", "hidden"])
@@ -326,18 +324,18 @@ def test_names_that_a_table_has_already(name):
     rows = _rows({(0, 0): (50.0, 0), (1, 0): (60.0, 0)})
     rows = [row | {name: values[row["point"]]} for row in rows]
     table = sweep_results.frame(rows, {name: values})
-    own = sweep_results.judged(table, (name,), "fairness")
+    own = sweep_results.ranking(table, (name,), "fairness")
     assert own.best[name] == values[1]
     assert own.table[name].to_list() == list(values[::-1])
-    shown = sweep_results.shown_settings(own, (name,), "fairness")
+    shown = sweep_results.shown_points(own, (name,), "fairness")
     assert shown[name].to_list() == list(map(str, values[::-1]))
 
 
-def test_settings_within_one_standard_error():
+def test_points_within_one_standard_error():
     values = {(s, seed): (50.0 - s + 4 * seed, 0) for s in (0, 1, 3) for seed in (0, 1)}
     table = sweep_results.frame(_rows(values), {"beta": ()})
     # The best's seeds are 50 and 54: their mean's standard error is 2.
-    assert sweep_results.judged(table, ("beta",), "fairness").near == 1
+    assert sweep_results.ranking(table, ("beta",), "fairness").near == 1
 
 
 def test_figures(swept, tmp_path):
@@ -397,7 +395,7 @@ def test_the_command_twice(tmp_path, capsys):
     argv = ["sweep", *FLAGS, "--beta", "0.5,inf", "--alpha", "0.9,0.95"]
     assert main.main([*argv, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    for words in ("runs by 2 programs", "rounds of all runs", "Settings by fairness", "memory",
+    for words in ("trials by 2 programs", "rounds of all trials", "Points by fairness", "memory",
                   "cgsv compare", "--algorithms standalone,cgsv"):  # fmt: skip
         assert words in printed
     repeat = ["sweep", "--config", str(out / "config.json"), "--quiet", "--out", str(again)]
@@ -406,21 +404,21 @@ def test_the_command_twice(tmp_path, capsys):
     one, two = _files(out), _files(again)
     assert set(one) == set(two) == {
         *("config.json", "environment.json", "timing.json", "sweep.parquet"),
-        *("settings.parquet", "settings.json", "figures/pair-alpha-beta.png"),
+        *("points.parquet", "points.json", "figures/pair-alpha-beta.png"),
     }  # fmt: skip
     assert {name for name in one if one[name] != two[name]} <= {"timing.json"}
-    config, table, settings = sweep_results.read(out)
+    config, table, points = sweep_results.read(out)
     assert table.height == 4 * 2
     assert table.columns[:3] == ["point", "alpha", "beta"]
-    assert settings.filter("best").height in (0, 1)
-    assert len(config["settings"]) == 4
+    assert points.filter("best").height in (0, 1)
+    assert len(config["points"]) == 4
     assert main.main([*argv, "--out", str(out)]) == 2  # holds a run
     figure = out / "figures" / "pair-alpha-beta.png"
     figure.unlink()
     assert main.main(["plot", str(out)]) == 0
     assert figure.read_bytes() == one["figures/pair-alpha-beta.png"]
-    # What is said to run the best setting does.
-    best = json.loads(one["settings.json"])["best"]
+    # What is said to run the best point does.
+    best = json.loads(one["points.json"])["best"]
     words = [*shlex.split(best["command"])[1:], "--quiet", "--out", str(tmp_path / "best")]
     assert main.main(words) == 0
     alone = directory.read(tmp_path / "best").summary.filter(method="cgsv")
@@ -434,7 +432,7 @@ def test_going_on_after_a_stop(tmp_path, capsys, monkeypatch):
     assert main.main([*argv, "--out", str(whole)]) == 0
     execute, seen = sweep_running.execute, []
 
-    def stopping(plan, watch, keep, keeper=None):
+    def stopping(plan, watch, keep, keeper=None, compiled=None):
         def kept(done):
             keep(done)
             seen.extend(done)
@@ -453,7 +451,7 @@ def test_going_on_after_a_stop(tmp_path, capsys, monkeypatch):
         seen.clear()
         patch.setattr(
             sweep_running, "execute",
-            lambda plan, *rest: (seen.append(plan.num_runs), execute(plan, *rest))[1],
+            lambda plan, *rest: (seen.append(plan.num_trials), execute(plan, *rest))[1],
         )  # fmt: skip
         assert main.main(["sweep", "--resume", str(part), "--quiet"]) == 0
     assert seen == [2 + 2 * 2 - 3]
@@ -469,16 +467,15 @@ def test_a_random_search_without_ray(tmp_path):
     argv = ["sweep", *FLAGS, "--seeds", "1", "--rounds", "1", "--beta", "0.1:10", "--search",
             "random", "--trials", "3", "--best", "mean_accuracy", "--quiet"]  # fmt: skip
     assert main.main([*argv, "--out", str(out)]) == 0
-    config, table, settings = sweep_results.read(out)
-    assert table["beta"].n_unique() == settings.height == len(config["settings"]) == 3
+    config, table, points = sweep_results.read(out)
+    assert table["beta"].n_unique() == points.height == len(config["points"]) == 3
     assert (out / "figures" / "line-beta.png").exists()
 
 
 BAD = {
     "--beta x,1": "--beta is 'x'",
     "--beta 1:2": "--beta is a range, it needs --search",
-    "--trials 3": "--trials does nothing without --search",
-    "--search optuna --beta 1:2": "--search needs --on ray",
+    "--trials 3": "--points needs --search",
     "--search random": "needs something to search",
     "--search random --beta ,": "--beta is empty",
     "--search random --beta 1,1": "--beta names something twice",
@@ -487,7 +484,7 @@ BAD = {
     "--scheduler asha": "--scheduler needs --search",
     "--on mars": "--on is 'mars'",
     "--together 0": "--together is 0",
-    "--judge train": "--judge is 'train'",
+    "--judge train": "--eval-split is 'train'",
     "--resume /nowhere": "it must be a sweep's",
     "--resume /nowhere --beta 1": "cannot be combined with --beta",
     "--config /nowhere/config.json": "/nowhere/config.json cannot be read",

@@ -9,8 +9,8 @@ import tyro
 from cgsv_jax.config import defaults, schema
 from cgsv_jax.config.defaults import SETTINGS
 from cgsv_jax.experiment import names
+from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import search
-from cgsv_jax.sweep import settings as settings_lib
 
 
 class Flag(NamedTuple):
@@ -50,7 +50,7 @@ def _number_or_list(word: str) -> int | tuple[int, ...]:
 
 
 def _layers(word: str) -> tuple[int, ...]:
-    """`64` or `32x16`: in a sweep, commas are between settings."""
+    """`64` or `32x16`: in a sweep, commas are between values."""
     return tuple(int(item) for item in word.split("x"))
 
 
@@ -290,38 +290,46 @@ CLUSTER = {
 }
 SWEEP = {
     "best": Flag(
-        _NAME, f"what the best setting is chosen by: {', '.join(settings_lib.CRITERIA)}", "fairness"
+        _NAME, f"what the best point is chosen by: {', '.join(points_lib.CRITERIA)}", "fairness"
     ),
-    "judge": Flag(
+    "eval_split": Flag(
         _NAME,
-        "rows that accuracies are on: test, or validation, so that choosing does not touch the "
+        "examples that accuracies are on: test, or validation, so that choosing does not touch the "
         "test set",
         "test",
+        "--judge",
     ),
     "search": Flag(
         _NAME,
-        "draw --trials settings from ranges (--beta 0.1:10, :log or :linear behind) and lists "
-        f"instead of running all: {', '.join(search.SEARCHES)} (optuna needs --on ray)",
+        "draw --points points from ranges (--beta 0.1:10, :log or :linear behind) and lists "
+        f"instead of running all: {', '.join(search.SEARCHES)} (optuna: extra [search])",
         "all combinations",
     ),
-    "trials": Flag(_INT, "settings that a search runs", "20"),
+    "points": Flag(_INT, "points that a search runs", "20", "--trials"),
+    "batch": Flag(
+        _INT,
+        "points that a search draws before the first of them are compared",
+        "1; on Ray as many as find place",
+    ),
     "search_seed": Flag(_INT, "seed of what a search draws", "0"),
+    "scheduler": Flag(
+        _NAME,
+        "stops points of a search early that do badly: "
+        f"{', '.join(search.SCHEDULERS)} (extra [search])",
+        "none",
+    ),
     "together": Flag(
         _INT,
-        "runs that one call of a program computes",
+        "trials that one call of a program computes",
         "as many as half of the memory holds; on a CPU 1",
     ),
 }
 RAY = {
     "on": Flag(_NAME, "where: local, or ray (extra [ray])", "local"),
     "address": Flag(_NAME, "of a Ray cluster; without it --on ray starts a local one", "local"),
-    "cpus_per_trial": Flag(_INT, "CPU cores of a trial, and its threads", "1"),
-    "gpus_per_trial": Flag(_FLOAT, "GPUs of a trial", "0, or 1 where there are some"),
-    "scheduler": Flag(
-        _NAME,
-        "ends trials of a search early that do badly: "
-        f"{', '.join(search.SCHEDULERS)} (needs --on ray)",
-        "none",
+    "cpus_per_task": Flag(_INT, "CPU cores of a task, and its threads", "1", "--cpus-per-trial"),
+    "gpus_per_task": Flag(
+        _FLOAT, "GPUs of a task", "0, or 1 where there are some", "--gpus-per-trial"
     ),
 }
 OUTPUT = {
@@ -407,7 +415,7 @@ def _swept(flags: dict[str, Flag]) -> dict[str, Flag]:
     ranges = {int: " | LOW:HIGH", float: " | LOW:HIGH"}
     made = {}
     for name, flag in flags.items():
-        if name in settings_lib.SWEEPABLE:
+        if name in points_lib.SWEEPABLE:
             ((cast, word),) = (own for kind, *own in kinds if kind is flag.kind)
             kind = _value(_several(cast), f"{word},...{ranges.get(cast, '')}")
             default = "false" if flag.kind is bool else flag.default
@@ -423,9 +431,9 @@ def _swept(flags: dict[str, Flag]) -> dict[str, Flag]:
 
 Sweep = _arguments(
     "Sweep",
-    "Many settings at once: every flag of a number or a choice takes several values.\n\n"
+    "Many points at once: every flag of a number or a choice takes several values.\n\n"
     "`cgsv sweep --beta 0.5,1,2 --alpha 0.9,0.95 --seeds 5 --partition uniform,power_law` runs all "
-    "combinations, as few compiled programs, and says which setting is best.",
+    "combinations, as few compiled programs, and says which point is best.",
     _swept(TASK)
     | {
         "partition": Flag(

@@ -86,7 +86,6 @@ def _train(args: Any) -> None:
 
 
 def _sweep(args: Any) -> None:
-    from cgsv_jax.command import stopping, train
     from cgsv_jax.command import sweep as sweep_command
 
     flags = {
@@ -99,10 +98,7 @@ def _sweep(args: Any) -> None:
     for flag, name in (("partition", "partitions"), ("attack", "attacks")):
         if flag in flags:
             flags[name] = flags.pop(flag)
-    border = sweep_command.Border(
-        train.must_have_devices, train.warn_of_other_data, stopping.kept, stopping.written
-    )
-    sweep_command.command(flags, own, border)
+    sweep_command.command(flags, own)
 
 
 def _plot(args: Plot) -> None:

@@ -1,23 +1,29 @@
-"""What `cgsv sweep` shows and writes; its flags are in cli.py."""
+"""`cgsv sweep`: draws points, plans and executes their trials, and tells the draw.
+
+A grid draws all of its points at once, and so does a random search whose scheduler stops none. Any
+other search draws in batches. Trials run here or on Ray; what they gave is kept as they end.
+"""
 
 import contextlib
+import functools
 import math
 import pathlib
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from rich.console import Console
 
+from cgsv_jax.command import stopping, train
 from cgsv_jax.config import validate
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import ranges
 from cgsv_jax.experiment import checkpoint
 from cgsv_jax.experiment.execute import Clock, Keeper, Look
+from cgsv_jax.experiment.task import DataIdentity
 from cgsv_jax.host import files, terminal
 from cgsv_jax.host.terminal import say
 from cgsv_jax.results import directory as directory_lib
@@ -25,104 +31,76 @@ from cgsv_jax.results import environment as environment_lib
 from cgsv_jax.results import tables
 from cgsv_jax.results.frames import YARDSTICK, Outcome
 from cgsv_jax.sweep import figures as sweep_figures
+from cgsv_jax.sweep import on_ray
 from cgsv_jax.sweep import plan as plan_lib
+from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import results as sweep_results
 from cgsv_jax.sweep import running as sweep_running
 from cgsv_jax.sweep import search as search_lib
-from cgsv_jax.sweep import settings as settings_lib
-from cgsv_jax.sweep.plan import Plan, Run
-from cgsv_jax.sweep.search import Range
-from cgsv_jax.sweep.settings import LISTS, Sweep
+from cgsv_jax.sweep.plan import Plan, Trial
+from cgsv_jax.sweep.points import LISTS, Sweep
+from cgsv_jax.sweep.search import Range, Score, Search, Study
 
-_SECONDS_BETWEEN_PARTS = 5.0  # what a kill may cost; a file per run would be many
-_OF_RAY = ("address", "cpus_per_trial", "gpus_per_trial", "scheduler")
+_SECONDS_BETWEEN_PARTS = 5.0  # what a kill may cost; a file per trial would be many
+_OF_RAY = ("address", "cpus_per_task", "gpus_per_task")
 _WHERE = ("on", *_OF_RAY, "together", "quiet")
-
-
-class Border(NamedTuple):
-    """What the command does for whoever computes something long, see cli.py."""
-
-    ready: Callable[[], None]  # refuses where JAX has no device
-    beside: Callable[[str | None, Any], None]  # warns of other data than those beside a config
-    # (console, directory, settings, every, work) -> a context of what was computed
-    kept: Callable[..., AbstractContextManager[tuple[Any, Any]]]
-    written: Callable[[pathlib.Path], AbstractContextManager[None]]  # in it, results are written
-
-
-class Search(NamedTuple):
-    """A search whose settings are not known before it runs."""
-
-    asked: dict[str, Any]
-    spaces: dict[str, dict | list | Any]  # name -> Range, or values
-    how: str
-    trials: int
-    seed: int
-    scheduler: str
-    best: str
-    judge: str
+_OF_SEARCH = ("points", "batch", "search_seed", "scheduler")
 
 
 class _Job(NamedTuple):
-    """What a sweep is run by, whatever it is."""
+    """A sweep at work in its directory, here or on Ray."""
 
     console: Console
-    own: Mapping[str, Any]  # the flags of the sweep itself
-    begun: pathlib.Path | None  # the directory of a sweep that is gone on with; it is held
-    ray: Any  # ray_sweep, where that runs it
-    border: Border
+    flags: Mapping[str, Any]  # of the sweep itself
+    session: on_ray.Session | None  # of Ray; None: here
+    directory: pathlib.Path
+    begun: bool  # whether another process began it
+    data: DataIdentity
+    known: dict[str, np.ndarray]  # packed outcomes of trials that are through, by key
+    keep: Callable[[Mapping[str, np.ndarray]], None]  # adds to them, here and on the disk
+    flush: Callable[[], bool]  # puts all of them on the disk; whether it could
+    compiled: dict[Any, dict]  # programs that batches share
 
 
-def command(flags: Mapping[str, Any], own: Mapping[str, Any], border: Border) -> None:
+def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Runs a sweep.
 
     Args:
-      flags: what the settings are made of: fields of Config and Method; those that can be swept as
+      flags: what the points are made of: fields of Config and Method; those that can be swept as
         tuples of values or a Range.
       own: the flags of the sweep itself.
-      border: of the command.
 
     Raises:
       ValueError: one sentence for each thing that cannot be.
       OSError: a file cannot be read or written.
     """
     _check(flags, own)
-    ray = None
     if own.get("on", "local") == "ray":
-        from cgsv_jax.sweep import on_ray as ray  # its own libraries are optional
-
-        ray.check()
-        ray.share_the_device()
-    console = terminal.console(own.get("quiet", False))
-
-    def go(wanted: Sweep | Search, begun: pathlib.Path | None = None) -> None:
-        border.ready()
-        run = _search if isinstance(wanted, Search) else _grid
-        run(_Job(console, own, begun, ray, border), wanted)
-
+        on_ray.leave_devices(train.must_have_devices)
     if "resume" in own:
         directory, config = sweep_results.open_again(own["resume"])
         with directory_lib.held(directory):
-            if not sweep_results.is_sweep(directory):
-                with files.naming(directory / "config.json"):
-                    wanted = _from_file(config, own)
-                go(wanted, directory)
+            if sweep_results.is_sweep(directory):
+                _follow(directory)  # it may have been killed after its tables
+                done = "is finished, there is nothing to go on with"
+                say(terminal.console(own.get("quiet", False)), f"the sweep in {directory} {done}")
                 return
-            _follow(border, directory)  # it may have been killed after its tables
-            done = "is finished, there is nothing to go on with"
-            say(console, f"the sweep in {directory} {done}")
+            with files.naming(directory / "config.json"):
+                wanted = _from_file(config)
+            _compute(own, wanted, directory)
     elif "config" in own:
         file = files.path_of(own["config"], "--config")
         config = files.read_json(file, edited=terminal.complain)
         with files.naming(file):
-            wanted = _from_file(config, own)
-        go(wanted)
+            wanted = _from_file(config)
+        _compute(own, wanted)
     else:
-        go(_from_flags(flags, own))
+        _compute(own, _from_flags(flags, own))
 
 
-def _follow(border: Border, directory: pathlib.Path) -> list[pathlib.Path]:
+def _follow(directory: pathlib.Path) -> list[pathlib.Path]:
     """What follows the tables: the figures, as far as they are missing, and an end to all else."""
-    with border.written(directory):
+    with stopping.written(directory):
         drawn = sweep_figures.again(directory, missing=True)
     try:
         with directory_lib.writing(directory):
@@ -132,234 +110,230 @@ def _follow(border: Border, directory: pathlib.Path) -> list[pathlib.Path]:
     return drawn
 
 
+# ---------------------------------------------------------------- what is wanted
+
+
 def _check(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """What the flags say of each other, before anything is read."""
     complaints = []
-    for source in ("config", "resume"):
-        if source not in own:
-            continue
-        allowed = {source, "out", "overwrite", *_WHERE} - (
-            {"out", "overwrite"} if source == "resume" else set()
-        )
-        idle = [name for name in (*flags, *own) if name not in allowed]
-        if idle:
+    for source, beside in (("config", {"out", "overwrite"}), ("resume", set())):
+        idle = [name for name in (*flags, *own) if name not in {source, *beside, *_WHERE}]
+        if source in own and idle:
             names = ", ".join(validate.flag(name) for name in idle)
             complaints.append(f"--{source} is a whole sweep, it cannot be combined with {names}")
     complaints += validate.known("on", own.get("on", "local"), ("local", "ray"))
-    complaints += validate.known("scheduler", own.get("scheduler", "none"), search_lib.SCHEDULERS)
-    if "search" in own:
-        complaints += validate.known("search", own["search"], search_lib.SEARCHES)
-    elif not {"config", "resume"} & set(own):
-        for name in ("trials", "search_seed"):
-            if name in own:
-                complaints.append(f"--{name.replace('_', '-')} does nothing without --search")
-        for name, value in flags.items():
-            if isinstance(value, Range):
-                complaints.append(f"{validate.flag(name)} is a range, it needs --search")
-    for name, least in (("trials", 1), ("search_seed", 0), ("together", 1), ("cpus_per_trial", 1)):
-        if name in own:
-            wrong = validate.at_least(name, own[name], least)
-            if name == "trials" and not wrong and own[name] > settings_lib.MAX_SETTINGS:
-                wrong = [f"--trials is {own[name]}, it must be at most {settings_lib.MAX_SETTINGS}"]
-            complaints += wrong
-    if "gpus_per_trial" in own:
-        allowed = ranges.Interval(0, 64, "[)")
-        complaints += validate.number("gpus_per_trial", own["gpus_per_trial"], allowed)
-    if own.get("scheduler", "none") != "none" and "search" not in own:
-        complaints += [] if {"config", "resume"} & set(own) else ["--scheduler needs --search"]
     if own.get("on", "local") != "ray":
-        idle = [name for name in _OF_RAY if name in own and own[name] != "none"]
-        idle += ["search"] if own.get("search") == "optuna" else []
-        complaints += [f"{validate.flag(name)} needs --on ray" for name in idle]
+        complaints += [f"{validate.flag(name)} needs --on ray" for name in _OF_RAY if name in own]
+    if "search" in own:
+        complaints += search_lib.complaints(*_search_of(own))
+    elif not {"config", "resume"} & set(own):
+        idle = [name for name in _OF_SEARCH if own.get(name, "none") != "none"]
+        complaints += [f"{validate.flag(name)} needs --search" for name in idle]
+        complaints += [
+            f"{validate.flag(name)} is a range, it needs --search"
+            for name, value in flags.items()
+            if isinstance(value, Range)
+        ]
+    for name in ("together", "cpus_per_task"):
+        complaints += validate.at_least(name, own.get(name, 1), 1)
+    gpus = ranges.Interval(0, 64, "[)")
+    complaints += validate.number("gpus_per_task", own.get("gpus_per_task", 0), gpus)
     if complaints:
         raise ConfigError("\n".join(complaints))
 
 
+def _search_of(own: Mapping[str, Any]) -> tuple[str, int, int, int, str]:
+    defaults = {"points": 20, "batch": 1, "search_seed": 0, "scheduler": "none"}
+    return (own["search"], *(own.get(name, value) for name, value in defaults.items()))
+
+
 def _from_flags(flags: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Search:
-    asked, spaces = {}, {}
-    for name, value in flags.items():
-        several = name in settings_lib.SWEEPABLE
-        if not several:
-            asked[name] = value
-        elif isinstance(value, Range | tuple):
-            spaces[name] = value
-        else:
-            spaces[name] = (value,)
-    criteria = own.get("best", "fairness"), own.get("judge", "test")
+    options = {n: value for n, value in flags.items() if n not in points_lib.SWEEPABLE}
+    spaces = {
+        name: value if isinstance(value, Range | tuple) else (value,)
+        for name, value in flags.items()
+        if name not in options
+    }
+    criteria = own.get("best", "fairness"), own.get("eval_split", "test")
     if "search" not in own:
-        return settings_lib.sweep(asked, spaces, *criteria)
-    asked |= {n: v[0] for n, v in spaces.items() if isinstance(v, tuple) and len(v) == 1}
-    spaces = {n: v for n, v in spaces.items() if n not in asked}
-    how = own["search"], own.get("trials", 20), own.get("search_seed", 0)
-    search = Search(asked, spaces, *how, own.get("scheduler", "none"), *criteria)
-    drawn = _drawn(search)
+        return points_lib.grid(options, spaces, *criteria)
+    options |= {n: v[0] for n, v in spaces.items() if isinstance(v, tuple) and len(v) == 1}
+    spaces = {n: v for n, v in spaces.items() if n not in options}
+    search = Search(options, spaces, *_search_of(own), *criteria)
+    sampled = search_lib.sampled(search)
     if search.how == "random" and search.scheduler == "none":
-        return drawn
-    return search._replace(asked=drawn.asked)
+        return sampled
+    return search._replace(options=sampled.options)
 
 
-def _drawn(search: Search) -> Sweep:
-    """What a random search runs; what another one will draw is of the same ranges.
-
-    Raises:
-      ConfigError: a setting cannot be.
-    """
-    lists = {n: s for n, s in search.spaces.items() if not isinstance(s, Range)}
-    if wrong := [line for n, s in lists.items() for line in validate.distinct(n, s)]:
-        raise ConfigError("\n".join(wrong))
-    points = search_lib.draw(search.spaces, search.trials, search.seed)
-    return settings_lib.of_points(search.asked, _axes_of(points), points, search.best, search.judge)
+def _from_file(config: Mapping[str, Any]) -> Sweep | Search:
+    return search_lib.described(config) if "search" in config else points_lib.described(config)
 
 
-def _axes_of(points: Sequence[Mapping[str, Any]]) -> dict[str, tuple]:
-    names = sorted(points[0]) if points else ()
-    return {name: tuple(dict.fromkeys(point[name] for point in points)) for name in names}
+# ---------------------------------------------------------------- running it
 
 
-def _from_file(config: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Search:
-    if "search" not in config:
-        return settings_lib.described(config)
-    try:
-        search = Search(**files.judged(config["search"], TypedDict("_", Search.__annotations__)))
-        spaces = {
-            name: search_lib.range_of(space)
-            if isinstance(space, dict)
-            else tuple(settings_lib.value_of(name, value) for value in space)
-            for name, space in search.spaces.items()
-        }
-    except ValueError as error:
-        raise ConfigError(f"this is no sweep's config: {error}") from error
-    search = search._replace(asked=settings_lib.unplain(search.asked), spaces=spaces)
-    how = {"search": search.how, "trials": search.trials, "search_seed": search.seed}
-    _check({}, how | {"scheduler": search.scheduler, "on": own.get("on", "local")})
-    if odd := [name for name in spaces if name not in settings_lib.SWEEPABLE]:
-        raise ConfigError(f"this is no sweep's config: {odd[0][:80]!r} cannot be swept")
-    _drawn(search)
-    return search
+def _compute(
+    flags: Mapping[str, Any], wanted: Sweep | Search, begun: pathlib.Path | None = None
+) -> None:
+    """Runs a sweep, or the rest of one, which is held."""
+    train.must_have_devices()
+    started = time.perf_counter()
+    console = terminal.console(flags.get("quiet", False))
+    searching = isinstance(wanted, Search)
+    sweep = search_lib.sampled(wanted) if searching else wanted
+    data = plan_lib.data_of(sweep)
+    train.warn_of_other_data(flags.get("config"), data)
+    environment = environment_lib.environment() | {"data": data}
+    known: dict[str, np.ndarray] = {}
+    if begun is not None:
+        sweep_results.must_go_on(begun, environment)
+        known = sweep_results.parts(begun, terminal.complain)
+    with contextlib.ExitStack() as stack:
+        session = None
+        if flags.get("on", "local") == "ray":
+            where = flags.get("address"), flags.get("cpus_per_task", 1), flags.get("gpus_per_task")
+            session = stack.enter_context(on_ray.session(*where))
+        if begun is None:  # refuses what cannot be, before there is a directory
+            missing = plan_lib.trials_of(sweep)
+            plan_lib.plan(missing, sweep.eval_split, together=flags.get("together"))
+        if searching and begun is None and session is not None and "batch" not in flags:
+            wanted = wanted._replace(batch=session.places)
+        config = search_lib.describe(wanted) if searching else points_lib.describe(sweep)
+        directory = begun
+        if directory is None:
+            path = flags.get("out") or directory_lib.fresh("sweep", sweep.points[0].config.dataset)
+            directory = directory_lib.create(path, flags.get("overwrite", False))
+            stack.enter_context(directory_lib.held(directory))
+        directory_lib.begin(directory, config, environment)
+        keep, flush = _keeper(directory, known)
+        job = _Job(
+            *(console, flags, session, directory, begun is not None, data),
+            *(known, keep, flush, {}),
+        )
+
+        def finish(sweep: Sweep, config: Mapping[str, Any], spent: Sequence, before: float) -> None:
+            seconds = before + time.perf_counter() - started
+            timing = {"total_seconds": seconds, "programs": spent}
+            _finish(job, sweep, config, environment, timing)
+
+        with _stoppable(job):
+            if not searching:
+                with _computed(job, sweep) as (spent, before):
+                    finish(sweep, config, spent, before)
+                return
+            sweep, scores = _searched(job, wanted, sweep)
+        finish(sweep, points_lib.describe(sweep) | {"scores": scores}, [], 0.0)
 
 
 @contextlib.contextmanager
-def _directory(
-    job: _Job, dataset: str, config: Mapping[str, Any], environment: Mapping[str, Any]
-) -> Iterator[pathlib.Path]:
-    """The directory of a sweep that was planned, begun and held; made unless it is gone on with."""
-    with contextlib.ExitStack() as stack:
-        directory = job.begun
-        if directory is None:
-            own = job.own
-            path = own["out"] if "out" in own else directory_lib.fresh("sweep", dataset)
-            directory = directory_lib.create(path, own.get("overwrite", False))
-            stack.enter_context(directory_lib.held(directory))
-        directory_lib.begin(directory, config, environment)
-        yield directory
+def _computed(
+    job: _Job, sweep: Sweep, of_search: bool = False
+) -> Iterator[tuple[list[dict[str, Any]], float]]:
+    """Computes the trials of a sweep that are not through; its checkpoints stay in the body.
+
+    Yields:
+      The seconds of every program, and those that earlier processes took.
+    """
+    content = plan_lib.content_of(job.data)
+    keys = plan_lib.keys_of(sweep, content)
+    outcomes = sweep_results.through(keys, job.known, terminal.complain)
+    planned, together = None, job.flags.get("together")
+    described = points_lib.describe(sweep)
+    if job.begun and job.session is None:
+        saved = checkpoint.begun_with(job.directory)
+        if saved is not None and saved.get("sweep") == described:
+            planned, together = _planned(saved)
+        elif of_search:  # it is of another batch
+            directory_lib.remove_checkpoints(job.directory)
+    missing = [
+        trial for trial in keys if (keys[trial] in planned if planned else trial not in outcomes)
+    ]
+    plan = plan_lib.plan(missing, sweep.eval_split, together=together)
+    watching = contextlib.nullcontext(lambda *look, **rest: None)
+    if not of_search:
+        _announce(job, sweep, plan, len(outcomes))
+        watching = _watching(job.console, plan)
+    elif not missing:
+        yield [], 0.0
+        return
+
+    if job.session is not None:
+        with watching as watch:
+            work = _work(job, sweep.options, sweep.eval_split)
+            on_ray.execute(plan, keys, work, watch, job.keep)
+        job.flush()
+        yield [], 0.0
+        return
+
+    def through(done: Mapping[Trial, Outcome]) -> None:
+        job.keep({keys[trial]: sweep_results.packed(own) for trial, own in done.items()})
+
+    before = [0.0]  # seconds of those processes whose clocks the checkpoint has
+
+    def work(keeper: Keeper, see: Callable[[Look], None]) -> list[Clock]:
+        def save(*what: Any) -> None:
+            if job.flush():  # what is through first: the checkpoint counts on it
+                keeper.save(*what)
+
+        def restore(*what: Any) -> Any:
+            kept = keeper.restore(*what)
+            before[:] = [sum(clock.elapsed for clock in kept.clocks)] if kept else [0.0]
+            return kept
+
+        with watching as watch:
+            look = _looking(plan, see, watch)
+            mine = keeper._replace(save=save, restore=restore)
+            _, clocks = sweep_running.execute(plan, look, through, mine, job.compiled)
+            # What the checkpoint counts on may have been damaged since.
+            if lost := [trial for trial in keys if keys[trial] not in job.known]:
+                sweep_running.execute(plan_lib.plan(lost, sweep.eval_split), see, through)
+            return clocks
+
+    def identity() -> dict[str, Any]:
+        trials = [keys[trial] for trial in missing]
+        return {"sweep": described, "trials": trials, "together": together, "data": content}
+
+    every = max((p.config.checkpoint_every or 0 for p in sweep.points), default=0) or None
+    with stopping.kept(job.console, job.directory, identity, every, work) as (clocks, _):
+        job.flush()
+        names = [program.name for program in plan.programs for _ in program.portions]
+        spent = [
+            {"program": n, "compile_seconds": c.compiling, "run_seconds": c.running}
+            for n, c in zip(names, clocks, strict=False)
+        ]
+        yield spent, before[0]
 
 
-# ---------------------------------------------------------------- a sweep of known settings
-
-
-def _grid(job: _Job, sweep: Sweep) -> None:
-    started = time.perf_counter()
-    data = plan_lib.data_of(sweep)
-    job.border.beside(job.own.get("config"), data)
-    environment = environment_lib.environment() | {"data": data}
-    described, content = settings_lib.describe(sweep), plan_lib.content_of(data)
-    runs = plan_lib.runs_of(sweep)
-    keys = {run: plan_lib.key_of(run, sweep.judge, content) for run in runs}
-    ends: dict[Run, Outcome] = {}
-    planned, together = None, job.own.get("together")
-    if job.begun is not None:
-        sweep_results.must_go_on(job.begun, environment)
-        known = sweep_results.parts(job.begun, terminal.complain)
-        ends = sweep_results.through(keys, known, terminal.complain)
-        if job.ray is None:
-            planned, together = _planned(job.begun, described, together)
-    missing = [run for run in runs if (keys[run] in planned if planned else run not in ends)]
-    plan = plan_lib.plan(missing, sweep.judge, together=together)
-    with _directory(job, sweep.settings[0].config.dataset, described, environment) as directory:
-        _announce(job, sweep, plan, len(ends))
-        keep, flush = _keeper(directory)
-
-        def through(done: Mapping[Run, Outcome]) -> None:
-            ends.update(done)
-            keep({keys[run]: sweep_results.packed(end) for run, end in done.items()})
-
-        def finish(clocks: Sequence[Clock] = (), before: float = 0.0) -> None:
-            flush()
-            names = [program.name for program in plan.programs for _ in program.portions]
-            spent = [
-                {"program": n, "compile_seconds": c.compiling, "run_seconds": c.running}
-                for n, c in zip(names, clocks, strict=False)
-            ]
-            seconds = before + time.perf_counter() - started
-            timing = {"total_seconds": seconds, "programs": spent}
-            _finish(job, sweep, ends, directory, described, environment, timing)
-
-        if job.ray is not None:
-            with _stoppable(job, directory, flush), _watching(job.console, plan) as watch:
-                options = _ray_options(job.own, directory, data)
-                job.ray.execute(described, runs, plan, options, watch, through)
-            finish()
-            return
-
-        before = [0.0]  # seconds of those processes whose clocks the checkpoint has
-
-        def work(keeper: Keeper, see: Callable[[Look], None]) -> list[Clock]:
-            def save(*what: Any) -> None:
-                if flush():  # what is through first: the checkpoint counts on it
-                    keeper.save(*what)
-
-            def restore(*what: Any) -> Any:
-                kept = keeper.restore(*what)
-                before[:] = [sum(clock.elapsed for clock in kept.clocks)] if kept else [0.0]
-                return kept
-
-            with _stoppable(job, directory, flush), _watching(job.console, plan) as watch:
-                look = _looking(plan, see, watch)
-                mine = keeper._replace(save=save, restore=restore)
-                _, clocks = sweep_running.execute(plan, look, through, mine)
-                # What the checkpoint counts on may have been damaged since.
-                if lost := [run for run in runs if run not in ends]:
-                    sweep_running.execute(plan_lib.plan(lost, sweep.judge), see, through)
-                return clocks
-
-        def settings() -> dict[str, Any]:
-            planned = [keys[run] for run in missing]
-            return {"sweep": described, "runs": planned, "together": together, "data": content}
-
-        every = max((s.config.checkpoint_every or 0 for s in sweep.settings), default=0) or None
-        with job.border.kept(job.console, directory, settings, every, work) as (clocks, _):
-            finish(clocks, before[0])
-
-
-def _planned(
-    directory: pathlib.Path, described: Mapping[str, Any], together: int | None
-) -> tuple[set[str] | None, int | None]:
-    """Which runs stood in the plan of the call that was running, and how many were of a call."""
-    saved = checkpoint.begun_with(directory)
-    if saved is None or saved.get("sweep") != described:
-        return None, together
-    planned, together = saved.get("runs"), saved.get("together")
+def _planned(saved: Mapping[str, Any]) -> tuple[set[str] | None, int | None]:
+    """Which trials stood in the plan of a checkpoint's call, and how many were of a call."""
+    planned, together = saved.get("trials"), saved.get("together")
     if not isinstance(planned, list) or validate.at_least("together", together or 1, 1):
         return None, None
     return set(map(str, planned)), together
 
 
+def _work(job: _Job, options: Mapping[str, Any], eval_split: str) -> on_ray.Work:
+    directory, together = str(job.directory.absolute()), job.flags.get("together")
+    return on_ray.Work(directory, job.data, eval_split, dict(options), together, job.session)
+
+
 @contextlib.contextmanager
-def _stoppable(job: _Job, directory: pathlib.Path, flush: Callable[[], bool]) -> Iterator[None]:
+def _stoppable(job: _Job) -> Iterator[None]:
     """Keeps what is through, however the body ends; who stops it is told how to go on."""
     try:
         yield
     except KeyboardInterrupt as stopped:
-        words = ["cgsv", "sweep", "--resume", str(directory)]
-        for name in ("on", "address", "cpus_per_trial", "gpus_per_trial"):
-            words += [validate.flag(name), str(job.own[name])] if name in job.own else []
+        words = ["cgsv", "sweep", "--resume", str(job.directory)]
+        for name in ("on", *_OF_RAY):
+            words += [validate.flag(name), str(job.flags[name])] if name in job.flags else []
         raise KeyboardInterrupt(f"interrupted; go on with: {shlex.join(words)}") from stopped
     finally:
-        flush()
+        job.flush()
 
 
 def _keeper(
-    directory: pathlib.Path,
+    directory: pathlib.Path, known: dict[str, np.ndarray]
 ) -> tuple[Callable[[Mapping[str, np.ndarray]], None], Callable[[], bool]]:
     """Keeps what is through in files, every few seconds; and writes what is left, if it can."""
     waiting: dict[str, np.ndarray] = {}
@@ -370,7 +344,7 @@ def _keeper(
         try:
             sweep_results.add_part(directory, waiting)
         except OSError as error:
-            if str(error) != failure[0]:  # not the same sentence after every run
+            if str(error) != failure[0]:  # not the same sentence after every trial
                 terminal.complain(f"{error}. The sweep goes on, and tries again.")
             failure[0] = str(error)
             return False
@@ -378,6 +352,7 @@ def _keeper(
         return True
 
     def keep(done: Mapping[str, np.ndarray]) -> None:
+        known.update(done)
         waiting.update(done)
         if time.monotonic() - last[0] > _SECONDS_BETWEEN_PARTS:
             flush()
@@ -385,82 +360,215 @@ def _keeper(
     return keep, flush
 
 
-def _ray_options(own: Mapping[str, Any], directory: pathlib.Path, data: Any) -> dict[str, Any]:
-    return {
-        "directory": str(directory.absolute()),
-        "address": own.get("address"),
-        "cpus": own.get("cpus_per_trial", 1),
-        "gpus": own.get("gpus_per_trial"),
-        "together": own.get("together"),
-        "data": data,
-    }
+# ---------------------------------------------------------------- a search
+
+
+def _searched(job: _Job, search: Search, sample: Sweep) -> tuple[Sweep, list[Score]]:
+    """Draws points, runs them and tells the study, until there are as many as are wanted.
+
+    Whoever goes on with it draws the same points again, most of which are through.
+
+    Args:
+      job: the sweep at work.
+      search: the search.
+      sample: points of it, at random.
+
+    Returns:
+      The points that came to their end as a sweep, and the scores of all.
+
+    Raises:
+      ConfigError: no point came to its end.
+    """
+    make = search_lib.study if job.session is None else on_ray.study
+    study = make(search, sample.points[0].config.rounds)
+    scheduled = search.scheduler != "none"
+    before = sweep_results.scores(job.directory, terminal.complain) if job.begun else []
+    scores: list[Score] = []
+    say(
+        job.console,
+        f"search: {search.how}, {search.points} points, by {search.best}, "
+        f"scheduler {search.scheduler}",
+    )
+    for name, space in search.spaces.items():
+        say(job.console, f"{name:>14}  {_space(space)}")
+    with terminal.progress(job.console, search.points, "points") as show:
+        while drawn := study.ask(min(search.batch, search.points - len(scores))):
+            first, batch = len(scores), _scheduled if scheduled else _batch
+            scored = batch(job, search, study, dict(enumerate(drawn, first)), before)
+            for number in range(first, first + len(drawn)):
+                score = scored[number]
+                study.tell(number, score)
+                scores.append(score)
+                value = score["criterion"]
+                text = f"{points_lib.in_words(score['values'])}: {score['state']}, "
+                text += "undefined" if value is None else f"{value:.4g}"
+                line = f"{len(scores)}/{search.points} points, {text}"
+                show(len(scores), line, "search", state=text, now=True)
+    finished = [score["values"] for score in scores if score["state"] == "finished"]
+    if len(finished) < len(scores):
+        stopped = len(scores) - len(finished)
+        say(job.console, f"{stopped} points were stopped early; they are in config.json")
+    if not finished:
+        raise ConfigError("no point came to its end")
+    return search_lib.sweep_of(search, finished), scores
+
+
+def _batch(
+    job: _Job,
+    search: Search,
+    study: Study,
+    drawn: Mapping[int, Mapping[str, Any]],
+    before: Sequence[Score],
+) -> dict[int, Score]:
+    """Runs points to their end, as a sweep."""
+    with _computed(job, search_lib.sweep_of(search, [*drawn.values()]), of_search=True):
+        pass
+    scored = {}
+    for number, values in drawn.items():
+        sweep = search_lib.sweep_of(search, [values])
+        keys = plan_lib.keys_of(sweep, plan_lib.content_of(job.data))
+        value = sweep_running.criterion(sweep, sweep_results.through(keys, job.known))
+        scored[number] = Score(values=values, state="finished", criterion=value, looks=[])
+    return scored
+
+
+def _scheduled(
+    job: _Job,
+    search: Search,
+    study: Study,
+    drawn: Mapping[int, Mapping[str, Any]],
+    before: Sequence[Score],
+) -> dict[int, Score]:
+    """Runs points, each of which the scheduler may stop."""
+    content, scored = plan_lib.content_of(job.data), {}
+    for number, values in drawn.items():
+        keys = plan_lib.keys_of(search_lib.sweep_of(search, [values]), content)
+        through = set(keys.values()) <= job.known.keys()
+        if (score := _score_before(before, values, through)) is not None:
+            scored[number] = score
+            for look in score["looks"]:
+                study.report(number, *look)
+
+    def ended(number: int, rows: Mapping[str, np.ndarray], score: Score) -> None:
+        job.keep(rows)
+        scored[number] = score
+        if job.flush():  # its trials first: a score counts on them
+            try:
+                sweep_results.add_score(job.directory, score)
+            except OSError as error:
+                terminal.complain(str(error))
+
+    left = {number: values for number, values in drawn.items() if number not in scored}
+    if job.session is not None:
+        work = _work(job, search.options, search.eval_split)
+        on_ray.score(left, search, job.known, study, work, ended)
+        return scored
+    for number, values in left.items():
+        sweep = search_lib.sweep_of(search, [values])
+        report = functools.partial(study.report, number)
+        how = job.flags.get("together"), job.compiled
+        ended(number, *sweep_running.score(sweep, content, job.known, report, *how))
+    return scored
+
+
+def _score_before(
+    before: Sequence[Score], values: Mapping[str, Any], through: bool
+) -> Score | None:
+    """The score of a point that an earlier process wrote, where it can be of it.
+
+    Args:
+      before: all that earlier processes wrote.
+      values: of the point.
+      through: whether all of its trials are.
+    """
+    for score in before:
+        numbers = [score["criterion"], *(value for _, value in score["looks"])]
+        sound = all(math.isfinite(value or 0) for value in numbers)
+        if sound and score["values"] == values and (through or score["state"] == "stopped"):
+            return Score(**score | {"values": dict(values)})
+    return None
+
+
+def _space(space: Range | Sequence[Any]) -> str:
+    if not isinstance(space, Range):
+        return ", ".join(map(points_lib.shown, space))
+    return f"{space.low:g} to {space.high:g}" + (", by magnitude" if space.log else "")
+
+
+# ---------------------------------------------------------------- what it ends in
 
 
 def _finish(
     job: _Job,
     sweep: Sweep,
-    ends: Mapping[Run, Outcome],
-    directory: pathlib.Path,
-    described: Mapping[str, Any],
+    config: Mapping[str, Any],
     environment: Mapping[str, Any],
     timing: Mapping[str, Any],
 ) -> None:
     """Tables, figures, and what a person wants to know."""
-    table = sweep_results.frame(sweep_running.rows(sweep, ends), sweep.axes)
-    own = sweep_results.judged(table, tuple(sweep.axes), sweep.best)
-    if own.best is not None:
-        own = own._replace(best=own.best | {"command": _command_line(sweep, own.best)})
-    with job.border.written(directory):
-        sweep_results.write(directory, described, environment, timing, table, own)
-    _report(job.console, sweep, table, own)
-    drawn = _follow(job.border, directory)
-    seconds = timing["total_seconds"]
+    keys = plan_lib.keys_of(sweep, plan_lib.content_of(job.data))
+    outcomes = sweep_results.through(keys, job.known, terminal.complain)
+    table = sweep_results.frame(sweep_running.rows(sweep, outcomes), sweep.axes)
+    ranking = sweep_results.ranking(table, tuple(sweep.axes), sweep.best)
+    if (best := ranking.best) is not None:
+        ranking = ranking._replace(best=best | {"command": _command_line(sweep, best)})
+    with stopping.written(job.directory):
+        sweep_results.write(job.directory, config, environment, timing, table, ranking)
+    _report(job.console, sweep, table, ranking)
+    drawn = _follow(job.directory)
     compiling = sum(program["compile_seconds"] for program in timing["programs"])
     spent = f", {compiling:.1f} s of them compiling" if timing["programs"] else ""
-    say(job.console, f"\n{seconds:.1f} s in all{spent}")
-    where = f"{len(drawn)} figures in {directory / directory_lib.FIGURES}"
-    say(job.console, f"results: {directory}  ({where})")
+    say(job.console, f"\n{timing['total_seconds']:.1f} s in all{spent}")
+    where = f"{len(drawn)} figures in {job.directory / directory_lib.FIGURES}"
+    say(job.console, f"results: {job.directory}  ({where})")
 
 
-def _report(console: Console, sweep: Sweep, table: pl.DataFrame, own: sweep_results.Judged) -> None:
+def _report(
+    console: Console, sweep: Sweep, table: pl.DataFrame, ranking: sweep_results.Ranking
+) -> None:
     seeds, partitions = table["seed"].n_unique(), table["partition"].n_unique()
     over = [f"{seeds} seeds"] if seeds > 1 else []
     over += [f"{partitions} partitions"] if partitions > 1 else []
     lines = ["per partition: fairness (accuracy, %)"] if partitions > 1 else []
     lines += [f"means over {' and '.join(over)}"] if over else []
-    lines += ["accuracies on the server's validation rows"] if sweep.judge == "validation" else []
-    shown = sweep_results.shown_settings(own, tuple(sweep.axes), sweep.best)
-    count = own.table["rank"].n_unique()
+    lines += _on_validation(sweep)
+    shown = sweep_results.shown_points(ranking, tuple(sweep.axes), sweep.best)
+    count = ranking.table["rank"].n_unique()
     if count > len(shown):
-        lines.append(f"{count} settings in all, see settings.parquet")
-    console.print(tables.report(shown, f"Settings by {sweep.best.replace('_', ' ')}", lines))
-    if own.best is None:
-        say(console, f"{sweep.best} is undefined in every setting: there is no best one")
+        lines.append(f"{count} points in all, see points.parquet")
+    console.print(tables.report(shown, f"Points by {sweep.best.replace('_', ' ')}", lines))
+    if ranking.best is None:
+        say(console, f"{sweep.best} is undefined in every point: there is no best one")
         for reason in table["fairness_undefined"].drop_nulls().unique().sort()[:3]:
             say(console, f"undefined: {reason}")
         return
-    values = {name: own.best[name] for name in sweep.axes if name in own.best}
-    named = settings_lib.in_words(values) or "the only setting"
-    say(console, f"best: {own.best['method']} with {named}")
-    if own.near:
-        others = "another setting is" if own.near == 1 else f"{own.near} other settings are"
+    values = {name: ranking.best[name] for name in sweep.axes if name in ranking.best}
+    named = points_lib.in_words(values) or "the only point"
+    say(console, f"best: {ranking.best['method']} with {named}")
+    if ranking.near:
+        others = "another point is" if ranking.near == 1 else f"{ranking.near} other points are"
         say(console, f"{others} within one standard error of it")
-    say(console, own.best["command"])
+    say(console, ranking.best["command"])
+
+
+def _on_validation(sweep: Sweep) -> list[str]:
+    one = sweep.eval_split == "validation"
+    return ["accuracies on the server's validation examples"] if one else []
 
 
 def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
-    """What runs the best setting beside the yardstick."""
-    setting = sweep.settings[best["point"]]
+    """What runs the best point beside the yardstick."""
+    point = sweep.points[best["point"]]
     words = ["cgsv", "compare"]
-    asked = dict(sweep.asked) | setting.values
+    options = dict(sweep.options) | point.values
     method = best["method"]
-    asked["algorithms"] = (YARDSTICK, method) if method != YARDSTICK else (method,)
-    seeds = setting.config.seeds
-    asked["seeds"] = len(seeds) if seeds == tuple(range(len(seeds))) else seeds
-    # In one order, whoever asked: a repeated sweep says the same.
-    order = (*LISTS, *settings_lib.SWEEPABLE)
-    for name in sorted(asked, key=lambda n: order.index(n) if n in order else len(order)):
-        value = asked[name]
+    options["algorithms"] = (YARDSTICK, method) if method != YARDSTICK else (method,)
+    seeds = point.config.seeds
+    options["seeds"] = len(seeds) if seeds == tuple(range(len(seeds))) else seeds
+    # In one order: a repeated sweep says the same.
+    order = (*LISTS, *points_lib.SWEEPABLE)
+    for name in sorted(options, key=lambda n: order.index(n) if n in order else len(order)):
+        value = options[name]
         if value is True:
             words.append(validate.flag(name))
         elif isinstance(value, tuple) or name in LISTS:
@@ -469,153 +577,50 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
             alone = "," if name == "seeds" and len(several) == 1 and value is several else ""
             words += [validate.flag(name), ",".join(map(str, several)) + alone]
         elif value is not False:
-            words += [validate.flag(name), settings_lib.shown(value)]
+            words += [validate.flag(name), points_lib.shown(value)]
     return shlex.join(words)
-
-
-# ---------------------------------------------------------------- a search, on Ray
-
-
-def _search(job: _Job, search: Search) -> None:
-    if job.ray is None:
-        raise ConfigError("this sweep is a search that needs --on ray")
-    started = time.perf_counter()
-    drawn = _drawn(search)
-    data = plan_lib.data_of(drawn)
-    job.border.beside(job.own.get("config"), data)
-    environment, content = environment_lib.environment() | {"data": data}, plan_lib.content_of(data)
-    config = {"search": search._asdict() | {
-        "spaces": {n: s._asdict() if isinstance(s, Range) else s for n, s in search.spaces.items()}
-    }}  # fmt: skip
-    ends: dict[str, np.ndarray] = {}
-    told: list[dict[str, Any]] = []
-    if job.begun is None:
-        plan_lib.plan(plan_lib.runs_of(drawn), search.judge)  # refuses what cannot be
-    else:
-        sweep_results.must_go_on(job.begun, environment)
-        ends = sweep_results.parts(job.begun, terminal.complain)
-        told = _told(search, job.begun, ends, content)
-    with _directory(job, drawn.settings[0].config.dataset, config, environment) as directory:
-        say(
-            job.console,
-            f"search: {search.how}, {search.trials} trials of all seeds and partitions, "
-            f"by {search.best}, scheduler {search.scheduler}, {len(told)} done before",
-        )
-        for name, space in search.spaces.items():
-            say(job.console, f"{name:>14}  {_space(space)}")
-        keep, flush = _keeper(directory)
-
-        def ended(trial: Mapping[str, Any], number: int) -> None:
-            if flush():  # its runs first: a trial counts on them
-                try:
-                    sweep_results.add_trial(directory, trial)
-                except OSError as error:
-                    terminal.complain(str(error))
-            value = trial["criterion"]
-            text = f"{settings_lib.in_words(trial['values'])}: {trial['state']}"
-            text += ", undefined" if value is None else f", {value:.4g}"
-            show(number, f"{number}/{search.trials} trials, {text}", "search", state=text, now=True)
-
-        bar = terminal.progress(job.console, search.trials, "trials", len(told))
-        with _stoppable(job, directory, flush), bar as show:
-            options = _ray_options(job.own, directory, data)
-            told, ends = job.ray.search(search, told, ends, options, keep, ended)
-        complete = [trial["values"] for trial in told if trial["state"] == "finished"]
-        if stopped := len(told) - len(complete):
-            say(job.console, f"{stopped} trials were ended early; they are in config.json")
-        if not complete:
-            raise ConfigError("no trial came to its end")
-        sweep, keyed = _of(search, complete, content)
-        timing = {"total_seconds": time.perf_counter() - started, "programs": []}
-        described = settings_lib.describe(sweep) | {"trials": told}
-        found = sweep_results.through(keyed, ends, terminal.complain)
-        _finish(job, sweep, found, directory, described, environment, timing)
-
-
-def _of(
-    search: Search, points: Sequence[Mapping[str, Any]], content: str
-) -> tuple[Sweep, dict[Run, str]]:
-    """Points of a search as a sweep, and the keys of its runs."""
-    axes = _axes_of(points)
-    sweep = settings_lib.of_points(search.asked, axes, points, search.best, search.judge)
-    runs = plan_lib.runs_of(sweep)
-    return sweep, {run: plan_lib.key_of(run, sweep.judge, content) for run in runs}
-
-
-def _told(
-    search: Search, directory: pathlib.Path, known: Mapping[str, np.ndarray], content: str
-) -> list[dict[str, Any]]:
-    """The trials of before; what is none of this search, or lacks a run, is run again."""
-    told = []
-    for trial in sweep_results.trials(directory, terminal.complain):
-        values = settings_lib.unplain(trial["values"])
-        fits = values.keys() == search.spaces.keys() and math.isfinite(trial["criterion"] or 0)
-        fits = fits and all(search_lib.holds(search.spaces[n], v) for n, v in values.items())
-        if fits and trial["state"] == "finished":
-            _, keys = _of(search, [values], content)
-            fits = len(sweep_results.through(keys, known, terminal.complain)) == len(keys)
-        if fits:
-            told.append(trial | {"values": values})
-        else:
-            terminal.complain("a trial is run again: what is known of it is not of this search")
-    return told
-
-
-def _space(space: Any) -> str:
-    if not isinstance(space, Range):
-        return ", ".join(map(settings_lib.shown, space))
-    return f"{space.low:g} to {space.high:g}" + (", by magnitude" if space.log else "")
 
 
 # ---------------------------------------------------------------- what is seen
 
 
 def _announce(job: _Job, sweep: Sweep, plan: Plan, known: int) -> None:
-    first = sweep.settings[0].config
-    lines = {
-        "data set": f"{first.dataset}, model {first.model}",
-        "settings": " x ".join(
-            (
-                f"{len(sweep.settings):,}",
-                _count(len(sweep.shown), "method"),
-                _count(len(first.partitions), "partition"),
-                _count(len(first.seeds), "seed"),
-            )
-        ),
-    }
+    first = sweep.points[0].config
+    sizes = {"method": sweep.shown, "partition": first.partitions, "seed": first.seeds}
+    points = [_count(len(sweep.points), "point"), *(_count(len(x), n) for n, x in sizes.items())]
+    lines = {"data set": f"{first.dataset}, model {first.model}", "sweep": " x ".join(points)}
     for name, values in sweep.axes.items():
-        text = ", ".join(map(settings_lib.shown, values[:12]))
+        text = ", ".join(map(points_lib.shown, values[:12]))
         lines[name.replace("_", " ")] = text + (f", ... ({len(values)})" if values[12:] else "")
-    fixed = {k: v for k, v in sweep.asked.items() if k not in LISTS}
-    lines |= {"fixed": settings_lib.in_words(fixed)} if fixed else {}
+    fixed = {k: v for k, v in sweep.options.items() if k not in LISTS}
+    lines |= {"fixed": points_lib.in_words(fixed)} if fixed else {}
     if YARDSTICK not in sweep.shown:
-        lines["yardstick"] = "standalone, once per training setting, partition and seed"
-    if sweep.judge == "validation":
-        lines["judged on"] = "the server's validation rows"
+        lines["baseline"] = "standalone, once per set of training options, partition and seed"
     wide = max(map(len, lines))
     for name, text in lines.items():
         say(job.console, f"{name:>{wide}}  {text}")
     rows = []
     for program in plan.programs:
-        count = sum(len(portion.runs) for portion in program.portions)
-        calls = sum(-(-len(portion.runs) // program.size) for portion in program.portions)
+        count = sum(len(portion.trials) for portion in program.portions)
+        calls = sum(-(-len(portion.trials) // program.size) for portion in program.portions)
         names = dict.fromkeys(n for p in program.portions for n in p.world.partitions)
         rows.append(
             {
                 "program": program.name,
                 "partitions": ", ".join(names),
-                "runs": f"{count:,}",
+                "trials": f"{count:,}",
                 "calls": f"{calls:,}",
-                "runs per call": f"{program.size:,}",
+                "trials per call": f"{program.size:,}",
                 "memory per call": _bytes(program.memory),
             }
         )
     notes = [
-        f"{_count(plan.num_runs, 'run')} by {_count(len(rows), 'program')}, each compiled once",
+        f"{_count(plan.num_trials, 'trial')} by {_count(len(rows), 'program')}, each compiled once",
         f"of {_bytes(plan.budget)} of memory",
+        *_on_validation(sweep),
     ]
-    notes += ["calls as on this machine; trials go by their own"] if job.ray else []
-    notes += [f"{known:,} further runs are through already"] if known else []
+    notes += ["calls as on this machine; tasks go by their own"] if job.session else []
+    notes += [f"{known:,} further trials are through already"] if known else []
     if rows:
         job.console.print(tables.report(pl.DataFrame(rows), "Plan", notes))
     else:
@@ -634,20 +639,20 @@ def _bytes(number: int) -> str:
     return f"{number:.3g} TB"
 
 
-# (name of what runs, rounds of all runs that are through, of them per second, compiling)
+# (name of what runs, rounds of all trials that are through, of them per second, compiling)
 Watch = Callable[[str, int, float, bool], None]
 
 
 @contextlib.contextmanager
 def _watching(console: Console, plan: Plan) -> Iterator[Watch]:
-    """Shows how far the rounds of all runs are, while the body lasts."""
-    with terminal.progress(console, plan.rounds, "rounds of all runs") as show:
+    """Shows how far the rounds of all trials are, while the body lasts."""
+    with terminal.progress(console, plan.rounds, "rounds of all trials") as show:
 
         def watch(name: str, done: int, rate: float, compiling: bool = False) -> None:
             pace = f"{rate:.3g}/s" if rate else ""
             left = f", {(plan.rounds - done) / rate:.0f} s left" if rate else ""
             state = "compiling" if compiling else ""
-            line = f"{done:,}/{plan.rounds:,} rounds of all runs, {name}: {state or pace + left}"
+            line = f"{done:,}/{plan.rounds:,} rounds of all trials, {name}: {state or pace + left}"
             show(done, line, name, pace, state, now=compiling or done == plan.rounds)
 
         yield watch
@@ -659,7 +664,7 @@ def _looking(plan: Plan, see: Callable[[Look], None], watch: Watch) -> Callable[
     for program in plan.programs:
         for portion in program.portions:
             names.append(program.name)
-            padded = program.size * -(-len(portion.runs) // program.size)
+            padded = program.size * -(-len(portion.trials) // program.size)
             before.append(before[-1] + plan_lib.rounds_of(program) * padded)
 
     def look(look: Look) -> None:

@@ -207,6 +207,7 @@ def execute(
     finish: Callable[[int, int, Seen], Any] = lambda batch, chunk, seen: seen,
     keeper: Keeper | None = None,
     whole: bool = True,
+    compiled: dict[Any, dict] | None = None,
 ) -> tuple[list[list[Any]], list[Clock]]:
     """Runs every chunk of every batch from its first to its last round.
 
@@ -220,6 +221,7 @@ def execute(
         is neither compiled nor run again, and the rest computes the same bits.
       whole: if True, outputs of finished chunks are saved too, and `finish` is replayed on resume;
         all batches must record equally many clients. Otherwise the caller keeps what `finish` made.
+      compiled: programs by the `code` of their batches, which calls with equal ones share.
 
     Returns:
       What `finish` made of what was seen, per batch and chunk, clients in the order of their
@@ -239,7 +241,7 @@ def execute(
     first = kept.place if kept else Place(0, 0, 0)
     states = [kept.state] if kept else []  # popped below, so that no second reference is left
     del kept
-    known: dict[Any, dict] = {}  # compiled code that batches share
+    known = {} if compiled is None else compiled
     results: list[list[Any]] = []
     for index, batch in enumerate(batches):
         if index == len(pieces):

@@ -42,8 +42,8 @@ FILES = (
     *(f"{name}.parquet" for name in frames_lib.COLUMNS),
 )
 # What the directory of a sweep holds besides config, environment and timing (sweep_results.py).
-SWEEP_FILES = ("sweep.parquet", "settings.parquet", "settings.json")
-PARTS = "parts"  # folder of a sweep where the runs are that are through
+SWEEP_FILES = ("sweep.parquet", "points.parquet", "points.json")
+PARTS = "parts"  # folder of a sweep where the trials are that are through
 RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
 PART_FILES = ("*.npz", "*.json")
 FIGURES = "figures"  # folder where results/figures.py puts its own

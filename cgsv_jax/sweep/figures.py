@@ -20,8 +20,8 @@ from cgsv_jax.host import files
 from cgsv_jax.host.files import Path
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import figures as figures_lib
+from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import results as sweep_results
-from cgsv_jax.sweep import settings
 
 _MAP = "cividis"
 _LABELS = {"fairness": "fairness", "mean_gain": "mean gain, points"}
@@ -42,10 +42,10 @@ def draw(
     """Draws the criterion over what was swept, a panel per method and partition.
 
     Args:
-      table: `sweep.parquet`, see sweep_results.frame.
+      table: `sweep.parquet`, see results.frame.
       axes: swept name -> its values.
       criterion: a column.
-      best: swept values of the best setting and its `method`, marked in the maps.
+      best: swept values of the best point and its `method`, marked in the maps.
       folder: where the files go.
       formats: of results.FIGURE_FORMATS.
       missing: leave those that are there.
@@ -53,13 +53,13 @@ def draw(
     Returns:
       The files written: `pair-<name>-<name>`, or `line-<name>` where one option is swept.
     """
-    told = sweep_results.told(table)
-    names = [name for name in axes if name in told.columns and told[name].n_unique() > 1]
+    compared = sweep_results.compared(table)
+    names = [name for name in axes if name in compared.columns and compared[name].n_unique() > 1]
     figures = {}
     if len(names) == 1:
-        figures = {f"line-{names[0]}": functools.partial(line, told, names[0], criterion)}
+        figures = {f"line-{names[0]}": functools.partial(line, compared, names[0], criterion)}
     for x, y in itertools.combinations(names, 2):
-        figures[f"pair-{x}-{y}"] = functools.partial(pair, told, x, y, criterion, best)
+        figures[f"pair-{x}-{y}"] = functools.partial(pair, compared, x, y, criterion, best)
     return figures_lib.save(figures, folder, formats, folder.parent, missing)
 
 
@@ -75,31 +75,31 @@ def again(directory: Path, folder: Path | None = None, missing: bool = False) ->
       ValueError: when it is none, or a file is damaged, or of another one.
     """
     config, table, _ = sweep_results.read(directory)
-    plain = settings.outline(config)
-    _, best = sweep_results.ranked(table, plain.axes, plain.best)
+    sweep = points_lib.outline(config)
+    _, best = sweep_results.ranked(table, sweep.axes, sweep.best)
     folder = folder or files.inside(directory, directory_lib.FIGURES)
-    return draw(table, plain.axes, plain.best, best, folder, missing=missing)
+    return draw(table, sweep.axes, sweep.best, best, folder, missing=missing)
 
 
 def pair(
-    told: pl.DataFrame, x: str, y: str, criterion: str, best: Mapping[str, Any] | None
+    compared: pl.DataFrame, x: str, y: str, criterion: str, best: Mapping[str, Any] | None
 ) -> Figure:
     """The criterion over two swept options: means over seeds and over what else is swept."""
     factor = _factor(criterion)
-    cells = told.group_by("method", "partition", x, y, maintain_order=True).agg(
+    cells = compared.group_by("method", "partition", x, y, maintain_order=True).agg(
         (factor * pl.col(criterion)).mean().alias("mean"), pl.len().alias("count")
     )
     wide, high = (cells[name].n_unique() for name in (x, y))
-    # Settings that were drawn lie anywhere; a map of them would be mostly holes.
+    # Points that were drawn lie anywhere; a map of them would be mostly holes.
     grid_of = cells.select(x, y).n_unique() == wide * high
     scattered = not grid_of or max(wide, high) > MAPPED
     panels = cells.select("method", "partition").unique(maintain_order=True).rows()
-    figure, grid = _panels(panels, told, criterion)
+    figure, grid = _panels(panels, compared, criterion)
     draw_one = _points if scattered else _map
     for axes, (method, partition) in zip(grid, panels, strict=True):
         own = cells.filter(method=method, partition=partition)
         known = own["mean"].drop_nulls()
-        # Partitions differ more than settings do, so that each has its own colours.
+        # Partitions differ more than points do, so that each has its own colours.
         low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
         room = max(0.0, (FLAT - (high - low)) / 2)  # a rounding is no difference
         limits = {"vmin": low - room, "vmax": high + room}
@@ -158,7 +158,7 @@ def _points(
     limits: Mapping[str, float],
     best: Mapping[str, Any] | None,
 ) -> Any:
-    """Settings that lie anywhere."""
+    """Points that lie anywhere."""
     words = [name for name in (x, y) if not own[name].dtype.is_numeric()]
     own = own.with_columns(pl.col(name).cast(pl.String) for name in words)
     known = own.drop_nulls("mean")
@@ -181,21 +181,21 @@ def _points(
     return points
 
 
-def line(told: pl.DataFrame, name: str, criterion: str) -> Figure:
+def line(compared: pl.DataFrame, name: str, criterion: str) -> Figure:
     """The criterion over one swept option, a line per partition: 95 % intervals over seeds."""
     factor = _factor(criterion)
-    methods = told["method"].unique(maintain_order=True).to_list()
-    partitions = told["partition"].unique(maintain_order=True).to_list()
-    figure, grid = _panels([(method, "") for method in methods], told, criterion)
-    values = _ordered(told[name])
-    number = told[name].dtype.is_numeric()
+    methods = compared["method"].unique(maintain_order=True).to_list()
+    partitions = compared["partition"].unique(maintain_order=True).to_list()
+    figure, grid = _panels([(method, "") for method in methods], compared, criterion)
+    values = _ordered(compared[name])
+    number = compared[name].dtype.is_numeric()
     scattered = number and len(values) > MAPPED
     places = values if scattered else list(range(len(values)))
     for axes, method in zip(grid, methods, strict=True):
         for index, partition in enumerate(partitions):
             drawn = []
             for place, value in zip(places, values, strict=True):
-                own = told.filter(pl.col(name) == value, method=method, partition=partition)
+                own = compared.filter(pl.col(name) == value, method=method, partition=partition)
                 known = (factor * own[criterion]).drop_nulls().to_numpy()
                 if not len(known):
                     continue
@@ -223,7 +223,7 @@ def line(told: pl.DataFrame, name: str, criterion: str) -> Figure:
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel(_label(criterion))
         if scattered:
-            _scale(axes.xaxis, told[name])
+            _scale(axes.xaxis, compared[name])
         else:
             axes.set_xticks(places, [_text(value) for value in values])
             axes.set_xlim(-0.5, len(places) - 0.3)
@@ -239,7 +239,7 @@ def line(told: pl.DataFrame, name: str, criterion: str) -> Figure:
 
 
 def _panels(
-    panels: Sequence[tuple[str, str]], told: pl.DataFrame, criterion: str
+    panels: Sequence[tuple[str, str]], compared: pl.DataFrame, criterion: str
 ) -> tuple[Figure, list[Axes]]:
     columns = min(len(panels), figures_lib.COLUMNS)
     rows = -(-len(panels) // columns)
@@ -247,7 +247,7 @@ def _panels(
     size = (max(width * columns, 4.6) + 1.1, height * rows + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    seeds = told["seed"].n_unique()
+    seeds = compared["seed"].n_unique()
     over = f", mean over {seeds} seeds" if seeds > 1 else ""
     figure.suptitle(f"{_label(criterion).capitalize()}{over}", fontsize=11)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -17,36 +17,36 @@ from cgsv_jax.experiment.execute import Segment
 from cgsv_jax.experiment.task import DataIdentity, Task
 from cgsv_jax.host import files
 from cgsv_jax.results.frames import YARDSTICK
-from cgsv_jax.sweep import settings as settings_lib
-from cgsv_jax.sweep.settings import Sweep
+from cgsv_jax.sweep import points as points_lib
+from cgsv_jax.sweep.points import Sweep
 from cgsv_jax.types import Hyper
 
 # Fields of a Config that a program knows only through the shapes of its arrays.
-_OF_THE_POOL = (
+_DATA_FIELDS = (
     *("data_dir", "owners", "lists", "repeated_rows", "shares", "classes_per_client"),
     *("rows_per_client", "validation_share", "partition_seed", "concentration", "min_rows"),
     "dirichlet_balanced",
     *("synthetic_rows", "eval_rows", "eval_clients"),
 )
-_NO_ONE: dict[str, Any] = {"partitions": (), "seeds": (), "methods": ()}
+_WITHOUT_AXES: dict[str, Any] = {"partitions": (), "seeds": (), "methods": ()}
 
 
-class Run(NamedTuple):
-    """What one run is told by; fields that it does not read are at their defaults."""
+class Trial(NamedTuple):
+    """One method from one seed on one partition, identified by the options that it reads."""
 
     config: Config  # no partitions, seeds or methods
-    method: Method
+    method: Method  # fields that it does not read are at their defaults
     partition: str
     seed: int
 
 
 class Portion(NamedTuple):
-    """Runs of one program that share their arrays."""
+    """Trials of one program that share their arrays."""
 
     world: Config  # `deal.tasks` of it are the arrays
-    runs: tuple[Run, ...]
-    stacked: bool  # whether a run is told its partition, several being there
-    segments: tuple[Segment, ...]  # how a run is cut
+    trials: tuple[Trial, ...]
+    stacked: bool  # True if partitions are stacked, and a trial selects its own by index
+    segments: tuple[Segment, ...]  # how a trial is cut
     # partition -> every client's attack, and which clients are evaluated
     clients: dict[str, tuple[tuple[str, ...], np.ndarray | None]]
 
@@ -57,7 +57,7 @@ class Program(NamedTuple):
     name: str
     portions: tuple[Portion, ...]
     slots: int  # M, of the longest client among them
-    size: int  # R, runs of a call
+    size: int  # R, trials of a call
     width: int | None  # of these, how many at once; None: all
     memory: int  # bytes of a call
     parameters: int  # D
@@ -68,74 +68,79 @@ class Plan(NamedTuple):
 
     programs: tuple[Program, ...]
     budget: int  # bytes that there are
-    judge: str
+    eval_split: str
 
     @property
-    def num_runs(self) -> int:
-        """Runs in all, of every program."""
-        return sum(len(portion.runs) for program in self.programs for portion in program.portions)
+    def num_trials(self) -> int:
+        """Trials of all programs."""
+        return sum(len(portion.trials) for program in self.programs for portion in program.portions)
 
     @property
     def rounds(self) -> int:
         """Rounds in all, those included that only fill up a call."""
         return sum(
-            rounds_of(program) * program.size * -(-len(portion.runs) // program.size)
+            rounds_of(program) * program.size * -(-len(portion.trials) // program.size)
             for program in self.programs
             for portion in program.portions
         )
 
 
-# ---------------------------------------------------------------- which runs
+# ---------------------------------------------------------------- which trials
 
 
-def run_of(config: Config, method: Method, partition: str, seed: int) -> Run:
-    """The run of a method, without what it does not read."""
+def trial_of(config: Config, method: Method, partition: str, seed: int) -> Trial:
+    """The trial of a method, without the options that it does not read."""
     reads = names_lib.TABLES.reads[method.algorithm] | schema.TRAINING_FIELDS
     reads = reads | {"name", "algorithm"}
-    # Fields without a default are numbers of which any would do.
+    # Fields without a default are numbers; any value does for those that are not read.
     unread = {
         field.name: 1.0 if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(Method)
         if field.name not in reads
     }
     method = dataclasses.replace(method, **unread | {"name": method.algorithm})
-    return Run(dataclasses.replace(config, **_NO_ONE), method, partition, seed)
+    return Trial(dataclasses.replace(config, **_WITHOUT_AXES), method, partition, seed)
 
 
-def runs_of(sweep: Sweep) -> tuple[Run, ...]:
-    """Every run that the settings need, once; the yardstick's first."""
+def trials_of(sweep: Sweep) -> tuple[Trial, ...]:
+    """Every trial that the points need, once; the standalone baseline's first."""
     every = dict.fromkeys(
-        run_of(setting.config, method, partition, seed)
-        for setting in sweep.settings
-        for partition in setting.config.partitions
-        for method in setting.config.methods
-        for seed in setting.config.seeds
+        trial_of(point.config, method, partition, seed)
+        for point in sweep.points
+        for partition in point.config.partitions
+        for method in point.config.methods
+        for seed in point.config.seeds
     )
-    return tuple(sorted(every, key=lambda run: run.method.algorithm != YARDSTICK))
+    return tuple(sorted(every, key=lambda trial: trial.method.algorithm != YARDSTICK))
 
 
-def key_of(run: Run, judge: str = "test", data: str = "") -> str:
-    """A short name of a run, the same wherever and whenever it is asked for.
+def key_of(trial: Trial, eval_split: str = "test", data: str = "") -> str:
+    """A short name of a trial, the same wherever and whenever it is asked for.
 
     Args:
-      run: which.
-      judge: the rows it is judged on.
-      data: see `content_of`; the run's config only says where its files are.
+      trial: which.
+      eval_split: examples that its accuracies are on.
+      data: see `content_of`; the trial's config only says where its files are.
     """
-    whole = resolve.to_dict(dataclasses.replace(run.config, methods=(run.method,)))
+    whole = resolve.to_dict(dataclasses.replace(trial.config, methods=(trial.method,)))
     # Where data lie and how they are laid out is not what is computed.
     for name in (*schema.PATHS, "layout", "devices"):
         del whole[name]
-    return files.digest_of([whole, run.partition, run.seed, judge, data])[:20]
+    return files.digest_of([whole, trial.partition, trial.seed, eval_split, data])[:20]
+
+
+def keys_of(sweep: Sweep, content: str) -> dict[Trial, str]:
+    """The trials of a sweep with their keys; `content` as `content_of` gives it."""
+    return {trial: key_of(trial, sweep.eval_split, content) for trial in trials_of(sweep)}
 
 
 def data_of(sweep: Sweep) -> DataIdentity:
-    """Which data the settings mean, as they are now.
+    """Which data the points mean, as they are now.
 
     Raises:
       ConfigError: when the data are not there.
     """
-    return identity.data_identity(*(setting.config for setting in sweep.settings))
+    return identity.data_identity(*(point.config for point in sweep.points))
 
 
 def content_of(data: DataIdentity) -> str:
@@ -148,24 +153,24 @@ def content_of(data: DataIdentity) -> str:
 
 
 def plan(
-    wanted: Sequence[Run],
-    judge: str = "test",
+    trials: Sequence[Trial],
+    eval_split: str = "test",
     *,
     together: int | None = None,
     width: int | None = None,
     budget: int | None = None,
     backend: str | None = None,
 ) -> Plan:
-    """Groups runs into programs, and the runs of each into calls that fit the memory.
+    """Groups trials into programs, and the trials of each into calls that fit the memory.
 
-    On a CPU width does not pay, so that a call takes one run, and what is done is kept. Elsewhere a
-    call takes as many as half of the memory holds, all calls of a program equally many, so that it
-    is compiled once.
+    On a CPU width does not pay, so that a call takes one trial, which is kept as soon as it ends.
+    Elsewhere a call takes as many as half of the memory holds, all calls of a program equally many,
+    so that it is compiled once.
 
     Args:
-      wanted: which runs.
-      judge: the rows they are judged on.
-      together: runs of a call, where it is not decided here.
+      trials: those to run.
+      eval_split: examples that their accuracies are on.
+      together: trials of a call, where it is not decided here.
       width: of these, how many at once; None: one on a CPU, else all.
       budget: bytes; default: those of the device.
       backend: default: the one in use.
@@ -177,11 +182,11 @@ def plan(
     budget = hardware.memory() if budget is None else budget
     if width is None and backend == "cpu":
         width = 1
-    groups: dict[tuple, dict[Config, list[Run]]] = {}
-    for run in wanted:
-        statics = statics_of(run)
-        world = dataclasses.replace(run.config, methods=(statics[1],))
-        groups.setdefault(statics, {}).setdefault(world, []).append(run)
+    groups: dict[tuple, dict[Config, list[Trial]]] = {}
+    for trial in trials:
+        statics = statics_of(trial)
+        world = dataclasses.replace(trial.config, methods=(statics[1],))
+        groups.setdefault(statics, {}).setdefault(world, []).append(trial)
     programs = []
     refused: dict[str, list] = {}
     for worlds in groups.values():
@@ -189,7 +194,7 @@ def plan(
         for world, own in worlds.items():
             try:
                 for portion, dealt in _portions(world, own):
-                    shapes = _shapes(dealt, judge)
+                    shapes = _shapes(dealt, eval_split)
                     sketch = tuple(_sketch(task) for task in dealt)
                     shaped.setdefault(shapes, []).append((portion, sketch))
             except ConfigError as error:
@@ -199,37 +204,38 @@ def plan(
             programs.append(_program(found, together, width, budget, backend))
     if refused:
         raise ConfigError("\n".join(refused))
-    return Plan(tuple(_named(programs)), budget, judge)
+    return Plan(tuple(_named(programs)), budget, eval_split)
 
 
-def statics_of(run: Run) -> tuple[Config, Method]:
-    """What a run's program depends on besides shapes: everything but numbers and the pool."""
+def statics_of(trial: Trial) -> tuple[Config, Method]:
+    """What a trial's program depends on besides shapes: all but numbers and the data's fields."""
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
-    config = dataclasses.replace(run.config, **{name: defaults[name] for name in _OF_THE_POOL})
+    config = dataclasses.replace(trial.config, **{name: defaults[name] for name in _DATA_FIELDS})
     numbers = {
         name: 1.0 if name in ("learning_rate", "decay", "gamma") else getattr(Method, name)
         for name in Hyper._fields
     }
     # Whether clients are removed or drop out is another program, how many is a number.
     numbers["removal_imbalanced"] = None
-    numbers["removal"] = 0.5 if run.method.removal > 0 else 0.0
-    numbers["dropout"] = 0.5 if run.method.dropout > 0 else 0.0
-    return config, dataclasses.replace(run.method, **numbers)
+    numbers["removal"] = 0.5 if trial.method.removal > 0 else 0.0
+    numbers["dropout"] = 0.5 if trial.method.dropout > 0 else 0.0
+    return config, dataclasses.replace(trial.method, **numbers)
 
 
-def _portions(world: Config, own: Sequence[Run]) -> Iterable[tuple[Portion, tuple[Task, ...]]]:
-    """The runs of one pool: of all partitions, or of one each where devices share the clients.
+def _portions(world: Config, own: Sequence[Trial]) -> Iterable[tuple[Portion, tuple[Task, ...]]]:
+    """The trials of one pool of examples, of all partitions that share it.
 
-    There every partition has an order of its own in which the devices hold the clients.
+    Where devices share the clients, a portion is of one partition: each has an order of its own in
+    which the devices hold the clients.
     """
-    names = tuple(dict.fromkeys(run.partition for run in own))
+    names = tuple(dict.fromkeys(trial.partition for trial in own))
     # Rows that somebody has chosen are a pool of their own, every other partition's are the cap's.
     own_pool = schema.CHOSEN_ROWS
     sets = [tuple(n for n in names if n not in own_pool), *((n,) for n in names if n in own_pool)]
     if world.devices > 1:
         sets = [(name,) for name in names]
     for those in filter(None, sets):
-        chosen = tuple(run for run in own if run.partition in those)
+        chosen = tuple(trial for trial in own if trial.partition in those)
         config = dataclasses.replace(world, partitions=those, seeds=(0,))
         dealt = tasks_of(config)
         bounds = (bind.bind(config, chosen[0].method, task) for task in dealt)
@@ -251,21 +257,21 @@ def _sketch(task: Task) -> Task:
     return task._replace(data=None)
 
 
-def _shapes(dealt: Sequence[Task], judge: str) -> tuple:
-    data = judged(dealt[0], judge).data
+def _shapes(dealt: Sequence[Task], eval_split: str) -> tuple:
+    data = evaluated_on(dealt[0], eval_split).data
     arrays = (data.inputs, data.test_inputs, (data.validation or (data.inputs[:0],))[0])
     chosen = [None if task.chosen is None else len(task.chosen) for task in dealt]
     return (len(dealt), *(np.shape(x) for x in arrays), *chosen)
 
 
-def judged(task: Task, judge: str) -> Task:
-    """The task with the rows it is judged on where the test rows are."""
-    if judge == "test":
+def evaluated_on(task: Task, eval_split: str) -> Task:
+    """The task with the examples of the eval split as its test examples."""
+    if eval_split == "test":
         return task
     inputs, labels = task.data.validation
     if not len(labels):
         raise ConfigError(
-            "--judge validation needs validation rows, --validation-share leaves none"
+            "--eval-split validation needs validation rows, --validation-share leaves none"
         )
     return task._replace(data=task.data._replace(test_inputs=inputs, test_labels=labels))
 
@@ -279,8 +285,8 @@ def _program(
 ) -> Program:
     portions = tuple(portion for portion, _ in found)
     dealt = [task for _, tasks in found for task in tasks]
-    config, method = portions[0].world, portions[0].runs[0].method
-    number = max(len(portion.runs) for portion in portions)
+    config, method = portions[0].world, portions[0].trials[0].method
+    number = max(len(portion.trials) for portion in portions)
     needed = budget_lib.memory_of(bind.bind(config, method, dealt[0]))
     each = sum(own.size for own in needed)
     most = together
@@ -290,7 +296,7 @@ def _program(
     size = -(-number // -(-number // min(most, number)))
     if together is not None:
         whole = [x._replace(size=size * x.size, flags=("--together", *x.flags)) for x in needed]
-        if wrong := hardware.beyond(f"a call of {size} runs", whole, budget):
+        if wrong := hardware.beyond(f"a call of {size} trials", whole, budget):
             raise ConfigError("\n".join(wrong))
     slots = max(task.clients.mask.shape[1] for task in dealt)
     return Program("", portions, slots, size, width, each * size, sum(dealt[0].tensors))
@@ -298,20 +304,20 @@ def _program(
 
 def _named(programs: Sequence[Program]) -> Iterable[Program]:
     """Each called by its method, and by the choices in which it differs from another program."""
-    told = []
+    statics = []
     for program in programs:
-        config, method = statics_of(program.portions[0].runs[0])
-        told.append(dataclasses.asdict(config) | dataclasses.asdict(method))
-    told = [{k: v for k, v in own.items() if k not in ("name", "methods")} for own in told]
-    for own in told:  # numbers of which a program only knows whether there are any
+        config, method = statics_of(program.portions[0].trials[0])
+        statics.append(dataclasses.asdict(config) | dataclasses.asdict(method))
+    statics = [{k: v for k, v in own.items() if k not in ("name", "methods")} for own in statics]
+    for own in statics:  # numbers that only switch a branch on or off
         own |= {name: "on" if own[name] else "off" for name in ("removal", "dropout")}
-    for program, own in zip(programs, told, strict=True):
-        same = [other for other in told if other["algorithm"] == own["algorithm"]]
+    for program, own in zip(programs, statics, strict=True):
+        same = [other for other in statics if other["algorithm"] == own["algorithm"]]
         extra = {key: own[key] for key in own if any(other[key] != own[key] for other in same)}
-        words = settings_lib.in_words(extra)
+        words = points_lib.in_words(extra)
         yield program._replace(name=own["algorithm"] + (f" ({words})" if words else ""))
 
 
 def rounds_of(program: Program) -> int:
-    """Rounds of every run of a program."""
-    return bind.rounds_of(program.portions[0].world, program.portions[0].runs[0].method)
+    """Rounds of every trial of a program."""
+    return bind.rounds_of(program.portions[0].world, program.portions[0].trials[0].method)

@@ -1,16 +1,16 @@
-"""The directory of a sweep: which settings there were, what every run gave, which was best.
+"""The directory of a sweep: its points, the outcome of every trial, and which point is best.
 
 | file | holds |
 |---|---|
-| config.json | the sweep: what is the same, what is swept, every setting |
-| environment.json, timing.json | as of a run |
-| sweep.parquet | a row per setting, partition, method and seed: swept values, then the summary's |
-| settings.parquet, settings.json | means over seeds, ranks, and which is best |
-| parts/ | the runs and trials that are through, written as they end; gone at the very end |
+| config.json | the sweep: what is the same, what is swept, every point |
+| environment.json, timing.json | as in a run directory |
+| sweep.parquet | a row per point, partition, method and seed: swept values, then the summary's |
+| points.parquet, points.json | means over seeds, ranks, and which is best |
+| parts/ | the trials that are through, written as they end; gone at the very end |
 
 A sweep that was interrupted is a directory without all of its tables. A part is named by the digest
-of its content: one that is damaged, or holds what no run of the sweep gives, counts for nothing and
-is computed again. No file is a pickle.
+of its content: one that is damaged, or holds what no trial of the sweep gives, counts for nothing
+and is computed again. No file is a pickle.
 """
 
 import functools
@@ -19,7 +19,7 @@ import io
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import polars as pl
@@ -33,25 +33,26 @@ from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import frames
 from cgsv_jax.results.directory import PART_FILES, PARTS, RAYS, SWEEP_FILES
 from cgsv_jax.results.frames import YARDSTICK, Outcome
-from cgsv_jax.sweep import plan
-from cgsv_jax.sweep import settings as settings_lib
+from cgsv_jax.sweep import points as points_lib
+from cgsv_jax.sweep.plan import Trial
+from cgsv_jax.sweep.search import Score
 
-MANY = 20  # settings that a terminal shows
+MANY = 20  # points that a terminal shows
 
 
-class Judged(NamedTuple):
-    """The settings in the order of the criterion."""
+class Ranking(NamedTuple):
+    """The points in the order of the criterion."""
 
-    table: pl.DataFrame  # a row per setting, method and partition
+    table: pl.DataFrame  # a row per point, method and partition
     best: dict[str, Any] | None  # its swept values, `point` and `method`; None: nothing to go by
-    near: int  # further settings within one standard error of it
+    near: int  # further points within one standard error of it
 
 
 # ---------------------------------------------------------------- tables
 
 
 def frame(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    """A row per setting, partition, method and seed; `point` is the number of the setting.
+    """A row per point, partition, method and seed; `point` is the number of the point.
 
     Args:
       rows: see `sweeping.rows`.
@@ -69,8 +70,8 @@ def frame(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) 
     return pl.DataFrame(own).hstack(summary).select(columns)
 
 
-def judged(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Judged:
-    """The settings, best first (see `ranked`), with their means over seeds.
+def ranking(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Ranking:
+    """The points, best first (see `ranked`), with their means over seeds.
 
     Args:
       table: see `frame`.
@@ -79,10 +80,10 @@ def judged(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Judged:
     """
     whole, best = ranked(table, axes, criterion)
     axes = [name for name in axes if name in table.columns]
-    rows = told(table)
+    rows = compared(table)
     means = pl.concat(
-        frames.fairness_table(own).with_columns(pl.lit(setting, pl.Int64).alias("point"))
-        for (setting,), own in rows.group_by("point", maintain_order=True)
+        frames.fairness_table(own).with_columns(pl.lit(point, pl.Int64).alias("point"))
+        for (point,), own in rows.group_by("point", maintain_order=True)
     )
     ordered = whole.drop("accuracy").join(
         means, on=("point", "method"), maintain_order="left_right"
@@ -91,30 +92,30 @@ def judged(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Judged:
     front += ["criterion", "criterion_defined"]
     ordered = ordered.select(*front, pl.exclude(front))
     if best is None:
-        return Judged(ordered, None, 0)
+        return Ranking(ordered, None, 0)
     seeds = rows.filter(point=best["point"], method=best["method"])
     seeds = seeds.group_by("seed").agg(pl.col(criterion).mean())[criterion].drop_nulls()
     error = (seeds.std() or 0.0) / math.sqrt(max(len(seeds), 1))
     complete = whole.filter(pl.col("criterion_defined") == whole["criterion_defined"][0])
     near = int((complete["criterion"] >= best["criterion"] - error).sum()) - 1
-    return Judged(ordered, best, near)
+    return Ranking(ordered, best, near)
 
 
 def ranked(
     table: pl.DataFrame, axes: Sequence[str], criterion: str
 ) -> tuple[pl.DataFrame, dict[str, Any] | None]:
-    """A row per setting and method, best first, and the best of all if there is something to go by.
+    """A row per point and method, best first, and the best of all if there is something to go by.
 
-    The criterion of a setting and method is the mean over partitions of the means over seeds. What
-    is defined in every run comes before what is not, whose mean would leave out its worst cases;
+    The criterion of a point and method is the mean over partitions of the means over seeds. What
+    is defined in every trial comes before what is not, whose mean would leave out its worst cases;
     then the larger mean; of equal ones the larger mean accuracy; then the first.
 
     Args:
-      table, axes, criterion: as in `judged`.
+      table, axes, criterion: as in `ranking`.
     """
     axes = [name for name in axes if name in table.columns]
     keys = ("point", "method")
-    cells = told(table).group_by(*keys, "partition", maintain_order=True).agg(
+    cells = compared(table).group_by(*keys, "partition", maintain_order=True).agg(
         pl.col(axes).first(),
         pl.col(criterion, "mean_accuracy").mean().name.suffix("_of"),
         pl.col(criterion).count().alias("defined"),
@@ -145,16 +146,16 @@ def ranked(
     return whole, {name: first[name] for name in ("point", *axes, "method", "criterion")}
 
 
-def told(table: pl.DataFrame) -> pl.DataFrame:
-    """The rows without the yardstick's, unless there are no others."""
+def compared(table: pl.DataFrame) -> pl.DataFrame:
+    """The rows without those of the standalone baseline, unless there are no others."""
     rows = table.filter(pl.col("method") != YARDSTICK)
     return rows if len(rows) else table
 
 
-def shown_settings(own: Judged, axes: Sequence[str], criterion: str) -> pl.DataFrame:
-    """The settings as text, best first; a selection where they are many.
+def shown_points(own: Ranking, axes: Sequence[str], criterion: str) -> pl.DataFrame:
+    """The points as text, best first; a selection where they are many.
 
-    One row per setting and method, a column per partition where there are several.
+    One row per point and method, a column per partition where there are several.
     """
     from_table = own.table
     names = [name for name in axes if name in from_table.columns and name != "partition"]
@@ -206,22 +207,22 @@ def write(
     environment: Mapping[str, Any],
     timing: Mapping[str, Any],
     table: pl.DataFrame,
-    own: Judged,
+    own: Ranking,
 ) -> None:
-    """Writes the files of a sweep all of whose runs are through; equal runs give equal bytes.
+    """Writes the files of a sweep all of whose trials are through; equal trials, equal bytes.
 
     Raises:
       OSError: when something cannot be written.
     """
     tables = {
         "sweep.parquet": directory_lib.parquet(table),
-        "settings.parquet": directory_lib.parquet(own.table),
+        "points.parquet": directory_lib.parquet(own.table),
     }
     documents = {
         "config.json": config,
         "environment.json": {**environment, "tables": directory_lib.digests(tables)},
         "timing.json": timing,
-        "settings.json": {"best": own.best, "near": own.near, "settings": own.table.to_dicts()},
+        "points.json": {"best": own.best, "near": own.near, "points": own.table.to_dicts()},
     }
     contents = {name: directory_lib.document(value) for name, value in documents.items()}
     directory_lib.write_files(directory, contents | tables)
@@ -261,7 +262,7 @@ def open_again(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
 
 
 def must_go_on(directory: Path, environment: Mapping[str, Any]) -> None:
-    """Refuses to put runs of other versions, or of other data, into one table.
+    """Refuses to put trials of other versions, or of other data, into one table.
 
     Args:
       directory: of a sweep that was begun.
@@ -311,7 +312,7 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
     """The inverse of `packed`, without a rounding.
 
     Raises:
-      ValueError: no run of so many clients gives these numbers.
+      ValueError: no trial of so many clients gives these numbers.
     """
     counts = {"clients": clients, "evaluated": evaluated, "one": 1}
     numbers = np.asarray(numbers)
@@ -328,7 +329,7 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
 
 
 def add_part(directory: Path, done: Mapping[str, np.ndarray]) -> None:
-    """Keeps runs that are through, `packed`, by their keys; all of them or none.
+    """Keeps trials that are through, `packed`, by their keys; all of them or none.
 
     Raises:
       OSError: when it cannot be written.
@@ -344,7 +345,7 @@ def add_part(directory: Path, done: Mapping[str, np.ndarray]) -> None:
 def parts(
     directory: Path, warn: Callable[[str], None] = lambda sentence: None
 ) -> dict[str, np.ndarray]:
-    """What the runs that are through gave (see `unpacked`), by their keys.
+    """The outcomes of trials that are through (see `unpacked`), by their keys.
 
     Args:
       directory: of the sweep.
@@ -357,51 +358,45 @@ def parts(
 
 
 def through(
-    runs: Mapping[plan.Run, str],
+    trials: Mapping[Trial, str],
     done: Mapping[str, np.ndarray],
     warn: Callable[[str], None] = lambda sentence: None,
-) -> dict[plan.Run, Outcome]:
-    """The ends of those of the runs that are through.
+) -> dict[Trial, Outcome]:
+    """The outcomes of those of the trials that are through.
 
     Args:
-      runs: run -> its key.
+      trials: trial -> its key.
       done: see `parts`.
-      warn: told of what no run gives, which counts for nothing.
+      warn: called with a sentence about every part that no trial of these gives.
     """
     ends = {}
-    for run, key in runs.items():
+    for trial, key in trials.items():
         if key in done:
             try:
-                ends[run] = unpacked(done[key], *counts_of(run.config))
+                ends[trial] = unpacked(done[key], *counts_of(trial.config))
             except ValueError as error:
-                warn(f"a run is computed again, its part is another's: {error}")
+                warn(f"a trial is computed again, its part is another's: {error}")
     return ends
 
 
-class Trial(TypedDict):
-    """A trial of a search that came to an end."""
-
-    values: dict[str, Any]
-    state: Literal["finished", "stopped"]
-    criterion: float | None
-    rounds: int
-
-
-def add_trial(directory: Path, trial: Trial) -> None:
-    """Keeps a trial.
+def add_score(directory: Path, score: Score) -> None:
+    """Keeps the score of a point that its scheduler watched.
 
     Raises:
       OSError: when it cannot be written.
     """
-    content = directory_lib.document(trial)
+    content = directory_lib.document(score)
     name = f"{hashlib.sha256(content).hexdigest()}.json"
     directory_lib.write_files(files.inside(directory, PARTS), {name: content})
 
 
-def trials(directory: Path, warn: Callable[[str], None] = lambda sentence: None) -> list[Trial]:
-    """The trials that came to an end; `warn` as in `parts`."""
-    read = functools.partial(files.read_json, schema=Trial)
-    return list(_parts(directory, "json", read, warn))
+def scores(directory: Path, warn: Callable[[str], None] = lambda sentence: None) -> list[Score]:
+    """The scores that are kept; `warn` as in `parts`."""
+    read = functools.partial(files.read_json, schema=Score)
+    return [
+        Score(**score | {"values": points_lib.unplain(score["values"])})
+        for score in _parts(directory, "json", read, warn)
+    ]
 
 
 def _parts(
@@ -428,7 +423,7 @@ def _parts(
 
 
 def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
-    """A finished sweep: config, `sweep.parquet`, `settings.parquet`.
+    """A finished sweep: config, `sweep.parquet`, `points.parquet`.
 
     Raises:
       ValueError: when it is none, or a file is damaged or of another one.
@@ -437,26 +432,26 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
     config = directory_lib.read_json(directory, "config.json")
     environment = directory_lib.read_json(directory, "environment.json")
     with files.reading(directory / "config.json"):
-        outline = settings_lib.outline(config)
-    table, settings = (
+        outline = points_lib.outline(config)
+    table, points = (
         directory_lib.read_parquet(directory, name, columns, environment)
         for name, columns in (
             ("sweep.parquet", ("point", *frames.SUMMARY_COLUMNS)),
-            ("settings.parquet", ("rank", "best", "point")),
+            ("points.parquet", ("rank", "best", "point")),
         )
     )
     with files.reading(directory / "sweep.parquet"):
-        known = {"method": outline.shown, "point": range(len(config["settings"]))}
+        known = {"method": outline.shown, "point": range(len(config["points"]))}
         known |= {name: _column(values) for name, values in outline.axes.items()}
         for name, values in known.items():
             if odd := set(table[name].unique()) - set(values):
                 raise ValueError(f"{name} is {str(odd.pop())[:80]!r} in it, unlike in config.json")
-    return config, table, settings
+    return config, table, points
 
 
 def _column(values: Sequence[Any]) -> list[Any]:
     """Values of an axis as a table holds them."""
-    return [*settings_lib.in_table(dict(enumerate(values))).values()]
+    return [*points_lib.in_table(dict(enumerate(values))).values()]
 
 
 def is_sweep(directory: Path) -> bool:

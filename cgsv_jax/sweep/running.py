@@ -1,10 +1,9 @@
-"""Many settings of one experiment: which there are, which programs run them, what they gave.
+"""The programs of a plan, their execution in this process, and the table of what they gave.
 
-A setting is a whole `Config`, made as every other; a run is one method of it on one partition from
-one seed. Settings often share runs: a run is told by what it reads, so that the yardstick, which
-reads no rule, is run once per training setting, partition and seed, however many rules are swept.
-Runs that differ in numbers, seeds and in who holds what share a program; `plan` says how many
-programs there are and how many runs each call of them takes, `execute` runs it, here or wherever.
+A point is a whole `Config`; a trial is one method of it on one partition from one seed. Points
+share trials: a trial is identified by the options it reads, so that the standalone baseline, which
+reads no rule, is run once per set of training options, partition and seed, however many rules are
+swept. Trials that differ only in traced numbers, seed or partition share one program.
 """
 
 import itertools
@@ -23,52 +22,53 @@ from cgsv_jax.experiment.task import Task
 from cgsv_jax.results import frames
 from cgsv_jax.results.frames import YARDSTICK, Outcome
 from cgsv_jax.sweep import plan as plan_lib
-from cgsv_jax.sweep import settings as settings_lib
-from cgsv_jax.sweep.plan import Plan, Portion, Program, Run
-from cgsv_jax.sweep.settings import Sweep
-from cgsv_jax.types import Hyper
+from cgsv_jax.sweep import points as points_lib
+from cgsv_jax.sweep import results as sweep_results
+from cgsv_jax.sweep.plan import Plan, Portion, Program, Trial
+from cgsv_jax.sweep.points import Sweep
+from cgsv_jax.sweep.search import Score
+from cgsv_jax.types import Evaluation, Hyper
 
-# ---------------------------------------------------------------- running them
 
-
-def batches(plan: Plan) -> list[tuple[Batch, tuple[Run, ...]]]:
-    """What `runs.execute` takes, each with its runs in the order of its chunks."""
+def batches(plan: Plan) -> list[tuple[Batch, tuple[Trial, ...]]]:
+    """What `experiment.execute.execute` takes, each with its trials in the order of its chunks."""
     return [
-        (_batch(program, portion, plan.judge), portion.runs)
+        (_batch(program, portion, plan.eval_split), portion.trials)
         for program in plan.programs
         for portion in program.portions
     ]
 
 
-def _batch(program: Program, portion: Portion, judge: str) -> Batch:
-    def chunk(own: Sequence[Run]) -> Chunk:
-        # The last call is filled up with copies of its last run.
+def _batch(program: Program, portion: Portion, eval_split: str) -> Batch:
+    def chunk(own: Sequence[Trial]) -> Chunk:
+        # The last call is filled up with copies of its last trial.
         own = [*own, *[own[-1]] * (program.size - len(own))]
-        seeds = np.asarray([run.seed for run in own], np.uint32)
-        rows = [run.method.hyper(run.partition) for run in own]
+        seeds = np.asarray([trial.seed for trial in own], np.uint32)
+        rows = [trial.method.hyper(trial.partition) for trial in own]
         hyper = jax.tree.map(lambda *x: np.asarray(x, np.float32), *rows)
         if not portion.stacked:
             return Chunk(seeds, hyper)
-        places = [portion.world.partitions.index(run.partition) for run in own]
+        places = [portion.world.partitions.index(trial.partition) for trial in own]
         return Chunk(seeds, (hyper, np.asarray(places, np.int32)))
 
-    starts = range(0, len(portion.runs), program.size)
+    starts = range(0, len(portion.trials), program.size)
     return Batch(
-        build=lambda: _programs(program, portion, judge),
-        chunks=tuple(chunk(portion.runs[i : i + program.size]) for i in starts),
+        build=lambda: _programs(program, portion, eval_split),
+        chunks=tuple(chunk(portion.trials[i : i + program.size]) for i in starts),
         segments=portion.segments,
     )
 
 
-def _programs(program: Program, portion: Portion, judge: str) -> Programs:
+def _programs(program: Program, portion: Portion, eval_split: str) -> Programs:
     """`experiment.programs` of all partitions of a portion at once.
 
-    A run picks its partition's slots; those of shorter clients are padded to the longest, which
+    A trial selects its partition's slots; those of shorter clients are padded to the longest, which
     changes no draw and no step.
     """
-    method = portion.runs[0].method
+    method = portion.trials[0].method
     dealt = [
-        _padded(plan_lib.judged(p, judge), program.slots) for p in plan_lib.tasks_of(portion.world)
+        _padded(plan_lib.evaluated_on(p, eval_split), program.slots)
+        for p in plan_lib.tasks_of(portion.world)
     ]
     bounds = [bind.bind(portion.world, method, task) for task in dealt]
     statics = [bound.laid_out() for bound in bounds]
@@ -76,7 +76,12 @@ def _programs(program: Program, portion: Portion, judge: str) -> Programs:
     narrow = min(range(len(dealt)), key=lambda i: statics[i].width or portion.world.clients)
     made = [programs_lib.programs(bound) for bound in bounds]
     one = made[narrow]
-    code = (*plan_lib.statics_of(portion.runs[0]), statics[narrow], portion.stacked, program.width)
+    code = (
+        *plan_lib.statics_of(portion.trials[0]),
+        statics[narrow],
+        portion.stacked,
+        program.width,
+    )
     if not portion.stacked and (program.size == 1 or program.width is None):
         return one._replace(code=code)
 
@@ -125,53 +130,58 @@ def _padded(task: Task, slots: int) -> Task:
     return task._replace(clients=clients._replace(**fields))
 
 
+def _no_watch(look: Look) -> None:
+    """Looks at nothing."""
+
+
 def execute(
     plan: Plan,
-    watch: Callable[[Look], None] = lambda look: None,
-    keep: Callable[[dict[Run, Outcome]], None] = lambda done: None,
+    watch: Callable[[Look], None] = _no_watch,
+    keep: Callable[[dict[Trial, Outcome]], None] = lambda done: None,
     keeper: execute_lib.Keeper | None = None,
-) -> tuple[dict[Run, Outcome], list[Clock]]:
+    compiled: dict[Any, dict] | None = None,
+) -> tuple[dict[Trial, Outcome], list[Clock]]:
     """Runs a plan.
 
     Args:
       plan: see `plan`.
-      watch: as in `runs.execute`; a batch is a portion.
-      keep: called with the runs of every call when it is through.
-      keeper: saves the call that is running; of those that are through, `keep` keeps the ends.
+      watch: as in `experiment.execute.execute`; a batch is a portion.
+      keep: called with the outcomes of every call when it is through.
+      keeper: saves the call that is running; of those that are through, `keep` keeps the outcomes.
+      compiled: as in `experiment.execute.execute`.
 
     Returns:
-      The end of every run that was computed here, and the seconds of every portion.
+      The outcome of every trial that was computed here, and the seconds of every portion.
     """
     made = batches(plan)
-    of = [program for program in plan.programs for _ in program.portions]
-    portions = [portion for program in plan.programs for portion in program.portions]
-    ends: dict[Run, Outcome] = {}
+    of = [(program, portion) for program in plan.programs for portion in program.portions]
+    outcomes: dict[Trial, Outcome] = {}
 
     def finish(batch: int, chunk: int, seen: Seen) -> None:
-        size = of[batch].size
-        own = made[batch][1][chunk * size : (chunk + 1) * size]
-        done = _ends(own, seen, of[batch].parameters, portions[batch].clients)
-        ends.update(done)
+        program, portion = of[batch]
+        trials = portion.trials[chunk * program.size : (chunk + 1) * program.size]
+        done = _outcomes(trials, seen, program.parameters, portion.clients)
+        outcomes.update(done)
         keep(done)
 
     each = [batch for batch, _ in made]
-    _, clocks = execute_lib.execute(each, watch, finish, keeper, whole=False)
-    return ends, clocks
+    _, clocks = execute_lib.execute(each, watch, finish, keeper, whole=False, compiled=compiled)
+    return outcomes, clocks
 
 
-def _ends(
-    own: Sequence[Run],
+def _outcomes(
+    trials: Sequence[Trial],
     seen: Seen,
     parameters: int,
     clients: Mapping[str, tuple[tuple[str, ...], np.ndarray | None]],
-) -> dict[Run, Outcome]:
-    ends = {}
-    for index, run in enumerate(own):
-        cheats, chosen = clients[run.partition]
+) -> dict[Trial, Outcome]:
+    outcomes = {}
+    for index, trial in enumerate(trials):
+        cheats, chosen = clients[trial.partition]
         cell = frames.Cell(
-            partition=run.partition,
-            method=run.method.algorithm,
-            seeds=(run.seed,),
+            partition=trial.partition,
+            method=trial.method.algorithm,
+            seeds=(trial.seed,),
             sizes=np.zeros(seen.record.quota.shape[-1]),
             classes=np.zeros(0),
             num_parameters=parameters,
@@ -180,32 +190,117 @@ def _ends(
             evaluated=chosen,
             cheats=cheats,
         )
-        (ends[run],) = frames.outcomes(cell)
-    return ends
+        (outcomes[trial],) = frames.outcomes(cell)
+    return outcomes
+
+
+# ---------------------------------------------------------------- a point that may be stopped
+
+
+class _Stopped(Exception):
+    """The scheduler of a search stops the point."""
+
+
+def score(
+    sweep: Sweep,
+    content: str,
+    known: Mapping[str, np.ndarray],
+    report: Callable[[int, float | None], bool],
+    together: int | None = None,
+    compiled: dict[Any, dict] | None = None,
+) -> tuple[dict[str, np.ndarray], Score]:
+    """Runs the trials of one point, whose scheduler may stop it.
+
+    All trials beside the baseline's are one call where they are one program, so that a look is at
+    the whole point; where they are several programs the point is not stopped.
+
+    Args:
+      sweep: of one point.
+      content: see `plan.content_of`.
+      known: packed outcomes of trials that are through, by key.
+      report: (rounds, criterion so far) -> whether to stop.
+      together: trials of a call; default: all.
+      compiled: as in `execute`.
+
+    Returns:
+      The packed outcomes that were not known, and the score.
+    """
+    keys = plan_lib.keys_of(sweep, content)
+    outcomes = sweep_results.through(keys, known)
+
+    def run(trials: list[Trial], watch: Callable[[Look], None], together: int | None) -> None:
+        plan = plan_lib.plan(trials, sweep.eval_split, together=together)
+        outcomes.update(execute(plan, watch, lambda done: None, None, compiled)[0])
+
+    left = [trial for trial in keys if trial not in outcomes]
+    run([trial for trial in left if trial.method.algorithm == YARDSTICK], _no_watch, together)
+    left = [trial for trial in left if trial not in outcomes]
+    together = together or max(len(left), 1)
+    calls = [
+        (batch, trials)
+        for batch, trials in batches(plan_lib.plan(left, sweep.eval_split, together=together))
+        for _ in batch.chunks
+    ]
+    looks: list[tuple[int, float | None]] = []
+
+    def watch(look: Look) -> None:
+        if len(calls) > 1 or look.evaluation is None or look.done == look.rounds:
+            return
+        batch, trials = calls[0]
+        so_far = {trial: _so_far(look.evaluation, place) for place, trial in enumerate(trials)}
+        rounds = look.done // len(batch.chunks[0].seeds)
+        looks.append((rounds, criterion(sweep, outcomes | so_far)))
+        if report(*looks[-1]):
+            raise _Stopped
+
+    try:
+        run(left, watch, together)
+        state, value = "finished", criterion(sweep, outcomes)
+    except _Stopped:
+        state, value = "stopped", looks[-1][1]
+    new = {keys[t]: sweep_results.packed(o) for t, o in outcomes.items() if keys[t] not in known}
+    values = dict(sweep.points[0].values)
+    return new, Score(values=values, state=state, criterion=value, looks=looks)
+
+
+def _so_far(seen: Evaluation, place: int) -> Outcome:
+    """A trial in its course, by its latest evaluation."""
+    accuracy, distance = (np.asarray(x)[place, -1] for x in (seen.accuracy, seen.distance))
+    nothing = np.zeros(accuracy.shape)
+    server = np.asarray(seen.server_accuracy)[place, -1]
+    honest = np.ones(accuracy.shape, bool)  # attackers count when the trial is through
+    return Outcome(accuracy, distance, server, *(nothing,) * 7, honest, honest)
 
 
 # ---------------------------------------------------------------- what they gave
 
 
-def rows(sweep: Sweep, ends: Mapping[Run, Outcome]) -> list[dict[str, Any]]:
-    """A row per setting, partition, method and seed that is through: swept values and summary.
+def rows(sweep: Sweep, outcomes: Mapping[Trial, Outcome]) -> list[dict[str, Any]]:
+    """A row per point, partition, method and seed that is through: values and summary.
 
-    `point` is the setting's number.
+    `point` is the point's number.
 
-    Fairness is against the yardstick of the same training numbers, partition and seed.
+    Fairness is against the standalone baseline of the same training options, partition and seed.
     """
     made = []
-    for number, setting in enumerate(sweep.settings):
-        config = setting.config
+    for number, point in enumerate(sweep.points):
+        config = point.config
         (yardstick,) = (m for m in config.methods if m.name == YARDSTICK)
         shown_methods = [m for m in config.methods if m.name in sweep.shown]
         for partition, method, seed in itertools.product(
             config.partitions, shown_methods, config.seeds
         ):
-            end = ends.get(plan_lib.run_of(config, method, partition, seed))
-            if end is None:
+            outcome = outcomes.get(plan_lib.trial_of(config, method, partition, seed))
+            if outcome is None:
                 continue
-            alone = ends.get(plan_lib.run_of(config, yardstick, partition, seed))
-            row = frames.summary_row(partition, method.name, seed, end, alone)
-            made.append({"point": number, **settings_lib.in_table(setting.values), **row})
+            alone = outcomes.get(plan_lib.trial_of(config, yardstick, partition, seed))
+            row = frames.summary_row(partition, method.name, seed, outcome, alone)
+            made.append({"point": number, **points_lib.in_table(point.values), **row})
     return made
+
+
+def criterion(sweep: Sweep, outcomes: Mapping[Trial, Outcome]) -> float | None:
+    """The criterion of the best point and method of a sweep, as in its tables."""
+    table = sweep_results.frame(rows(sweep, outcomes), sweep.axes)
+    _, best = sweep_results.ranked(table, tuple(sweep.axes), sweep.best)
+    return None if best is None else best["criterion"]
