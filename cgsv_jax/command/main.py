@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parsed(words: list[str]) -> Any:
     """The command that was asked for; the parser prints help, and what is wrong, and exits."""
-    cli = functools.partial(tyro.cli, Command, prog="cgsv", description=__doc__.splitlines()[0])
+    cli = functools.partial(
+        tyro.cli, Command, prog="cgsv", description=(__doc__ or "").partition("\n")[0]
+    )
     if words != (plain := [terminal.plain(word) for word in words]):
         # The parser repeats what it does not know as it is.
         nowhere = io.StringIO()
@@ -66,8 +68,8 @@ def _answered(command: Any, lost: Callable[[], bool]) -> int:
     except (ValueError, OSError) as error:
         if "CGSV_DEBUG" in os.environ:
             raise
-        named = isinstance(error, OSError) and error.filename is not None
-        reason = f"{error.filename}: {files.reason_of(error)}" if named else str(error)
+        name = getattr(error, "filename", None)  # of an error of the system's
+        reason = str(error) if name is None else f"{name}: {files.reason_of(error)}"
         terminal.complain(reason or repr(error))
         return stopping.BAD_INPUT
     except stopping.Ended as end:

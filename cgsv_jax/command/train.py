@@ -151,7 +151,7 @@ def _refuse_beside_resume(args: Any) -> None:
         )
 
 
-def warn_of_other_data(config: str | None, now: DataIdentity) -> None:
+def warn_of_other_data(config: str | None, now: DataIdentity | None) -> None:
     """Where the config of a run or sweep is repeated, and its data are others now."""
     file = pathlib.Path(config or "")
     if file.name != "config.json":
@@ -186,8 +186,12 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
     _announce(console, config, dealt)
 
     def work(keeper: execute.Keeper | None, see: Callable[[running.Progress], None]) -> Any:
+        def look(p: running.Progress) -> None:
+            see(p)
+            watch(p)
+
         with progress.watching(console, config) as watch:
-            return running.run(config, lambda p: (see(p), watch(p)), dealt, keeper)
+            return running.run(config, look, dealt, keeper)
 
     def settings() -> dict[str, Any]:
         rows = identity.fingerprint(dealt)

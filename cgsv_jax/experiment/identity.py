@@ -55,8 +55,8 @@ def other_data(before: DataIdentity, now: DataIdentity) -> list[str]:
     return wrong
 
 
-def changed_data(directory: Any, now: DataIdentity) -> list[str]:
-    """`other_data` than the environment.json of a directory names; nothing where it names none.
+def changed_data(directory: Any, now: DataIdentity | None) -> list[str]:
+    """`other_data` than the environment.json of a directory names; nothing where there is no name.
 
     Raises:
       ValueError: it cannot be read.
@@ -64,7 +64,7 @@ def changed_data(directory: Any, now: DataIdentity) -> list[str]:
     if not directory_lib.is_there(directory, "environment.json"):
         return []
     before = directory_lib.read_json(directory, "environment.json").get("data")
-    if before is None:  # an earlier version wrote it, or it is of arrays of one's own
+    if before is None or now is None:  # of an earlier version, or of arrays of one's own
         return []
     with files_lib.reading(files_lib.inside(directory, "environment.json")):
         return other_data(files_lib.judged(before, DataIdentity), now)

@@ -323,9 +323,11 @@ def read(directory: Path) -> Run:
         raise ValueError(f"the run in {directory} lacks {', '.join(missing)}{on}")
     # What an earlier version wrote has neither seals nor digests.
     sealed = "tables" in read_json(directory, "environment.json")
-    documents = [read_json(directory, f"{name}.json", sealed) for name in JSON_FILES]
+    config, environment, timing = (
+        read_json(directory, f"{name}.json", sealed) for name in JSON_FILES
+    )
     tables = {
-        name: read_parquet(directory, f"{name}.parquet", columns, documents[1])
+        name: read_parquet(directory, f"{name}.parquet", tuple(columns), environment)
         for name, columns in frames_lib.COLUMNS.items()
     }
     # The three tables are of the same cells, and two of them of the same clients.
@@ -338,7 +340,7 @@ def read(directory: Path) -> Run:
                 f"the run in {directory} cannot be read: {', '.join(names)} are not of the same "
                 f"{', '.join(keys)}"
             )
-    return Run(*documents, **tables, directory=directory)
+    return Run(config, environment, timing, **tables, directory=directory)
 
 
 def read_json(directory: Path, name: str, must_be_sealed: bool = False) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pathlib
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -84,14 +84,16 @@ def draw(
     if not runs:
         raise ValueError("no run directory is given, at least one is needed")
     read = [run if isinstance(run, directory.Run) else directory.read(run) for run in runs]
-    if out is None and (len(read) > 1 or read[0].directory is None):
+    if out is not None:
+        whole = files.path_of(out, "--out")
+    elif len(read) > 1 or read[0].directory is None:
         raise ValueError("--out is missing, it must name a folder when several runs are compared")
+    else:
+        whole = files.inside(read[0].directory, directory.FIGURES)
     labels = names(read)
-    out = None if out is None else files.path_of(out, "--out")
     written: list[pathlib.Path] = []
     for run, label in zip(read, labels, strict=True):
-        folder = out or files.inside(run.directory, directory.FIGURES)
-        folder = files.inside(folder, label) if len(read) > 1 else folder
+        folder = files.inside(whole, label) if len(read) > 1 else whole
         cells = run.summary.select("partition", "method").unique(maintain_order=True)
         if len(cells) > MOST:
             raise ValueError(f"{run.directory} holds {len(cells):,} methods, {MOST} are drawn")
@@ -103,7 +105,7 @@ def draw(
         written += save(figures, folder, formats, run.directory or "the run", missing)
     if len(read) > 1:
         figure = functools.partial(comparison, [run.summary for run in read], labels)
-        written += save({"comparison": figure}, out, formats, "the comparison")
+        written += save({"comparison": figure}, whole, formats, "the comparison")
     return written
 
 
@@ -289,7 +291,8 @@ class _Scale(NamedTuple):
 def _scale(clients: pl.DataFrame) -> _Scale:
     even = {column: clients[column].n_unique() == 1 for column in ("rows", "classes")}
     column = "classes" if even["rows"] and not even["classes"] else "rows"
-    low, high = clients[column].min(), clients[column].max()
+    held = clients[column].to_numpy()
+    low, high = int(held.min()), int(held.max())
     # The pale end of the map is cut off: it does not show on white.
     colormap = colors.ListedColormap(colormaps["cividis"](np.linspace(0.9, 0.0, 256)))
     norm = colors.Normalize(low, max(high, low + 1))
@@ -324,7 +327,7 @@ def _over_rounds(
     many = clients["client"].n_unique() > LINES
     scale = _scale(clients)
     titles = {"accuracy": "Test accuracy", "reputation": "Reputation", "share": "Entries received"}
-    seeds = rounds["seed"].n_unique()
+    seeds, last = rounds["seed"].n_unique(), rounds["round"].to_numpy().max()
     note = f", mean over {seeds} seeds" if seeds > 1 else ""
     figure, panels = _panels(len(methods), title=f"{titles[column]}, {partition}{note}")
     held = clients.group_by("client").agg(pl.col(scale.column).first()).sort(scale.column, "client")
@@ -350,7 +353,7 @@ def _over_rounds(
         axes.set_title(method, fontsize=10)
         axes.set_xlabel("round")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlim(0, rounds["round"].max() + max(0.01 * rounds["round"].max(), 0.3))
+        axes.set_xlim(0, last + max(0.01 * last, 0.3))
     for axes in panels[1:]:
         axes.sharey(panels[0])
     panels[0].autoscale(axis="y")
@@ -466,7 +469,7 @@ def _panels(number: int, title: str, square: bool = False) -> tuple[Figure, list
     return figure, panels[:number]
 
 
-def _style(index: int) -> dict[str, str]:
+def _style(index: int) -> dict[str, Any]:
     """Colour and marker of the index-th run; 49 differ."""
     lap, place = divmod(index, len(CYCLE))
     return {"color": CYCLE[place], "marker": MARKERS[(place + lap) % len(MARKERS)]}
@@ -483,7 +486,8 @@ def _plain(axes: Axes) -> None:
 
 def _label_left(panels: Sequence[Axes], label: str) -> None:
     for axes in panels:
-        if axes.get_subplotspec().is_first_col():
+        place = axes.get_subplotspec()
+        if place is not None and place.is_first_col():
             axes.set_ylabel(label)
         else:
             axes.tick_params(labelleft=False)
@@ -497,7 +501,7 @@ def _legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
     )
 
 
-def _dotted(points: int) -> dict[str, object]:
+def _dotted(points: int) -> dict[str, Any]:
     """A line through one point is invisible."""
     return {"marker": "o", "markersize": 3} if points < 3 else {}
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from cgsv_jax.core import metrics
-from cgsv_jax.types import Evaluation, Record
+from cgsv_jax.types import Array, Evaluation, Record
 
 YARDSTICK = "standalone"  # the method that fairness compares with
 
@@ -133,9 +133,9 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
     record, evaluation = cell.record, cell.evaluation
     seeds, rounds, clients = np.shape(record.reputation)
 
-    def at_rounds(values: np.ndarray) -> np.ndarray:
+    def at_rounds(values: Array) -> np.ndarray:
         """[S, K, ...] -> [S, T, ...], NaN in rounds without evaluation."""
-        filled = np.full((seeds, rounds, *values.shape[2:]), np.nan, np.float32)
+        filled = np.full((seeds, rounds, *np.shape(values)[2:]), np.nan, np.float32)
         filled[np.arange(seeds)[:, None], np.asarray(evaluation.round) - 1] = values
         return filled
 
@@ -208,11 +208,11 @@ def _stacked(frames: Iterable[pl.DataFrame], types: Mapping[str, Any]) -> pl.Dat
     return pl.concat([pl.DataFrame(schema=types), *frames], rechunk=True)
 
 
-def _of_all(cell: Cell, values: np.ndarray) -> np.ndarray:
+def _of_all(cell: Cell, values: Array) -> np.ndarray:
     """What was evaluated [..., K] as [..., N], NaN for the other clients."""
     if cell.evaluated is None:
         return np.asarray(values)
-    whole = np.full((*values.shape[:-1], len(cell.sizes)), np.nan, np.float32)
+    whole = np.full((*np.shape(values)[:-1], len(cell.sizes)), np.nan, np.float32)
     whole[..., cell.evaluated] = values
     return whole
 
