@@ -365,7 +365,7 @@ def edited(out, name, change):
     """Changes a document as a stranger may, who can seal it again."""
     value = json.loads((out / name).read_text())
     value.pop("sha256")
-    (out / name).write_bytes(directory_lib.document(change(value)))
+    (out / name).write_bytes(files.document(change(value)))
 
 
 @pytest.mark.parametrize("name", ["figures", "parts", "ray", "checkpoint"])

@@ -536,7 +536,7 @@ def _report(
     count = ranking.table["rank"].n_unique()
     if count > len(shown):
         lines.append(f"{count} points in all, see points.parquet")
-    console.print(tables.report(shown, f"Points by {sweep.best.replace('_', ' ')}", lines))
+    console.print(tables.Report(shown, f"Points by {sweep.best.replace('_', ' ')}", lines))
     if ranking.best is None:
         say(console, f"{sweep.best} is undefined in every point: there is no best one")
         for reason in table["fairness_undefined"].drop_nulls().unique().sort()[:3]:
@@ -622,7 +622,7 @@ def _announce(job: _Job, sweep: Sweep, plan: Plan, known: int) -> None:
     notes += ["calls as on this machine; tasks go by their own"] if job.session else []
     notes += [f"{known:,} further trials are through already"] if known else []
     if rows:
-        job.console.print(tables.report(pl.DataFrame(rows), "Plan", notes))
+        job.console.print(tables.Report(pl.DataFrame(rows), "Plan", notes))
     else:
         say(job.console, notes[-1])
 

@@ -169,7 +169,7 @@ def _is_finished(args: Any, directory: pathlib.Path) -> None:
     with stopping.written(directory):
         figures_lib.draw([directory], missing=True)
     try:
-        with directory_lib.writing(directory):
+        with files.writing(directory):
             directory_lib.tidy(directory)
             directory_lib.remove_checkpoints(directory)
     except OSError as error:  # nothing is missing, there is too much
@@ -237,7 +237,7 @@ def _profile(
     ]
     timing["profiles"] = [profiling.plain(profile) for profile in profiles]
     with stopping.written(directory):
-        directory_lib.write_files(directory, {"timing.json": directory_lib.document(timing)})
+        files.write_files(directory, {"timing.json": files.document(timing)})
     for profile in profiles:
         terminal.say(console, "\n".join(["", *profiling.lines(profile), ""]))
 

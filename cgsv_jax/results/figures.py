@@ -555,7 +555,7 @@ def save(
                 made.savefig(content, format=suffix, dpi=DPI, metadata=METADATA[suffix])
                 drawn[file.name] = content.getvalue()
     if drawn:
-        directory.write_files(folder, drawn)
+        files.write_files(folder, drawn)
     return [folder / name for name in drawn]
 
 

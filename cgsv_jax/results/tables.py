@@ -44,7 +44,7 @@ class Report(NamedTuple):
     lines: Sequence[str] = ()  # below the table
 
     def __rich__(self) -> Table:
-        return report(*self)
+        return rich_table(self)
 
 
 def texts(columns: Iterable[Column], rows: Iterable[Row]) -> pl.DataFrame:
@@ -417,17 +417,17 @@ def _selection_line(number: int) -> list[str]:
 # ---------------------------------------------------------------- renderers
 
 
-def report(cells: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> Table:
-    """Cells for a terminal; headers break between words, values never do."""
+def rich_table(report: Report) -> Table:
+    """A report for a terminal; headers break between words, values never do."""
     table = Table(
-        title=title or None,
-        caption="\n".join(lines) or None,
+        title=report.title or None,
+        caption="\n".join(report.lines) or None,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for column in cells:
+    for column in report.cells:
         # A unit stays with its quantity; a setting may leave its method.
         header = column.name.replace(", ", ",\N{NO-BREAK SPACE}").replace(":", ": ")
         header = textwrap.fill(header, max(map(len, header.split(" "))))
@@ -443,7 +443,7 @@ def report(cells: pl.DataFrame, title: str = "", lines: Sequence[str] = ()) -> T
             min_width=None if justify == "right" else min(longest, NAME),
             vertical="bottom",
         )
-    for row in cells.iter_rows():
+    for row in report.cells.iter_rows():
         table.add_row(*(Text("–" if value is None else value) for value in row))
     return table
 
