@@ -533,6 +533,47 @@ def test_files_are_replaced_not_rewritten(run, cells, tmp_path):
     assert directory_lib.read(run).config == {"other": 1}
 
 
+A_SWEEP = ("environment.json", "config.json", "timing.json", *directory_lib.SWEEP_FILES)
+
+
+@pytest.mark.parametrize("names", [directory_lib.FILES, A_SWEEP], ids=["run", "sweep"])
+def test_what_a_directory_is(names, tmp_path):
+    """Fresh while it holds an environment at most, finished when all of one kind is there."""
+    state = directory_lib.state_of
+    assert state(tmp_path / "nowhere") == state(tmp_path) == "fresh"
+    (tmp_path / "environment.json").touch()
+    assert state(tmp_path) == "fresh"
+    found = []
+    for name in set(names) - {"environment.json"}:
+        (tmp_path / name).touch()
+        found.append(state(tmp_path))
+    assert found == ["begun"] * (len(names) - 2) + ["finished"]
+    for name in names:
+        (tmp_path / name).rename(tmp_path / "away")
+        (tmp_path / name).mkdir()
+        assert state(tmp_path) == "begun"  # a folder is no result
+        (tmp_path / name).rmdir()
+        (tmp_path / "away").rename(tmp_path / name)
+    (tmp_path / names[1]).unlink()
+    (tmp_path / names[1]).symlink_to("/etc/hosts")
+    with pytest.raises(ValueError, match="symbolic link"):
+        state(tmp_path)
+
+
+@pytest.mark.parametrize(("config", "own"), [({}, "run"), ({"axes": []}, "sweep")])
+def test_who_goes_on_with_what_another_began_is_told_the_command(config, own, tmp_path):
+    (other,) = {"run", "sweep"} - {own}
+    directory_lib.begin(tmp_path, config)
+    assert directory_lib.resumable(tmp_path, own) == (tmp_path, config)
+    message = f"which holds a {own}, with which `cgsv {own} --resume {tmp_path}` goes on"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        directory_lib.resumable(tmp_path, other)
+    for place, reason in (("nowhere", "it is not there"), ("config.json", "it is a file")):
+        for command, wanted in (("run", "a run directory"), ("sweep", "a sweep's directory")):
+            with pytest.raises(ValueError, match=f"it must be {wanted}, {reason}"):
+                directory_lib.resumable(tmp_path / place, command)
+
+
 def test_create_makes_parents(tmp_path):
     directory = directory_lib.create(tmp_path / "a" / "b")
     assert directory.is_dir()

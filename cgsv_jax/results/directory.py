@@ -41,7 +41,7 @@ FILES = (
     *(f"{name}.json" for name in (*JSON_FILES, "summary")),
     *(f"{name}.parquet" for name in frames_lib.COLUMNS),
 )
-# What the directory of a sweep holds besides config, environment and timing (sweep_results.py).
+# What the directory of a sweep holds besides config, environment and timing (see sweep/results.py).
 SWEEP_FILES = ("sweep.parquet", "points.parquet", "points.json")
 PARTS = "parts"  # folder of a sweep where the trials are that are through
 RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
