@@ -29,9 +29,9 @@ ASKED = {**SMALL, "algorithms": ("cgsv", "fedavg"), "eval_every": 2, "checkpoint
 
 def kept_by(directory, config, *, every=1, stop=lambda: False, warn=None, **other):
     """The checkpoints of a config's run, as the command makes them."""
-    settings = {"config": resolve.to_dict(config), "rows": "abc", **other}
+    identity = {"config": resolve.to_dict(config), "rows": "abc", **other}
     warn = warn if warn is not None else [].append
-    return checkpoint.of_run(directory, lambda: settings, every, stop, warn)
+    return checkpoint.of_run(directory, lambda: identity, every, stop, warn)
 
 
 def run(directory, config, after=None, **options):
@@ -251,7 +251,10 @@ DAMAGE = {
     ),
     "manifest foreign": (_manifest(lambda m: m.clear()), "not that of a cgsv_jax"),
     "manifest nested": (_nested(100_000), "nested too deeply"),
-    "settings nested": (_nested(90, "settings"), "of other settings: deep is [[[[[[[...]]]]]]]"),
+    "identity nested": (
+        _nested(90, "identity"),
+        "of another experiment: deep is [[[[[[[...]]]]]]]",
+    ),
     "environment nested": (_nested(400, "environment"), "nested too deeply"),
     "manifest a fifo": (lambda f: _fifo(f / "manifest.json"), "no regular file"),
     "a fifo": (_fifo, "manifest.json cannot be read: Not a directory"),
@@ -276,12 +279,12 @@ DAMAGE = {
         "saved by version '9.9' of cgsv_jax",
     ),
     "another method": (
-        _manifest(lambda m: m["settings"]["config"]["methods"][0].update(alpha=0.5)),
-        "of other settings: config.methods[0].alpha is 0.5 there and 0.95 here",
+        _manifest(lambda m: m["identity"]["config"]["methods"][0].update(alpha=0.5)),
+        "of another experiment: config.methods[0].alpha is 0.5 there and 0.95 here",
     ),
     "other rows": (
-        _manifest(lambda m: m["settings"].update(rows="xyz")),
-        "of other settings: rows is 'xyz' there and 'abc' here",
+        _manifest(lambda m: m["identity"].update(rows="xyz")),
+        "of another experiment: rows is 'xyz' there and 'abc' here",
     ),
     "grouped otherwise": (_manifest(lambda m: m.update(plan="")), "grouped or cut otherwise"),
     "an array less": (_manifest(lambda m: m["arrays"].pop(0)), "it holds other arrays"),
@@ -345,7 +348,7 @@ ODD = [
     *(("clocks", x) for x in ([["a", "b", "c"]], [None], {"a": 1}, [[1, 2, 1e300]])),
     *(("arrays", x) for x in (None, [1], ["a"], [{}], [[]], {"a": 1}, [{"name": "x"}])),
     *(("files", x) for x in (None, [], {"a": 1}, {"a": [1]}, {"a": ["b", "c"]})),
-    *(("settings", x) for x in (None, [], "x")),
+    *(("identity", x) for x in (None, [], "x")),
     *(("environment", x) for x in (None, {}, {"versions": [1]}, {"versions": None})),
     *(("earlier", x) for x in (None, {}, [1], ["x"])),
     *(("plan", x) for x in (None, 3)),

@@ -33,7 +33,7 @@ class Ended(Exception):
 def kept(
     console: Console,
     directory: pathlib.Path,
-    settings: Callable[[], dict[str, Any]],
+    identity: Callable[[], dict[str, Any]],
     every: int | None,
     work: Callable[[execute.Keeper | None, Callable[[Any], None]], Any],
 ) -> Iterator[tuple[Any, list[Any]]]:
@@ -45,7 +45,7 @@ def kept(
     Args:
       console: where it says what it does.
       directory: the run directory, which is held.
-      settings: all that decides what is computed (see `checkpoint.of_run`).
+      identity: all that decides what is computed (see `checkpoint.of_run`).
       every: rounds that may be lost at most.
       work: (keeper, see) -> what is computed; `see` is to be called with every look at it: whatever
         has `until`, `round` and `rounds`.
@@ -72,7 +72,7 @@ def kept(
     )
     with _signals(console, first, second) as received:
         checkpoints = checkpoint.of_run(
-            directory, settings, every, lambda: bool(received), terminal.complain, say
+            directory, identity, every, lambda: bool(received), terminal.complain, say
         )
         try:
             result = work(checkpoints.keeper, see)

@@ -78,9 +78,9 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     if own.get("on", "local") == "ray":
         on_ray.leave_devices(train.must_have_devices)
     if "resume" in own:
-        directory, config = sweep_results.open_again(own["resume"])
+        directory, config = directory_lib.resumable(own["resume"], "sweep")
         with directory_lib.held(directory):
-            if sweep_results.is_sweep(directory):
+            if directory_lib.state_of(directory) == "finished":
                 _follow(directory)  # it may have been killed after its tables
                 done = "is finished, there is nothing to go on with"
                 say(terminal.console(own.get("quiet", False)), f"the sweep in {directory} {done}")
@@ -253,7 +253,7 @@ def _computed(
     watching = contextlib.nullcontext(lambda *look, **rest: None)
     if not of_search:
         _announce(job, sweep, plan, len(outcomes))
-        watching = _watching(job.console, plan)
+        watching = terminal.watching(job.console, plan.rounds, "rounds of all trials")
     elif not missing:
         yield [], 0.0
         return
@@ -391,7 +391,7 @@ def _searched(job: _Job, search: Search, sample: Sweep) -> tuple[Sweep, list[Sco
     )
     for name, space in search.spaces.items():
         say(job.console, f"{name:>14}  {_space(space)}")
-    with terminal.progress(job.console, search.points, "points") as show:
+    with terminal.watching(job.console, search.points, "points") as watch:
         while drawn := study.ask(min(search.batch, search.points - len(scores))):
             first, batch = len(scores), _scheduled if scheduled else _batch
             scored = batch(job, search, study, dict(enumerate(drawn, first)), before)
@@ -402,8 +402,7 @@ def _searched(job: _Job, search: Search, sample: Sweep) -> tuple[Sweep, list[Sco
                 value = score["criterion"]
                 text = f"{points_lib.in_words(score['values'])}: {score['state']}, "
                 text += "undefined" if value is None else f"{value:.4g}"
-                line = f"{len(scores)}/{search.points} points, {text}"
-                show(len(scores), line, "search", state=text, now=True)
+                watch("search", len(scores), state=text, now=True)
     finished = [score["values"] for score in scores if score["state"] == "finished"]
     if len(finished) < len(scores):
         stopped = len(scores) - len(finished)
@@ -639,26 +638,9 @@ def _bytes(number: int) -> str:
     return f"{number:.3g} TB"
 
 
-# (name of what runs, rounds of all trials that are through, of them per second, compiling)
-Watch = Callable[[str, int, float, bool], None]
-
-
-@contextlib.contextmanager
-def _watching(console: Console, plan: Plan) -> Iterator[Watch]:
-    """Shows how far the rounds of all trials are, while the body lasts."""
-    with terminal.progress(console, plan.rounds, "rounds of all trials") as show:
-
-        def watch(name: str, done: int, rate: float, compiling: bool = False) -> None:
-            pace = f"{rate:.3g}/s" if rate else ""
-            left = f", {(plan.rounds - done) / rate:.0f} s left" if rate else ""
-            state = "compiling" if compiling else ""
-            line = f"{done:,}/{plan.rounds:,} rounds of all trials, {name}: {state or pace + left}"
-            show(done, line, name, pace, state, now=compiling or done == plan.rounds)
-
-        yield watch
-
-
-def _looking(plan: Plan, see: Callable[[Look], None], watch: Watch) -> Callable[[Look], None]:
+def _looking(
+    plan: Plan, see: Callable[[Look], None], watch: Callable[..., None]
+) -> Callable[[Look], None]:
     """What is called with a look at a batch, which is a portion of the plan."""
     names, before = [], [0]
     for program in plan.programs:
@@ -670,6 +652,7 @@ def _looking(plan: Plan, see: Callable[[Look], None], watch: Watch) -> Callable[
     def look(look: Look) -> None:
         see(look)
         done = before[look.batch] + look.done
-        watch(names[look.batch], done, look.pace, look.compiling)
+        state, now = "compiling" if look.compiling else "", look.compiling or done == plan.rounds
+        watch(names[look.batch], done, look.pace, state, now)
 
     return look

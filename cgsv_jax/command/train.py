@@ -193,12 +193,12 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
         with progress.watching(console, config) as watch:
             return running.run(config, look, dealt, keeper)
 
-    def settings() -> dict[str, Any]:
+    def computed() -> dict[str, Any]:
         rows = identity.fingerprint(dealt)
         return {"config": resolve.to_dict(config), "rows": rows}
 
     every = config.checkpoint_every
-    with stopping.kept(console, directory, settings, every, work) as (result, earlier):
+    with stopping.kept(console, directory, computed, every, work) as (result, earlier):
         with stopping.written(directory):
             running.save(directory, result, earlier)
         for report in tables.reports(result.cells, console.width):

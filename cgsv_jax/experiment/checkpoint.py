@@ -1,10 +1,10 @@
-"""What a run has computed so far, on disk: saved whole or not at all, judged before it is used.
+"""What a run has computed so far, on disk: saved whole or not at all, verified before it is used.
 
 A run directory's folder `checkpoint` holds the last two, folders named by the rounds computed:
 
 | file | holds |
 |---|---|
-| manifest.json | which settings, versions and device; where the runs stand; every array's name, \
+| manifest.json | which experiment, versions and device; where the runs stand; every array's name, \
 shape, type and digest; every file's size and digest; sealed, see files.py |
 | arrays/ | the arrays, by orbax: the state and what was seen, numbered as in the manifest |
 
@@ -12,6 +12,11 @@ Orbax restores what it finds: a bit flipped in a float is a float. So the manife
 the files are held against it before orbax sees them, and the arrays after. Nothing is a pickle.
 A manifest is no secret: whoever wrote it, it holds what `_schema` says, and of no size that these
 runs do not have.
+
+Orbax's CheckpointManager does not rotate them: it counts whatever has a step's name, so that
+damaged checkpoints and folders of others push out the sound one before; digests of the files that
+it writes cannot be a part of what it commits; and where the disk is full it leaves half of a
+checkpoint there, and prints what its threads think.
 """
 
 import contextlib
@@ -36,16 +41,14 @@ from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
 
-FORMAT = 2  # raise when a manifest or the arrays mean something else
+FORMAT = 3  # raise when a manifest or the arrays mean something else
 KIND = "cgsv_jax checkpoint"
 MANIFEST, ARRAYS = "manifest.json", "arrays"
 KEEP = 2
 SPARE = 1 << 20  # bytes beside the arrays
 FILES_OF_ONE = 1 << 16  # bytes that orbax writes of an array, beside what is in it
 SECONDS = 60.0  # between two checkpoints where nobody says how many rounds
-SHARE = (
-    9.0  # and at least so many times what the last one took: saving is a tenth of the time at most
-)
+MIN_INTERVAL_RATIO = 9.0  # of that interval to what the last save took: ~10 % of the time at most
 
 
 class Checkpoints(NamedTuple):
@@ -58,10 +61,10 @@ class Checkpoints(NamedTuple):
 
 
 def begun_with(directory: directory_lib.Path) -> dict[str, Any] | None:
-    """The settings of the newest checkpoint whose manifest is whole; None where there is none."""
+    """The identity in the newest checkpoint whose manifest is whole; None where there is none."""
     for path in reversed(directory_lib.checkpoints(directory)):
         try:
-            return read_manifest(path)["settings"]
+            return read_manifest(path)["identity"]
         except ValueError:
             continue
     return None
@@ -69,7 +72,7 @@ def begun_with(directory: directory_lib.Path) -> dict[str, Any] | None:
 
 def of_run(
     directory: directory_lib.Path,
-    settings: Callable[[], Mapping[str, Any]],
+    identity: Callable[[], Mapping[str, Any]],
     every: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     warn: Callable[[str], None] = lambda sentence: None,
@@ -79,11 +82,11 @@ def of_run(
 
     Args:
       directory: the run directory.
-      settings: all that decides what is computed, as JSON; called when it is first needed.
+      identity: all that decides what is computed, as JSON; called when it is first needed.
       every: rounds that may be lost at most; None: about a minute.
       stop: whether to stop after the segment that runs.
-      warn: told what is wrong, in a sentence.
-      say: told what is done.
+      warn: called with a warning message.
+      say: called with a message.
     """
     good: list[pathlib.Path] = []  # the oldest first
     earlier: list[Any] = []
@@ -95,7 +98,7 @@ def of_run(
         """What every manifest of this process says."""
         if not known:
             # Once through JSON, so that it equals what is read.
-            found = {"settings": settings(), "environment": environment_lib.environment()}
+            found = {"identity": identity(), "environment": environment_lib.environment()}
             known.update(json.loads(json.dumps(found)))
         return known
 
@@ -114,7 +117,7 @@ def of_run(
         for path in reversed(found):
             try:
                 manifest = read_manifest(path)
-                _judge(manifest, fixed(), plan)
+                _verify(manifest, fixed(), plan)
                 kept = read(path, manifest, expect)
             except ConfigError:  # of the run, not of this checkpoint
                 raise
@@ -141,7 +144,7 @@ def of_run(
     def due(done: int, ahead: int) -> bool:
         if every is not None:
             return done > last["done"] and (not ahead or done + ahead - last["done"] > every)
-        return time.monotonic() - last["time"] >= max(SECONDS, SHARE * last["cost"])
+        return time.monotonic() - last["time"] >= max(SECONDS, MIN_INTERVAL_RATIO * last["cost"])
 
     def save(plan: Any, done: int, kept: Kept) -> None:
         started = time.monotonic()
@@ -190,10 +193,10 @@ def write(
 
     Args:
       directory: the run directory.
-      plan: of the batches (see `runs.plan`).
+      plan: of the batches (see `execute.plan`).
       done: rounds computed.
       kept: what to keep.
-      fixed: what the manifest says besides: `settings`, `environment`, `earlier`.
+      fixed: what the manifest says besides: `identity`, `environment`, `earlier`.
 
     Returns:
       Its folder.
@@ -339,7 +342,7 @@ def _schema() -> Any:
     fields = {
         "kind": str,
         "format": int,
-        "settings": dict[str, Any],
+        "identity": dict[str, Any],
         "environment": environment,
         "earlier": list[dict[str, Any]],
         "plan": str,
@@ -352,15 +355,15 @@ def _schema() -> Any:
     return msgspec.defstruct("manifest", fields.items(), forbid_unknown_fields=True)
 
 
-def _judge(manifest: Mapping[str, Any], fixed: Mapping[str, Any], plan: Any) -> None:
+def _verify(manifest: Mapping[str, Any], fixed: Mapping[str, Any], plan: Any) -> None:
     """Refuses a checkpoint of something else.
 
     Raises:
       ValueError: of what.
     """
-    if manifest["settings"] != fixed["settings"]:
-        differs = _differences(manifest["settings"], fixed["settings"])
-        raise ValueError(f"it is of other settings: {differs}")
+    if manifest["identity"] != fixed["identity"]:
+        differs = _differences(manifest["identity"], fixed["identity"])
+        raise ValueError(f"it is of another experiment: {differs}")
     there, here = (x["environment"]["versions"].get("cgsv_jax") for x in (manifest, fixed))
     if there != here:
         there = _SHORT.repr(there)
@@ -403,7 +406,7 @@ def read(path: pathlib.Path, manifest: Mapping[str, Any], expect: Callable[[Plac
     Args:
       path: its folder.
       manifest: its manifest.
-      expect: place -> (state, what was seen) as shapes, as in `runs.Keeper.restore`.
+      expect: place -> (state, what was seen) as shapes, as in `execute.Keeper.restore`.
 
     Raises:
       ValueError: it is damaged, or not what is expected.

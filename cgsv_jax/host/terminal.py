@@ -122,46 +122,6 @@ def say(to: Console, text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(to: Console, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A bar in a terminal, a plain line now and then elsewhere, nothing when quiet.
-
-    Args:
-      to: where.
-      total: how many of these units there are.
-      unit: of what is counted.
-      done: before it starts.
-
-    Yields:
-      show(done, line, name="", pace="", state="", now=False): a look at it. The line is for where
-      there is no bar, and comes every two seconds, or now.
-    """
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit}  {{task.fields[pace]}}  left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=to,
-        disable=not to.is_terminal or to.quiet,
-        transient=True,
-    )
-    task = bar.add_task("start", total=total, completed=done, pace="", state="")
-    next_line = [0.0]
-
-    def show(
-        done: int, line: str, name: str = "", pace: str = "", state: str = "", now: bool = False
-    ) -> None:
-        bar.update(task, description=plain(name), completed=done, pace=pace, state=plain(state))
-        if not to.is_terminal and (now or time.monotonic() > next_line[0]):
-            say(to, line)
-            next_line[0] = time.monotonic() + _SECONDS_BETWEEN_LINES
-
-    with bar:
-        yield show
-
-
-@contextlib.contextmanager
 def watching(to: Console, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
     """How far something long is: a bar in a terminal, a line now and then elsewhere.
 

@@ -17,7 +17,6 @@ import functools
 import hashlib
 import io
 import math
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -244,21 +243,6 @@ def clear(directory: Path) -> None:
         folder.rmdir()
     directory_lib.remove(files.inside(directory, RAYS))  # a driver that was killed left them
     directory_lib.remove_checkpoints(directory)
-
-
-def open_again(path: Path) -> tuple[pathlib.Path, dict[str, Any]]:
-    """A sweep to go on with: its directory and its config.
-
-    Raises:
-      ValueError: when there is no sweep.
-    """
-    directory = files.path_of(path, "--resume")
-    try:
-        for name in directory_lib.FOLDERS:
-            files.inside(directory, name)
-        return directory, directory_lib.read_json(directory, "config.json")
-    except ValueError as error:
-        raise ValueError(f"--resume is {str(path)!r}, it must be a sweep's: {error}") from error
 
 
 def must_go_on(directory: Path, environment: Mapping[str, Any]) -> None:
