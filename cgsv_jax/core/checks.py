@@ -227,37 +227,37 @@ def complaints(
       num_classes: C, where no model says so; None: labels must only be at least 0.
     """
     given = {"data": (data, Dataset), "clients": (clients, Clients), "model": (model, Model)}
-    found = [
+    wrong = [
         f"{name} is {_what(value)}, it must be a {kind.__name__}"
         for name, (value, kind) in given.items()
         if not isinstance(value, kind) and not (name == "model" and value is None)
     ]
-    if found:
-        return found
-    row, own = _of_inputs("Dataset.inputs", data.inputs, least=1)
-    found += own
+    if wrong:
+        return wrong
+    row, more = _of_inputs("Dataset.inputs", data.inputs, least=1)
+    wrong += more
     if model is not None and row is not None:
-        num_classes, own = _of_model(model, row)
-        found += own
+        num_classes, more = _of_model(model, row)
+        wrong += more
     classes = _Range(num_classes, "classes")
-    found += _of_labels("Dataset.labels", data.labels, _length(data.inputs), classes)
+    wrong += _of_labels("Dataset.labels", data.labels, _length(data.inputs), classes)
     others = {"test_": (data.test_inputs, data.test_labels, 1)}
     if data.validation is not None:
         if not isinstance(data.validation, tuple | list) or len(data.validation) != 2:
-            found.append("Dataset.validation must be inputs and labels, or None")
+            wrong.append("Dataset.validation must be inputs and labels, or None")
         else:  # no rows at all are a server that holds none
             others["validation "] = (*data.validation, 0)
     for name, (inputs, labels, least) in others.items():
         where = f"Dataset.{name}"
-        like, own = _of_inputs(f"{where}inputs", inputs, least)
-        found += own
+        like, more = _of_inputs(f"{where}inputs", inputs, least)
+        wrong += more
         if row is not None and like is not None and not _alike(like, row):
-            found.append(
+            wrong.append(
                 f"{where}inputs are rows of {_row(like)}, they must be of {_row(row)} as "
                 "Dataset.inputs"
             )
-        found += _of_labels(f"{where}labels", labels, _length(inputs), classes)
-    return found + _of_clients(clients, _length(data.inputs), classes)
+        wrong += _of_labels(f"{where}labels", labels, _length(inputs), classes)
+    return wrong + _of_clients(clients, _length(data.inputs), classes)
 
 
 # ---------------------------------------------------------------- one field each
@@ -327,12 +327,12 @@ def _of_model(model: Model, row: jax.ShapeDtypeStruct) -> tuple[int | None, list
             f"Model.apply gives {list(logits)} for inputs of {_row(row)}, "
             "it must give logits [1, classes]"
         ]
-    found = []
+    wrong = []
     if not 1 <= parameters <= MOST:
-        found.append(f"Model has {parameters} parameters, it must have from 1 to {MOST}")
+        wrong.append(f"Model has {parameters} parameters, it must have from 1 to {MOST}")
     if not floats:
-        found.append("Model.init gives parameters that are no floats, all must be")
-    return logits[1], found
+        wrong.append("Model.init gives parameters that are no floats, all must be")
+    return logits[1], wrong
 
 
 @functools.lru_cache(maxsize=64)
@@ -356,9 +356,9 @@ def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str
     if isinstance(clients.conduct, Conduct):
         conduct = fields.pop("conduct")._asdict()
         fields |= {f"conduct.{name}": value for name, value in conduct.items()}
-    found = [_no_array(f"Clients.{n}", v) for n, v in fields.items() if not _is_array(v)]
-    if found:
-        return found
+    wrong = [_no_array(f"Clients.{n}", v) for n, v in fields.items() if not _is_array(v)]
+    if wrong:
+        return wrong
     mask = clients.mask
     if mask.ndim != 2 or 0 in mask.shape or mask.dtype != bool:
         return [
@@ -379,24 +379,24 @@ def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str
         if value is None:
             continue
         if value.shape != shape or not _whole(value):
-            found.append(f"Clients.{name} is {_shown(value)}, it must be integers {list(shape)}")
+            wrong.append(f"Clients.{name} is {_shown(value)}, it must be integers {list(shape)}")
             continue
-        own = ranges[name].complaints(f"Clients.{name}", value, None if value.ndim == 1 else mask)
-        if name == "numbers" and not own and known(value):
+        more = ranges[name].complaints(f"Clients.{name}", value, None if value.ndim == 1 else mask)
+        if name == "numbers" and not more and known(value):
             values, counts = np.unique(np.asarray(value), return_counts=True)
             if (counts > 1).any():
-                own = [f"Clients.numbers holds {values[counts > 1][0]} twice, it must be distinct"]
-        found += own
+                more = [f"Clients.numbers holds {values[counts > 1][0]} twice, it must be distinct"]
+        wrong += more
     strength = fields.get("conduct.strength")
     if strength is not None:
         right = jnp.issubdtype(strength.dtype, jnp.floating) and strength.shape == (number,)
         if not right:
-            found.append(
+            wrong.append(
                 f"Clients.conduct.strength is {_shown(strength)}, it must be floats [{number}]"
             )
         elif known(strength) and not np.isfinite(np.asarray(strength)).all():
-            found.append("Clients.conduct.strength holds what is not finite")
-    return found
+            wrong.append("Clients.conduct.strength holds what is not finite")
+    return wrong
 
 
 # ---------------------------------------------------------------- small things

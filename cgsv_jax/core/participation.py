@@ -239,7 +239,7 @@ def by_row(
         jax.tree.leaves(jax.eval_shape(lambda n=n: init(n, num_parameters)))
         for n in (num_clients, other)
     )
-    found = []
+    flags = []
     for leaf, like in zip(mine, theirs, strict=True):
         grows = leaf.shape != like.shape
         if grows and (leaf.shape[0], *like.shape[1:]) != (num_clients, *leaf.shape[1:]):
@@ -247,8 +247,8 @@ def by_row(
                 f"the algorithm keeps an array {leaf.shape} for {num_clients} clients, of which "
                 "there is no part for a cohort: it must be [N, ...]"
             )
-        found.append(grows)
-    return tuple(found)
+        flags.append(grows)
+    return tuple(flags)
 
 
 def gather(

@@ -6,7 +6,7 @@ a `Model` and local training only as a `Trainer`.
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,74 +101,103 @@ def train(
     Returns:
       The Upload, N rows, and the optimizer states, leaves [rows, ...].
     """
-    model, trainer, _, settings, *_ = federation
+    settings = federation.settings
     data, clients = jax.tree.map(jnp.asarray, checks.canonical(data, clients))
-    shapes = jax.eval_shape(model.init, key)
-    unravel = vectors.unraveler(shapes)
+    sizes = clients.sizes
+    count, rows = sizes.size, state.clients.shape[0]
     labels = data.labels[clients.rows] if clients.labels is None else clients.labels
-    # Keys depend on the round and the client's number alone, not on N or the layout.
-    key_of_round = _key_of(key, _TRAINING, state.round)
+    numbers = jnp.arange(count) if clients.numbers is None else clients.numbers
+    participates = jnp.ones(count, bool) if participates is None else participates
+    each = (numbers, participates, clients.rows, clients.mask, labels)
+    # Rows that only fill up a device hold nothing and take no step; the rules never see them.
+    each = _Client(
+        *(layout.pad_rows(x, rows) for x in each),
+        order=None if orders is None else layout.pad_rows(jnp.asarray(orders), rows, -1),
+        weights=state.clients,
+        optimizer=state.optimizer,
+    )
+    trained = over_clients(
+        _one_client(federation),
+        settings.width,
+        work=layout.pad_rows(sizes, rows),
+        mesh=settings.mesh,
+        shared=(_key_of(key, _TRAINING, state.round), state.round, data.inputs),
+    )
+    sent, optimizer = trained(each)
+    sent = jax.tree.map(lambda x: x[:count], sent)
+    upload = Upload(
+        server=state.server,
+        clients=state.clients[:count],
+        deltas=sent.delta,
+        norms=sent.norm,
+        scales=jnp.ones_like(sent.norm),
+        present=sent.present,
+        num_examples=sizes,
+        loss=sent.loss,
+        learning_rate=jnp.asarray(federation.trainer.learning_rate(state.round)),
+        validation=data.validation,
+        round=state.round,
+        numbers=clients.numbers,
+        nonfinite=sent.nonfinite,
+        start_loss=sent.start_loss,
+        alone=state.alone if settings.alone else None,
+    )
+    return upload, optimizer
+
+
+class _Client(NamedTuple):
+    """One client before its local training; stacked over clients by `train`."""
+
+    number: Array  # [] int32
+    participates: Array  # [] bool
+    rows: Array  # [M] int32
+    mask: Array  # [M] bool
+    labels: Array  # [M] int32
+    order: Array | None  # [E, M] int32; None: drawn
+    weights: Array  # [D]
+    optimizer: ArrayTree
+
+
+class _Sent(NamedTuple):
+    """What one client sends."""
+
+    delta: Array  # [D]
+    norm: Array  # []
+    present: Array  # [] bool
+    nonfinite: Array  # [] bool
+    loss: Array  # []
+    start_loss: Array | None  # []
+
+
+def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]]:
+    """(key of the round, round [], inputs [n, ...], client) -> (sent, optimizer), of ONE client.
+
+    Its draws depend on the round and its number alone, not on N or the layout.
+    """
+    model, trainer, _, settings, *_ = federation
+    unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
     losses = evaluation_lib.mean_loss(model, settings.eval_batch) if settings.start_loss else None
 
-    def one_client(
-        key, round_, inputs, number, participates, weights, opt_state, rows, mask, labels, order
-    ):
-        start = None if losses is None else losses(inputs, rows, mask, labels, weights)
-        order_key, step_key = jax.random.split(jax.random.fold_in(key, number))
+    def one(key: PRNGKey, round_: Array, inputs: Array, client: _Client) -> tuple[_Sent, ArrayTree]:
+        _, participates, rows, mask, labels, order, weights, optimizer = client
+        start_loss = None if losses is None else losses(inputs, rows, mask, labels, weights)
+        order_key, step_key = jax.random.split(jax.random.fold_in(key, client.number))
         if order is None:
             order = local.draw_order(order_key, mask, settings.epochs)
         examples = Examples(inputs, rows, labels)
-        delta, new_opt_state, loss = trainer.update(
-            step_key, unravel(weights), opt_state, examples, order, round_
+        delta, trained, loss = trainer.update(
+            step_key, unravel(weights), optimizer, examples, order, round_
         )
         delta = vectors.ravel(delta)
         norm = vectors.norm(delta)
         finite = jnp.isfinite(norm)
         present = finite & participates
         delta = jnp.where(present, delta, 0.0)
-        opt_state = jax.tree.map(lambda n, o: jnp.where(present, n, o), new_opt_state, opt_state)
+        optimizer = jax.tree.map(lambda n, o: jnp.where(present, n, o), trained, optimizer)
         norm = jnp.where(present, norm, 0.0)
-        return delta, norm, present, participates & ~finite, loss, start, opt_state
+        return _Sent(delta, norm, present, participates & ~finite, loss, start_loss), optimizer
 
-    sizes = clients.sizes
-    count, rows = sizes.size, state.clients.shape[0]
-    # Rows that only fill up a device hold nothing and take no step; the rules never see them.
-    numbers = jnp.arange(count) if clients.numbers is None else clients.numbers
-    participates = jnp.ones(count, bool) if participates is None else participates
-    numbers, participates, slots, mask, labels = (
-        layout.pad_rows(x, rows)
-        for x in (numbers, participates, clients.rows, clients.mask, labels)
-    )
-    orders = None if orders is None else layout.pad_rows(jnp.asarray(orders), rows, -1)
-    lifted = over_clients(
-        one_client,
-        settings.width,
-        work=layout.pad_rows(sizes, rows),
-        mesh=settings.mesh,
-        shared=(key_of_round, state.round, data.inputs),
-    )
-    *sent, optimizer = lifted(
-        numbers, participates, state.clients, state.optimizer, slots, mask, labels, orders
-    )
-    deltas, norms, present, nonfinite, loss, start = jax.tree.map(lambda x: x[:count], sent)
-    upload = Upload(
-        server=state.server,
-        clients=state.clients[:count],
-        deltas=deltas,
-        norms=norms,
-        scales=jnp.ones_like(norms),
-        present=present,
-        num_examples=sizes,
-        loss=loss,
-        learning_rate=jnp.asarray(trainer.learning_rate(state.round)),
-        validation=data.validation,
-        round=state.round,
-        numbers=clients.numbers,
-        nonfinite=nonfinite,
-        start_loss=start,
-        alone=state.alone if settings.alone else None,
-    )
-    return upload, optimizer
+    return one
 
 
 def round_(

@@ -44,9 +44,9 @@ def ravel(params: ArrayTree) -> Array:
 
 def unraveler(shapes: ArrayTree) -> Callable[[Array], ArrayTree]:
     """The function [D] -> params for parameters shaped like `shapes` (see `jax.eval_shape`)."""
-    found = []
-    jax.eval_shape(lambda params: found.append(ravel_pytree(params)[1]), shapes)
-    return found[0]
+    unravel = []
+    jax.eval_shape(lambda params: unravel.append(ravel_pytree(params)[1]), shapes)
+    return unravel[0]
 
 
 def norm(vector: Array) -> Array:

@@ -45,6 +45,7 @@ class Bound(NamedTuple):
     widths: Callable[[], tuple[int | None, int | None]]  # of training and evaluation
     rounds: int  # T, those alone before, and those of a second stage
     batch: int  # rows of a training step, at most
+    steps: np.ndarray  # [N] mini-batch steps of each client in a round
     num_clients: int  # N, those that one poses as included
     cohort: int  # clients of a round, at most
     checkpoint_every: int | None  # rounds
@@ -71,11 +72,6 @@ class Bound(NamedTuple):
         """The data as the programs read them: validation rows only if the method needs them."""
         return self.task.data if self.needs.rows else self.task.data._replace(validation=None)
 
-    @property
-    def steps(self) -> np.ndarray:
-        """Mini-batch steps of each client in a round, [N]."""
-        return self.settings.epochs * -(-self.task.sizes // self.batch)
-
 
 def bind(config: Config, method: Method, task: Task) -> Bound:
     """What a configuration means for one of its methods on one task; nothing is computed.
@@ -86,7 +82,8 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     """
     needs = needs_of(config, method)
     options = method.options(tensors=task.tensors, rounds=config.rounds, network=task.network)
-    slots = task.clients.mask.shape[1]
+    batch = min(config.batch_size, task.clients.mask.shape[1])
+    steps = config.epochs * -(-task.sizes // batch)
     asked = width_asked(config.layout)
     settings = Settings(
         rounds=config.rounds,
@@ -128,13 +125,13 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     def widths() -> tuple[int | None, int | None]:
         def fitting(rows: int, training: bool) -> int:
             inputs = task.data.inputs
-            batch = (min(rows, len(inputs)), *inputs.shape[1:])
-            batch = jax.ShapeDtypeStruct(batch, inputs.dtype)
-            return hardware.fitting(task.model, batch, len(task.sizes), training)
+            shape = (min(rows, len(inputs)), *inputs.shape[1:])
+            inputs = jax.ShapeDtypeStruct(shape, inputs.dtype)
+            return hardware.fitting(task.model, inputs, len(task.sizes), training)
 
         width = asked
         if config.layout == "balanced":
-            width = layout_lib.balanced_width(bound.steps, most=fitting(bound.batch, True))
+            width = layout_lib.balanced_width(steps, most=fitting(batch, True))
         return width, asked or fitting(config.eval_batch, False)
 
     # The standalone baseline has no server to deceive: its clients cheat at most with their labels.
@@ -142,7 +139,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     deceived = uploads and method.algorithm != frames.YARDSTICK
     number, _ = counts_of(config)
     listed = None if task.attendance is None else task.attendance.shape[1]
-    bound = Bound(
+    return Bound(
         name=method.name,
         task=task,
         seeds=config.seeds,
@@ -155,13 +152,13 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         settings=settings,
         widths=widths,
         rounds=rounds_of(config, method),
-        batch=min(config.batch_size, slots),
+        batch=batch,
+        steps=steps,
         num_clients=number,
         cohort=listed or config.cohort or number,
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),
     )
-    return bound
 
 
 # What rules are made of where they are asked what they need, and compute nothing.

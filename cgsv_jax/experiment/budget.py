@@ -1,4 +1,4 @@
-"""What a run takes of time and memory, estimated before it begins."""
+"""What a run takes of time and memory, estimated before it begins, and what is too much."""
 
 import functools
 from collections.abc import Callable
@@ -6,11 +6,15 @@ from typing import Any
 
 import jax
 
+from cgsv_jax.config.schema import Config
+from cgsv_jax.core import ranges
 from cgsv_jax.data import partition as partition_lib
-from cgsv_jax.experiment import execute
+from cgsv_jax.experiment import bind, execute, hardware
 from cgsv_jax.experiment import timing as timing_lib
 from cgsv_jax.experiment.bind import Bound
 from cgsv_jax.experiment.hardware import Memory
+from cgsv_jax.experiment.task import Task, counts_of, flags_of
+from cgsv_jax.host import files as files_lib
 from cgsv_jax.types import Model
 
 # A segment ends, and a checkpoint may be written, before a slow CPU has computed for so long.
@@ -117,3 +121,40 @@ def segments_of(bound: Bound) -> tuple[execute.Segment, ...]:
     before = execute.segments(alone, every, most) if alone else ()
     before = tuple(execute.Segment(segment.rounds, 0, alone=True) for segment in before)
     return before + execute.segments(bound.rounds - alone, every, most)
+
+
+def unfit(config: Config, task: Task) -> list[str]:
+    """What the methods, or the local epochs, cannot do on this task; nothing is compiled."""
+    wrong = []
+    visits = config.epochs * task.clients.mask.shape[1]
+    if visits > ranges.MAX_WHOLE:
+        wrong.append(
+            f"--epochs is {config.epochs}, which makes {visits} visits of the largest client's "
+            f"rows in a round, it must make at most {ranges.MAX_WHOLE}"
+        )
+    there = hardware.memory() * (config.devices if timing_lib.memory_limit() else 1)
+    number, _ = counts_of(config)
+    flags = flags_of(config)
+    models_ = Memory(4 * number * sum(task.tensors), "models", flags.clients + flags.model)
+    # Before a rule looks at such a model.
+    if large := hardware.beyond("every method", [models_], there):
+        return wrong + large
+    for method in config.methods:
+        try:  # what a rule says of N, D or the model, it says before anything is compiled
+            bound = bind.bind(config, method, task)
+            if bound.needs.rows and not len(task.data.validation[1]):
+                wrong.append(
+                    f"{method.name} judges models on the server's validation rows, "
+                    f"but --validation-share {config.validation_share:g} leaves none"
+                )
+                continue
+            needed = memory_of(bound)
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        wrong += hardware.beyond(method.name, needed, there)
+    rows = number * len(config.partitions) * len(config.seeds)
+    rows *= sum(bind.rounds_of(config, method) for method in config.methods)
+    decide = (*flags.clients, "--rounds", "--seeds", "--algorithms", "--partition")
+    table = Memory(A_ROW * rows, f"{rows:,} rows of rounds.parquet", decide)
+    return wrong + hardware.beyond("the tables", [table], files_lib.host_memory())

@@ -10,22 +10,19 @@ from cgsv_jax import data as data_lib
 from cgsv_jax import models
 from cgsv_jax.config import schema
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.core import attacks, checks, ranges, vectors
+from cgsv_jax.core import attacks, checks, vectors
 from cgsv_jax.core import evaluation as evaluation_lib
 from cgsv_jax.data import attendance as attendance_lib
 from cgsv_jax.data import lists
 from cgsv_jax.data import owners as owners_lib
 from cgsv_jax.data import partition as partition_lib
-from cgsv_jax.experiment import bind, budget, hardware
+from cgsv_jax.experiment import budget, hardware
 from cgsv_jax.experiment import identity as identity_lib
-from cgsv_jax.experiment import timing as timing_lib
-from cgsv_jax.experiment.hardware import Memory
 from cgsv_jax.experiment.task import (
     DataIdentity,
     Task,
     attacks_of,
     counts_of,
-    flags_of,
     width_asked,
 )
 from cgsv_jax.host import files as files_lib
@@ -54,22 +51,21 @@ def tasks(config: Config) -> tuple[Task, ...]:
         model = _model(config, full, source.num_classes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
-    dealt, ids, wrong = [], [], []
+    dealt, wrong = [], []
     for name in config.partitions:
         try:
-            *arrays, held = _deal(config, full, name, read.get(name))
-            wrong += checks.complaints(*arrays, model)
-            dealt.append(arrays)
-            ids.append(held)
+            data, clients, owners = _deal(config, full, name, read.get(name))
+            wrong += checks.complaints(data, clients, model)
+            dealt.append((name, data, clients, owners))
         except (ValueError, OSError) as error:
             wrong += str(error).splitlines()
     schema.refuse(wrong)
-    made = tuple(
-        _task(config, name, *arrays[:2], model)._replace(identity=identity)
-        for name, arrays in zip(config.partitions, dealt, strict=True)
-    )
-    schema.refuse(wrong for task in made for wrong in _unfit(config, task))
-    return tuple(_conducted(config, *each) for each in zip(made, ids, strict=True))
+    honest = [
+        (_task(config, name, data, clients, model)._replace(identity=identity), owners)
+        for name, data, clients, owners in dealt
+    ]
+    schema.refuse(wrong for task, _ in honest for wrong in budget.unfit(config, task))
+    return tuple(_conducted(config, task, owners) for task, owners in honest)
 
 
 def given(config: Config, data: Dataset, clients: Clients, model: Model | None = None) -> Task:
@@ -108,7 +104,7 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
         data = data._replace(validation=(data.inputs[:0], data.labels[:0]))
     task = _task(config, schema.GIVEN, data, clients, model)
     task = task._replace(own_model=own_model)
-    schema.refuse(_unfit(config, task))
+    schema.refuse(budget.unfit(config, task))
     return _conducted(config, task)
 
 
@@ -147,10 +143,13 @@ def _task(config: Config, name: str, data: Dataset, clients: Clients, model: Mod
     )  # fmt: skip
 
 
-def _conducted(config: Config, task: Task, ids: np.ndarray | None = None) -> Task:
+def _conducted(config: Config, task: Task, owners: np.ndarray | None = None) -> Task:
     """The task with the clients that cheat or come late, and who is evaluated.
 
-    `ids` are the owners of the rows, where clients are owners.
+    Args:
+      config: what is asked of them.
+      task: of honest clients that are there from the first round.
+      owners: [n] the owner of every training row, where clients are owners.
     """
     clients, cheats = _conduct(config, task)
     clients = _joining(config, clients)
@@ -160,9 +159,12 @@ def _conducted(config: Config, task: Task, ids: np.ndarray | None = None) -> Tas
         # Evenly from the fewest rows to the most, both ends included.
         places = np.linspace(0, len(sizes) - 1, config.eval_clients).round().astype(int)
         chosen = np.sort(np.argsort(sizes, kind="stable")[places])
-    held = () if ids is None else tuple(ids[np.asarray(clients.rows)[:, 0]].astype(str).tolist())
-    made = task._replace(clients=clients, sizes=sizes, classes=classes, owners=held)
-    return made._replace(chosen=chosen, cheats=cheats)
+    names: tuple[str, ...] = ()
+    if owners is not None:
+        names = tuple(owners[np.asarray(clients.rows)[:, 0]].astype(str).tolist())
+    return task._replace(
+        clients=clients, sizes=sizes, classes=classes, chosen=chosen, cheats=cheats, owners=names
+    )
 
 
 def _conduct(config: Config, task: Task) -> tuple[Clients, tuple[str, ...]]:
@@ -192,43 +194,6 @@ def _joining(config: Config, clients: Clients) -> Clients:
         joins[order[:count]] = first
         order = order[count:]
     return clients._replace(joins=joins)
-
-
-def _unfit(config: Config, task: Task) -> list[str]:
-    """What the methods, or the local epochs, cannot do on this task; nothing is compiled."""
-    wrong = []
-    visits = config.epochs * task.clients.mask.shape[1]
-    if visits > ranges.MAX_WHOLE:
-        wrong.append(
-            f"--epochs is {config.epochs}, which makes {visits} visits of the largest client's "
-            f"rows in a round, it must make at most {ranges.MAX_WHOLE}"
-        )
-    there = hardware.memory() * (config.devices if timing_lib.memory_limit() else 1)
-    number, _ = counts_of(config)
-    flags = flags_of(config)
-    models_ = Memory(4 * number * sum(task.tensors), "models", flags.clients + flags.model)
-    # Before a rule looks at such a model.
-    if large := hardware.beyond("every method", [models_], there):
-        return wrong + large
-    for method in config.methods:
-        try:  # what a rule says of N, D or the model, it says before anything is compiled
-            bound = bind.bind(config, method, task)
-            if bound.needs.rows and not len(task.data.validation[1]):
-                wrong.append(
-                    f"{method.name} judges models on the server's validation rows, "
-                    f"but --validation-share {config.validation_share:g} leaves none"
-                )
-                continue
-            needed = budget.memory_of(bound)
-        except ValueError as error:
-            wrong.append(str(error))
-            continue
-        wrong += hardware.beyond(method.name, needed, there)
-    rows = number * len(config.partitions) * len(config.seeds)
-    rows *= sum(bind.rounds_of(config, method) for method in config.methods)
-    decide = (*flags.clients, "--rounds", "--seeds", "--algorithms", "--partition")
-    table = Memory(budget.A_ROW * rows, f"{rows:,} rows of rounds.parquet", decide)
-    return wrong + hardware.beyond("the tables", [table], files_lib.host_memory())
 
 
 def _deal(
