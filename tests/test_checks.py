@@ -419,8 +419,8 @@ def test_parts_by_name_are_an_older_form_of_a_federation(world, tiny):
     jax.tree.map(np.testing.assert_array_equal, found, cg.run(key, *world, federation, orders))
     with pytest.raises(TypeError, match="a federation and settings beside it"):
         cg.run(key, *world, federation, settings=federation.settings)
-    with pytest.raises(ValueError, match=r"federation is None, .* cgsv_jax\.Federation"):
-        cg.run(key, *world)
+    with pytest.raises(ValueError, match=r"federation is a tuple, .* cgsv_jax\.Federation"):
+        cg.run(key, *world, tuple(federation))
 
 
 def test_a_loss_is_one_number_per_row(world, tiny):

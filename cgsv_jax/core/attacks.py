@@ -4,7 +4,7 @@ Which client does what is data (`Conduct`), so one program serves every choice o
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class Forgery(NamedTuple):
     only the attackers' rows are used. `strength` is in the unit that the attack names.
     """
 
-    make: Callable[[Array, Array, Array, Array, Array | None], Array]
+    make: Callable[[Array, Array, Array, Array, Any], Array]
     strength: float = 1.0  # where nobody says otherwise
     remembers: bool = False  # whether it needs what was received in the last round
 

@@ -95,7 +95,7 @@ def balanced_width(
 # ---------------------------------------------------------------- devices
 
 
-def mesh_of(devices: Sequence[jax.Device]) -> Mesh | None:
+def mesh_of(devices: Sequence[Any]) -> Mesh | None:
     """A mesh whose one axis is the clients'; None for a single device, which needs none."""
     if len(devices) == 1:
         return None

@@ -24,7 +24,7 @@ negative_log_likelihood: Loss = optax.softmax_cross_entropy_with_integer_labels
 
 
 def decayed(
-    learning_rate: chex.Numeric, decay: chex.Numeric, *, per: str = "round", epochs: int = 1
+    learning_rate: Array | float, decay: Array | float, *, per: str = "round", epochs: int = 1
 ) -> Schedule:
     """eta decay^round, or eta decay^(round E + epoch): the learning rate of a local epoch.
 
@@ -123,7 +123,8 @@ def trainer(
     def logits_of(params: ArrayTree, inputs: Array, key: PRNGKey) -> Array:
         if precision != "bfloat16":
             return model.apply(params, inputs, key)
-        logits = model.apply(*_half((params, inputs)), key)
+        params, inputs = _half((params, inputs))
+        logits = model.apply(params, inputs, key)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
     def fresh(params: ArrayTree) -> ArrayTree:

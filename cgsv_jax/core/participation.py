@@ -7,7 +7,6 @@ on these, and `put` scatters them back.
 import functools
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,13 +28,13 @@ from cgsv_jax.types import (
 UNIFORM = 0.1
 
 
-def everybody(dropout: chex.Numeric = 0.0) -> Participation:
+def everybody(dropout: Array | float = 0.0) -> Participation:
     """All clients that have joined, in every round."""
     checks.numbers(dropout=dropout)
     return Participation(None, None, dropout)
 
 
-def uniform(size: int, dropout: chex.Numeric = 0.0) -> Participation:
+def uniform(size: int, dropout: Array | float = 0.0) -> Participation:
     """A cohort of C clients, each as likely as every other, without replacement.
 
     Args:
@@ -52,7 +51,7 @@ def uniform(size: int, dropout: chex.Numeric = 0.0) -> Participation:
     return _drawn(size, weight, dropout)
 
 
-def by_reputation(size: int, dropout: chex.Numeric = 0.0) -> Participation:
+def by_reputation(size: int, dropout: Array | float = 0.0) -> Participation:
     """A cohort of C clients, one after another with p_i = .9 r_i / sum r + .1 / N of those left.
 
     A client that has never been heard has no reputation and counts as one with the mean, 1 / N.
@@ -73,7 +72,7 @@ def by_reputation(size: int, dropout: chex.Numeric = 0.0) -> Participation:
     return _drawn(size, weight, dropout)
 
 
-def given(schedule: Array, dropout: chex.Numeric = 0.0) -> Participation:
+def given(schedule: Array, dropout: Array | float = 0.0) -> Participation:
     """The clients [C] of every round, by number, as listed; after the last round from the first.
 
     Args:
@@ -120,7 +119,7 @@ def given(schedule: Array, dropout: chex.Numeric = 0.0) -> Participation:
     return Participation(schedule.shape[1], draw, dropout)
 
 
-def _drawn(size: int, weight: Callable[[Array], Array], dropout: chex.Numeric) -> Participation:
+def _drawn(size: int, weight: Callable[[Array], Array], dropout: Array | float) -> Participation:
     checks.numbers(dropout=dropout)
     checks.numbers("cohort", size=size)
 
@@ -202,7 +201,7 @@ def who(
         keys = vectors.draws(drop_key, numbers, numbers.size)
         return jax.vmap(lambda k: ~jax.random.bernoulli(k, participation.dropout))(keys)
 
-    if participation.size is None:
+    if participation.size is None or participation.draw is None:
         return joined & stay(numbers), None
     members = participation.draw(draw_key, state.round, numbers, state.reputation, joined)
     members = jnp.append(members, count)
@@ -276,7 +275,7 @@ def gather(
     numbers = jnp.arange(count) if clients.numbers is None else clients.numbers
     leaves, structure = jax.tree.flatten(state.algorithm)
 
-    def part(leaf: Array) -> Array:
+    def part(leaf: jax.Array) -> jax.Array:
         if leaf.dtype == bool:
             away = jnp.all(leaf.at[members].set(True, mode="drop"), axis=0)
         else:
@@ -314,10 +313,10 @@ def as_cohort(upload: Upload, everybody: Clients, members: Array) -> Upload:
     away = jnp.sum(sizes.at[members].set(0, mode="drop").astype(jnp.float32))
     away = jnp.minimum(away, 2.0**31 - 128).astype(jnp.int32)
     nobody = jnp.arange(members.size) == members.size - 1
-    order = jnp.argsort(jnp.where(nobody, jnp.iinfo(jnp.int32).max, upload.numbers))
+    order = jnp.argsort(jnp.where(nobody, jnp.iinfo(jnp.int32).max, jnp.asarray(upload.numbers)))
     return upload._replace(
         population=sizes.size,
-        num_examples=upload.num_examples.at[-1].set(away),
+        num_examples=jnp.asarray(upload.num_examples).at[-1].set(away),
         numbers=jnp.argsort(order).astype(jnp.int32),
     )
 

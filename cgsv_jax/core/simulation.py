@@ -281,7 +281,7 @@ def _forged(
         deltas=jnp.where(present[:, None], deltas, 0.0),
         norms=jnp.where(present, norms, 0.0),
         present=present,
-        nonfinite=upload.nonfinite | (upload.present & ~finite),
+        nonfinite=jnp.asarray(upload.nonfinite) | (upload.present & ~finite),
     )
 
 
@@ -395,7 +395,8 @@ def train_alone(
 
     state, _ = jax.lax.scan(one_round, state, orders, federation.settings.rounds)
     count = clients.mask.shape[0]
-    reached = evaluate(state, *data.validation, federation).accuracy[:count]
+    inputs, labels = data.validation
+    reached = evaluate(state, inputs, labels, federation).accuracy[:count]
     start = init(key, count, federation)
     start = start._replace(algorithm=state.algorithm, attack=state.attack, alone=reached)
     through = state.round >= rounds
@@ -445,7 +446,9 @@ def evaluate(
     results = over_clients(one_client, width, mesh=settings.mesh, shared=shared)(weights)
     if chosen is not None:
         results = tuple(x[: chosen.size] for x in results)
-    return Evaluation(state.round, *results, *one_model(inputs, labels, state.server))
+    accuracy, loss, distance = results
+    server = one_model(inputs, labels, state.server)
+    return Evaluation(state.round, accuracy, loss, distance, *server)
 
 
 def advance(
@@ -548,9 +551,7 @@ def run(
       ValueError: as `advance` does.
       TypeError: both a federation and parts are given, or parts are missing.
     """
-    if parts:
-        if federation is not None:
-            raise TypeError(f"run() got a federation and {', '.join(parts)} beside it")
+    if federation is None:
         warnings.warn(
             "run(..., model=, trainer=, ...) is deprecated, use "
             "run(key, data, clients, cgsv_jax.Federation(model, trainer, ...))",
@@ -558,6 +559,8 @@ def run(
             stacklevel=2,
         )
         federation = Federation(**parts)
+    elif parts:
+        raise TypeError(f"run() got a federation and {', '.join(parts)} beside it")
     _check(key, data, clients, federation)
     settings = federation.settings
     state = init(key, clients.mask.shape[0], federation)

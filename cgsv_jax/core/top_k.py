@@ -145,8 +145,8 @@ def by_sorting(keys: Array, quota: Array, weights: Array | None = None) -> tuple
     """
     order = _ascending(keys)
     first = order[jnp.minimum(quota, keys.size - 1)]
-    found = _or_everything(keys[first], first, quota, keys.size)
-    return found if weights is None else (*found, _before(jnp.cumsum(weights[order]), quota))
+    last = _or_everything(keys[first], first, quota, keys.size)
+    return last if weights is None else (*last, _before(jnp.cumsum(weights[order]), quota))
 
 
 def _or_everything(key: Array, position: Array, quota: Array, entries: int) -> tuple[Array, Array]:
@@ -166,7 +166,7 @@ def by_selecting(keys: Array, quota: Array, weights: Array | None = None) -> tup
     row = jnp.zeros(clients, jnp.int32)  # of the histogram, for every client
     cell, rows = jnp.zeros(entries, jnp.int32), 1  # for every entry its row; past the end: nobody's
     rest = quota  # entries of its row that a client still gets
-    total = None if weights is None else jnp.zeros(clients, weights.dtype)
+    total = jnp.zeros(clients, jnp.float32 if weights is None else weights.dtype)
     thresholds = []
     for values, bits, first in ((keys, 31, _FIRST), (places, (entries - 1).bit_length(), _NEXT)):
         threshold, left = jnp.zeros(clients, jnp.int32), bits
@@ -194,5 +194,6 @@ def by_selecting(keys: Array, quota: Array, weights: Array | None = None) -> tup
             cell = owner.at[cell].get(mode="fill", fill_value=clients)
             row, rows = owner[mine], clients
         thresholds.append(threshold)
-    found = _or_everything(*thresholds, quota, entries)
-    return found if weights is None else (*found, total)
+    key, position = thresholds
+    last = _or_everything(key, position, quota, entries)
+    return last if weights is None else (*last, total)

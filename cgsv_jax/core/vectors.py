@@ -154,7 +154,7 @@ def dots(vectors: Array, vector: Array) -> Array:
 
 
 def cosines(
-    vectors: Array, norms: Array, scales: Array, vector: Array, epsilon: chex.Numeric = 0.0
+    vectors: Array, norms: Array, scales: Array, vector: Array, epsilon: Array | float = 0.0
 ) -> Array:
     """cos(scales_i vectors_i, vector) for every row, 0 where either is a zero vector.
 
@@ -182,7 +182,7 @@ def cosines(
     return jnp.where(defined, jnp.clip(direction * shrink, -1.0, 1.0), 0.0)
 
 
-def _capped(length: Array, epsilon: chex.Numeric) -> Array:
+def _capped(length: Array, epsilon: Array | float) -> Array:
     """length / max(length, epsilon), 0 where both are 0."""
     divisor = jnp.maximum(length, epsilon)
     return length / jnp.where(divisor > 0, divisor, 1.0)

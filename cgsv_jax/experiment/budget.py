@@ -54,7 +54,8 @@ def memory_of(bound: Bound) -> tuple[Memory, ...]:
     optimizer = number * _size(bound.trainer(bound.hyper).init, params)
     state = 4 * number * parameters + optimizer
     state += _size(lambda: bound.algorithm(bound.hyper).init(number, parameters))
-    state += _size(lambda: bound.attack.init(number, parameters)) if bound.attack else 0
+    if attack := bound.attack:
+        state += _size(lambda: attack.init(number, parameters))
     wide = min(bound.settings.width or number, number)
     copies = bound.cohort + 3 * wide + REBUILT * needs.rows
     who, network = bound.flags
@@ -106,7 +107,7 @@ def seconds_per_round(bound: Bound) -> float:
     evaluated = 1 + (clients if task.chosen is None else len(task.chosen))
     often = min(bound.settings.eval_every, bound.settings.rounds)
     passes = 3 * taken * bound.batch + evaluated * len(task.data.test_labels) / often
-    validated = len(task.data.validation[1]) if needs.rows else 0
+    validated = task.validation_rows if needs.rows else 0
     valued = needs.valuations(clients)
     flops = forward * (passes + valued * validated) + valued * clients**2
     return flops / RATE + taken / STEPS + READINGS * 4 * clients * sum(task.tensors) / BYTES
@@ -142,7 +143,7 @@ def unfit(config: Config, task: Task) -> list[str]:
     for method in config.methods:
         try:  # what a rule says of N, D or the model, it says before anything is compiled
             bound = bind.bind(config, method, task)
-            if bound.needs.rows and not len(task.data.validation[1]):
+            if bound.needs.rows and not task.validation_rows:
                 wrong.append(
                     f"{method.name} judges models on the server's validation rows, "
                     f"but --validation-share {config.validation_share:g} leaves none"

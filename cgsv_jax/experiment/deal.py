@@ -45,9 +45,9 @@ def tasks(config: Config) -> tuple[Task, ...]:
         )
         read: dict[str, Any] = {}  # partition -> what its file says
         if "by_owner" in config.partitions:
-            read["by_owner"] = owners_lib.load(config.owners, len(full.labels))
+            read["by_owner"] = owners_lib.load(config.owners or "", len(full.labels))
         if "from_lists" in config.partitions:
-            read["from_lists"] = lists.load(config.lists)
+            read["from_lists"] = lists.load(config.lists or "")
         model = _model(config, full, source.num_classes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
@@ -176,7 +176,7 @@ def _conduct(config: Config, task: Task) -> tuple[Clients, tuple[str, ...]]:
     return attacks.dishonest(
         np.random.default_rng([config.partition_seed, 3]),
         task.clients,
-        task.data.labels,
+        np.asarray(task.data.labels),
         logits.shape[-1],
         task.attacks,
         config.attackers,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.types import Array, ArrayTree, Evaluation, Hyper, Record
@@ -452,7 +453,7 @@ def _start(begin: Callable, seeds: Array, hyper: Hyper) -> ArrayTree:
 
 
 def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _on_host(state: ArrayTree) -> ArrayTree:
@@ -467,7 +468,7 @@ def _on_devices(state: ArrayTree, like: ArrayTree, shardings: ArrayTree) -> Arra
         if _is_key(like):
             impl = []  # what only an array, or a traced one, tells
             jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
-            x = jax.random.wrap_key_data(x, impl=impl[0])
+            x = jax.random.wrap_key_data(jnp.asarray(x), impl=impl[0])
         return jax.device_put(x, sharding, may_alias=False)
 
     return jax.tree.map(put, state, like, shardings)

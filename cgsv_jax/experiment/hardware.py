@@ -14,7 +14,7 @@ from cgsv_jax.host import files as files_lib
 from cgsv_jax.types import Model
 
 
-def devices(config: Config) -> list[jax.Device]:
+def devices(config: Config) -> list[Any]:
     """The devices that share the clients.
 
     Raises:
@@ -86,4 +86,6 @@ def _scratch(model: Model, batch: jax.ShapeDtypeStruct, training: bool) -> int:
     function = jax.grad(forward) if training else forward
     lowered = jax.jit(function).lower(params, batch, jax.random.key(0))
     analysis = lowered.compile().memory_analysis()
+    if analysis is None:  # the backend does not say
+        return 0
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes

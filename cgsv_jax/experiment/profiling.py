@@ -102,13 +102,13 @@ def profile(bound: Bound, repeats: int = 3) -> Profile:
     # Two readings of the updates (aggregate, scores), one reading and one writing of the models.
     moved = 4.0 * number * size * data.inputs.dtype.itemsize
     products = 4.0 * number * size  # u_N = r U and psi = U u_N
-    trained = [float(steps.sum()) * x for x in step]
-    tested = [batches * (evaluated + 1) * x for x in forward]
+    flops, bytes_ = (float(steps.sum()) * x for x in step)
+    tested, read = (batches * (evaluated + 1) * x for x in forward)
     often = 1 / settings.eval_every
     phases = (
-        Phase("training", training[0], *trained, trained[0] / matrix, training[1], 1.0),
+        Phase("training", training[0], flops, bytes_, flops / matrix, training[1], 1.0),
         Phase("server", serving[0], products, moved, moved / copy, serving[1], 1.0),
-        Phase("evaluation", evaluation[0], *tested, tested[0] / matrix, evaluation[1], often),
+        Phase("evaluation", evaluation[0], tested, read, tested / matrix, evaluation[1], often),
     )
     return Profile(
         task.partition,
@@ -127,8 +127,7 @@ def _phase(
 ) -> tuple[Any, tuple[timing.Timing, float]]:
     """The last result, and (seconds, seconds of compiling)."""
     clock = time.perf_counter()
-    options = {"donate_argnums": 0} if donate else {}
-    compiled = jax.jit(function, **options).lower(*args).compile()
+    compiled = jax.jit(function, donate_argnums=0 if donate else ()).lower(*args).compile()
     compiling = time.perf_counter() - clock
     if donate:
         carry, *rest = args

@@ -68,16 +68,18 @@ def run(
     bounds = [bind.bind(config, method, task) for task in dealt for method in config.methods]
 
     def look(look: Look) -> None:
+        if watch is None:
+            return
         bound = bounds[look.batch]
         accuracy = server = None
         if look.evaluation is not None:
-            accuracy = look.evaluation.accuracy[:, -1].mean(0)
+            accuracy = np.asarray(look.evaluation.accuracy[:, -1].mean(0))
             server = float(look.evaluation.server_accuracy[:, -1].mean())
         counts = look.done, look.rounds, look.compiling, look.pace
         watch(Progress(bound.task.partition, bound.name, *counts, accuracy, server, look.until))
 
     batches = [programs_lib.batch_of(bound) for bound in bounds]
-    seen, clocks = execute.execute(batches, look if watch else lambda look: None, keeper=keeper)
+    seen, clocks = execute.execute(batches, look, keeper=keeper)
     cells = map(programs_lib.cell_of, bounds, seen)
     clock = [
         {

@@ -37,6 +37,11 @@ class Task(NamedTuple):
     own_model: bool = False  # whether the model was given too, and is not the config's
     owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
 
+    @property
+    def validation_rows(self) -> int:
+        """How many the server holds."""
+        return 0 if self.data.validation is None else len(self.data.validation[1])
+
 
 class Flags(NamedTuple):
     """The flags that decide a shape, for sentences about what does not fit."""

@@ -120,7 +120,7 @@ def copy_rate(megabytes: int = 128, repeats: int = 7) -> float:
     return 2 * megabytes * 2**20 / min(seconds)
 
 
-def peak_memory(device: jax.Device | None = None) -> int:
+def peak_memory(device: Any = None) -> int:
     """Most bytes ever in use: of the device's memory, or of this process where that is the host's.
 
     It counts from the start of the process, so that one process can measure one thing.
@@ -132,7 +132,7 @@ def peak_memory(device: jax.Device | None = None) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def memory_limit(device: jax.Device | None = None) -> int | None:
+def memory_limit(device: Any = None) -> int | None:
     """Bytes the device may hold, where it says so (GPUs and TPUs do); else None."""
     stats = (device or jax.local_devices()[0]).memory_stats() or {}
     return stats.get("bytes_limit")
