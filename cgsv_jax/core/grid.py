@@ -12,7 +12,7 @@ from cgsv_jax.types import Array, ArrayTree, Hyper
 
 
 def grid(
-    run: Callable,
+    run: Callable[..., Any],
     keys: Array,
     hyper: Hyper,
     *args: Any,
@@ -51,7 +51,7 @@ def grid(
 
 
 def runs(
-    run: Callable,
+    run: Callable[..., Any],
     keys: Array,
     hyper: Hyper,
     *args: Any,
@@ -86,7 +86,7 @@ def _each(hyper: Hyper, count: int = 1) -> Hyper:
     return jax.tree.map(lambda x: x if jnp.ndim(x) else jnp.full(length, x, float), hyper)
 
 
-def _one(run: Callable, args: tuple) -> Callable:
+def _one(run: Callable[..., Any], args: tuple[Any, ...]) -> Callable[..., Any]:
     """The run of one key and one setting, with its carry if there is one."""
 
     def one(key: Array, hyper: Hyper, carry: ArrayTree) -> Any:

@@ -174,12 +174,12 @@ def dealt(work: Sequence[int] | np.ndarray, devices: int) -> np.ndarray:
 
 
 def over_clients(
-    function: Callable,
+    function: Callable[..., Any],
     width: int | None = None,
     work: Array | None = None,
     mesh: Mesh | None = None,
-    shared: tuple = (),
-) -> Callable:
+    shared: tuple[Any, ...] = (),
+) -> Callable[..., Any]:
     """Lifts a function of one client to arguments stacked over N clients.
 
     Args:
@@ -201,7 +201,7 @@ def over_clients(
     if width is not None and width < 1:
         raise ValueError(f"layout width is {width}, it must be at least 1")
 
-    def on_one_device(work: Array | None, shared: tuple, args: tuple) -> Any:
+    def on_one_device(work: Array | None, shared: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
         one = functools.partial(function, *shared)
         count = jax.tree.leaves(args)[0].shape[0]
         if count == 1:

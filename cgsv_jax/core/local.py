@@ -13,6 +13,7 @@ import optax
 from cgsv_jax.core import checks
 from cgsv_jax.types import Array, ArrayTree, Examples, Model, PRNGKey, Trainer
 
+Carry = tuple[ArrayTree, ArrayTree, Array]  # params, the optimizer's state, sum of losses
 Schedule = Callable[[Array, Array], Array]  # (round [], epoch []) -> learning rate []
 Optimizer = Callable[[Array], optax.GradientTransformation]  # learning rate [] -> optimizer
 Loss = Callable[[Array, Array], Array]  # logits [B, C], labels [B] -> losses [B]
@@ -151,7 +152,7 @@ def trainer(
         short = -order.shape[1] % width
         order = jnp.pad(order, ((0, 0), (0, short)), constant_values=-1)
 
-        def step(i: Array, carry: tuple) -> tuple:
+        def step(i: Array, carry: Carry) -> Carry:
             params, opt_state, total = carry
             epoch = jnp.sum(i >= last_step)
             start = (i - first_step[epoch]) * width

@@ -143,7 +143,9 @@ def _drawn(size: int, weight: Callable[[Array], Array], dropout: Array | float) 
 # ---------------------------------------------------------------- who takes part
 
 
-def of_participants(round_: Callable, key: PRNGKey, federation: Federation) -> Callable:
+def of_participants(
+    round_: Callable[..., tuple[State, Record]], key: PRNGKey, federation: Federation
+) -> Callable[[State, Clients, Array | None], tuple[State, Record]]:
     """Wraps a round of the clients that it is given, so that it is one of those who take part.
 
     Args:

@@ -380,7 +380,9 @@ def train_alone(
     if data.validation is None or not len(data.validation[1]):
         raise ValueError("what clients reach alone is judged on validation rows, there are none")
 
-    def keep_own(key: PRNGKey, upload: Upload, rules: ArrayTree) -> tuple:
+    def keep_own(
+        key: PRNGKey, upload: Upload, rules: ArrayTree
+    ) -> tuple[Download, Standing, ArrayTree]:
         nothing = jnp.zeros_like(upload.norms)
         quota = jnp.zeros(nothing.shape, jnp.int32)
         stays = jnp.zeros_like(upload.server)
@@ -497,7 +499,9 @@ def advance(
             result = result._replace(**fields)
         return result
 
-    def block(state: State, orders: Array | None, length: int) -> tuple:
+    def block(
+        state: State, orders: Array | None, length: int
+    ) -> tuple[State, tuple[Record, Evaluation]]:
         state, record = jax.lax.scan(one_round, state, orders, length)
         return state, (record, evaluation_of(state))
 
