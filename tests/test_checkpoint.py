@@ -639,7 +639,7 @@ def test_the_last_good_one_is_named_when_the_next_cannot_be_saved(config, saved,
 
 RESUME = {
     "not there": (lambda d: d / "nowhere", "it is not there"),
-    "a file": (lambda d: (d / "f", (d / "f").write_text(""))[0], "it is a file"),
+    "a file": (lambda d: (d / "f", (d / "f").write_text(""))[0], "which is a file"),
     "empty": (lambda d: d, "it holds no config.json"),
     "damaged": (lambda d: (d, (d / "config.json").write_text("{"))[0], "cannot be read"),
     "no config": (lambda d: (d, (d / "config.json").write_text("{}"))[0], "lacks the key"),

@@ -568,10 +568,11 @@ def test_who_goes_on_with_what_another_began_is_told_the_command(config, own, tm
     message = f"which holds a {own}, with which `cgsv {own} --resume {tmp_path}` goes on"
     with pytest.raises(ValueError, match=re.escape(message)):
         directory_lib.resumable(tmp_path, other)
-    for place, reason in (("nowhere", "it is not there"), ("config.json", "it is a file")):
-        for command, wanted in (("run", "a run directory"), ("sweep", "a sweep's directory")):
-            with pytest.raises(ValueError, match=f"it must be {wanted}, {reason}"):
-                directory_lib.resumable(tmp_path / place, command)
+    wanted = {"run": "a run directory", "sweep": "a sweep's directory"}[own]
+    with pytest.raises(ValueError, match=f"it must be {wanted}, it is not there"):
+        directory_lib.resumable(tmp_path / "nowhere", own)
+    with pytest.raises(ValueError, match="which is a file, it must name a directory"):
+        directory_lib.resumable(tmp_path / "config.json", own)
 
 
 def test_create_makes_parents(tmp_path):

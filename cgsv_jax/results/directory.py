@@ -115,6 +115,25 @@ def fresh(command: str, dataset: str) -> pathlib.Path:
     return next(path for path in paths if not path.exists())
 
 
+def _opened(path: Path, flag: str) -> pathlib.Path:
+    """A directory that is there, or could be made.
+
+    Raises:
+      ValueError: it is a file, or a folder in it is one or leads elsewhere.
+    """
+    directory = files.path_of(path, flag)
+    if files.kind(directory) not in ("folder", "nothing"):
+        raise _refusal(path, flag, "which is a file, it must name a directory")
+    for name in FOLDERS:
+        if files.kind(files.inside(directory, name)) not in ("folder", "nothing"):
+            raise _refusal(path, flag, f"whose {name} is a file, nothing could be put there")
+    return directory
+
+
+def _refusal(path: Path, flag: str, reason: str) -> ValueError:
+    return ValueError(f"{flag} is {os.fspath(path)!r}, {reason}")
+
+
 def create(path: Path, overwrite: bool = False) -> pathlib.Path:
     """Makes a run directory, before anything is computed.
 
@@ -126,24 +145,14 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
       ValueError: when `path` is no directory, holds a run already, or leads elsewhere.
       OSError: when it cannot be made.
     """
-
-    def refusal(reason: str) -> ValueError:
-        return ValueError(f"--out is {os.fspath(path)!r}, {reason}")
-
-    directory = files.path_of(path, "--out")
-    if files.kind(directory) not in ("folder", "nothing"):
-        raise refusal("which is a file, it must name a directory")
-    for name in FOLDERS:
-        if files.kind(files.inside(directory, name)) not in ("folder", "nothing"):
-            raise refusal(f"whose {name} is a file, nothing could be put there")
+    directory = _opened(path, "--out")
     state = state_of(directory)
-    if state == "finished" and not overwrite:
-        raise refusal("which holds a run, it must be new unless --overwrite is given")
-    if state == "begun" and not overwrite:
-        raise refusal(
-            f"which holds an unfinished run: go on with `{resuming(directory)}`, "
-            "or give --overwrite to replace it"
-        )
+    if state != "fresh" and not overwrite:
+        reason = "which holds a run, it must be new unless --overwrite is given"
+        if state == "begun":
+            reason = f"which holds an unfinished run: go on with `{resuming(directory)}`, "
+            reason += "or give --overwrite to replace it"
+        raise _refusal(path, "--out", reason)
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with held(directory), writing(directory):
@@ -174,22 +183,17 @@ def resumable(path: Path, command: str = "run") -> tuple[pathlib.Path, dict[str,
     Raises:
       ValueError: when it is none.
     """
-
-    def refusal(reason: str) -> ValueError:
-        return ValueError(f"--resume is {os.fspath(path)!r}, {reason}")
-
-    wanted = {"run": "a run directory", "sweep": "a sweep's directory"}[command]
-    directory = files.path_of(path, "--resume")
-    if (kind := files.kind(directory)) != "folder":
-        what = "not there" if kind == "nothing" else "a file"
-        raise refusal(f"it must be {wanted}, it is {what}")
+    directory = _opened(path, "--resume")
     if not is_there(directory, "config.json"):
-        raise refusal(f"it must be {wanted}, it holds no config.json")
-    for name in FOLDERS:
-        files.inside(directory, name)
+        wanted = {"run": "a run directory", "sweep": "a sweep's directory"}[command]
+        lacks = (
+            "it is not there" if files.kind(directory) == "nothing" else "it holds no config.json"
+        )
+        raise _refusal(path, "--resume", f"it must be {wanted}, {lacks}")
     config = read_json(directory, "config.json")
     if (other := command_of(config)) != command:
-        raise refusal(f"which holds a {other}, with which `{resuming(directory)}` goes on")
+        reason = f"which holds a {other}, with which `{resuming(directory)}` goes on"
+        raise _refusal(path, "--resume", reason)
     return directory, config
 
 
