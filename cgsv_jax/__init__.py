@@ -18,7 +18,7 @@ from cgsv_jax.data import partition
 from cgsv_jax.rules import aggregation, contribution, reputation, reward
 from cgsv_jax.rules import compose as _compose
 from cgsv_jax.rules import methods as _methods
-from cgsv_jax.rules.methods import ALGORITHMS, cgsv_released, fedavg, standalone
+from cgsv_jax.rules.methods import METHODS, cgsv_released, fedavg, standalone
 from cgsv_jax.types import (
     Aggregation,
     Algorithm,
@@ -32,7 +32,6 @@ from cgsv_jax.types import (
     Hyper,
     Model,
     Needs,
-    Options,
     Record,
     Reputation,
     Reward,
@@ -50,7 +49,7 @@ cgsv = deprecated.arguments(_methods.cgsv, measure="contribution")
 __getattr__ = deprecated.names(__name__, {"Measure": "cgsv_jax.Contribution"})
 
 __all__ = [
-    "ALGORITHMS",
+    "METHODS",
     "Aggregation",
     "Algorithm",
     "Clients",
@@ -63,7 +62,6 @@ __all__ = [
     "Hyper",
     "Model",
     "Needs",
-    "Options",
     "Record",
     "Reputation",
     "Reward",

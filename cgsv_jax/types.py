@@ -15,7 +15,7 @@ one client or to the server.
 | r_{i,t} | `Standing.reputation` | [N] |
 | q_{i,t} | `Download.quota` | [N] |
 | v_{i,t} | `Download.rewards` | [N, D] |
-| Gamma, alpha, beta | `Hyper.gamma`, `Hyper.alpha`, `Hyper.beta` | [] |
+| Gamma, alpha, beta | `gamma`, `alpha`, `beta` of the factories | [] |
 """
 
 from collections.abc import Callable
@@ -194,6 +194,8 @@ class Needs(NamedTuple):
     validation: bool = False  # whether it reads `Upload.validation`
     start_loss: bool = False  # whether it reads `Upload.start_loss`
     alone: bool = False  # whether it reads `Upload.alone`, an accuracy on validation rows
+    more_rounds: int = 0  # rounds of a second stage, after the last
+    afresh: bool = False  # whether local optimizers are new there, at the rate of round 0
     valuations: Callable[[int], int] = _nothing  # N -> models or coalitions that a round values
 
     @property
@@ -304,59 +306,9 @@ class Attack(NamedTuple):
 # ---------------------------------------------------------------- settings of a run
 
 
-class Hyper(NamedTuple):
-    """Numbers that may be traced and vmapped: changing one never recompiles."""
-
-    learning_rate: Array  # [] eta, of round 0
-    decay: Array  # [] factor per round or per local epoch
-    gamma: Array  # [] Gamma, the norm every upload is rescaled to
-    alpha: Array  # [] weight of the old reputation
-    beta: Array  # [] altruism degree, infinity allowed
-    floor: Array  # [] smallest reputation before normalising
-    norm_epsilon: Array  # [] added to ‖dw‖
-    cosine_epsilon: Array  # [] smallest norm in the cosine's denominator
-    q: Array = 1.0  # [] exponent of q-FFL, 0 is the plain mean
-    kappa: Array = 0.0  # [] IAFL's equality, 1 gives everybody everything
-    recovery: Array = 0.0  # [] IAFL's probability of starting a round from the reference model
-    removal: Array = 0.0  # [] below this share of the mean reputation a client is removed, if
-    # `Options.removes` says so (rffl and cffl always do)
-    tolerance: Array = 0.01  # [] gain below which a truncated sampling stops
-    dropout: Array = 0.0  # [] probability that who should take part in a round does not
-    clip: Array = 0.01  # [] CFFL's greatest magnitude of an entry of an update
-    growth: Array = 0.0  # [] by how much CFFL's factor in sinh has grown at the end; 1 doubles it
-
-
-class Options(NamedTuple):
-    """Choices of rule, each a word: what differs between `paper` and `released`, and more.
-
-    The builders of every table (measures, aggregations, rewards, methods) are called as
-    `builder(hyper, options)` and read what concerns them.
-    """
-
-    contribution: str = "cosine"  # key of contribution.CONTRIBUTIONS
-    aggregation: str = "reputation"  # key of aggregation.AGGREGATIONS
-    reward: str = "sparsify"  # key of reward.REWARDS
-    mask_scope: str = "vector"  # or "tensor": one mask over all of u_N, or one per tensor
-    mask_count: str = "floor"  # or "ceil": floor(len ratio), or min(ceil(len ratio), len - 1)
-    mask_ties: str = "position"  # or "all": exactly q survive, or all at the threshold do
-    first_weights: str = "size"  # or "uniform": weights of a client's first aggregation
-    beta_on: str = "sum"  # or "max": beta acts on r summing to 1, or on r / max r
-    normalise_scores: bool = False  # scores brought to the scale of r before the moving average
-    relative_floor: bool = False  # floor / N instead of floor
-    tensors: tuple[int, ...] = ()  # sizes of the model's tensors in raveled order
-    game: str = "cosine"  # key of contribution.GAMES: what a coalition is worth
-    permutations: int = 100  # drawn by a sampled value, per round
-    broadcast: str = "gamma"  # of ShapFed: or "sum", or "max"
-    contribution_by: str = "size"  # what IAFL's p is: or "accuracy", or "participation"
-    scale_values: bool = False  # gtg_shapley: values of the gain's sign scaled to sum to it
-    clip_by: str = "entry"  # or "norm": CFFL cuts entries to `clip`, or vectors to `gamma`
-    combine: str = "mean"  # or "sum": what CFFL makes of updates
-    own_off: str = "after"  # or "before": when CFFL takes its own update off a client's download
-    removed: str = "frozen"  # or "alone": what becomes of a removed client
-    negative: str = "zero"  # or "kept": RFFL's reputations below 0
-    removes: bool = False  # whether `Hyper.removal` counts
-    rounds: int = 0  # T, where a method changes its ways after the last round
-    network: Network | None = None  # needed by rules that judge models on the server's rows
+# Numbers that may be traced and vmapped, by name: changing one never recompiles. The rules declare
+# which there are (`rules.spec.Number`).
+Hyper = dict[str, Array]
 
 
 class Settings(NamedTuple):

@@ -155,14 +155,14 @@ def over_settings(
       method: one of its methods.
       task: one of its partitions.
       data: the rows, those to evaluate on among them.
-      changes: field of Hyper -> its value in every setting [H].
+      changes: number -> its value in every setting [H].
 
     Returns:
       The record, leaves [S, H, T, N], and the accuracies after the last round [S, H, N].
     """
     count = len(next(iter(changes.values())))
     hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), method.hyper(task.partition))
-    hyper = hyper._replace(**{k: jnp.asarray(v, jnp.float32) for k, v in changes.items()})
+    hyper |= {k: jnp.asarray(v, jnp.float32) for k, v in changes.items()}
     config = dataclasses.replace(config, eval_every=config.rounds)
     bound = bind.bind(config, method, task)
 

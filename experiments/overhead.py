@@ -28,8 +28,10 @@ from cgsv_jax.core import simulation, vectors
 from cgsv_jax.experiment import bind, deal, timing
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.rules import rescale
-from cgsv_jax.rules.contribution import CONTRIBUTIONS, OF_GAMES
-from cgsv_jax.types import Array, Contribution, Hyper, Network, Options, Upload
+from cgsv_jax.rules import spec as spec_lib
+from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
+from cgsv_jax.rules.methods import PARTS
+from cgsv_jax.types import Array, Contribution, Network, Upload
 from experiments import common
 
 TITLES = {"digits": "digits MLP", "mnist": "MNIST CNN"}
@@ -63,8 +65,7 @@ class Round(NamedTuple):
     aggregate: Array  # [D]
     weights: Array  # [N]
     train: Callable[[], Any]
-    hyper: Hyper
-    options: Options
+    network: Network
     validation: int  # rows
 
 
@@ -101,13 +102,12 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
         aggregate,
         weights,
         lambda: train(state, data, dealt),
-        method.hyper(task.partition),
-        method.options(tensors=task.tensors, rounds=config.rounds, network=task.network),
+        task.network,
         len(held[1]),
     )
 
 
-def counted(build: Callable[[Options], Contribution], seen: Round) -> int:
+def counted(build: Callable[[Network], Contribution], seen: Round) -> int:
     """How many models a measure evaluates in a round, at most.
 
     It runs on a model of one parameter, whose scores are so rugged that nothing is ever close
@@ -124,7 +124,7 @@ def counted(build: Callable[[Options], Contribution], seen: Round) -> int:
     upload = seen.upload._replace(
         **{name: getattr(seen.upload, name)[..., :1] for name in ("server", "clients", "deltas")}
     )
-    measure = build(seen.options._replace(network=Network(evaluate)))
+    measure = build(Network(evaluate))
     state = measure.init(upload.present.size, 1)
     update = jax.jit(measure.update)
     jax.block_until_ready(
@@ -137,7 +137,9 @@ def counted(build: Callable[[Options], Contribution], seen: Round) -> int:
 def cases() -> list[tuple[str, str | None]]:
     """(measure, game) of every row; no game where the measure is of none."""
     return [
-        (name, game) for name in CONTRIBUTIONS for game in (GAMES if name in OF_GAMES else (None,))
+        (name, game)
+        for name, spec in CONTRIBUTIONS.items()
+        for game in (GAMES if "game" in spec.parts else (None,))
     ]
 
 
@@ -147,7 +149,7 @@ def measured(
     """A row per measure and game for N clients."""
     seen = round_of(dataset, clients, scale, data_dir)
     models = jnp.tile(seen.upload.server, (BLOCK, 1))
-    judge = jax.jit(lambda models, held: seen.options.network.evaluate(models, *held))
+    judge = jax.jit(lambda models, held: seen.network.evaluate(models, *held))
     unit = timing.repeat(lambda: judge(models, seen.upload.validation), 3).median / BLOCK
 
     place = {"dataset": dataset, "clients": clients, "parameters": seen.aggregate.size}
@@ -158,13 +160,16 @@ def measured(
         row |= {"seconds": None, "lower": None, "upper": None, "share": None, "reason": None}
         rows[name, game] = row
 
-        def build(options: Options, name=name, game=game) -> Contribution:
-            return CONTRIBUTIONS[name](seen.hyper, options._replace(game=game or "cosine"))
+        def build(network: Network, name=name, game=game) -> Contribution:
+            spec, words = CONTRIBUTIONS[name], {"game": game or "cosine"}
+            options = spec_lib.options_of(spec, words, PARTS)
+            values = {flag: option.default for flag, option in options.items()} | words
+            return spec_lib.made(spec, values, {"network": network}, PARTS)
 
         try:
             if game == "accuracy":
                 row["evaluations"] = counted(build, seen)
-            measure = build(seen.options)
+            measure = build(seen.network)
             state = measure.init(clients, seen.aggregate.size)
             if row["evaluations"] * unit > scale.patience:
                 row |= {"seconds": row["evaluations"] * unit, "estimated": True}
@@ -293,7 +298,7 @@ def main(argv: list[str] | None = None) -> pl.DataFrame:
     frame = pl.DataFrame(rows, infer_schema_length=None)
     note = (
         f"Medians of {scale.repeats} repeats that alternate with local training, compiled before; "
-        f"{Options().permutations} orders where orders are drawn; more than {BLOCK} models are "
+        f"{games.PERMUTATIONS.default} orders where orders are drawn; more than {BLOCK} models are "
         f"evaluated in blocks of {BLOCK}. ≈: not run, because a call was expected to take more "
         f"than {scale.patience:g} s; the number of models evaluated times the time of one."
     )

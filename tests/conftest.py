@@ -18,18 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from declared import METHODS, Hyper, Options
 
 from cgsv_jax.core import evaluation as evaluation_lib
 from cgsv_jax.core import local, simulation, vectors
-from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.types import (
     Clients,
     Dataset,
     Federation,
-    Hyper,
     Model,
     Network,
-    Options,
     Settings,
     Trainer,
     Upload,
@@ -156,7 +154,7 @@ def federation(
     return Federation(
         model=model,
         trainer=local.trainer(model, optimizer, schedule, batch_size=batch),
-        algorithm=ALGORITHMS[name](numbers, options),
+        algorithm=METHODS[name](numbers, options),
         settings=settings,
     )
 

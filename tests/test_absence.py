@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from declared import METHODS, Options
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cgsv_jax.core import simulation
-from cgsv_jax.rules.methods import ALGORITHMS
-from cgsv_jax.types import Options, Trainer
+from cgsv_jax.types import Trainer
 
 N, ROUNDS, EPOCHS = 4, 4, 1
 # What a round may be for a client. The first two send something that can be used.
@@ -89,7 +89,7 @@ KINDS = st.lists(
 )
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_broken_client_is_an_absent_one(name, tiny):
     """Any subsets of clients, broken in any way in any round, against the same ones leaving.
 

@@ -23,7 +23,9 @@ BELOW = {
     "results": {"types", "core", "host", "config"},
     "experiment": {"types", "core", "host", "models", "data", "rules", "config", "results"},
     "sweep": {"types", "core", "host", "rules", "config", "results", "experiment"},
-    "command": {"types", "core", "host", "data", "config", "results", "experiment", "sweep"},
+    "command": {
+        *("types", "core", "host", "data", "rules", "config", "results", "experiment", "sweep"),
+    },
     "__init__": {"types", "core", "models", "data", "rules"},
     "__main__": {"command"},
 }

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from declared import TABLES, Hyper
 from flax import linen as nn
 from flax import nnx
 
@@ -13,11 +14,10 @@ from cgsv_jax import models
 from cgsv_jax.command import main
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import checks, local, simulation
-from cgsv_jax.core.ranges import RANGES
 from cgsv_jax.experiment import deal, identity, names, running
 from cgsv_jax.results import directory
 from cgsv_jax.rules import methods
-from cgsv_jax.types import Clients, Hyper, Model
+from cgsv_jax.types import Clients, Model
 
 
 def of(value, **changes):
@@ -365,7 +365,7 @@ def test_what_the_command_refuses_the_factories_refuse():
     }
     assert set(Hyper._fields) <= set(builds)
     for name, build in builds.items():
-        allowed = RANGES[name]
+        allowed = TABLES.options[name].allowed
         for value in (allowed.low, allowed.high, allowed.low - 1, allowed.high + 1, np.nan):
             wrong = allowed.complaints(name, value)
             try:

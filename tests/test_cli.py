@@ -231,10 +231,11 @@ def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, setting):
     released = defaults.RELEASED_TRAINING.get(dataset, {}) if setting == "released" else {}
     for name in set(flags) - {"dataset", "setting", "seeds", "devices", *released}:
         flag, name = flags[name], flags_lib._RENAMED.get(name, name)
-        base, others = defaults.default_of(name)
+        base, others = defaults.default_of(name, names_lib.TABLES)
         base = others.get(setting, others.get(dataset, base))
         if flag.default is None and flag.kind is not bool:
-            for holder in config.methods if hasattr(config.methods[0], name) else [config]:
+            readers = [method for method in config.methods if name in method.values]
+            for holder in readers or ([config] if hasattr(config, name) else []):
                 own = others.get(getattr(holder, "algorithm", None), base)
                 assert own == getattr(holder, name), (name, holder)
         elif flag.default is not None and base not in (None, ()):

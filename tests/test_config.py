@@ -1,6 +1,5 @@
 """One description of an experiment: complete, exact, and judged in one place."""
 
-import dataclasses
 import inspect
 import json
 import math
@@ -13,7 +12,6 @@ import pytest
 from cgsv_jax.config import defaults, resolve, schema
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names as names_lib
-from cgsv_jax.types import Hyper, Options
 
 TABLES = names_lib.TABLES
 
@@ -56,8 +54,10 @@ def test_the_two_settings_are_the_option_table():
     }
     for name, values in table.items():
         assert (getattr(paper, name), getattr(released, name)) == values, name
-    same = set(f.name for f in dataclasses.fields(paper)) - set(table) - {"name"}
+    same = paper.values.keys() - set(table)
+    assert same
     assert all(getattr(paper, name) == getattr(released, name) for name in same)
+    assert paper.values.keys() == released.values.keys()
 
 
 def test_a_given_value_wins_over_the_setting():
@@ -69,11 +69,32 @@ def test_a_given_value_wins_over_the_setting():
     assert released.mask_scope == "tensor"
 
 
-def test_every_number_and_choice_is_a_field_of_a_method():
-    names = {f.name for f in dataclasses.fields(schema.Method)}
-    assert set(Hyper._fields) <= names
-    made = {"tensors", "network", "rounds", "removes"}  # by the experiment, from what it knows
-    assert set(Options._fields) - made <= names
+def test_a_method_holds_what_it_reads_and_what_is_traced_is_a_number():
+    (method,) = names_lib.configure(algorithms="cffl").methods
+    assert "clip" in method.values
+    assert "gamma" not in method.values  # cut entry by entry
+    (method,) = names_lib.configure(algorithms="cffl", clip_by="norm").methods
+    assert ("clip" in method.values, method.gamma) == (False, 0.5)
+    with pytest.raises(AttributeError, match="a method has no 'kappa'"):
+        method.kappa  # noqa: B018
+    assert method.hyper().keys() | method.words().keys() == method.values.keys() - {
+        *("removal_imbalanced", "dropout")  # in place of another, and switched off
+    }
+    assert "dropout" in names_lib.configure(dropout=0.1).methods[0].hyper()
+
+
+def test_the_config_of_an_earlier_version_is_read():
+    """It holds all options in every method; those that a method does not read say nothing."""
+    config = names_lib.configure(algorithms=("iafl", "cffl", "cgsv"), beta=math.inf)
+    values = json.loads(json.dumps(resolve.to_dict(config)))
+    every = {name: option.default for name, option in TABLES.options.items()}
+    every |= {"beta": "inf", "removal_imbalanced": None}
+    values["methods"] = [every | method for method in values["methods"]]
+    assert resolve.from_dict(values, TABLES) == config
+
+
+def test_the_declared_optimizers_are_those_there_are():
+    assert schema.TRAINING["optimizer"].allowed == tuple(TABLES.optimizers)
 
 
 def test_written_and_read_back():
@@ -92,7 +113,7 @@ def test_unknown_and_missing_keys_are_named():
     with pytest.raises(ConfigError, match="the config lacks the key 'epochs'"):
         resolve.from_dict(values, TABLES)
     values = resolve.to_dict(names_lib.configure())
-    del values["methods"][0]["beta"]
+    del values["methods"][2]["beta"]
     with pytest.raises(ConfigError, match="a method of the config lacks the key 'beta'"):
         resolve.from_dict(values, TABLES)
     for broken in ([], None, "x", {"methods": 3}):
@@ -257,7 +278,8 @@ def test_the_text_sets_train_with_adam():
         assert config.batch_size == batch
         for m in config.methods:
             assert (m.optimizer, m.optimizer_state) == ("adam", "persist")
-            assert (m.learning_rate, m.decay, m.gamma, m.alpha) == (rate, 0.977, 1, 0.95)
+            assert (m.learning_rate, m.decay) == (rate, 0.977)
+        assert (m.algorithm, m.gamma, m.alpha) == ("cgsv", 1, 0.95)
     sgd = names_lib.configure(dataset="mr", optimizer="sgd").methods[0]
     assert sgd.optimizer == "sgd"
     with pytest.raises(ConfigError, match="--optimizer-state does nothing here"):
@@ -268,7 +290,7 @@ def test_the_optimizers_whose_state_matters():
     """The configuration knows them by name, since it builds no optimizer."""
     params = {"w": jnp.zeros(2)}
     with_numbers = {n for n, o in TABLES.optimizers.items() if jax.tree.leaves(o(0.1).init(params))}
-    assert set(schema.READ_BY["optimizer_state"][1]) == with_numbers
+    assert set(schema.TRAINING["optimizer_state"].when.words) == with_numbers
 
 
 def test_the_models_whose_convolution_has_forms():

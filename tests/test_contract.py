@@ -12,13 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from declared import AGGREGATIONS, CONTRIBUTIONS, GAMES, METHODS, REWARDS, TABLES, Hyper, Options
 
 from cgsv_jax.core import local
-from cgsv_jax.rules.aggregation import AGGREGATIONS
-from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
-from cgsv_jax.rules.methods import ALGORITHMS
-from cgsv_jax.rules.reward import REWARDS
-from cgsv_jax.types import Examples, Hyper, Options
+from cgsv_jax.types import Examples
 
 EPS = float(np.finfo(np.float32).eps)
 TENSORS = (10, 10)
@@ -26,7 +23,7 @@ D, N, ROUNDS = sum(TENSORS), 4, 3
 SIZES = np.array([5, 3, 8, 6])
 RELEASED = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all", tensors=TENSORS)
 ENTRIES = {
-    **{f"algorithm {name}": (name, Options()) for name in ALGORITHMS},
+    **{f"algorithm {name}": (name, Options()) for name in METHODS},
     **{f"measure {name}": ("cgsv", Options(contribution=name)) for name in CONTRIBUTIONS},
     **{f"aggregation {name}": ("cgsv", Options(aggregation=name)) for name in AGGREGATIONS},
     **{f"reward {name}": ("cgsv", Options(reward=name)) for name in REWARDS},
@@ -48,8 +45,21 @@ ENTRIES = {k: v for k, v in ENTRIES.items() if k == next(n for n in ENTRIES if E
 # The rules that draw; with four clients the others that could look at every coalition.
 RANDOM = {"algorithm random_reward", *(name for name in ENTRIES if "iafl" in name)}
 RANDOM |= {f"measure {name}" for name in ("sampled_shapley", "gtg_shapley", "tmc_shapley")}
-# Another value for every number, no two of them 0 or alike.
-OTHER = Hyper(0.7, 0.6, 0.3, 0.4, 2.5, 0.2, 0.3, 0.6, 1.7, 0.2, 0.8, 0.45, 0.003, 0.35, 0.9, 1.2)
+
+
+def another(place, allowed):
+    """A value within a range, at most 2; no two places give the same, and none 0."""
+    part = 0.15 + 0.7 * (place * 0.618034 % 1)
+    return allowed.low + part * min(allowed.high - allowed.low, 2.0)
+
+
+# Another value for every number, by its declaration.
+OTHER = Hyper(
+    **{
+        name: another(place, TABLES.options[name].allowed)
+        for place, name in enumerate(Hyper._fields)
+    }
+)
 # Sums of N or D terms, a norm and a quotient: fewer than 2 (N + D) roundings, at sizes of up to 10.
 CLOSE = {"rtol": 0, "atol": 10 * 2 * (N + D) * EPS}
 
@@ -67,13 +77,13 @@ def rule(request, tiny):
     options = options._replace(network=tiny.network(), rounds=ROUNDS - 1)
 
     def update(key, hyper, upload, state):
-        return ALGORITHMS[name](hyper, options).update(key, upload, state)
+        return METHODS[name](hyper, options).update(key, upload, state)
 
     return SimpleNamespace(
         update=update,
         compiled=jax.jit(chex.assert_max_traces(update, n=1)),
-        init=lambda hyper, count=N: ALGORITHMS[name](hyper, options).init(count, D),
-        needs=lambda hyper: ALGORITHMS[name](hyper, options).needs,
+        init=lambda hyper, count=N: METHODS[name](hyper, options).init(count, D),
+        needs=lambda hyper: METHODS[name](hyper, options).needs,
         draws=entry in RANDOM,
     )
 

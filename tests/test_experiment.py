@@ -19,8 +19,8 @@ from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import frames, tables
-from cgsv_jax.rules import contribution
-from cgsv_jax.rules.methods import ALGORITHMS, READS
+from cgsv_jax.rules import contribution, methods
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Contribution, Examples, Needs
 
 SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 6, "seeds": 2}
@@ -146,14 +146,14 @@ def test_three_seeds_by_three_betas_in_one_program():
 
     betas = [0.5, 20.0, jnp.inf]
     hyper = jax.tree.map(lambda x: jnp.full(3, x, jnp.float32), method.hyper())
-    hyper = hyper._replace(beta=jnp.array(betas))
+    hyper = hyper | {"beta": jnp.array(betas)}
     keys = jax.vmap(jax.random.key)(jnp.arange(3, dtype=jnp.uint32))
     _, record, evaluation = jax.jit(lambda *args: grid.grid(run, *args))(keys, hyper, data, clients)
     assert len(traces) == 1
     assert len({tuple(q) for q in np.asarray(record.quota[0, :, -1]).tolist()}) == 3
     for j, beta in enumerate(betas):
         single = running.run(
-            dataclasses.replace(config, methods=(dataclasses.replace(method, beta=beta),))
+            dataclasses.replace(config, methods=(method.replace(beta=beta),))
         ).cells[0]
         # Widths differ, so bits do; quotas may move by one where D x ratio is near an integer.
         np.testing.assert_allclose(
@@ -371,9 +371,7 @@ def _on_validation_rows():
 
 def test_a_registered_measure_is_given_the_rows_it_needs(monkeypatch, tmp_path):
     """One line of a table: the command runs it, and its rounds are priced by what it says."""
-    monkeypatch.setitem(
-        contribution.CONTRIBUTIONS, "own", lambda hyper, options: _on_validation_rows()
-    )
+    monkeypatch.setitem(contribution.CONTRIBUTIONS, "own", Spec(_on_validation_rows))
     asked = {**SMALL, "rounds": 2, "seeds": 1, "algorithms": "cgsv"}
     words = [f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
              for name, v in asked.items()]  # fmt: skip
@@ -387,7 +385,7 @@ def test_a_registered_measure_is_given_the_rows_it_needs(monkeypatch, tmp_path):
     bare = names_lib.configure(**asked, contribution="own", validation_share=0.0)
     with pytest.raises(ConfigError, match="cgsv judges models on the server's validation rows"):
         deal.tasks(bare)
-    exact = dataclasses.replace(method, contribution="shapley", game="accuracy")
+    (exact,) = names_lib.configure(**asked, contribution="shapley", game="accuracy").methods
     seconds = [budget.seconds_per_round(bind.bind(config, m, task)) for m in (method, exact)]
     assert seconds[0] == seconds[1]  # both 2^N evaluations
 
@@ -395,8 +393,8 @@ def test_a_registered_measure_is_given_the_rows_it_needs(monkeypatch, tmp_path):
 def test_a_registered_method_is_given_what_it_needs(monkeypatch):
     """A method of one's own that reads validation rows and losses, in an experiment."""
 
-    def build(hyper, options):
-        inner = ALGORITHMS["fedavg"](hyper, options)
+    def build():
+        inner = methods.fedavg()
 
         def update(key, upload, state):
             download, standing, state = inner.update(key, upload, state)
@@ -405,8 +403,7 @@ def test_a_registered_method_is_given_what_it_needs(monkeypatch):
 
         return inner._replace(update=update, needs=Needs(validation=True, start_loss=True))
 
-    monkeypatch.setitem(ALGORITHMS, "own", build)
-    monkeypatch.setitem(READS, "own", set())
+    monkeypatch.setitem(methods.METHODS, "own", Spec(build))
     config = names_lib.configure(**{**SMALL, "rounds": 1, "seeds": 1}, algorithms="own")
     (task,) = deal.tasks(config)
     (cell,) = running.run(config, dealt=(task,)).cells

@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import main, train
 from cgsv_jax.config import defaults, resolve, schema, validate
-from cgsv_jax.config.schema import Config, ConfigError, Method
+from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.data import builders
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.host import terminal
 from cgsv_jax.results import directory
+from cgsv_jax.rules import spec as spec_lib
 
 TABLES = names_lib.TABLES
 
@@ -53,6 +54,11 @@ def number(low, high):
 
 
 WHOLE = st.integers(1, 10**6)
+CHOICES = {
+    name: option.allowed
+    for name, option in TABLES.options.items()
+    if isinstance(option, spec_lib.Choice)
+}
 NAMES = st.builds(
     lambda base, setting: base + setting,
     word(TABLES.algorithms),
@@ -108,10 +114,10 @@ RIGHT = {
     "normalise_scores": st.booleans(),
     "relative_floor": st.booleans(),
     "scale_values": st.booleans(),
-    **{name: word(allowed) for name, allowed in schema.CHOICES.items()},
+    **{name: word(allowed) for name, allowed in CHOICES.items()},
 }
-FIELDS = [f.name for f in (*dataclasses.fields(Config), *dataclasses.fields(Method))]
-OPTIONS = sorted({*RIGHT, *FIELDS} - {"methods", "name", "algorithm"})
+FIELDS = [*(f.name for f in dataclasses.fields(Config)), *TABLES.options]
+OPTIONS = sorted({*RIGHT, *FIELDS} - {"methods", "tables"})
 
 SCALARS = st.one_of(
     st.none(),
@@ -192,9 +198,9 @@ def judge(make):
     text = json.dumps(resolve.to_dict(config), allow_nan=False)
     assert resolve.from_dict(json.loads(text), TABLES) == config
     for method in config.methods:
-        numbers = np.array([np.float32(x) for x in method.hyper()])
-        assert not np.isnan(numbers).any()
-        assert np.isfinite(np.delete(numbers, method.hyper()._fields.index("beta"))).all()
+        numbers = {name: np.float32(x) for name, x in method.hyper().items()}
+        assert not np.isnan(list(numbers.values())).any()
+        assert np.isfinite([x for name, x in numbers.items() if name != "beta"]).all()
     return config
 
 
@@ -426,7 +432,7 @@ TABLE_OF = {
     "aggregation": TABLES.aggregations,
     "reward": TABLES.rewards,
     "game": TABLES.games,
-    **schema.CHOICES,
+    **CHOICES,
 }
 PARTITIONS = tuple(name for name in TABLES.partitions if name not in schema.NEEDS)
 PRESENCE = {
@@ -474,16 +480,25 @@ def whole_command(seed):
     # Every method has its turn, so that all are among the cases whatever their number.
     names = [list(TABLES.algorithms)[seed % len(TABLES.algorithms)], pick(TABLES.algorithms)]
     flags["--algorithms"] = ",".join(dict.fromkeys([*names, *(["standalone"] * (seed % 2))]))
-    read = set.union(*(TABLES.reads[name] for name in names)) | schema.TRAINING_FIELDS
+    read = schema.TRAINING | spec_lib.every_option(
+        [TABLES.algorithms[name] for name in names], TABLES.parts
+    )
     for name in rng.permutation(sorted(read))[:4]:
+        chosen = {flag[2:].replace("-", "_"): value for flag, value in flags.items()}
+        reading = [names_lib.configure(algorithms=method).methods[0] for method in names]
+        specs = [TABLES.algorithms[method] for method in names]
+        if not any(name in method.values for method in reading):  # another option is needed
+            whens = [w for s in specs for w in spec_lib.switches(s, name, chosen, TABLES.parts)]
+            switch = whens[0].options[0] if whens else "optimizer"
+            if switch in chosen:
+                continue
+            words = whens[0].words if whens else ("momentum", "adam")
+            flags["--" + switch.replace("_", "-")] = pick(words or ("0.5",))
         flag = "--" + name.replace("_", "-")
         if name in TABLE_OF or name in NUMBERS:
             flags[flag] = str(pick(TABLE_OF.get(name, NUMBERS.get(name))))
         elif rng.random() < 0.5:
             flags[flag] = None  # a switch
-        switch, values = TABLES.read_by.get(name, (None, ()))
-        if switch is not None and switch in read | {"optimizer"}:
-            flags["--" + switch] = pick(values)
     if rng.random() < 0.3:
         flag = pick(PRESENCE)
         flags[flag] = pick(PRESENCE[flag])

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from declared import CONTRIBUTIONS, GAMES, REWARDS
 
 from cgsv_jax import models
 from cgsv_jax.core import metrics, top_k
 from cgsv_jax.experiment import bind, deal, names, programs
 from cgsv_jax.models import words
-from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
-from cgsv_jax.rules.reward import REWARDS
 
 pytestmark = pytest.mark.long
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from declared import METHODS, READS, Hyper, Options
 from test_rules import in_rounds
 
 from cgsv_jax import models
@@ -17,11 +18,11 @@ from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.rules import methods as methods_lib
 from cgsv_jax.rules.aggregation import by_reputation
 from cgsv_jax.rules.contribution import cosine
-from cgsv_jax.rules.methods import ALGORITHMS, READS, Removal
+from cgsv_jax.rules.methods import Removal
 from cgsv_jax.rules.reputation import moving_average
 from cgsv_jax.rules.reward import mix
 from cgsv_jax.rules.then import then
-from cgsv_jax.types import Hyper, Options, Standing
+from cgsv_jax.types import Standing
 
 N, D = 5, 40
 SIZES = np.array([4, 9, 2, 7, 8])
@@ -49,7 +50,7 @@ def exactly(upload):
 
 def step(name, upload, tiny, options=None, state=None, key=0, **numbers):
     options = (options or Options())._replace(network=tiny.network())
-    algorithm = ALGORITHMS[name](tiny.hyper(**numbers), options)
+    algorithm = METHODS[name](tiny.hyper(**numbers), options)
     state = algorithm.init(*upload.deltas.shape) if state is None else state
     return jax.jit(algorithm.update)(jax.random.key(key), upload, state)
 
@@ -298,7 +299,7 @@ def test_iafl_recovers_before_training(tiny, recovery):
 
 
 def test_iafl_recovers_by_number_and_only_who_is_there(tiny):
-    algorithm = ALGORITHMS["iafl"](tiny.hyper(recovery=0.4), Options())
+    algorithm = METHODS["iafl"](tiny.hyper(recovery=0.4), Options())
     key, numbers = jax.random.key(2), jnp.arange(1000)
     drawn = algorithm.recovers(key, 0, numbers)
     assert abs(drawn.mean() - 0.4) < 5 * math.sqrt(0.24 / 1000)
@@ -371,7 +372,7 @@ def test_iafl_does_not_know_the_order_of_rows(tiny):
     deltas, clients = (np.float32(rng.normal(size=(N, D))) for _ in range(2))
     order = np.array([3, 1, 4, 0, 2])
     server = np.zeros(D)
-    algorithm = ALGORITHMS["iafl"](tiny.hyper(kappa=0.2, recovery=0.7), Options())
+    algorithm = METHODS["iafl"](tiny.hyper(kappa=0.2, recovery=0.7), Options())
 
     def rewards(rows):
         upload = tiny.upload(deltas[rows], [6] * N, clients=clients[rows], server=server)
@@ -447,7 +448,7 @@ def test_random_reward_is_blind_to_the_updates(sent, tiny):
         reputations[key] = np.asarray(one.reputation)
     assert not np.allclose(reputations[0], reputations[1])
     # Over many draws nobody is preferred: means of x / sum x within five standard errors of 1 / N.
-    algorithm = ALGORITHMS["random_reward"](tiny.hyper(), Options())
+    algorithm = METHODS["random_reward"](tiny.hyper(), Options())
     state = algorithm.init(N, D)
     keys = jax.random.split(jax.random.key(2), 4_000)
     drawn = jax.vmap(lambda key: algorithm.update(key, sent, state)[1].reputation)(keys)
@@ -504,7 +505,7 @@ def test_second_stage_goes_on_from_the_first_ones_models(tiny):
     assert record.quota[2].max() == 0
     assert np.ptp(np.asarray(state.clients), axis=0).max() > 1e-3  # nobody holds another's model
     with pytest.raises(ValueError, match="after is -1"):
-        then(ALGORITHMS["fedavg"](None, None), ALGORITHMS["standalone"](None, None), -1)
+        then(METHODS["fedavg"](None, None), METHODS["standalone"](None, None), -1)
 
 
 def test_loss_before_training_is_each_clients_own(tiny):
@@ -545,7 +546,7 @@ def test_last_layer_is_found_by_what_it_does(hidden):
 
 def test_a_network_without_such_a_layer_is_refused(tiny):
     with pytest.raises(ValueError, match="last layer"):
-        ALGORITHMS["shapfed_wa"](
+        METHODS["shapfed_wa"](
             tiny.hyper(), Options(network=tiny.network()._replace(output=lambda: None))
         )
 
@@ -574,8 +575,8 @@ def test_who_needs_no_validation_rows_does_not_get_them():
 
 def test_every_method_says_what_it_needs_and_costs():
     """The docstring of every entry: validation data, cost in N or D, and where it is from."""
-    assert set(READS) == set(ALGORITHMS)
-    own = {name: getattr(methods_lib, name) for name in ALGORITHMS}
+    assert set(READS) == set(METHODS)
+    own = {name: getattr(methods_lib, name) for name in METHODS}
     for name, build in own.items():
         text = " ".join(build.__doc__.split()).lower()
         assert "o(n" in text or "evaluations a round" in text, name
@@ -585,7 +586,7 @@ def test_every_method_says_what_it_needs_and_costs():
             assert ("needs validation data" in text) == (name in JUDGES), name
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.long
 def test_an_option_that_a_method_reads_matters(name, sent, tiny):
     """Every number in READS changes what the method computes, and no other number does."""
@@ -598,9 +599,7 @@ def test_an_option_that_a_method_reads_matters(name, sent, tiny):
     options = Options(removes=True, rounds=1, contribution="cosine")
 
     def play(numbers):
-        algorithm = ALGORITHMS[name](
-            tiny.hyper(**numbers), options._replace(network=tiny.network())
-        )
+        algorithm = METHODS[name](tiny.hyper(**numbers), options._replace(network=tiny.network()))
         state, seen = algorithm.init(N, D), []
         for t in range(13):
             upload = sent._replace(
@@ -635,16 +634,18 @@ def test_an_option_that_a_method_reads_matters(name, sent, tiny):
 def test_method_defaults_are_those_of_its_text():
     config = names_lib.configure(algorithms="all")
     methods = {m.name: m for m in config.methods}
-    assert list(methods) == list(ALGORITHMS)
+    assert list(methods) == list(METHODS)
     assert methods["cffl"].alpha == 0.8
     assert methods["shapfed_wa"].alpha == 0.9
     assert methods["cgsv"].alpha == methods["rffl"].alpha == 0.95
     assert methods["rffl"].removal == methods["cffl"].removal == 1 / 3
     assert methods["cgsv"].removal == 0
-    assert methods["cffl"].hyper().removal == 1 / 3
-    assert methods["cffl"].hyper("class_imbalance").removal == 1 / 6
-    assert methods["rffl"].hyper("class_imbalance").removal == 1 / 3
-    assert [methods[m].removed for m in ("cffl", "rffl", "cgsv")] == ["alone", "alone", "frozen"]
+    assert methods["cffl"].hyper()["removal"] == 1 / 3
+    assert methods["cffl"].hyper("class_imbalance")["removal"] == 1 / 6
+    assert methods["rffl"].hyper("class_imbalance")["removal"] == 1 / 3
+    assert [methods[m].removed for m in ("cffl", "rffl")] == ["alone", "alone"]
+    (removing,) = names_lib.configure(algorithms="cgsv", removal=0.1).methods
+    assert removing.removed == "frozen"
     assert methods["fedavg_finetuned"].aggregation == "uniform"
     assert methods["fedavg_finetuned"].finetune_optimizer == "new"
     assert (methods["iafl"].kappa, methods["iafl"].recovery) == (0, 0)
@@ -653,7 +654,7 @@ def test_method_defaults_are_those_of_its_text():
     given = names_lib.configure(algorithms=("rffl", "cgsv"), removal=0.2, mask_scope="vector")
     assert [(m.removal, m.mask_scope) for m in given.methods] == [(0.2, "vector")] * 2
     (given,) = names_lib.configure(algorithms="cffl", removal=0.2).methods
-    assert given.hyper("class_imbalance").removal == 0.2
+    assert given.hyper("class_imbalance")["removal"] == 0.2
     assert isinstance(given, Method)
 
 

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from declared import AGGREGATIONS, METHODS, REWARDS, Options
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cgsv_jax.core import metrics, vectors
 from cgsv_jax.results import frames, tables
 from cgsv_jax.rules import rescale
-from cgsv_jax.rules.aggregation import AGGREGATIONS
-from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.rules.reputation import (
     accumulated,
     moving_average,
@@ -21,8 +20,8 @@ from cgsv_jax.rules.reputation import (
     sharpened,
     size_share,
 )
-from cgsv_jax.rules.reward import REWARDS, quotas
-from cgsv_jax.types import Contribution, Evaluation, Options, Record, Standing
+from cgsv_jax.rules.reward import quotas
+from cgsv_jax.types import Contribution, Evaluation, Record, Standing
 
 EPS = float(np.finfo(np.float32).eps)
 N, D = 4, 24
@@ -69,9 +68,9 @@ def program(tiny, name, options):
         whole = options._replace(network=tiny.network(), rounds=3)
 
         def update(key, hyper, upload, state):
-            return ALGORITHMS[name](hyper, whole).update(key, upload, state)
+            return METHODS[name](hyper, whole).update(key, upload, state)
 
-        start = ALGORITHMS[name](tiny.hyper(), whole).init(N, D)
+        start = METHODS[name](tiny.hyper(), whole).init(N, D)
         PROGRAMS[name, options] = jax.jit(update), start
     return PROGRAMS[name, options]
 
@@ -109,7 +108,7 @@ def test_rescaled_uploads_do_not_know_how_long_they_were(tiny, case):
             np.testing.assert_array_less(0, np.linalg.norm(a.aggregate))
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.long
 def test_no_method_makes_infinities_of_finite_updates(tiny, name, lengths):

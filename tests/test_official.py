@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from declared import METHODS, Options
 
 from cgsv_jax.experiment import names as names_lib
-from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.rules.reward import mix, no_better
-from cgsv_jax.types import Network, Options, Standing
+from cgsv_jax.types import Network, Standing
 
 DATA = Path(__file__).parent / "data"
 TENSORS = (30, 6, 24, 4)
@@ -62,7 +62,7 @@ def played(tiny, name, scenarios, *, options=None, key=0, **numbers):
       server [T, D] and model [T, N, D] after the round.
     """
     options = (options or Options())._replace(tensors=TENSORS, network=NETWORK, rounds=ROUNDS)
-    algorithm = ALGORITHMS[name](tiny.hyper(**numbers), options)
+    algorithm = METHODS[name](tiny.hyper(**numbers), options)
 
     def one(start, sizes, deltas, accuracies, losses):
         def round_(carry, sent):
@@ -102,7 +102,8 @@ VARIANTS = {
 def test_rffl(tiny, negative):
     """With negative reputations kept everywhere; without them where nobody has any."""
     scenarios = ("plain", "zero", "ties", *(("negative",) if negative == "kept" else ()))
-    options = names_lib.configure(algorithms="rffl", negative=negative).methods[0].options()
+    options = names_lib.configure(algorithms="rffl", negative=negative).methods[0].words()
+    options = Options(**{name: word for name, word in options.items() if name in Options._fields})
     numbers = {"gamma": 0.5, "alpha": 0.95, "beta": 0.0, "removal": 1 / 3}
     ours = played(tiny, "rffl", scenarios, options=options, **numbers)
     for scenario in scenarios:
@@ -125,7 +126,8 @@ def test_cffl(tiny, variant):
     """
     numbers, choices = VARIANTS[variant]
     scenarios = ("plain", "zero", "equal", "tiny")
-    options = names_lib.configure(algorithms="cffl", **choices).methods[0].options()
+    options = names_lib.configure(algorithms="cffl", **choices).methods[0].words()
+    options = Options(**{name: word for name, word in options.items() if name in Options._fields})
     ours = played(tiny, "cffl", scenarios, options=options, removal=1 / 3, **numbers)
     for scenario in scenarios:
         theirs, seen = of("cffl", variant, scenario), ours[scenario]

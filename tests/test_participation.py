@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from declared import METHODS, Options
 
 from cgsv_jax.core import participation, simulation
-from cgsv_jax.rules.methods import ALGORITHMS
-from cgsv_jax.types import Options, Trainer
+from cgsv_jax.types import Trainer
 
 EPS = float(np.finfo(np.float32).eps)
 SIZES = (5, 3, 8, 6, 4)
@@ -36,7 +36,7 @@ def start(tiny, name="cgsv", trained=False, **options):
     if not trained:
         # Soft accuracies: hard ones of a few rows tie, and a tie is decided by a rounding.
         chosen = options.get("options", Options())._replace(network=tiny.network())
-        algorithm = ALGORITHMS[name](tiny.hyper(), chosen)
+        algorithm = METHODS[name](tiny.hyper(), chosen)
         federation = federation._replace(algorithm=algorithm, trainer=quick(federation.model))
     return simulation.init(jax.random.key(0), N, federation), federation, data, clients
 
@@ -52,7 +52,7 @@ def several(rounds, key, state, data, clients, federation, who=None):
     return state, jax.tree.map(lambda *x: np.stack(x), *seen)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.long
 def test_a_cohort_of_everybody_is_everybody(tiny, name):
     """The gathered round is the whole one, up to the place of a row of zeros in every sum.
@@ -77,7 +77,7 @@ def test_a_cohort_of_everybody_is_everybody(tiny, name):
             assert np.abs(np.asarray(a) - b).max() <= 1
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 def test_who_stays_away_keeps_everything(tiny, name):
     """Model, optimizer state, reputation; and the others' round is that of the same absence."""
     state, federation, data, clients = start(tiny, name)
@@ -128,7 +128,7 @@ def test_one_model_for_all_is_the_servers(tiny, name):
     np.testing.assert_array_equal(seen.norm, seen_too.norm)
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name not in ("iafl",)])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("iafl",)])
 @pytest.mark.long
 def test_a_cohort_is_the_same_absence_among_all(tiny, name):
     """Gathered rows against all rows with the others absent: the same round, float noise apart."""

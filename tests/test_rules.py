@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from declared import METHODS, READS, TABLES, Hyper, Options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgsv_jax.core import local, simulation
 from cgsv_jax.rules import contribution, reputation, reward
-from cgsv_jax.rules.methods import ALGORITHMS, READS, cgsv_released
-from cgsv_jax.types import Hyper, Options, Standing
+from cgsv_jax.rules.methods import cgsv_released
+from cgsv_jax.types import Standing
 
 EPS = float(np.finfo(np.float32).eps)
 NUMBERS = {f: Hyper._field_defaults.get(f) for f in Hyper._fields}
@@ -128,7 +129,7 @@ def test_every_combination_of_the_option_table(tiny, scope, count, ties, beta_on
         if tied:  # u_N is then made of few magnitudes, exactly: blocks of equal columns
             updates = updates[:, :, np.arange(D) // 5] * np.where(np.arange(D) % 2, 1, -1)
             updates = updates.astype(np.float32)
-        algorithm = ALGORITHMS["cgsv"](numbers, options)
+        algorithm = METHODS["cgsv"](numbers, options)
         seen = play(algorithm, updates[:2], SIZES, PRESENT[:2], tiny.upload)
         check(seen, updates[:2], SIZES, PRESENT[:2], numbers, options, EPS)
 
@@ -266,15 +267,14 @@ PREDICTED_BY_HAND = ("contribution", "aggregation", "reward")
 def test_every_field_has_a_test():
     """But for those of other methods and of measures of games, which test_methods and test_games
     have."""
-    mine = READS["cgsv"] - {"removal", "tolerance"} | {"learning_rate", "decay"}
-    assert set(HYPER_CHANGES) == mine & set(Hyper._fields)
-    others = {"game", "permutations", "scale_values", "removes", "removed", "rounds", "network"}
-    others |= {"clip_by", "combine", "own_off", "negative", "contribution_by", "broadcast"}
-    assert set(OPTION_CHANGES) == set(Options._fields) - others
+    mine = set(TABLES.options) & READS["cgsv"] - {"removal", "tolerance"}
+    assert set(HYPER_CHANGES) == mine & set(Hyper._fields) | {"learning_rate", "decay"}
+    others = {"game", "permutations", "scale_values", "removed"}
+    assert set(OPTION_CHANGES) == mine - set(Hyper._fields) - others | {"tensors"}
 
 
 def server_outcome(tiny, numbers, options, updates):
-    seen = play(ALGORITHMS["cgsv"](numbers, options), updates, SIZES, PRESENT, tiny.upload)
+    seen = play(METHODS["cgsv"](numbers, options), updates, SIZES, PRESENT, tiny.upload)
     return np.concatenate(
         [np.concatenate([d.rewards.ravel(), s.reputation]) for d, s in seen], dtype=np.float64
     )
@@ -285,7 +285,7 @@ def test_a_number_of_the_server_matters_as_predicted(tiny, field):
     options = Options(tensors=TENSORS, relative_floor=False)
     base, changed = tiny.hyper(), tiny.hyper(**{field: HYPER_CHANGES[field]})
     updates = raw_updates()
-    seen = play(ALGORITHMS["cgsv"](changed, options), updates, SIZES, PRESENT, tiny.upload)
+    seen = play(METHODS["cgsv"](changed, options), updates, SIZES, PRESENT, tiny.upload)
     check(seen, updates, SIZES, PRESENT, changed, options, EPS)
     before, after = (server_outcome(tiny, h, options, updates) for h in (base, changed))
     assert np.abs(before - after).max() > 1e-3
@@ -320,7 +320,7 @@ def test_a_choice_matters_as_predicted(tiny, field):
     updates = raw_updates()
     if field == "mask_ties":  # only ties can show it
         updates = updates[:, :, np.arange(D) // 5]
-    seen = play(ALGORITHMS["cgsv"](numbers, changed), updates, SIZES, PRESENT, tiny.upload)
+    seen = play(METHODS["cgsv"](numbers, changed), updates, SIZES, PRESENT, tiny.upload)
     check(seen, updates, SIZES, PRESENT, numbers, changed, EPS)
     before, after = (server_outcome(tiny, numbers, o, updates) for o in (base, changed))
     assert np.abs(before - after).max() > 1e-3
@@ -332,7 +332,7 @@ def test_other_rules_by_hand(tiny):
     close = {"rtol": 0, "atol": 20 * (D + 4) * EPS}  # as in `check`, updates up to 20 long
 
     def rounds(**options):
-        algorithm = ALGORITHMS["cgsv"](numbers, Options(**options))
+        algorithm = METHODS["cgsv"](numbers, Options(**options))
         return play(algorithm, updates, SIZES, PRESENT, tiny.upload)
 
     lengths = np.linalg.norm(np.float64(updates), axis=-1)
@@ -373,19 +373,19 @@ def test_other_rules_by_hand(tiny):
 def test_a_wrong_word_is_refused(tiny, wrong, allowed):
     ((name, word),) = wrong.items()
     with pytest.raises(ValueError, match=f"^{name} is '{word}', it must be {allowed}$"):
-        ALGORITHMS["cgsv"](tiny.hyper(), Options(**wrong))
+        METHODS["cgsv"](tiny.hyper(), Options(**wrong))
 
 
 def test_a_mask_by_tensors_needs_their_sizes(tiny):
     """It must not mask the whole vector silently."""
     with pytest.raises(ValueError, match="mask_scope is 'tensor', which needs the sizes"):
-        ALGORITHMS["cgsv"](tiny.hyper(), Options(mask_scope="tensor"))
+        METHODS["cgsv"](tiny.hyper(), Options(mask_scope="tensor"))
 
 
 def test_tensors_must_fill_the_vector(tiny):
     options = Options(mask_scope="tensor", tensors=(3, 4))
     with pytest.raises(ValueError, match="7 parameters, the model has 8"):
-        ALGORITHMS["cgsv"](tiny.hyper(), options).init(2, 8)
+        METHODS["cgsv"](tiny.hyper(), options).init(2, 8)
 
 
 # ---------------------------------------------------------------- edges of the ratio
@@ -453,7 +453,7 @@ def test_equal_reputations_get_equal_quotas(size, tiny):
     count = 10
     drawn = np.random.default_rng(0).normal(1, 1, (count, size // count)).astype(np.float32)
     turned = np.stack([np.roll(drawn, i, axis=0).ravel() for i in range(count)])
-    algorithm = ALGORITHMS["cgsv"](tiny.hyper(alpha=0.0), Options())
+    algorithm = METHODS["cgsv"](tiny.hyper(alpha=0.0), Options())
     sent, state = tiny.upload(turned, [3] * count), algorithm.init(count, size)
     download, standing, _ = jax.jit(algorithm.update)(jax.random.key(0), sent, state)
     assert np.ptp(standing.reputation) > 0  # else there was nothing to mend
@@ -506,7 +506,7 @@ def test_one_element_under_ceil_is_never_sent(tiny):
     """min(ceil(1 ratio), 0) = 0, where the released code would fail."""
     options = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all", tensors=(1,) * D)
     updates = raw_updates()
-    algorithm = ALGORITHMS["cgsv"](tiny.hyper(), options)
+    algorithm = METHODS["cgsv"](tiny.hyper(), options)
     for download, _ in play(algorithm, updates, SIZES, np.ones((ROUNDS, 4), bool), tiny.upload):
         assert not np.any(download.rewards)
         assert not np.any(download.quota)
@@ -516,7 +516,7 @@ def test_ties_of_an_all_zero_tensor_are_all_kept_and_harmless(tiny):
     options = Options(mask_scope="tensor", mask_count="ceil", mask_ties="all", tensors=TENSORS)
     updates = raw_updates()
     updates[:, :, 1:6] = -0.0
-    seen = play(ALGORITHMS["cgsv"](tiny.hyper(), options), updates, SIZES, PRESENT, tiny.upload)
+    seen = play(METHODS["cgsv"](tiny.hyper(), options), updates, SIZES, PRESENT, tiny.upload)
     check(seen, updates, SIZES, PRESENT, tiny.hyper(), options, EPS)
     download, _ = seen[-1]
     assert not np.any(np.asarray(download.rewards)[:, 1:6])
@@ -647,7 +647,7 @@ def test_reputations_sum_to_one(scores, present, normalise):
 def one_round(tiny, updates, present=None, sizes=None, **options):
     count = len(updates)
     sizes = SIZES[:count] if sizes is None else sizes
-    algorithm = ALGORITHMS["cgsv"](tiny.hyper(), Options(tensors=TENSORS, **options))
+    algorithm = METHODS["cgsv"](tiny.hyper(), Options(tensors=TENSORS, **options))
     present = np.ones((1, count), bool) if present is None else np.array([present], bool)
     return play(algorithm, np.asarray(updates)[None], sizes, present, tiny.upload)[0]
 
@@ -671,7 +671,7 @@ def test_an_update_of_zeros_is_legal(tiny, options):
 
 @pytest.mark.parametrize("options", [{}, RELEASED], ids=["paper", "released"])
 def test_everybody_absent_changes_nothing(tiny, options):
-    algorithm = ALGORITHMS["cgsv"](tiny.hyper(), Options(tensors=TENSORS, **options))
+    algorithm = METHODS["cgsv"](tiny.hyper(), Options(tensors=TENSORS, **options))
     present = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
     seen = play(algorithm, raw_updates(), SIZES, present, tiny.upload)
     (_, first), (download, standing), _ = seen
@@ -685,7 +685,7 @@ def test_everybody_absent_changes_nothing(tiny, options):
 
 
 def test_one_client_is_the_server(tiny):
-    algorithm = ALGORITHMS["cgsv"](tiny.hyper(), Options())
+    algorithm = METHODS["cgsv"](tiny.hyper(), Options())
     sent = tiny.upload(raw_updates()[0, :1], SIZES[:1])
     update = jax.jit(algorithm.update)
     download, standing, _ = update(jax.random.key(0), sent, algorithm.init(1, D))
@@ -713,7 +713,7 @@ def test_uploads_are_blind_to_scale(tiny, scale):
 @pytest.mark.parametrize("options", [{}, {"beta_on": "max"}], ids=["sum", "max"])
 def test_infinite_beta_gives_everybody_everything(tiny, options):
     numbers = tiny.hyper(beta=np.inf)
-    algorithm = ALGORITHMS["cgsv"](numbers, Options(**options))
+    algorithm = METHODS["cgsv"](numbers, Options(**options))
     for download, _ in play(algorithm, raw_updates(), SIZES, PRESENT, tiny.upload)[2:]:
         np.testing.assert_array_equal(
             download.rewards, np.broadcast_to(download.aggregate, download.rewards.shape)
@@ -742,7 +742,7 @@ def test_permuting_clients_permutes_what_they_get(tiny, permutation, seed):
 @pytest.mark.parametrize("name", ["fedavg", "standalone"])
 def test_methods_without_reputation_are_the_oracles(tiny, name):
     updates = raw_updates()
-    algorithm = ALGORITHMS[name](tiny.hyper(), Options())
+    algorithm = METHODS[name](tiny.hyper(), Options())
     step = {"fedavg": oracle.fedavg_round, "standalone": oracle.standalone_round}[name]
     state = oracle.start(np.zeros(D), 4)
     everybody = play(algorithm, updates, SIZES, PRESENT, tiny.upload)

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from declared import Hyper
 
 from cgsv_jax.experiment import execute
-from cgsv_jax.types import Evaluation, Hyper, Record
+from cgsv_jax.types import Evaluation, Record
 
 N = 3
 

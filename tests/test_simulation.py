@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from declared import METHODS
 
 from cgsv_jax.core import simulation, vectors
 from cgsv_jax.rules import methods
-from cgsv_jax.rules.methods import ALGORITHMS
 from cgsv_jax.types import Federation, Settings, State, Trainer
 
 EPS = float(np.finfo(np.float32).eps)
@@ -125,7 +125,7 @@ def test_distance_needs_no_second_matrix(tiny, width):
     assert memory.temp_size_in_bytes - without.temp_size_in_bytes < matrix / 4
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.long
 def test_energy_is_that_of_the_rewards(tiny, name):
     """Every method's own account against its rewards, an absent client among them.
@@ -287,7 +287,7 @@ def test_no_nan_anywhere(finished):
         finished.run(*finished.arguments)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_run_in_x64_is_a_run_in_float64(tiny, name):
     """Its draws included; that its numbers are right is for the oracle to say."""
     data, clients = tiny.world()
@@ -299,7 +299,7 @@ def test_a_run_in_x64_is_a_run_in_float64(tiny, name):
             assert leaf.dtype in (jnp.float64, jnp.int32, jnp.bool_)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", METHODS)
 def test_x64_does_not_forbid_a_model_in_float32(tiny, name):
     """The precision of the process is not the precision of the network."""
     data, clients = tiny.world()

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from declared import Hyper
 
 from cgsv_jax.core import grid, simulation
-from cgsv_jax.types import Hyper
 
 SEEDS, BETAS = 3, (0.5, 2.0, np.inf)
 
@@ -44,9 +44,9 @@ def run_of(tiny):
 
 
 def test_numbers_without_an_axis_are_for_all_settings():
-    """The defaults of `Hyper` are such; a grid of one number that varies needs no more than it."""
+    """The defaults of numbers are such; a grid of one that varies needs no more than it."""
     keys, betas = jax.random.split(jax.random.key(0), 2), jnp.array([1.0, 2.0, 3.0])
-    hyper = Hyper(0.1, 0.9, 0.5, 0.95, betas, 1e-3, 0.0, 0.0)
+    hyper = Hyper(beta=betas)
     got = grid.grid(lambda key, hyper: hyper, keys, hyper)
     assert {x.shape for x in got} == {(2, 3)}
     np.testing.assert_array_equal(got.beta, [betas, betas])

@@ -5,10 +5,8 @@ import numpy as np
 import oracle
 import oracle_rivals
 import pytest
+from declared import METHODS, Hyper, Options
 from test_rules import in_rounds, oracle_world
-
-from cgsv_jax.rules.methods import ALGORITHMS
-from cgsv_jax.types import Hyper, Options
 
 ROUNDS, EPOCHS, BATCH = 4, 2, 4
 NUMBERS = {
@@ -36,7 +34,7 @@ def last_layer(features, classes):
 
 def test_every_method_has_an_oracle():
     """cgsv and its released setting have theirs in `test_three_whole_rounds`, the rest here."""
-    assert {*oracle_rivals.RIVALS, "cgsv"} == set(ALGORITHMS)
+    assert {*oracle_rivals.RIVALS, "cgsv"} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", oracle_rivals.RIVALS)

@@ -9,6 +9,7 @@ import tyro
 from cgsv_jax.config import defaults, schema
 from cgsv_jax.config.defaults import SETTINGS
 from cgsv_jax.experiment import names
+from cgsv_jax.rules.spec import Choice, Count, Number, Option, Truth
 from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import search
 
@@ -91,9 +92,17 @@ def _default(name: str) -> str:
             return ",".join(map(str, value))
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-    base, others = defaults.default_of(name)
+    base, others = defaults.default_of(name, names.TABLES)
     texts = [] if base is None else [text(base)]
     return ", ".join([*texts, *(f"{who} {text(value)}" for who, value in others.items())])
+
+
+def _of_option(option: Option) -> Flag:
+    """The flag of an option that a rule, or training, declares."""
+    kinds = {Number: _FLOAT, Count: _INT, Choice: _NAME, Truth: bool}
+    words = ", ".join(option.allowed) if isinstance(option, Choice) else ""
+    told = all(word in option.help for word in words.split(", "))
+    return Flag(kinds[type(option)], option.help if told else f"{option.help}: {words}")
 
 
 _T = names.TABLES
@@ -141,11 +150,7 @@ TRAINING_FLAGS = {
     "rounds": Flag(_INT, "rounds of communication T"),
     "epochs": Flag(_INT, "local epochs per round E"),
     "batch_size": Flag(_INT, "rows per mini-batch step B"),
-    "learning_rate": Flag(_FLOAT, "learning rate eta of round 0"),
-    "decay": Flag(_FLOAT, "factor on the learning rate, in (0, 1]"),
-    "decay_per": Flag(_NAME, "decay per round or per local epoch"),
-    "optimizer": Flag(_NAME, f"local optimizer: {', '.join(_T.optimizers)}"),
-    "optimizer_state": Flag(_NAME, "of the local optimizer between rounds: persist or restart"),
+    **{name: _of_option(option) for name, option in schema.TRAINING.items()},
     "eval_every": Flag(
         _INT,
         "rounds between two evaluations on the test set",
@@ -171,7 +176,6 @@ WHO = {
         "file with the clients of every round: .npy [T, C], or a line per round, commas between",
         "none",
     ),
-    "dropout": Flag(_FLOAT, "probability in [0, 1) that a client does not take part after all"),
     "late": Flag(
         _NAMES, "clients:round, so many clients join in that round (from 0), drawn once", "none"
     ),
@@ -201,82 +205,7 @@ HARDWARE = {
 }
 RULES = {
     "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}"),
-    "gamma": Flag(_FLOAT, "Gamma, the norm of every upload, above 0"),
-    "alpha": Flag(_FLOAT, "alpha, weight of the old reputation, in [0, 1]"),
-    "beta": Flag(_FLOAT, "beta, altruism degree, from 0 to inf"),
-    "beta_on": Flag(_NAME, "beta acts on r summing to 1 (sum) or on r / max r (max)"),
-    "floor": Flag(_FLOAT, "smallest reputation before normalising"),
-    "relative_floor": Flag(bool, "use floor / N, for large populations"),
-    "normalise_scores": Flag(bool, "bring scores to the scale of r before averaging"),
-    "norm_epsilon": Flag(_FLOAT, "added to the norm of an update"),
-    "cosine_epsilon": Flag(_FLOAT, "smallest norm in the cosine's denominator"),
-    "mask_scope": Flag(_NAME, "one mask over the whole vector, or one per tensor"),
-    "mask_count": Flag(
-        _NAME,
-        "entries kept: floor(len ratio), or ceil: min(ceil(len ratio), len - 1)",
-    ),
-    "mask_ties": Flag(
-        _NAME,
-        "equal magnitudes: broken by position, or all kept",
-    ),
-    "first_weights": Flag(_NAME, "weights of a client's first aggregation: size or uniform"),
-    "contribution": Flag(_NAME, f"contribution measure: {', '.join(_T.contributions)}"),
-    "aggregation": Flag(_NAME, f"weights of the aggregate: {', '.join(_T.aggregations)}"),
-    "reward": Flag(_NAME, f"reward rule: {', '.join(_T.rewards)}"),
-    "game": Flag(_NAME, f"what a coalition is worth to a measure of a game: {', '.join(_T.games)}"),
-    "permutations": Flag(
-        _INT,
-        "permutations drawn per round by a sampled value (eci and banzhaf: beyond 10 clients)",
-    ),
-    "tolerance": Flag(_FLOAT, "gain below which a truncated sampling stops"),
-    "scale_values": Flag(
-        bool, "gtg_shapley: scale its values so that those of the gain's sign sum to the gain"
-    ),
-    "removal": Flag(
-        _FLOAT,
-        "share of the mean reputation below which a client is removed for good, from round 10 on "
-        "(cffl: from the first), in [0, 1)",
-    ),
-    "removal_imbalanced": Flag(
-        _FLOAT, "cffl: the same on the partition class_imbalance; --removal holds there too"
-    ),
-    "removed": Flag(
-        _NAME,
-        "a removed client keeps its model (frozen) or trains on by itself (alone)",
-    ),
-    "negative": Flag(
-        _NAME,
-        "rffl, shapfed_wa: reputations below 0 count as zero, or are kept, with weights below 0",
-    ),
-    "clip": Flag(_FLOAT, "cffl: greatest magnitude of an entry of an update, above 0"),
-    "clip_by": Flag(_NAME, "cffl cuts updates entry by entry to --clip, or by norm to --gamma"),
-    "growth": Flag(
-        _FLOAT,
-        "cffl: by how much the factor in sinh grows over the run, 1 doubles it, at least 0",
-    ),
-    "combine": Flag(_NAME, "cffl: the mean of updates by size, or their sum"),
-    "own_off": Flag(
-        _NAME,
-        "cffl: a client's own update comes off its download after the mask, by n / max n (sum: "
-        "whole), or before it, by its weight in the aggregate",
-    ),
-    "q": Flag(_FLOAT, "exponent of q_ffl, at least 0"),
-    "kappa": Flag(_FLOAT, "iafl: 1 gives everybody everything, in [0, 1]"),
-    "recovery": Flag(_FLOAT, "iafl: probability of starting a round from the reference model"),
-    "broadcast": Flag(
-        _NAME,
-        "shapfed_wa: what a client receives of the server's model: gamma, or gamma over its sum or "
-        "over its max",
-    ),
-    "contribution_by": Flag(
-        _NAME,
-        "iafl: what a client contributes: its size, the accuracy it reaches alone (trained before "
-        "the run, judged on validation rows) or its participation in the rounds so far",
-    ),
-    "finetune_rounds": Flag(_INT, "rounds alone at the end of fedavg_finetuned"),
-    "finetune_optimizer": Flag(
-        _NAME, "there: new, at the rate of round 0, or kept, with its state and rate"
-    ),
+    **{n: _of_option(o) for n, o in _T.options.items() if n not in schema.TRAINING},
 }
 CLUSTER = {
     "coordinator": Flag(

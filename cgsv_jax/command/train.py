@@ -22,21 +22,6 @@ from cgsv_jax.results import environment as environment_lib
 from cgsv_jax.results import figures as figures_lib
 from cgsv_jax.results import tables
 
-# The numbers of a method that are printed before it runs, and what they are called.
-NUMBERS = {
-    "gamma": "Gamma",
-    "alpha": "alpha",
-    "beta": "beta",
-    "q": "q",
-    "kappa": "kappa",
-    "recovery": "recovery",
-    "removal": "removal",
-    "removal_imbalanced": "removal, imbalanced",
-    "clip": "clip",
-    "growth": "growth",
-    "finetune_rounds": "rounds alone",
-}
-
 
 def must_have_devices() -> None:
     """JAX fails in a dozen ways where the hardware that it was told to use is not there."""
@@ -261,10 +246,9 @@ def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
         terminal.say(console, f"{name:>{wide}}  {text}")
     for method in config.methods:
         numbers = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
-        read = names.TABLES.reads[method.algorithm]
-        for name, letter in NUMBERS.items():
-            if name in read and getattr(method, name) is not None:
-                numbers += f", {letter} = {getattr(method, name):.3g}"
+        for name, value in method.options:
+            if value is not None and (letter := method.declared[name].letter):
+                numbers += f", {letter} = {value:.3g}"
         terminal.say(console, f"{method.name:>{wide}}  {numbers}")
     for task in dealt:
         console.print(tables.holdings(task.sizes, task.classes, task.partition))

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from cgsv_jax.config.schema import Config, Method
+from cgsv_jax.config.schema import Config, Tables
 
 # MNIST and CIFAR-10 have the released code's numbers (rounds, epochs, batch, Gamma). MNIST's
 # learning rate is that of its argument file: with the 1e-3 that its main file sets, what does not
@@ -106,21 +106,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 # What the released code sets for a data set where it differs from TRAINING.
 RELEASED_TRAINING: dict[str, dict[str, Any]] = {"mnist": {"learning_rate": 1e-3, "decay": 0.955}}
 
-# What a method's own text or code says where it differs from the settings.
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "fedavg_finetuned": {"aggregation": "uniform"},
-    "cffl": {"alpha": 0.8, "removal": 1 / 3, "removal_imbalanced": 1 / 6, "removed": "alone"}
-    | {"mask_ties": "all"},
-    "rffl": {"removal": 1 / 3, "removed": "alone", "beta": 0.0, "beta_on": "max"}
-    | {"mask_scope": "tensor", "mask_count": "ceil", "mask_ties": "all"},
-    "shapfed_wa": {"alpha": 0.9},
-}
-# Scores of every measure but the cosine sum to about 1, or have the scale of an accuracy: brought
-# to the scale of reputations, they are neither swallowed by an absolute floor nor drowned.
-SUMMED_SCORES = {"normalise_scores": True, "relative_floor": True}
-# What the code of a measure's authors has where it differs from the defaults.
-MEASURE_DEFAULTS: dict[str, dict[str, Any]] = {"gtg_shapley": {"tolerance": 1e-3}}
-
 # What an experiment is when nobody says otherwise, beside the fields' own defaults.
 DEFAULTS: dict[str, Any] = {
     "dataset": "digits",
@@ -132,16 +117,18 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def default_of(name: str) -> tuple[Any, dict[str, Any]]:
+def default_of(name: str, tables: Tables) -> tuple[Any, dict[str, Any]]:
     """An option's value where nobody gives it, None if there is no general one, and other values.
 
     Returns:
-      The value, and data set, setting, method or measure -> the value that it has instead.
+      The value, and data set, setting, method or part of one -> the value that it has instead.
     """
-    fields = {f.name: f.default for kind in (Config, Method) for f in dataclasses.fields(kind)}
+    fields = {f.name: f.default for f in dataclasses.fields(Config)}
+    fields |= {flag: option.default for flag, option in tables.options.items()}
     fields = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
     base, others = (fields | DEFAULTS).get(name), {}
-    for table in (TRAINING, SETTINGS, METHOD_DEFAULTS, MEASURE_DEFAULTS):
+    rules = tables.algorithms, *tables.parts.values()
+    for table in (TRAINING, SETTINGS, *({w: s.defaults for w, s in own.items()} for own in rules)):
         own = {who: values[name] for who, values in table.items() if name in values}
         if table in (TRAINING, SETTINGS) and len(own) == len(
             table

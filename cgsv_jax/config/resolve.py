@@ -13,6 +13,8 @@ from cgsv_jax.config import validate as validate_lib
 from cgsv_jax.config.schema import Config, ConfigError, Method, Tables
 from cgsv_jax.core.ranges import MAX_WHOLE
 from cgsv_jax.core.ranges import shown as _shown
+from cgsv_jax.rules import spec as spec_lib
+from cgsv_jax.rules.spec import Number, Option
 
 
 def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
@@ -33,8 +35,8 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     algorithms = _sequence(asked.pop("algorithms", defaults.DEFAULTS["algorithms"]))
     if algorithms == ("all",):
         algorithms = tuple(tables.algorithms)
-    common = {f.name for f in dataclasses.fields(Config)} - {"methods", "dataset"}
-    own = {f.name for f in dataclasses.fields(Method)} - {"name", "algorithm"}
+    common = {f.name for f in dataclasses.fields(Config)} - {"methods", "dataset", "tables"}
+    own = tables.options
     allowed = {*common, *own, "dataset", "setting", "algorithms"}
     complaints = [
         validate_lib.unknown("option", key, allowed) for key in asked if key not in allowed
@@ -50,22 +52,10 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         training = defaults.TRAINING[numbers_of] | defaults.SETTINGS[variant]
         if variant == "released":
             training |= defaults.RELEASED_TRAINING.get(numbers_of, {})
-        fields = {key: value for key, value in training.items() if key in own}
-        if validate_lib.among(algorithm, tables.algorithms):
-            fields |= defaults.METHOD_DEFAULTS.get(algorithm, {})
-            measured = asked.get("contribution", "cosine") != "cosine"
-            if measured and "contribution" in tables.reads[algorithm]:
-                named = asked["contribution"]
-                known = validate_lib.among(
-                    named, defaults.MEASURE_DEFAULTS
-                )  # else what is no name may have no hash
-                fields |= defaults.SUMMED_SCORES | (
-                    defaults.MEASURE_DEFAULTS[named] if known else {}
-                )
         given = {key: value for key, value in asked.items() if key in own}
-        if "removal" in given:  # what is asked for holds on every partition
-            fields.pop("removal_imbalanced", None)
-        return Method(name=name, algorithm=algorithm, **(fields | given))
+        if not validate_lib.among(algorithm, tables.algorithms):
+            return Method(name, algorithm, (), {})
+        return _method(name, algorithm, training, given, tables)
 
     source, numbers = tables.datasets[numbers_of], defaults.TRAINING[numbers_of]
     shares = _sequence(asked.get("shares", ()))
@@ -106,19 +96,48 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     if "eval_every" not in fields:  # about twenty points on a curve
         rounds = fields["rounds"]
         fields["eval_every"] = -(-rounds // 20) if validate_lib.whole(rounds) and rounds > 0 else 1
-    config = Config(dataset=dataset, methods=tuple(method(name) for name in algorithms), **fields)
+    config = Config(
+        dataset=dataset, methods=tuple(method(name) for name in algorithms), tables=tables, **fields
+    )
     validate_lib.refuse(
         complaints + validate_lib.complaints(config, tables) + _idle_options(config, asked, tables)
     )
     return config
 
 
+def _method(
+    name: str,
+    algorithm: str,
+    training: Mapping[str, Any],
+    given: Mapping[str, Any],
+    tables: Tables,
+) -> Method:
+    """What an algorithm reads: as given, else as its text says, else as its data set does."""
+    spec, parts = tables.algorithms[algorithm], tables.parts
+    options = schema.TRAINING | spec_lib.options_of(spec, given, parts)
+    values = {flag: option.default for flag, option in options.items()}
+    values |= training | spec_lib.defaults_of(spec, given, parts)
+    for flag, option in options.items():
+        if isinstance(option, Number) and option.instead_of in given:
+            values[flag] = None  # what is asked for holds on every partition
+    return method_of(name, algorithm, values | given, options)
+
+
+def method_of(
+    name: str, algorithm: str, values: Mapping[str, Any], options: Mapping[str, Option]
+) -> Method:
+    """A method of the values that mean something beside each other."""
+    values = spec_lib.needed(values, options)
+    return Method(name, algorithm, tuple(values.items()), {flag: options[flag] for flag in values})
+
+
 def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") -> list[str]:
     """An option that would do nothing is a misunderstanding, so it is refused."""
-    rules = {f.name for f in dataclasses.fields(Method)} - schema.TRAINING_FIELDS
-    methods = [m for m in config.methods if validate_lib.among(m.algorithm, tables.algorithms)]
     thinned = tuple(name for name in tables.partitions if name not in schema.CHOSEN_ROWS)
     only_with = schema.ONLY_WITH | {"rows_per_client": ("partitions", thinned)}
+    for name, option in tables.options.items():
+        if isinstance(option, Number) and option.instead_of:
+            only_with[name] = ("partitions", (option.partition,))
     complaints = []
     for name in asked:
         if name in only_with:
@@ -126,29 +145,40 @@ def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") ->
             used = _sequence(getattr(config, other))
             everything = getattr(tables, other if other == "partitions" else f"{other}s")
             complaints += _idle(name, other, allowed, used, everything)
-        if name in rules | set(tables.read_by):
-            read = {a: read | schema.TRAINING_FIELDS for a, read in tables.reads.items()}
-            readers = [m for m in methods if name in read[m.algorithm]]
-            other, allowed = "algorithms", [a for a, names in read.items() if name in names]
-            used = [m.algorithm for m in config.methods]
-            everything = tables.algorithms
-            if name in tables.read_by:
-                switch, values = tables.read_by[name]
-                # A method without the switch reads the option whatever the switch says.
-                free = any(switch not in read[m.algorithm] for m in readers)
-                if readers and not free:
-                    other, allowed = switch, values
-                    used = [getattr(m, switch) for m in readers]
-                    everything = schema.CHOICES.get(switch) or getattr(tables, f"{switch}s")
-            complaints += _idle(name, other, allowed, used, everything)
-    removing = [m for m in methods if "removed" in tables.reads[m.algorithm]]
-    if (
-        "removed" in asked
-        and removing
-        and not any(m.removal or m.removal_imbalanced for m in removing)
-    ):
-        complaints.append("--removed does nothing here: it needs --removal above 0")
+        if name in tables.options:
+            complaints += _idle_option(config, name, asked[name], tables)
     return complaints
+
+
+def _idle_option(config: Config, name: str, value: Any, tables: Tables) -> list[str]:
+    """What is said of an option that no method reads."""
+    methods = config.methods
+    if any(name in method.values for method in methods):
+        return []
+    wrong = validate_lib.judged(name, value, tables.options[name])
+    for method in methods:  # an unknown name cannot tell which options it reads
+        if any(validate_lib.judged(n, v, method.declared[n]) for n, v in method.words().items()):
+            return wrong
+        if not validate_lib.among(method.algorithm, tables.algorithms):
+            return wrong
+    switches: dict[str, list[str]] = {}
+    for method in methods:
+        training = schema.TRAINING.get(name)
+        found = spec_lib.switches(
+            tables.algorithms[method.algorithm], name, method.values, tables.parts
+        )
+        if training is not None and training.when is not None:
+            found = [training.when]
+        for when in found:
+            switches.setdefault(when.options[0], []).extend(when.words or ("above 0",))
+    readers = [
+        algorithm
+        for algorithm, spec in tables.algorithms.items()
+        if name in spec_lib.every_option([spec], tables.parts)
+    ]
+    other, allowed = next(iter(switches.items()), ("algorithms", readers))
+    need = f"{validate_lib.flag(other)} {' or '.join(dict.fromkeys(allowed))}"
+    return [*wrong, f"{validate_lib.flag(name)} does nothing here: it needs {need}"]
 
 
 def _idle(
@@ -165,13 +195,15 @@ def to_dict(config: Config) -> dict[str, Any]:
     """The config as plain lists, numbers and strings; infinity is the string "inf"."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, Method):
+            own = {"name": value.name, "algorithm": value.algorithm, **value.values}
+            return {key: plain(item) for key, item in own.items()}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
-        return "inf" if value == math.inf else value
+        return "inf" if isinstance(value, float) and value == math.inf else value
 
-    return plain(dataclasses.asdict(config))
+    fields = [field.name for field in dataclasses.fields(config) if field.name != "tables"]
+    return {name: plain(getattr(config, name)) for name in fields}
 
 
 def from_dict(values: Any, tables: Tables) -> Config:
@@ -201,11 +233,9 @@ def from_dict(values: Any, tables: Tables) -> Config:
         if not isinstance(method, dict):
             complaints.append(_no_object("a method of the config", method))
             continue
-        own, lacking = _fields(method, Method, "a method of the config")
-        if isinstance(own["beta"], str) and own["beta"] == "inf":
-            own["beta"] = math.inf
-        methods.append(Method(**own))
-        complaints += lacking
+        made, wrong = _read(method, tables)
+        methods.append(made)
+        complaints += wrong
     if validate_lib.items(fields["methods"]):
         fields["methods"] = tuple(methods) or validate_lib.LACKING
     fields |= {
@@ -213,9 +243,37 @@ def from_dict(values: Any, tables: Tables) -> Config:
         for name in schema.PATHS
         if fields[name] is not None
     }
-    config = Config(**fields)
+    config = Config(**fields, tables=tables)
     validate_lib.refuse(complaints + validate_lib.complaints(config, tables))
     return config
+
+
+def _read(values: Mapping[str, Any], tables: Tables) -> tuple[Method, list[str]]:
+    """A method from a file, and what is to be said of it.
+
+    Options that the algorithm does not read are judged and left out: files of earlier versions hold
+    all there are in every method.
+    """
+    what, lacking = "a method of the config", validate_lib.LACKING
+    unread = {**values}
+    name, algorithm = (unread.pop(key, lacking) for key in ("name", "algorithm"))
+    unread = {k: math.inf if v == "inf" and k == "beta" else v for k, v in unread.items()}
+    known = validate_lib.among(algorithm, tables.algorithms)
+    options = dict(schema.TRAINING) if known else {}
+    if known:
+        options |= spec_lib.options_of(tables.algorithms[algorithm], unread, tables.parts)
+    complaints = [
+        validate_lib.unknown(f"key of {what}", key, tables.options)
+        for key in unread
+        if key not in tables.options
+    ]
+    keys = ["name", "algorithm", *spec_lib.needed(dict.fromkeys(options) | unread, options)]
+    complaints += [f"{what} lacks the key {key!r}" for key in keys if key not in values]
+    for key in unread.keys() & tables.options.keys() - options.keys():
+        if unread[key] is not None:
+            complaints += validate_lib.judged(key, unread[key], tables.options[key])
+    found = {key: unread.get(key, lacking) for key in options}
+    return method_of(name, algorithm, found, options), complaints
 
 
 def of_given(config: Config, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +292,7 @@ def of_given(config: Config, described: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fields(values: dict, kind: type, what: str) -> tuple[dict[str, Any], list[str]]:
     """A value for every field, and what is to be said of the keys."""
-    names = [field.name for field in dataclasses.fields(kind)]
+    names = [field.name for field in dataclasses.fields(kind) if field.name != "tables"]
     complaints = [
         validate_lib.unknown(f"key of {what}", key, names) for key in values if key not in names
     ]

@@ -7,20 +7,38 @@ everything that is wrong: whatever is asked for, in whatever type, ends as a `Co
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cgsv_jax.core.ranges import MAX_WHOLE
-from cgsv_jax.types import Hyper, Options
+from cgsv_jax.core.ranges import MAX_WHOLE, RANGES
+from cgsv_jax.rules import spec as spec_lib
+from cgsv_jax.rules.spec import Choice, Number, Option, Spec, When
+from cgsv_jax.types import Hyper
 
 MAX_SEEDS = 10_000
 LONGEST = MAX_SEEDS + 1  # items of a sequence that are looked at: one more than any may have
 MAX_LAYERS = 100  # of the mlp: beyond, to trace it takes minutes
 
-# Fields of a method that every method reads; the others are the server's rules.
-TRAINING_FIELDS = {
-    *("learning_rate", "decay", "decay_per", "optimizer", "optimizer_state", "dropout"),
+# What every method reads of how its clients train; all other options are declared by rules.
+TRAINING: dict[str, Option] = {
+    "learning_rate": Number(0.1, RANGES["learning_rate"], "learning rate eta of round 0"),
+    "decay": Number(0.99, RANGES["decay"], "factor on the learning rate, in (0, 1]"),
+    "decay_per": Choice("round", ("round", "epoch"), "decay per round or per local epoch"),
+    "optimizer": Choice("sgd", ("sgd", "momentum", "adam"), "local optimizer"),
+    "optimizer_state": Choice(
+        "persist",
+        ("persist", "restart"),
+        "of the local optimizer between rounds: persist or restart",
+        when=When(("optimizer",), ("momentum", "adam")),
+    ),
+    "dropout": Number(
+        0.0,
+        RANGES["dropout"],
+        "probability in [0, 1) that a client does not take part after all",
+        switch=True,
+    ),
 }
 
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
@@ -49,23 +67,8 @@ ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "concentration": ("partitions", ("dirichlet", "size_dirichlet")),
     "dirichlet_balanced": ("partitions", ("dirichlet",)),
     "min_rows": ("partitions", ("dirichlet", "size_dirichlet", "by_owner")),
-    "removal_imbalanced": ("partitions", ("class_imbalance",)),
     "synthetic_rows": ("dataset", ("synthetic",)),
     "conv": ("model", CONVOLUTIONAL),
-}
-
-# The same inside a method: options that only some rules or optimizers read. Those of a contribution
-# measure are listed with the measures.
-READ_BY: dict[str, tuple[str, tuple[str, ...]]] = {
-    "beta": ("reward", ("sparsify", "scale")),
-    "beta_on": ("reward", ("sparsify", "scale")),
-    "mask_scope": ("reward", ("sparsify",)),
-    "mask_count": ("reward", ("sparsify",)),
-    "mask_ties": ("reward", ("sparsify",)),
-    "first_weights": ("aggregation", ("reputation",)),
-    "optimizer_state": ("optimizer", ("momentum", "adam")),
-    "clip": ("clip_by", ("entry",)),
-    "gamma": ("clip_by", ("norm",)),
 }
 
 # What stands for arrays from Python in a config.json, and the fields that say nothing about them:
@@ -78,88 +81,60 @@ OF_DATA = (
 )
 OF_MODEL = ("model", "hidden", "conv")
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "mask_scope": ("vector", "tensor"),
-    "mask_count": ("floor", "ceil"),
-    "mask_ties": ("position", "all"),
-    "first_weights": ("size", "uniform"),
-    "beta_on": ("sum", "max"),
-    "broadcast": ("gamma", "sum", "max"),
-    "contribution_by": ("size", "accuracy", "participation"),
-    "decay_per": ("round", "epoch"),
-    "finetune_optimizer": ("new", "kept"),
-    "optimizer_state": ("persist", "restart"),
-    "clip_by": ("entry", "norm"),
-    "combine": ("mean", "sum"),
-    "own_off": ("after", "before"),
-    "removed": ("frozen", "alone"),
-    "negative": ("zero", "kept"),
-}
 LAYOUTS = ("all", "one", "balanced")
 COHORTS_BY = ("uniform", "reputation")
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One column of a comparison: an algorithm and every number it runs with."""
+    """One column of a comparison: an algorithm and every number and word it runs with.
+
+    An option is read as a field: `method.beta`. Only those are there that the algorithm, its parts
+    and training read.
+    """
 
     name: str  # as asked for, for instance "cgsv:released"
     algorithm: str
-    learning_rate: float
-    decay: float
-    gamma: float
-    alpha: float = 0.95
-    beta: float = 1.0
-    floor: float = 1e-3
-    norm_epsilon: float = 0.0
-    cosine_epsilon: float = 0.0
-    decay_per: str = "round"
-    optimizer: str = "sgd"
-    optimizer_state: str = "persist"
-    contribution: str = "cosine"
-    aggregation: str = "reputation"
-    reward: str = "sparsify"
-    mask_scope: str = "vector"
-    mask_count: str = "floor"
-    mask_ties: str = "position"
-    first_weights: str = "size"
-    beta_on: str = "sum"
-    normalise_scores: bool = False
-    relative_floor: bool = False
-    q: float = 1.0
-    kappa: float = 0.0
-    recovery: float = 0.0
-    contribution_by: str = "size"
-    broadcast: str = "gamma"
-    removal: float = 0.0
-    removal_imbalanced: float | None = None  # of cffl under class_imbalance; None: as removal
-    removed: str = "frozen"
-    negative: str = "zero"
-    clip: float = 0.01
-    clip_by: str = "entry"
-    growth: float = 0.0
-    combine: str = "mean"
-    own_off: str = "after"
-    tolerance: float = 0.01
-    game: str = "cosine"
-    permutations: int = 100
-    scale_values: bool = False
-    finetune_rounds: int = 1
-    finetune_optimizer: str = "new"
-    dropout: float = 0.0
+    options: tuple[tuple[str, Any], ...]  # flag and value, in the order of the flags
+    declared: Mapping[str, Option] = dataclasses.field(compare=False, repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        for flag, value in self.__dict__.get("options", ()):
+            if flag == name:
+                return value
+        raise AttributeError(f"a method has no {name!r}")
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The options by flag."""
+        return dict(self.options)
+
+    def get(self, name: str, otherwise: Any = None) -> Any:
+        """An option, or something else where the method does not read it."""
+        return self.values.get(name, otherwise)
+
+    def replace(self, **values: Any) -> "Method":
+        """The method with other values of options that it has."""
+        unknown = values.keys() - self.values.keys()
+        if unknown:
+            raise KeyError(f"{self.name} does not read {', '.join(sorted(unknown))}")
+        return dataclasses.replace(self, options=tuple((self.values | values).items()))
 
     def hyper(self, partition: str = "") -> Hyper:
-        """The numbers that may be traced, on a partition."""
-        numbers = Hyper(*(getattr(self, name) for name in Hyper._fields))
-        if partition == "class_imbalance" and self.removal_imbalanced is not None:
-            return numbers._replace(removal=self.removal_imbalanced)
-        return numbers
+        """The numbers that may be traced, on a partition; what is switched off is not there."""
+        numbers = {n: o for n, o in self.declared.items() if isinstance(o, Number)}
+        values = {n: v for n, v in self.options if n in numbers}
+        found = {n: v for n, v in values.items() if v or not numbers[n].switch}
+        for name, value in values.items():
+            if number := numbers[name].instead_of:
+                del found[name]
+                if value is not None and partition == numbers[name].partition:
+                    found[number] = value
+        return found
 
-    def options(self, **made: Any) -> Options:
-        """The choices of rule, and what only the experiment can say: tensors, rounds, network."""
-        names = [name for name in Options._fields if hasattr(self, name)]
-        chosen = {name: getattr(self, name) for name in names}
-        return Options(**chosen, removes=self.removal > 0, **made)
+    def words(self) -> dict[str, Any]:
+        """What may not be traced: words, truths and counts."""
+        return {n: v for n, v in self.options if not isinstance(self.declared[n], Number)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +182,7 @@ class Config:
     attacks: tuple[str, ...] = ()  # "name:clients" or "name:clients:strength"
     attackers: tuple[int, ...] = ()  # who they are; empty: drawn with the partition's seed
     checkpoint_every: int | None = None  # rounds; None: by the time, see checkpoint.py
+    tables: "Tables | None" = dataclasses.field(default=None, compare=False, repr=False)
 
 
 class Attacking(NamedTuple):
@@ -264,15 +240,23 @@ class Tables:
     datasets: Mapping[str, Any]
     models: Mapping[str, Any]
     partitions: Mapping[str, Any]
-    algorithms: Mapping[str, Any]
-    contributions: Mapping[str, Any]
-    aggregations: Mapping[str, Any]
-    rewards: Mapping[str, Any]
+    algorithms: Mapping[str, Spec]
+    contributions: Mapping[str, Spec]
+    aggregations: Mapping[str, Spec]
+    rewards: Mapping[str, Spec]
     optimizers: Mapping[str, Any]
     precisions: Sequence[str]
     convs: Sequence[str]
-    games: Mapping[str, Any]
-    reads: Mapping[str, Any]  # algorithm -> the rules' options that it reads
-    read_by: Mapping[str, tuple[str, tuple[str, ...]]]  # as `READ_BY`, of all rules
+    games: Mapping[str, Spec]
     attacks: Sequence[str]
     label_attacks: Mapping[str, Any]
+
+    @property
+    def parts(self) -> spec_lib.Tables:
+        """What a rule may be made of."""
+        return {part: getattr(self, f"{part}s") for part in spec_lib.PARTS}
+
+    @functools.cached_property
+    def options(self) -> dict[str, Option]:
+        """Every option of a method that some rule, or training, reads, by flag."""
+        return TRAINING | spec_lib.every_option(self.algorithms.values(), self.parts)

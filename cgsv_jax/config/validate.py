@@ -11,6 +11,7 @@ from cgsv_jax.config.schema import Config, ConfigError, Method, Tables
 from cgsv_jax.core.ranges import MAX_WHOLE, MOST_NUMBER, RANGES, Interval, from_
 from cgsv_jax.core.ranges import shown as _shown
 from cgsv_jax.host import files
+from cgsv_jax.rules.spec import Choice, Number, Option, Truth
 
 
 def validate(config: Config, tables: Tables) -> None:
@@ -76,7 +77,7 @@ def complaints(config: Config, tables: Tables) -> list[str]:
         complaints += distinct("algorithms", tuple(m.name for m in c.methods))
     for method in items(c.methods):
         complaints += _method_complaints(method, tables)
-        complaints += _counted_too_high(c, method, tables)
+        complaints += _counted_too_high(c, method)
     return complaints + _presence_complaints(c) + _attack_complaints(c, tables)
 
 
@@ -167,15 +168,14 @@ def _attack_complaints(c: Config, tables: Tables) -> list[str]:
     return complaints
 
 
-def _counted_too_high(c: Config, m: Method, tables: Tables) -> list[str]:
+def _counted_too_high(c: Config, m: Method) -> list[str]:
     """Counts that no int32 holds, although each of their parts is one."""
-    reads = tables.reads.get(m.algorithm, ()) if isinstance(m.algorithm, str) else ()
-    alone = m.finetune_rounds if "finetune_rounds" in reads else 0
+    alone, permutations = m.get("finetune_rounds", 0), m.get("permutations", 0)
     counts = []
     if _countable(c.rounds, c.epochs, alone):  # the schedule counts local epochs
         counts.append(("--rounds times --epochs", (c.rounds + alone) * c.epochs))
-    if "permutations" in reads and _countable(c.clients, m.permutations):  # coalitions of a round
-        counts.append(("--permutations times --clients", m.permutations * c.clients))
+    if _countable(c.clients, permutations):  # coalitions of a round
+        counts.append(("--permutations times --clients", permutations * c.clients))
     return [
         f"{what} is {count}, it must be at most {MAX_WHOLE}"
         for what, count in counts
@@ -194,20 +194,21 @@ def _not_made_for_each_other(c: Config, tables: Tables) -> list[str]:
 
 
 def _method_complaints(m: Method, tables: Tables) -> list[str]:
-    complaints = [
-        *_name_complaints(m, tables),
-        *known("optimizer", m.optimizer, tables.optimizers),
-        *known("contribution", m.contribution, tables.contributions),
-        *known("aggregation", m.aggregation, tables.aggregations),
-        *known("reward", m.reward, tables.rewards),
-        *_ranged(m),
-        *known("game", m.game, tables.games),
-    ]
-    for name, allowed in schema.CHOICES.items():
-        complaints += known(name, getattr(m, name), allowed)
-    for name in ("normalise_scores", "relative_floor", "scale_values"):
-        complaints += _truth(name, getattr(m, name))
+    complaints = _name_complaints(m, tables)
+    for name, value in m.options:
+        complaints += judged(name, value, m.declared[name])
     return complaints
+
+
+def judged(name: str, value: Any, option: Option) -> list[str]:
+    """What is wrong with the value of an option of a method."""
+    if isinstance(option, Choice):
+        return known(name, value, option.allowed)
+    if isinstance(option, Truth):
+        return _truth(name, value)
+    if isinstance(option, Number) and option.instead_of and value is None:
+        return []
+    return number(name, value, option.allowed)
 
 
 def _name_complaints(m: Method, tables: Tables) -> list[str]:
@@ -327,11 +328,11 @@ def _is_layout(value: Any) -> bool:
     return value in schema.LAYOUTS or (number and 1 <= int(value) <= MAX_WHOLE)
 
 
-def _ranged(values: Config | Method) -> list[str]:
+def _ranged(config: Config) -> list[str]:
     """What is wrong with the numbers of `RANGES`; None stands where a field's default is None."""
     complaints = []
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
         if field.name in RANGES and not (value is None and field.default is None):
             complaints += number(field.name, value, RANGES[field.name])
     return complaints
@@ -368,7 +369,3 @@ def _identity(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_identity, value))
     return value if isinstance(value, str | int | float) else id(value)
-
-
-# The same sentences for values that are judged elsewhere.
-flag, known, at_least, number, distinct = flag, known, at_least, number, distinct

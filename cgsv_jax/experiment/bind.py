@@ -1,8 +1,8 @@
 """A configuration becomes functions, shapes and arrays here; nobody asks it anything afterwards."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from cgsv_jax.experiment import hardware
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.task import Flags, Task, counts_of, flags_of, width_asked
 from cgsv_jax.results import frames
-from cgsv_jax.rules.methods import ALGORITHMS, STAGED
+from cgsv_jax.rules import spec as spec_lib
 from cgsv_jax.types import (
     Algorithm,
     Attack,
@@ -81,7 +81,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
       ValueError: a rule refuses its numbers or the model.
     """
     needs = needs_of(config, method)
-    options = method.options(tensors=task.tensors, rounds=config.rounds, network=task.network)
+    given = {"network": task.network, "tensors": task.tensors, "rounds": config.rounds}
     batch = min(config.batch_size, task.clients.mask.shape[1])
     steps = config.epochs * -(-task.sizes // batch)
     asked = width_asked(config.layout)
@@ -99,21 +99,20 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
 
     def trainer(hyper: Hyper) -> Trainer:
         schedule = local.decayed(
-            hyper.learning_rate, hyper.decay, per=method.decay_per, epochs=config.epochs
+            hyper["learning_rate"], hyper["decay"], per=method.decay_per, epochs=config.epochs
         )
-        again = method.algorithm in STAGED and method.finetune_optimizer == "new"
         return local.trainer(
             task.model,
             names_lib.OPTIMIZERS[method.optimizer],
             schedule,
             batch_size=config.batch_size,
             precision=config.precision,
-            restart=method.optimizer_state == "restart",
-            afresh=config.rounds if again else None,
+            restart=method.get("optimizer_state") == "restart",
+            afresh=config.rounds if needs.afresh else None,
         )
 
     def who(hyper: Hyper) -> Participation | None:
-        dropout = hyper.dropout if method.dropout > 0 else 0.0
+        dropout = hyper.get("dropout", 0.0)  # not there where it is 0
         if task.attendance is not None:
             return participation.given(task.attendance, dropout)
         if config.cohort is None:
@@ -145,7 +144,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         seeds=config.seeds,
         hyper=method.hyper(task.partition),
         needs=needs,
-        algorithm=lambda hyper: ALGORITHMS[method.algorithm](hyper, options),
+        algorithm=lambda hyper: algorithm_of(config, method, hyper, given),
         trainer=trainer,
         participation=who,
         attack=attacks.attack(uploads) if deceived else None,
@@ -161,18 +160,32 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     )
 
 
+def algorithm_of(
+    config: Config, method: Method, hyper: Hyper, given: Mapping[str, Any]
+) -> Algorithm:
+    """The algorithm of a method.
+
+    Args:
+      config: it knows which names there are.
+      method: its words; its numbers are those of `hyper`.
+      hyper: numbers, which may be traced.
+      given: what rules are told by the experiment: network, tensors and rounds.
+    """
+    spec = config.tables.algorithms[method.algorithm]
+    return spec_lib.made(spec, method.words() | hyper, given, config.tables.parts)
+
+
 # What rules are made of where they are asked what they need, and compute nothing.
 _ANY_NETWORK = Network(lambda weights, *_: (weights, weights), lambda: np.zeros((1, 1), np.int32))
 
 
 def needs_of(config: Config, method: Method) -> Needs:
     """What the rules of a method need and cost, as they say themselves."""
-    options = method.options(tensors=(1,), rounds=config.rounds, network=_ANY_NETWORK)
-    return ALGORITHMS[method.algorithm](method.hyper(), options).needs
+    given = {"network": _ANY_NETWORK, "tensors": (1,), "rounds": config.rounds}
+    return algorithm_of(config, method, method.hyper(), given).needs
 
 
 def rounds_of(config: Config, method: Method) -> int:
     """Rounds of a method: T, those of its second stage, and those alone before, if it has them."""
-    alone = needs_of(config, method).alone
-    staged = method.finetune_rounds if method.algorithm in STAGED else 0
-    return config.rounds * (1 + alone) + staged
+    needs = needs_of(config, method)
+    return config.rounds * (1 + needs.alone) + needs.more_rounds

@@ -12,10 +12,9 @@ from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import Config
 from cgsv_jax.core import attacks, local
 from cgsv_jax.data import partition as partition_lib
-from cgsv_jax.rules import contribution
 from cgsv_jax.rules.aggregation import AGGREGATIONS
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
-from cgsv_jax.rules.methods import ALGORITHMS, READS
+from cgsv_jax.rules.methods import METHODS
 from cgsv_jax.rules.reward import REWARDS
 
 # name -> learning rate -> optax transformation
@@ -29,7 +28,7 @@ TABLES = schema.Tables(
     datasets=data_lib.DATASETS,
     models=models.MODELS,
     partitions=partition_lib.PARTITIONS,
-    algorithms=ALGORITHMS,
+    algorithms=METHODS,
     contributions=CONTRIBUTIONS,
     aggregations=AGGREGATIONS,
     rewards=REWARDS,
@@ -37,8 +36,6 @@ TABLES = schema.Tables(
     precisions=local.PRECISIONS,
     convs=models.FORMS,
     games=GAMES,
-    reads=READS,
-    read_by=schema.READ_BY | contribution.READ_BY,
     attacks=attacks.ATTACKS,
     label_attacks=attacks.LABELS,
 )

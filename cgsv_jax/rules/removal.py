@@ -5,8 +5,24 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 
+from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.shares import renewed
+from cgsv_jax.rules.spec import Choice, Number, When
 from cgsv_jax.types import Array, Standing, Upload
+
+REMOVAL = Number(
+    0.0,
+    Interval(0, 1, "[)"),
+    "share of the mean reputation below which a client is removed for good, from round 10 on "
+    "(cffl: from the first), in [0, 1)",
+    "removal",
+)
+REMOVED = Choice(
+    "frozen",
+    ("frozen", "alone"),
+    "a removed client keeps its model (frozen) or trains on by itself (alone)",
+    when=When(("removal",)),
+)
 
 
 class Removal(NamedTuple):

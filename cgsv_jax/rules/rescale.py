@@ -1,14 +1,22 @@
 """How long an upload is: u_i = scale_i dw_i, a number per client, so u_i is never stored."""
 
+import math
 from collections.abc import Callable
 
 import chex
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
+from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules.spec import Number
 from cgsv_jax.types import Array
 
 Rescale = Callable[[Array], Array]  # norms [N] -> scales [N]
+
+GAMMA = Number(
+    0.5, Interval(0, math.inf, "()"), "Gamma, the norm of every upload, above 0", "Gamma"
+)
+NORM_EPSILON = Number(0.0, Interval(0, math.inf, "[)"), "added to the norm of an update")
 
 
 def unchanged() -> Rescale:

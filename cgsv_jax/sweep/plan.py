@@ -12,14 +12,13 @@ from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import Config, ConfigError, Method
 from cgsv_jax.experiment import bind, deal, hardware, identity
 from cgsv_jax.experiment import budget as budget_lib
-from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.execute import Segment
 from cgsv_jax.experiment.task import DataIdentity, Task
 from cgsv_jax.host import files
 from cgsv_jax.results.frames import YARDSTICK
+from cgsv_jax.rules.spec import Number
 from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep.points import Sweep
-from cgsv_jax.types import Hyper
 
 # Fields of a Config that a program knows only through the shapes of its arrays.
 _DATA_FIELDS = (
@@ -35,7 +34,7 @@ class Trial(NamedTuple):
     """One method from one seed on one partition, identified by the options that it reads."""
 
     config: Config  # no partitions, seeds or methods
-    method: Method  # fields that it does not read are at their defaults
+    method: Method
     partition: str
     seed: int
 
@@ -89,16 +88,8 @@ class Plan(NamedTuple):
 
 
 def trial_of(config: Config, method: Method, partition: str, seed: int) -> Trial:
-    """The trial of a method, without the options that it does not read."""
-    reads = names_lib.TABLES.reads[method.algorithm] | schema.TRAINING_FIELDS
-    reads = reads | {"name", "algorithm"}
-    # Fields without a default are numbers; any value does for those that are not read.
-    unread = {
-        field.name: 1.0 if field.default is dataclasses.MISSING else field.default
-        for field in dataclasses.fields(Method)
-        if field.name not in reads
-    }
-    method = dataclasses.replace(method, **unread | {"name": method.algorithm})
+    """The trial of a method, whatever it was asked for as."""
+    method = dataclasses.replace(method, name=method.algorithm)
     return Trial(dataclasses.replace(config, **_WITHOUT_AXES), method, partition, seed)
 
 
@@ -211,15 +202,13 @@ def statics_of(trial: Trial) -> tuple[Config, Method]:
     """What a trial's program depends on besides shapes: all but numbers and the data's fields."""
     defaults = {f.name: f.default for f in dataclasses.fields(Config)}
     config = dataclasses.replace(trial.config, **{name: defaults[name] for name in _DATA_FIELDS})
+    # Whether a number is switched on is another program, how much it is is not.
     numbers = {
-        name: 1.0 if name in ("learning_rate", "decay", "gamma") else getattr(Method, name)
-        for name in Hyper._fields
+        name: 0.5 if value or not trial.method.declared[name].switch else 0.0
+        for name, value in trial.method.options
+        if isinstance(trial.method.declared[name], Number)
     }
-    # Whether clients are removed or drop out is another program, how many is a number.
-    numbers["removal_imbalanced"] = None
-    numbers["removal"] = 0.5 if trial.method.removal > 0 else 0.0
-    numbers["dropout"] = 0.5 if trial.method.dropout > 0 else 0.0
-    return config, dataclasses.replace(trial.method, **numbers)
+    return config, trial.method.replace(**numbers)
 
 
 def _portions(world: Config, own: Sequence[Trial]) -> Iterable[tuple[Portion, tuple[Task, ...]]]:
@@ -307,13 +296,19 @@ def _named(programs: Sequence[Program]) -> Iterable[Program]:
     statics = []
     for program in programs:
         config, method = statics_of(program.portions[0].trials[0])
-        statics.append(dataclasses.asdict(config) | dataclasses.asdict(method))
-    statics = [{k: v for k, v in own.items() if k not in ("name", "methods")} for own in statics]
-    for own in statics:  # numbers that only switch a branch on or off
-        own |= {name: "on" if own[name] else "off" for name in ("removal", "dropout")}
+        declared = method.declared.items()
+        switches = [n for n, o in declared if isinstance(o, Number) and o.switch]
+        # Of a number that is switched on, a program knows no more than that.
+        on = {name: "on" if method.get(name) else "off" for name in switches}
+        own = resolve.to_dict(dataclasses.replace(config, methods=()))
+        statics.append(own | method.values | {"algorithm": method.algorithm} | on)
     for program, own in zip(programs, statics, strict=True):
         same = [other for other in statics if other["algorithm"] == own["algorithm"]]
-        extra = {key: own[key] for key in own if any(other[key] != own[key] for other in same)}
+        extra = {
+            key: own[key]
+            for key in own
+            if any(other.get(key, own[key]) != own[key] for other in same)
+        }
         words = points_lib.in_words(extra)
         yield program._replace(name=own["algorithm"] + (f" ({words})" if words else ""))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from cgsv_jax.config import resolve, schema, validate
-from cgsv_jax.config.schema import Config, ConfigError, Method
+from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.experiment import hardware
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.task import counts_of
@@ -35,10 +35,10 @@ SWEEPABLE = (
     "setting",
     *(
         field.name
-        for kind in (Config, Method)
-        for field in dataclasses.fields(kind)
-        if field.name not in (*LISTS, *FIXED, "methods", "name", "algorithm")
+        for field in dataclasses.fields(Config)
+        if field.name not in (*LISTS, *FIXED, "methods", "tables")
     ),
+    *names_lib.TABLES.options,
 )
 
 
@@ -279,9 +279,10 @@ def described(values: Any) -> Sweep:
     if sweep.shown != outlined.shown:
         raise ConfigError(f"{_NO_CONFIG}: it shows other methods than it runs")
     config = resolve.to_dict(sweep.points[0].config)
+    before = resolve.to_dict(resolve.from_dict(written["config"], names_lib.TABLES))
     # Paths, layout and devices are those of this machine.
     same = {*config} - {*schema.PATHS, "layout", "devices"}
-    differs = sorted(name for name in same if written["config"].get(name) != config[name])
+    differs = sorted(name for name in same if before[name] != config[name])
     if differs:
         raise ConfigError(
             f"{_NO_CONFIG}: with its options {', '.join(differs)} of the first point would not be "

@@ -2,18 +2,19 @@
 
 from cgsv_jax.rules.aggregation.q_fair import q_fair
 from cgsv_jax.rules.aggregation.weighted import (
+    BY_REPUTATION,
     added,
     by_reputation,
     by_size,
     by_size_of_all,
     uniform,
 )
+from cgsv_jax.rules.spec import Spec
 
-# name -> (hyper, options) -> Aggregation
 AGGREGATIONS = {
-    "reputation": lambda hyper, options: by_reputation(first=options.first_weights),
-    "size": lambda hyper, options: by_size(),
-    "uniform": lambda hyper, options: uniform(),
+    "reputation": BY_REPUTATION,
+    "size": Spec(by_size),
+    "uniform": Spec(uniform),
 }
 
 __all__ = [

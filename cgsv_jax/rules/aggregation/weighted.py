@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.rules.shares import over_present, population, rows_of_all
+from cgsv_jax.rules.spec import Choice, Spec
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
 
 
@@ -90,3 +91,16 @@ def by_size_of_all() -> Aggregation:
 def added() -> Aggregation:
     """u_N = sum_i u_i over the present clients; the recorded weights sum to 1 all the same."""
     return _fixed("uniform", lambda upload: jnp.sum(upload.present).astype(upload.norms.dtype))
+
+
+BY_REPUTATION = Spec(
+    by_reputation,
+    {
+        "first": Choice(
+            "size",
+            ("size", "uniform"),
+            "weights of a client's first aggregation: size or uniform",
+            flag="first_weights",
+        )
+    },
+)

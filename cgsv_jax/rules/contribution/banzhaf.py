@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from cgsv_jax.core import checks
 from cgsv_jax.rules.contribution import games
 from cgsv_jax.rules.contribution.shapley import all_values, coalitions
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, Contribution
 
 # Clients up to whom all coalitions are looked at, unless told otherwise: 2^10 = 1,024 of them.
@@ -106,3 +107,11 @@ def banzhaf(
         return coalitions(players) if players <= exact else players * permutations
 
     return games.measure_of(game, solution, valuations=valuations, draws=True)
+
+
+BANZHAF = Spec(
+    banzhaf,
+    {"permutations": games.PERMUTATIONS},
+    parts={"game": "cosine"},
+    defaults=games.OTHER_SCALE,
+)

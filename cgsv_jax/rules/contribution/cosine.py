@@ -1,9 +1,13 @@
 """The cosine gradient Shapley value: how far an upload points where everybody goes."""
 
+import math
+
 import chex
 import jax
 
 from cgsv_jax.core import checks, vectors
+from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules.spec import Number, Spec
 from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
 
 
@@ -34,3 +38,16 @@ def cosine(epsilon: chex.Numeric = 0.0) -> Contribution:
         return psi, state  # psi_i, eq. (3)
 
     return Contribution(init, update)
+
+
+COSINE = Spec(
+    cosine,
+    {
+        "epsilon": Number(
+            0.0,
+            Interval(0, math.inf, "[)"),
+            "smallest norm in the cosine's denominator",
+            flag="cosine_epsilon",
+        )
+    },
+)

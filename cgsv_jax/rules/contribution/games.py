@@ -5,6 +5,8 @@ membership [K, N] (0 or 1) to values [K]. Which solution (Shapley, leave-one-out
 from the values is another file's business.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
+from cgsv_jax.core.ranges import Interval, from_
+from cgsv_jax.rules.spec import Count, Number, Spec
 from cgsv_jax.types import Array, ArrayTree, Contribution, Needs, Network, PRNGKey, Upload
 
 Value = Callable[[Array], Array]  # membership [K, N] -> nu [K]
@@ -20,6 +24,16 @@ Solution = Callable[[PRNGKey, Value, int], Array]  # key, value, N -> phi [N]
 _BLOCK = 64  # models rebuilt at once: a matrix [64, D]
 # Entries of a membership matrix: 2^22 floats are 16 MiB, whatever the number of coalitions.
 ENTRIES = 1 << 22
+
+# Scores of every measure but the cosine sum to about 1, or have the scale of an accuracy: brought
+# to the scale of reputations, they are neither swallowed by an absolute floor nor drowned.
+OTHER_SCALE = {"normalise_scores": True, "relative_floor": True}
+PERMUTATIONS = Count(
+    100,
+    from_(1),
+    "permutations drawn per round by a sampled value (eci and banzhaf: beyond 10 clients)",
+)
+TOLERANCE = Number(0.01, Interval(0, math.inf, "[)"), "gain below which a truncated sampling stops")
 
 
 class Game(NamedTuple):
@@ -186,7 +200,7 @@ def validation_game(network: Network | None, what: str = "accuracy") -> Game:
     """
     checks.choice("game", what, "accuracy", "loss")
     if network is None:
-        raise ValueError("a game on validation rows needs options.network")
+        raise ValueError("a game on validation rows needs a network")
 
     def game(upload: Upload, aggregate: Array, weights: Array) -> Value:
         del aggregate
@@ -219,9 +233,8 @@ def validation_game(network: Network | None, what: str = "accuracy") -> Game:
     return Game(game, Needs(validation=True))
 
 
-# name -> (hyper, options) -> Game
 GAMES = {
-    "cosine": lambda hyper, options: cosine_game(),
-    "accuracy": lambda hyper, options: validation_game(options.network, "accuracy"),
-    "loss": lambda hyper, options: validation_game(options.network, "loss"),
+    "cosine": Spec(cosine_game),
+    "accuracy": Spec(functools.partial(validation_game, what="accuracy"), given=("network",)),
+    "loss": Spec(functools.partial(validation_game, what="loss"), given=("network",)),
 }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import checks
 from cgsv_jax.rules.contribution import games, truncated
+from cgsv_jax.rules.spec import Spec, Truth
 from cgsv_jax.types import Array, Contribution
 
 SETTLED = 0.05  # mean relative change of the values up to which they have settled
@@ -130,3 +131,17 @@ def gtg_shapley(
         return scaled(drawn.phi, drawn.gain) if scale_values else drawn.phi
 
     return games.measure_of(game, solution, valuations=games.of_orders(permutations), draws=True)
+
+
+GTG_SHAPLEY = Spec(
+    gtg_shapley,
+    {
+        "permutations": games.PERMUTATIONS,
+        "tolerance": games.TOLERANCE,
+        "scale_values": Truth(
+            False, "gtg_shapley: scale its values so that those of the gain's sign sum to the gain"
+        ),
+    },
+    parts={"game": "cosine"},
+    defaults=games.OTHER_SCALE | {"tolerance": 1e-3},
+)

@@ -7,6 +7,7 @@ import numpy as np
 
 from cgsv_jax.rules.contribution import games
 from cgsv_jax.rules.contribution.shapley import all_values, at_most, coalitions
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, Contribution
 
 # A linear programme of 2^N constraints on the host, up to N times a round.
@@ -94,3 +95,6 @@ def least_core(game: games.Game | None = None, most: int = MOST) -> Contribution
         return jax.pure_callback(on_host, shares, values, vmap_method="sequential")
 
     return games.measure_of(game, solution, functools.partial(at_most, most), valuations=coalitions)
+
+
+LEAST_CORE = Spec(least_core, parts={"game": "cosine"}, defaults=games.OTHER_SCALE)

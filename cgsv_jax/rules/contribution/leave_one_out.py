@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.rules.contribution import games
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, Contribution
 
 
@@ -36,3 +37,6 @@ def leave_one_out(game: games.Game | None = None) -> Contribution:
         return without_one(value, players)
 
     return games.measure_of(game, solution, valuations=lambda players: players + 1)
+
+
+LEAVE_ONE_OUT = Spec(leave_one_out, parts={"game": "cosine"}, defaults=games.OTHER_SCALE)

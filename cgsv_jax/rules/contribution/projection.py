@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import vectors
+from cgsv_jax.rules.contribution import games
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
 
 
@@ -32,3 +34,6 @@ def projection() -> Contribution:
         return weights * upload.norms * cosines, state  # phi_i
 
     return Contribution(init, update)
+
+
+PROJECTION = Spec(projection, defaults=games.OTHER_SCALE)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import checks
 from cgsv_jax.rules.contribution import games
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, Contribution
 
 
@@ -78,3 +79,11 @@ def sampled_shapley(game: games.Game | None = None, permutations: int = 100) -> 
     return games.measure_of(
         game, solution, valuations=games.of_orders(permutations + permutations % 2), draws=True
     )
+
+
+SAMPLED_SHAPLEY = Spec(
+    sampled_shapley,
+    {"permutations": games.PERMUTATIONS},
+    parts={"game": "cosine"},
+    defaults=games.OTHER_SCALE,
+)

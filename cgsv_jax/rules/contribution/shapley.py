@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.rules.contribution import games
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, Contribution
 
 # Coalitions are values in memory, 2^N of them, and quickly more than any machine holds.
@@ -122,3 +123,6 @@ def shapley(game: games.Game | None = None, most: int = MOST) -> Contribution:
         return from_values(all_values(value, players))
 
     return games.measure_of(game, solution, functools.partial(at_most, most), valuations=coalitions)
+
+
+SHAPLEY = Spec(shapley, parts={"game": "cosine"}, defaults=games.OTHER_SCALE)

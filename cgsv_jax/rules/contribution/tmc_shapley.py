@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import checks
 from cgsv_jax.rules.contribution import games, truncated
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, Contribution
 
 
@@ -57,3 +58,11 @@ def tmc_shapley(
         return sample(key, value, players, permutations, tolerance)
 
     return games.measure_of(game, solution, valuations=games.of_orders(permutations), draws=True)
+
+
+TMC_SHAPLEY = Spec(
+    tmc_shapley,
+    {"permutations": games.PERMUTATIONS, "tolerance": games.TOLERANCE},
+    parts={"game": "cosine"},
+    defaults=games.OTHER_SCALE,
+)

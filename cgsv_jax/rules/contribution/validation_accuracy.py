@@ -15,7 +15,7 @@ def validation_accuracy(network: Network | None) -> Contribution:
       ValueError: there is no network to evaluate with, or (when traced) no validation rows.
     """
     if network is None:
-        raise ValueError("a measure on validation rows needs options.network")
+        raise ValueError("a measure on validation rows needs a network")
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients, num_parameters

@@ -7,6 +7,7 @@ from cgsv_jax.core import checks
 from cgsv_jax.rules.contribution import games
 from cgsv_jax.rules.contribution.gtg_shapley import sample
 from cgsv_jax.rules.contribution.shapley import all_values, coalitions, from_values
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, Contribution, Network
 
 # Clients up to whom every coalition is evaluated: 2^10 = 1,024 models a round.
@@ -46,3 +47,10 @@ def validation_shapley(
 
     game = games.validation_game(network, what)
     return games.measure_of(game, solution, valuations=valuations, draws=True)
+
+
+VALIDATION_SHAPLEY = Spec(
+    validation_shapley,
+    {"permutations": games.PERMUTATIONS, "tolerance": games.TOLERANCE},
+    given=("network",),
+)

@@ -1,15 +1,19 @@
 """CFFL: credit by validation accuracy, downloads by credit and data."""
 
+import math
+
 import chex
 
 from cgsv_jax.core import checks
+from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.aggregation import added, by_size_of_all
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import validation_accuracy
-from cgsv_jax.rules.removal import Removal
-from cgsv_jax.rules.reputation import sharpened
-from cgsv_jax.rules.rescale import at_most
-from cgsv_jax.rules.reward import less_own, of_others, sparsify
+from cgsv_jax.rules.removal import REMOVAL, REMOVED, Removal
+from cgsv_jax.rules.reputation import ALPHA, sharpened
+from cgsv_jax.rules.rescale import GAMMA, at_most
+from cgsv_jax.rules.reward import TIES, less_own, of_others, sparsify
+from cgsv_jax.rules.spec import Choice, Number, Spec, When
 from cgsv_jax.types import Algorithm, Network
 
 
@@ -19,7 +23,8 @@ def cffl(
     alpha: chex.Numeric = 0.8,
     removal: chex.Numeric = 1 / 3,
     *,
-    gamma: chex.Numeric | None = None,
+    clip_by: str = "entry",
+    gamma: chex.Numeric = 0.5,
     sharpness: chex.Numeric = 5.0,
     growth: chex.Numeric = 0.0,
     rounds: int = 0,
@@ -49,7 +54,8 @@ def cffl(
       clip: greatest magnitude of an entry of an upload, > 0; the code has .01, CIFAR-10 .001.
       alpha: weight of the old credit, in [0, 1].
       removal: share of the mean credit below which a client is removed; 0 removes nobody.
-      gamma: greatest norm of an upload, > 0, in place of `clip`.
+      clip_by: "entry" cuts entries to `clip`, "norm" in its place vectors to `gamma`.
+      gamma: greatest norm of an upload, > 0.
       sharpness: the factor k of the first round.
       growth: how much k has grown at the end of the run, >= 0; 1 doubles it.
       rounds: T.
@@ -66,6 +72,7 @@ def cffl(
     Reference:
       Lyu et al., Collaborative Fairness in Federated Learning, arXiv:2008.12161, 2020.
     """
+    by_norm = checks.choice("clip_by", clip_by, "entry", "norm") == "norm"
     adds = checks.choice("combine", combine, "mean", "sum") == "sum"
     if checks.choice("own_off", own_off, "after", "before") == "after":
         reward = less_own(sparsify(0.0, ties=ties, by_size=True), added=adds)
@@ -75,11 +82,60 @@ def cffl(
         sharpened(validation_accuracy(network), alpha, sharpness, growth=growth, rounds=rounds),
         added() if adds else by_size_of_all(),
         reward,
-        clip=clip if gamma is None else None,
-        rescale=None if gamma is None else at_most(gamma),
+        clip=None if by_norm else clip,
+        rescale=at_most(gamma) if by_norm else None,
         judged_first=True,
         removal=Removal(
             removal, first=0, alone=checks.choice("removed", removed, "alone", "frozen") == "alone"
         ),
         keeps_own=True,
     )
+
+
+CFFL = Spec(
+    cffl,
+    {
+        "clip_by": Choice(
+            "entry",
+            ("entry", "norm"),
+            "cffl cuts updates entry by entry to --clip, or by norm to --gamma",
+        ),
+        "clip": Number(
+            0.01,
+            Interval(0, math.inf, "()"),
+            "cffl: greatest magnitude of an entry of an update, above 0",
+            "clip",
+            when=When(("clip_by",), ("entry",)),
+        ),
+        "gamma": GAMMA._replace(when=When(("clip_by",), ("norm",))),
+        "alpha": ALPHA,
+        "growth": Number(
+            0.0,
+            Interval(0, math.inf, "[)"),
+            "cffl: by how much the factor in sinh grows over the run, 1 doubles it, at least 0",
+            "growth",
+        ),
+        "combine": Choice(
+            "mean", ("mean", "sum"), "cffl: the mean of updates by size, or their sum"
+        ),
+        "own_off": Choice(
+            "after",
+            ("after", "before"),
+            "cffl: a client's own update comes off its download after the mask, by n / max n (sum: "
+            "whole), or before it, by its weight in the aggregate",
+        ),
+        "removal": REMOVAL,
+        "removal_imbalanced": Number(
+            1 / 6,
+            Interval(0, 1, "[)"),
+            "cffl: the same on the partition class_imbalance; --removal holds there too",
+            "removal, imbalanced",
+            instead_of="removal",
+            partition="class_imbalance",
+        ),
+        "removed": REMOVED._replace(when=When(("removal", "removal_imbalanced"))),
+        "ties": TIES,
+    },
+    defaults={"alpha": 0.8, "removal": 1 / 3, "removed": "alone", "mask_ties": "all"},
+    given=("network", "rounds"),
+)

@@ -1,15 +1,18 @@
 """The paper's algorithm and the released code's, from the same parts."""
 
+from typing import Any
+
 import chex
 
 from cgsv_jax.core import checks
 from cgsv_jax.rules.aggregation import by_reputation
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import cosine
-from cgsv_jax.rules.removal import Removal
-from cgsv_jax.rules.reputation import moving_average
-from cgsv_jax.rules.rescale import to_norm
+from cgsv_jax.rules.removal import REMOVAL, REMOVED, Removal
+from cgsv_jax.rules.reputation import MEMORY, moving_average
+from cgsv_jax.rules.rescale import GAMMA, NORM_EPSILON, to_norm
 from cgsv_jax.rules.reward import sparsify
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Aggregation, Algorithm, Contribution, Reward
 
 
@@ -100,3 +103,24 @@ def cgsv_released(
         contribution=cosine(epsilon=1e-10),
         reward=sparsify(beta, scope="tensor", tensors=tensors, count="ceil", ties="all"),
     )
+
+
+def _removing(
+    removal: chex.Numeric | None = None, removed: str = "frozen", **rest: Any
+) -> Algorithm:
+    """`cgsv` where who is removed is told by a number and a word; no number removes nobody."""
+    alone = removed == "alone"
+    return cgsv(removal=None if removal is None else Removal(removal, alone=alone), **rest)
+
+
+CGSV = Spec(
+    _removing,
+    {
+        "gamma": GAMMA,
+        "norm_epsilon": NORM_EPSILON,
+        **MEMORY,
+        "removal": REMOVAL._replace(switch=True),
+        "removed": REMOVED,
+    },
+    parts={"contribution": "cosine", "aggregation": "reputation", "reward": "sparsify"},
+)

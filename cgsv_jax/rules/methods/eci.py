@@ -4,9 +4,11 @@ import chex
 
 from cgsv_jax.rules.aggregation import by_reputation
 from cgsv_jax.rules.compose import compose
+from cgsv_jax.rules.contribution import VALIDATION_SHAPLEY
 from cgsv_jax.rules.reputation import accumulated
-from cgsv_jax.rules.rescale import to_norm
+from cgsv_jax.rules.rescale import GAMMA, NORM_EPSILON, to_norm
 from cgsv_jax.rules.reward import sparsify
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Aggregation, Algorithm, Contribution, Reward
 
 
@@ -50,3 +52,10 @@ def eci(
         reward or sparsify(beta),
         rescale=to_norm(gamma, norm_epsilon),
     )
+
+
+ECI = Spec(
+    eci,
+    {"gamma": GAMMA, "norm_epsilon": NORM_EPSILON},
+    parts={"contribution": VALIDATION_SHAPLEY, "aggregation": "reputation", "reward": "sparsify"},
+)

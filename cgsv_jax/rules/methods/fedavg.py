@@ -4,6 +4,7 @@ from cgsv_jax.rules.aggregation import by_size
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.reputation import size_share
 from cgsv_jax.rules.reward import share_all
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Algorithm
 
 
@@ -17,3 +18,6 @@ def fedavg() -> Algorithm:
       AISTATS 2017.
     """
     return compose(size_share(), by_size(), share_all(), common=True)
+
+
+FEDAVG = Spec(fedavg)

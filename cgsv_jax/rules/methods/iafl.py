@@ -4,11 +4,13 @@ import chex
 import jax
 
 from cgsv_jax.core import checks, vectors
+from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.aggregation import uniform
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import participation_rate, standalone_accuracy
 from cgsv_jax.rules.reputation import size_share
 from cgsv_jax.rules.reward import mix
+from cgsv_jax.rules.spec import Choice, Number, Spec
 from cgsv_jax.types import Algorithm, Array, PRNGKey
 
 _BY = {
@@ -60,3 +62,26 @@ def iafl(kappa: chex.Numeric = 0.0, recovery: chex.Numeric = 0.0, by: str = "siz
         return jax.vmap(lambda key: jax.random.bernoulli(key, recovery))(keys)
 
     return compose(measured(), uniform(), mix(kappa))._replace(recovers=recovers)
+
+
+IAFL = Spec(
+    iafl,
+    {
+        "kappa": Number(
+            0.0, Interval(0, 1), "iafl: 1 gives everybody everything, in [0, 1]", "kappa"
+        ),
+        "recovery": Number(
+            0.0,
+            Interval(0, 1),
+            "iafl: probability of starting a round from the reference model",
+            "recovery",
+        ),
+        "by": Choice(
+            "size",
+            tuple(_BY),
+            "iafl: what a client contributes: its size, the accuracy it reaches alone (trained "
+            "before the run, judged on validation rows) or its participation in the rounds so far",
+            flag="contribution_by",
+        ),
+    },
+)

@@ -5,8 +5,9 @@ import chex
 from cgsv_jax.rules.aggregation import by_reputation
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.reputation import random_share
-from cgsv_jax.rules.rescale import to_norm
+from cgsv_jax.rules.rescale import GAMMA, NORM_EPSILON, to_norm
 from cgsv_jax.rules.reward import sparsify
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Aggregation, Algorithm, Reward
 
 
@@ -41,3 +42,10 @@ def random_reward(
         reward or sparsify(beta),
         rescale=to_norm(gamma, norm_epsilon),
     )
+
+
+RANDOM_REWARD = Spec(
+    random_reward,
+    {"gamma": GAMMA, "norm_epsilon": NORM_EPSILON},
+    parts={"aggregation": "reputation", "reward": "sparsify"},
+)

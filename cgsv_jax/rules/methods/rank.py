@@ -5,6 +5,7 @@ from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import validation_accuracy
 from cgsv_jax.rules.reputation import moving_average
 from cgsv_jax.rules.reward import no_better
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Algorithm, Network
 
 
@@ -25,3 +26,6 @@ def rank(network: Network | None) -> Algorithm:
     """
     latest = moving_average(validation_accuracy(network), 0.0, floor=0.0)
     return compose(latest, uniform(), no_better())
+
+
+RANK = Spec(rank, given=("network",))

@@ -7,10 +7,11 @@ from cgsv_jax.core import checks
 from cgsv_jax.rules.aggregation import by_reputation
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import cosine
-from cgsv_jax.rules.removal import Removal
-from cgsv_jax.rules.reputation import moving_average
-from cgsv_jax.rules.rescale import at_most
-from cgsv_jax.rules.reward import sparsify
+from cgsv_jax.rules.removal import REMOVAL, REMOVED, Removal
+from cgsv_jax.rules.reputation import ALPHA, NEGATIVE, moving_average
+from cgsv_jax.rules.rescale import GAMMA, at_most
+from cgsv_jax.rules.reward import SPARSIFY, sparsify
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Algorithm, Reward
 
 
@@ -62,3 +63,20 @@ def rffl(
         removal=Removal(removal, alone=alone),
         keeps_own=True,
     )
+
+
+RFFL = Spec(
+    rffl,
+    {
+        "gamma": GAMMA,
+        "alpha": ALPHA,
+        "removal": REMOVAL,
+        "removed": REMOVED,
+        "negative": NEGATIVE,
+    },
+    parts={"reward": SPARSIFY},
+    defaults={
+        **{"removal": 1 / 3, "removed": "alone", "beta": 0.0, "beta_on": "max"},
+        **{"mask_scope": "tensor", "mask_count": "ceil", "mask_ties": "all"},
+    },
+)

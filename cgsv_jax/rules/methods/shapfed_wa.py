@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
+from cgsv_jax.rules.reputation import ALPHA, NEGATIVE
 from cgsv_jax.rules.shares import over_present, renewed
+from cgsv_jax.rules.spec import Choice, Spec
 from cgsv_jax.types import Algorithm, Array, Download, Network, Standing, Upload
 
 
@@ -103,3 +105,20 @@ def shapfed_wa(
         return Download(aggregate, weights, rewards, quota), Standing(score, reputation), new
 
     return Algorithm(init, update)
+
+
+SHAPFED_WA = Spec(
+    shapfed_wa,
+    {
+        "memory": ALPHA._replace(flag="alpha"),
+        "broadcast": Choice(
+            "gamma",
+            ("gamma", "sum", "max"),
+            "shapfed_wa: what a client receives of the server's model: gamma, or gamma over its "
+            "sum or over its max",
+        ),
+        "negative": NEGATIVE,
+    },
+    defaults={"alpha": 0.9},
+    given=("network",),
+)

@@ -5,8 +5,9 @@ import chex
 from cgsv_jax.rules.aggregation import by_size
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.reputation import size_share
-from cgsv_jax.rules.rescale import to_norm
+from cgsv_jax.rules.rescale import GAMMA, NORM_EPSILON, to_norm
 from cgsv_jax.rules.reward import sparsify
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Algorithm, Reward
 
 
@@ -36,3 +37,8 @@ def size_weighted(
     return compose(
         size_share(), by_size(), reward or sparsify(beta), rescale=to_norm(gamma, norm_epsilon)
     )
+
+
+SIZE_WEIGHTED = Spec(
+    size_weighted, {"gamma": GAMMA, "norm_epsilon": NORM_EPSILON}, parts={"reward": "sparsify"}
+)

@@ -1,12 +1,15 @@
 """How contributions add up to reputations."""
 
 from cgsv_jax.rules.reputation.accumulated import accumulated
-from cgsv_jax.rules.reputation.moving_average import moving_average
+from cgsv_jax.rules.reputation.moving_average import ALPHA, MEMORY, NEGATIVE, moving_average
 from cgsv_jax.rules.reputation.random_share import random_share
 from cgsv_jax.rules.reputation.sharpened import sharpened
 from cgsv_jax.rules.reputation.size_share import size_share
 
 __all__ = [
+    "ALPHA",
+    "MEMORY",
+    "NEGATIVE",
     "accumulated",
     "moving_average",
     "random_share",

@@ -5,8 +5,23 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
+from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.shares import left_over, population, renewed
+from cgsv_jax.rules.spec import Choice, Number, Truth
 from cgsv_jax.types import Array, ArrayTree, Contribution, Reputation, Standing, Upload
+
+ALPHA = Number(0.95, Interval(0, 1), "alpha, weight of the old reputation, in [0, 1]", "alpha")
+NEGATIVE = Choice(
+    "zero",
+    ("zero", "kept"),
+    "rffl, shapfed_wa: reputations below 0 count as zero, or are kept, with weights below 0",
+)
+MEMORY = {
+    "alpha": ALPHA,
+    "floor": Number(1e-3, Interval(0, 1), "smallest reputation before normalising"),
+    "relative_floor": Truth(False, "use floor / N, for large populations"),
+    "normalise_scores": Truth(False, "bring scores to the scale of r before averaging"),
+}
 
 
 def moving_average(

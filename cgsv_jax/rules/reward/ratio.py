@@ -6,7 +6,9 @@ import chex
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
+from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.shares import rows_of_all
+from cgsv_jax.rules.spec import Choice, Number
 from cgsv_jax.types import Array, Upload
 
 # Roundings, in units of eps, by which the ratio of two clients may miss 1 whose scores are equal.
@@ -15,6 +17,9 @@ from cgsv_jax.types import Array, Upload
 # error of a running sum is a random walk: sqrt(D / 64). Measured, of ten clients who are equal by
 # symmetry: 3 eps to D = 1,000, 6 to 10,000, 25 to 100,000, 65 to 1,000,000.
 BEHIND, RUNNING = 8, 64
+
+BETA = Number(1.0, Interval(0, math.inf), "beta, altruism degree, from 0 to inf", "beta")
+BETA_ON = Choice("sum", ("sum", "max"), "beta acts on r summing to 1 (sum) or on r / max r (max)")
 
 
 def ratios(

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
-from cgsv_jax.rules.reward.ratio import ratios
+from cgsv_jax.rules.reward.ratio import BETA, BETA_ON, ratios
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
 
@@ -37,3 +38,6 @@ def scale(beta: chex.Numeric, *, beta_on: str = "sum") -> Reward:
         return jnp.where(jnp.any(aggregate != 0), jnp.square(ratio), 0.0)
 
     return Reward(init, update, energy)
+
+
+SCALE = Spec(scale, {"beta": BETA, "beta_on": BETA_ON})

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, top_k, vectors
-from cgsv_jax.rules.reward.ratio import ratios, times_size
+from cgsv_jax.rules.reward.ratio import BETA, BETA_ON, ratios, times_size
+from cgsv_jax.rules.spec import Choice, Spec
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
 
@@ -127,3 +128,32 @@ def sparsify(
         return place, jnp.concatenate(first)
 
     return Reward(init, update, energy)
+
+
+TIES = Choice(
+    "position",
+    ("position", "all"),
+    "equal magnitudes: broken by position, or all kept",
+    flag="mask_ties",
+)
+SPARSIFY = Spec(
+    sparsify,
+    {
+        "beta": BETA,
+        "beta_on": BETA_ON,
+        "scope": Choice(
+            "vector",
+            ("vector", "tensor"),
+            "one mask over the whole vector, or one per tensor",
+            flag="mask_scope",
+        ),
+        "count": Choice(
+            "floor",
+            ("floor", "ceil"),
+            "entries kept: floor(len ratio), or ceil: min(ceil(len ratio), len - 1)",
+            flag="mask_count",
+        ),
+        "ties": TIES,
+    },
+    given=("tensors",),
+)
