@@ -103,7 +103,7 @@ def _follow(directory: pathlib.Path) -> list[pathlib.Path]:
     with stopping.written(directory):
         drawn = sweep_figures.again(directory, missing=True)
     try:
-        with directory_lib.writing(directory):
+        with files.writing(directory):
             sweep_results.clear(directory)
     except OSError as error:  # nothing is missing, there is too much
         terminal.complain(str(error))

@@ -109,7 +109,7 @@ def of_run(
                 files.inside(directory, directory_lib.CHECKPOINT)
                 for path in directory_lib.checkpoints(directory, temporary=True):
                     if path.name.startswith("."):
-                        directory_lib.remove(path)
+                        files.remove(path)
                 found = directory_lib.checkpoints(directory)
         except ValueError as error:
             raise ConfigError(str(error)) from error
@@ -169,7 +169,7 @@ def of_run(
         for old in directory_lib.checkpoints(directory):
             if old not in good:  # those that were refused, too
                 with contextlib.suppress(OSError):
-                    directory_lib.remove(old)
+                    files.remove(old)
 
     return Checkpoints(
         Keeper(restore, due, save, stop),
@@ -211,7 +211,7 @@ def write(
     arrays = [np.asarray(x) for _, x in leaves]
     try:
         folder.mkdir(exist_ok=True)
-        directory_lib.remove(temporary)
+        files.remove(temporary)
         temporary.mkdir()
         _reserve(temporary / "room", sum(x.nbytes for x in arrays) + SPARE)
         _put(temporary / ARRAYS, {_number(i): x for i, x in enumerate(arrays) if x.size})
@@ -234,12 +234,12 @@ def write(
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        directory_lib.remove(path)  # one that was refused, and is computed again
+        files.remove(path)  # one that was refused, and is computed again
         temporary.rename(path)
         _sync(folder)
     except BaseException:
         with contextlib.suppress(OSError):
-            directory_lib.remove(temporary)
+            files.remove(temporary)
         raise
     return path
 

@@ -32,7 +32,7 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from cgsv_jax.host import files
-from cgsv_jax.host.files import Path, document, remove, write_files, writing
+from cgsv_jax.host.files import Path
 from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.results.frames import Cell
 
@@ -153,9 +153,9 @@ def create(path: Path, overwrite: bool = False) -> pathlib.Path:
             reason = f"which holds an unfinished run: go on with `{resuming(directory)}`, "
             reason += "or give --overwrite to replace it"
         raise _refusal(path, "--out", reason)
-    with writing(directory):
+    with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    with held(directory), writing(directory):
+    with held(directory), files.writing(directory):
         tidy(directory)
         if overwrite:
             _empty(directory)
@@ -206,8 +206,8 @@ def begin(
       OSError: when it cannot be written; a directory that holds nothing else is removed.
     """
     try:  # the config last: a run has begun when it is there
-        both = {"environment.json": document(environment or {}), "config.json": document(config)}
-        write_files(directory, both)
+        both = {"environment.json": environment or {}, "config.json": config}
+        files.write_files(directory, {name: files.document(x) for name, x in both.items()})
     except OSError:
         with contextlib.suppress(OSError):
             pathlib.Path(directory).rmdir()
@@ -248,7 +248,7 @@ def remove_checkpoints(directory: Path) -> None:
     """
     folder = files.inside(directory, CHECKPOINT)
     for path in checkpoints(directory, temporary=True):
-        remove(path)
+        files.remove(path)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -290,12 +290,12 @@ def write(
     frames = frames_lib.frames_of(cells)
     tables = {f"{name}.parquet": parquet(frame) for name, frame in frames.items()}
     documents = {
-        "config.json": document(config),
-        "environment.json": document({**environment, "tables": digests(tables)}),
-        "timing.json": document(timing),
-        "summary.json": document(frames_lib.fairness_table(frames["summary"]).to_dicts()),
+        "config.json": files.document(config),
+        "environment.json": files.document({**environment, "tables": digests(tables)}),
+        "timing.json": files.document(timing),
+        "summary.json": files.document(frames_lib.fairness_table(frames["summary"]).to_dicts()),
     }
-    write_files(directory, documents | tables)
+    files.write_files(directory, documents | tables)
 
 
 def parquet(frame: pl.DataFrame) -> bytes:

@@ -223,8 +223,8 @@ def write(
         "timing.json": timing,
         "points.json": {"best": own.best, "near": own.near, "points": own.table.to_dicts()},
     }
-    contents = {name: directory_lib.document(value) for name, value in documents.items()}
-    directory_lib.write_files(directory, contents | tables)
+    contents = {name: files.document(value) for name, value in documents.items()}
+    files.write_files(directory, contents | tables)
 
 
 def clear(directory: Path) -> None:
@@ -241,7 +241,7 @@ def clear(directory: Path) -> None:
             file.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-    directory_lib.remove(files.inside(directory, RAYS))  # a driver that was killed left them
+    files.remove(files.inside(directory, RAYS))  # a driver that was killed left them
     directory_lib.remove_checkpoints(directory)
 
 
@@ -323,7 +323,7 @@ def add_part(directory: Path, done: Mapping[str, np.ndarray]) -> None:
         np.savez(file, **done)
         content = file.getvalue()
         name = f"{hashlib.sha256(content).hexdigest()}.npz"
-        directory_lib.write_files(files.inside(directory, PARTS), {name: content})
+        files.write_files(files.inside(directory, PARTS), {name: content})
 
 
 def parts(
@@ -369,9 +369,9 @@ def add_score(directory: Path, score: Score) -> None:
     Raises:
       OSError: when it cannot be written.
     """
-    content = directory_lib.document(score)
+    content = files.document(score)
     name = f"{hashlib.sha256(content).hexdigest()}.json"
-    directory_lib.write_files(files.inside(directory, PARTS), {name: content})
+    files.write_files(files.inside(directory, PARTS), {name: content})
 
 
 def scores(directory: Path, warn: Callable[[str], None] = lambda sentence: None) -> list[Score]:
