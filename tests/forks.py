@@ -75,7 +75,7 @@ def segment(rounds, seeds, hyper, state, shared, evaluated=True):
 
 
 def execute(original, batches, *rest, **options):
-    """`runs.execute`, computing this in place of what the batches are of."""
+    """`execute.execute`, computing this in place of what the batches are of."""
     made = execute_lib.Programs(begin, segment, None, (), lambda *seen: seen)
     return original([b._replace(build=lambda: made) for b in batches], *rest, **options)
 

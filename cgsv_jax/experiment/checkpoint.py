@@ -78,7 +78,7 @@ def of_run(
     warn: Callable[[str], None] = lambda sentence: None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Checkpoints:
-    """The checkpoints of a run directory, which this process must hold (see `results.held`).
+    """The checkpoints of a run directory, which this process must hold (see `directory.held`).
 
     Args:
       directory: the run directory.

@@ -66,7 +66,7 @@ def draw(
       runs: run directories, read or by path.
       out: where the figures go, one run's directly, several runs' in a folder each; default: the
         folder `figures` of each run.
-      formats: of results.FIGURE_FORMATS.
+      formats: of directory.FIGURE_FORMATS.
       missing: leave those that are there.
 
     Returns:
@@ -200,7 +200,7 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
     """Fairness and mean accuracy of several runs side by side.
 
     Args:
-      summaries: one per run, results.SUMMARY_COLUMNS.
+      summaries: one per run, frames.SUMMARY_COLUMNS.
       labels: one per run, all different.
     """
     tables = [frames.fairness_table(summary) for summary in summaries]
@@ -264,7 +264,7 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
     return figure
 
 
-# Named as in results.FIGURE_KINDS: the file names of a run's figures begin with these.
+# Named as in directory.FIGURE_KINDS: the file names of a run's figures begin with these.
 KINDS: dict[str, Callable[[directory.Run, str], Figure]] = {
     "accuracy": accuracy,
     "reputation": reputation,
@@ -532,7 +532,7 @@ def save(
     Args:
       figures: how each is made, by the name of its file.
       folder: where they go.
-      formats: of results.FIGURE_FORMATS.
+      formats: of directory.FIGURE_FORMATS.
       of: where the numbers in them come from.
       missing: leave those that are there.
 

@@ -47,7 +47,7 @@ def draw(
       criterion: a column.
       best: swept values of the best point and its `method`, marked in the maps.
       folder: where the files go.
-      formats: of results.FIGURE_FORMATS.
+      formats: of directory.FIGURE_FORMATS.
       missing: leave those that are there.
 
     Returns:

@@ -54,7 +54,7 @@ def frame(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) 
     """A row per point, partition, method and seed; `point` is the number of the point.
 
     Args:
-      rows: see `sweeping.rows`.
+      rows: see `running.rows`.
       axes: swept name -> its values.
     """
     names = [name for name in axes if name not in frames.SUMMARY_COLUMNS]
