@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +37,7 @@ def compose(
     aggregation: Aggregation,
     reward: Reward,
     *,
-    clip: chex.Numeric | None = None,
+    clip: Array | float | None = None,
     rescale: Rescale | None = None,
     judged_first: bool = False,
     removal: Removal | None = None,
@@ -103,9 +102,9 @@ def compose(
         def aggregated() -> tuple[Array, Array, ArrayTree]:
             return aggregation.update(aggregate_key, upload, standing, state.aggregation)
 
-        if judged_first:
-            aggregate, weights = jnp.zeros_like(upload.server), jnp.zeros_like(upload.norms)
-        else:
+        aggregate, weights = jnp.zeros_like(upload.server), jnp.zeros_like(upload.norms)
+        aggregation_state = state.aggregation
+        if not judged_first:
             aggregate, weights, aggregation_state = aggregated()
         standing, reputation_state = reputation.update(
             judge_key, upload, aggregate, weights, standing, state.reputation
@@ -125,7 +124,8 @@ def compose(
         alone = removal is not None and removal.alone
         if keeps_own or alone:  # an absent client's row of deltas is 0
             own = (sent if alone else upload).deltas
-            own = own if keeps_own else jnp.where(upload.removed[:, None], own, 0.0)
+            if not keeps_own:  # but those who were taken out train on alone
+                own = jnp.where((sent.present & ~upload.present)[:, None], own, 0.0)
             rewards = rewards + sent.scales[:, None] * own
         present = None if removal is None else present
         download = Download(aggregate, weights, rewards, quota, energy, present)
@@ -149,6 +149,6 @@ def needs_of(*rules: Reputation | Aggregation | Reward | Algorithm) -> Needs:
     )
 
 
-def _same_types(new: Array, old: Array) -> Array:
+def _same_types(new: ArrayTree, old: ArrayTree) -> ArrayTree:
     """A carry must keep its dtypes, and a rule may have computed in another precision."""
     return jax.tree.map(lambda x, y: x.astype(y.dtype), new, old)

@@ -34,18 +34,18 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
     ) -> tuple[Download, Standing, tuple[ArrayTree, ArrayTree]]:
         early, late = state
 
-        def one(_: None) -> tuple:
+        def one(_: None) -> tuple[Download, Standing, ArrayTree]:
             download, standing, new = first.update(key, upload, early)
             return download, standing, (new, late)
 
-        def other(_: None) -> tuple:
+        def other(_: None) -> tuple[Download, Standing, ArrayTree]:
             download, standing, new = second.update(key, upload, late)
             return download, standing, (early, new)
 
         # Both branches in the first one's types: a reward has the precision of what it is made of.
         shapes = jax.eval_shape(one, None)
 
-        def alike(_: None) -> tuple:
+        def alike(_: None) -> tuple[Download, Standing, ArrayTree]:
             return jax.tree.map(lambda x, like: x.astype(like.dtype), other(None), shapes)
 
         return jax.lax.cond(upload.round < after, one, alike, None)

@@ -33,7 +33,7 @@ def guided(key: jax.Array, first: Array, players: int) -> Array:
 
 
 def sample(
-    key: jax.Array, value: games.Value, players: int, permutations: int, tolerance: chex.Numeric
+    key: jax.Array, value: games.Value, players: int, permutations: int, tolerance: Array | float
 ) -> Drawn:
     """phi_i = mean of the truncated gains over guided orders.
 

@@ -11,7 +11,7 @@ from cgsv_jax.types import Array, Contribution
 
 
 def sample(
-    key: jax.Array, value: games.Value, players: int, permutations: int, tolerance: chex.Numeric
+    key: jax.Array, value: games.Value, players: int, permutations: int, tolerance: Array | float
 ) -> Array:
     """phi_i = mean of the truncated gains over uniform orders: [N].
 

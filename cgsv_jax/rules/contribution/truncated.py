@@ -8,7 +8,7 @@ from cgsv_jax.types import Array
 
 
 def gains(
-    value: games.Value, ranks: Array, nobody: Array, everybody: Array, tolerance: Array
+    value: games.Value, ranks: Array, nobody: Array, everybody: Array, tolerance: Array | float
 ) -> tuple[Array, Array]:
     """nu(predecessors and i) - nu(predecessors) of every client in every order, [P, N].
 
@@ -34,11 +34,11 @@ def gains(
     def goes_on(seen: Array) -> Array:
         return jnp.abs(everybody - seen) >= tolerance  # [P]
 
-    def unfinished(carry: tuple[Array, Array]) -> Array:
+    def unfinished(carry: tuple[jax.Array, jax.Array]) -> Array:
         length, path = carry
         return (length < players) & jnp.any(goes_on(path[:, -1]))
 
-    def advance(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def advance(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         length, path = carry
         old = path[:, -1]
         new = jnp.where(goes_on(old), value(ranks < length), old)

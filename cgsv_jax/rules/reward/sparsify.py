@@ -69,8 +69,9 @@ def sparsify(
         raise ValueError("mask_scope is 'tensor', which needs the sizes of the tensors")
 
     def ratio_of(upload: Upload, aggregate: Array, standing: Standing) -> Array:
-        options = {"on": beta_on, "entries": aggregate.size}
-        ratio = ratios(standing.reputation, upload.present, beta, **options)
+        ratio = ratios(
+            standing.reputation, upload.present, beta, on=beta_on, entries=aggregate.size
+        )
         return times_size(ratio, upload) if by_size else ratio
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
