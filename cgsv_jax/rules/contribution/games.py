@@ -206,6 +206,7 @@ def validation_game(network: Network | None, what: str = "accuracy") -> Game:
         del aggregate
         if upload.validation is None:
             raise ValueError("a game on validation rows needs the server to hold some")
+        inputs, labels = upload.validation
         weights = jnp.where(upload.present, weights, 0.0)
 
         def block(member: Array) -> Array:
@@ -216,7 +217,7 @@ def validation_game(network: Network | None, what: str = "accuracy") -> Game:
                 shares * upload.scales[None, :], upload.deltas, precision=jax.lax.Precision.HIGHEST
             )
             models = upload.server[None, :] + moved
-            accuracy, loss = network.evaluate(models, *upload.validation)
+            accuracy, loss = network.evaluate(models, inputs, labels)
             return accuracy if what == "accuracy" else -loss
 
         def value(member: Array) -> Array:

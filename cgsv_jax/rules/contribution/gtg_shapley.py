@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -103,7 +102,7 @@ def scaled(phi: Array, gain: Array) -> Array:
 def gtg_shapley(
     game: games.Game | None = None,
     permutations: int = 100,
-    tolerance: chex.Numeric = 1e-3,
+    tolerance: Array | float = 1e-3,
     scale_values: bool = False,
 ) -> Contribution:
     """phi_i, the guided truncated gradient Shapley value, see `sample`.

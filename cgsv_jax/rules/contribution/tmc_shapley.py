@@ -1,6 +1,5 @@
 """The Shapley value from permutations that end where nothing is left to gain."""
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -34,7 +33,7 @@ def sample(
 
 
 def tmc_shapley(
-    game: games.Game | None = None, permutations: int = 100, tolerance: chex.Numeric = 0.01
+    game: games.Game | None = None, permutations: int = 100, tolerance: Array | float = 0.01
 ) -> Contribution:
     """phi_i, the truncated Monte Carlo Shapley value, see `sample`.
 

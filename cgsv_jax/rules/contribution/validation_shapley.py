@@ -1,6 +1,5 @@
 """The contribution index: what a client's update adds to models on held-out rows."""
 
-import chex
 import jax
 
 from cgsv_jax.core import checks
@@ -19,7 +18,7 @@ def validation_shapley(
     what: str = "accuracy",
     *,
     permutations: int = 100,
-    tolerance: chex.Numeric = 0.01,
+    tolerance: Array | float = 0.01,
     exact: int = EXACT,
 ) -> Contribution:
     """phi_i, the Shapley value of `games.validation_game`: exact for a few clients, else estimated.
