@@ -337,7 +337,7 @@ Compare = _arguments(
 
 def _swept(flags: dict[str, Flag]) -> dict[str, Flag]:
     """The flags as a sweep takes them: those that can be swept take several values."""
-    kinds = (
+    kinds: tuple[tuple[Any, Any, str], ...] = (
         *((_INT, int, "INT"), (_FLOAT, float, "NUMBER"), (_NAME, str, "NAME")),
         *((bool, _truth, "true|false"), (_INTS, _layers, "INT[xINT...]")),
     )
@@ -345,7 +345,7 @@ def _swept(flags: dict[str, Flag]) -> dict[str, Flag]:
     made = {}
     for name, flag in flags.items():
         if name in points_lib.SWEEPABLE:
-            ((cast, word),) = (own for kind, *own in kinds if kind is flag.kind)
+            ((cast, word),) = ((cast, word) for kind, cast, word in kinds if kind is flag.kind)
             kind = _value(_several(cast), f"{word},...{ranges.get(cast, '')}")
             default = "false" if flag.kind is bool else flag.default
             flag = flag._replace(kind=kind, default=default)

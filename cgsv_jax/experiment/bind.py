@@ -171,8 +171,11 @@ def algorithm_of(
       hyper: numbers, which may be traced.
       given: what rules are told by the experiment: network, tensors and rounds.
     """
-    spec = config.tables.algorithms[method.algorithm]
-    return spec_lib.made(spec, method.words() | hyper, given, config.tables.parts)
+    tables = config.tables
+    assert tables is not None  # `resolve` gives them to every config
+    return spec_lib.made(
+        tables.algorithms[method.algorithm], method.words() | hyper, given, tables.parts
+    )
 
 
 # What rules are made of where they are asked what they need, and compute nothing.

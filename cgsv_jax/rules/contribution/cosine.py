@@ -2,7 +2,6 @@
 
 import math
 
-import chex
 import jax
 
 from cgsv_jax.core import checks, vectors
@@ -11,7 +10,7 @@ from cgsv_jax.rules.spec import Number, Spec
 from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
 
 
-def cosine(epsilon: chex.Numeric = 0.0) -> Contribution:
+def cosine(epsilon: Array | float = 0.0) -> Contribution:
     """psi_i = cos(u_i, u_N), eq. (3), in [-1, 1]; 0 for a zero update. O(N D) a round.
 
     It approximates the Shapley value of the game nu(S) = cos(u_S, u_N) without coalitions. Scale

@@ -14,12 +14,12 @@ from cgsv_jax.rules.reputation import ALPHA, sharpened
 from cgsv_jax.rules.rescale import GAMMA, at_most
 from cgsv_jax.rules.reward import TIES, less_own, of_others, sparsify
 from cgsv_jax.rules.spec import Choice, Number, Spec, When
-from cgsv_jax.types import Algorithm, Network
+from cgsv_jax.types import Algorithm, Array, Network
 
 
 def cffl(
     network: Network | None,
-    clip: chex.Numeric = 0.01,
+    clip: Array | float = 0.01,
     alpha: chex.Numeric = 0.8,
     removal: chex.Numeric = 1 / 3,
     *,
