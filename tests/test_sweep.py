@@ -55,7 +55,7 @@ def test_numbers_without_an_axis_are_for_all_settings():
     assert {x.shape for x in alone} == {(2, 1)}
     pairs = grid.runs(lambda key, hyper: hyper, keys, hyper._replace(beta=betas[:2]))
     assert {x.shape for x in pairs} == {(2,)}
-    with pytest.raises(ValueError, match=r"fields of \[2, 3\] settings, it must have one number"):
+    with pytest.raises(ValueError, match=r"numbers of \[2, 3\] points, it must be one length"):
         grid.grid(lambda key, hyper: hyper, keys, hyper._replace(alpha=betas[:2]))
 
 

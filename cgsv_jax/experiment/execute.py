@@ -27,7 +27,7 @@ class Programs(NamedTuple):
     # (rounds, seeds, hyper, State, shared, evaluated=True, alone=False)
     # -> (State, Record, Evaluation)
     segment: Callable
-    hyper: Hyper  # every field [1], of the method as it is configured
+    hyper: Hyper  # every number [1], of the method as it is configured
     shared: tuple  # what all runs read: the rows, the partition, which clients are evaluated
     in_order: Callable  # (Record, Evaluation) -> the same, clients in the order of their numbers
     # What decides the compiled code besides the arguments' shapes: batches with equal ones share
@@ -39,7 +39,7 @@ class Chunk(NamedTuple):
     """Runs that one call computes, R of them."""
 
     seeds: np.ndarray  # [R] uint32
-    hyper: Any  # Hyper, every field [R]; or whatever the programs take in its place, leaves [R]
+    hyper: Any  # Hyper, every number [R]; or whatever the programs take in its place, leaves [R]
 
 
 class Segment(NamedTuple):
@@ -441,7 +441,7 @@ def _next(batches: Sequence[Batch], place: Place) -> tuple[int, int]:
 # ---------------------------------------------------------------- the state, here and there
 
 
-def _start(begin: Callable, seeds: Array, hyper: Hyper) -> ArrayTree:
+def _start(begin: Callable[..., Any], seeds: Array, hyper: Hyper) -> ArrayTree:
     """Initial state with weak types removed, so that every program sees the same dtypes.
 
     Arrays made of Python's numbers are weakly typed, arrays from the host never are.
