@@ -240,7 +240,7 @@ def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, setting):
                 assert own == getattr(holder, name), (name, holder)
         elif flag.default is not None and base not in (None, ()):
             first = flag.default.replace(":", ",").replace(";", ",").split(",")[0]
-            assert first == flags_lib._default(name).split(",")[0], name
+            assert first == flags_lib._default(name, names_lib.TABLES).split(",")[0], name
 
 
 def test_profile_prints_and_is_kept(tmp_path, capsys):

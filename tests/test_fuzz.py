@@ -262,10 +262,11 @@ def test_the_examples_are_of_both_kinds():
 
 # ---------------------------------------------------------------- commands, up to their directory
 
+_RUN, _COMPARE, _SWEEP = flags_lib.training_commands(TABLES)
 COMMANDS = {
-    ("run",): flags_lib.Run,
-    ("compare",): flags_lib.Compare,
-    ("sweep",): flags_lib.Sweep,
+    ("run",): _RUN,
+    ("compare",): _COMPARE,
+    ("sweep",): _SWEEP,
     ("plot",): flags_lib.Plot,
     ("data", "list"): flags_lib.List,
     ("data", "prepare"): flags_lib.Prepare,
@@ -541,7 +542,7 @@ def test_whole_commands_are_of_all_methods_and_both_kinds():
     for seed in range(26):
         words = whole_command(seed)
         names |= set(words[words.index("--algorithms") + 1].split(","))
-        parsed = tyro.cli(flags_lib.Command, args=["compare", *words], prog="cgsv")
+        parsed = tyro.cli(flags_lib.commands(TABLES), args=["compare", *words], prog="cgsv")
         outcomes.append(judge(lambda p=parsed: train._configuration(p)) is not None)
     assert names == set(TABLES.algorithms)
     assert sum(outcomes) >= 16

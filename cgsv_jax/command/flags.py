@@ -8,7 +8,7 @@ import tyro
 
 from cgsv_jax.config import defaults, schema
 from cgsv_jax.config.defaults import SETTINGS
-from cgsv_jax.experiment import names
+from cgsv_jax.experiment import names, plugins
 from cgsv_jax.rules.spec import Choice, Count, Number, Option, Truth
 from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import search
@@ -84,7 +84,7 @@ _FLOATS = _value(_list_of(float), "NUMBER,NUMBER,...")
 _SEEDS = _value(_number_or_list, "INT | INT,INT,...")
 
 
-def _default(name: str) -> str:
+def _default(name: str, tables: schema.Tables) -> str:
     """What an option is when nobody gives it, and where it is something else."""
 
     def text(value: Any) -> str:
@@ -92,7 +92,7 @@ def _default(name: str) -> str:
             return ",".join(map(str, value))
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-    base, others = defaults.default_of(name, names.TABLES)
+    base, others = defaults.default_of(name, tables)
     texts = [] if base is None else [text(base)]
     return ", ".join([*texts, *(f"{who} {text(value)}" for who, value in others.items())])
 
@@ -203,10 +203,18 @@ HARDWARE = {
         "auto: block to train, lax to test",
     ),
 }
-RULES = {
-    "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}"),
-    **{n: _of_option(o) for n, o in _T.options.items() if n not in schema.TRAINING},
-}
+
+
+def rules(tables: schema.Tables) -> dict[str, Flag]:
+    """The flags of what rules declare."""
+    declared = {n: _of_option(o) for n, o in tables.options.items() if n not in schema.TRAINING}
+    return {
+        "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}"),
+        **declared,
+    }
+
+
+RULES = rules(_T)
 CLUSTER = {
     "coordinator": Flag(
         _NAME,
@@ -268,7 +276,12 @@ OUTPUT = {
     "out": Flag(_NAME, "run directory to write", "runs/<command>-<data set>-<number>"),
     "overwrite": Flag(bool, "replace the run that the directory holds"),
     "resume": Flag(
-        _NAME, "an unfinished run's directory: go on with it; with --quiet, --profile only", "none"
+        _NAME,
+        "an unfinished run's directory: go on with it; with --plugin, --profile, --quiet only",
+        "none",
+    ),
+    "plugin": Flag(
+        _NAME, f"a file with rules of your own: {', '.join(plugins.FIELDS)} by name", "none"
     ),
     "profile": Flag(bool, "then time the phases of a round, beside what the device could do"),
     "quiet": Flag(bool, "print nothing but errors"),
@@ -278,10 +291,10 @@ OUTPUT = {
 _RENAMED = {"partition": "partitions", "attack": "attacks"}
 
 
-def _arguments(name: str, doc: str, flags: dict[str, Flag]) -> type:
+def _arguments(name: str, doc: str, flags: dict[str, Flag], tables: schema.Tables) -> type:
     fields = []
     for flag, (kind, text, default, alias) in flags.items():
-        default = default or ("off" if kind is bool else _default(_RENAMED.get(flag, flag)))
+        default = default or ("off" if kind is bool else _default(_RENAMED.get(flag, flag), tables))
         hint = f"(default: {default})"
         aliases = [alias] if alias else None
         note = tyro.conf.arg(help=text, help_behavior_hint=hint, aliases=aliases)
@@ -289,62 +302,23 @@ def _arguments(name: str, doc: str, flags: dict[str, Flag]) -> type:
             fields.append((flag, Annotated[bool, note], False))
         else:
             fields.append((flag, Annotated[kind, note], None))
-    made = dataclasses.make_dataclass(name, fields, frozen=True)
+    made = dataclasses.make_dataclass(
+        name, fields, frozen=True, namespace={"command": name.lower()}
+    )
     made.__doc__ = doc
     return made
 
 
-Run = _arguments(
-    "Run",
-    "One method on one partition.",
-    TASK
-    | {
-        "partition": Flag(_NAME, f"partition: {', '.join(_T.partitions)}", "power_law"),
-        "algorithms": Flag(_NAME, f"method: {', '.join(_T.algorithms)}", "cgsv", "--algorithm"),
-    }
-    | TRAINING_FLAGS
-    | WHO
-    | HARDWARE
-    | RULES
-    | CLUSTER
-    | OUTPUT,
-)
-Compare = _arguments(
-    "Compare",
-    "Several methods on the same partition, start and seeds: the fairness table.\n\n"
-    "Without arguments: standalone, fedavg and cgsv on digits, 10 clients, power law, three seeds.",
-    TASK
-    | {
-        "partition": Flag(
-            _NAMES, f"partitions, comma-separated: {', '.join(_T.partitions)}", "power_law"
-        ),
-        "algorithms": Flag(
-            _NAMES,
-            f"methods, comma-separated, or all: {', '.join(_T.algorithms)}; cgsv:released runs the "
-            "released code's setting beside the paper's",
-            "standalone,fedavg,cgsv",
-            "--algorithm",
-        ),
-    }
-    | TRAINING_FLAGS
-    | WHO
-    | HARDWARE
-    | RULES
-    | CLUSTER
-    | OUTPUT,
-)
-
-
-def _swept(flags: dict[str, Flag]) -> dict[str, Flag]:
+def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
     """The flags as a sweep takes them: those that can be swept take several values."""
     kinds: tuple[tuple[Any, Any, str], ...] = (
         *((_INT, int, "INT"), (_FLOAT, float, "NUMBER"), (_NAME, str, "NAME")),
         *((bool, _truth, "true|false"), (_INTS, _layers, "INT[xINT...]")),
     )
     ranges = {int: " | LOW:HIGH", float: " | LOW:HIGH"}
-    made = {}
+    made, there = {}, points_lib.sweepable(tables)
     for name, flag in flags.items():
-        if name in points_lib.SWEEPABLE:
+        if name in there:
             ((cast, word),) = ((cast, word) for kind, cast, word in kinds if kind is flag.kind)
             kind = _value(_several(cast), f"{word},...{ranges.get(cast, '')}")
             default = "false" if flag.kind is bool else flag.default
@@ -358,38 +332,87 @@ def _swept(flags: dict[str, Flag]) -> dict[str, Flag]:
     return made
 
 
-Sweep = _arguments(
-    "Sweep",
-    "Many points at once: every flag of a number or a choice takes several values.\n\n"
-    "`cgsv sweep --beta 0.5,1,2 --alpha 0.9,0.95 --seeds 5 --partition uniform,power_law` runs all "
-    "combinations, as few compiled programs, and says which point is best.",
-    _swept(TASK)
-    | {
-        "partition": Flag(
-            _NAMES, f"partitions, comma-separated: {', '.join(_T.partitions)}", "power_law"
-        ),
-        "algorithms": Flag(
-            _NAMES,
-            f"methods, comma-separated, or all: {', '.join(_T.algorithms)}; standalone is run with "
-            "them wherever fairness needs it",
-            "cgsv",
-            "--algorithm",
-        ),
-    }
-    | _swept(TRAINING_FLAGS | HARDWARE | RULES)
-    | _swept(WHO)
-    | SWEEP
-    | RAY
-    | {
-        "config": OUTPUT["config"]._replace(help="the config.json of a sweep, to repeat it"),
-        "out": OUTPUT["out"]._replace(help="directory to write"),
-        "overwrite": OUTPUT["overwrite"]._replace(help="replace what the directory holds"),
-        "resume": Flag(
-            _NAME, "the directory of a sweep that was stopped, to run what is missing", "none"
-        ),
-        "quiet": OUTPUT["quiet"],
-    },
-)
+def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
+    """What run, compare and sweep may be told, where there are these names."""
+    run = _arguments(
+        "Run",
+        "One method on one partition.",
+        TASK
+        | {
+            "partition": Flag(_NAME, f"partition: {', '.join(tables.partitions)}", "power_law"),
+            "algorithms": Flag(
+                _NAME, f"method: {', '.join(tables.algorithms)}", "cgsv", "--algorithm"
+            ),
+        }
+        | TRAINING_FLAGS
+        | WHO
+        | HARDWARE
+        | rules(tables)
+        | CLUSTER
+        | OUTPUT,
+        tables,
+    )
+    compare = _arguments(
+        "Compare",
+        "Several methods on the same partition, start and seeds: the fairness table.\n\n"
+        "Without arguments: standalone, fedavg and cgsv on digits, 10 clients, power law, "
+        "three seeds.",
+        TASK
+        | {
+            "partition": Flag(
+                _NAMES, f"partitions, comma-separated: {', '.join(tables.partitions)}", "power_law"
+            ),
+            "algorithms": Flag(
+                _NAMES,
+                f"methods, comma-separated, or all: {', '.join(tables.algorithms)}; cgsv:released "
+                "runs the released code's setting beside the paper's",
+                "standalone,fedavg,cgsv",
+                "--algorithm",
+            ),
+        }
+        | TRAINING_FLAGS
+        | WHO
+        | HARDWARE
+        | rules(tables)
+        | CLUSTER
+        | OUTPUT,
+        tables,
+    )
+    sweep = _arguments(
+        "Sweep",
+        "Many points at once: every flag of a number or a choice takes several values.\n\n"
+        "`cgsv sweep --beta 0.5,1,2 --alpha 0.9,0.95 --seeds 5 --partition uniform,power_law` runs "
+        "all combinations, as few compiled programs, and says which point is best.",
+        _swept(TASK, tables)
+        | {
+            "partition": Flag(
+                _NAMES, f"partitions, comma-separated: {', '.join(tables.partitions)}", "power_law"
+            ),
+            "algorithms": Flag(
+                _NAMES,
+                f"methods, comma-separated, or all: {', '.join(tables.algorithms)}; standalone is "
+                "run with them wherever fairness needs it",
+                "cgsv",
+                "--algorithm",
+            ),
+        }
+        | _swept(TRAINING_FLAGS | HARDWARE | rules(tables), tables)
+        | _swept(WHO, tables)
+        | SWEEP
+        | RAY
+        | {
+            "config": OUTPUT["config"]._replace(help="the config.json of a sweep, to repeat it"),
+            "out": OUTPUT["out"]._replace(help="directory to write"),
+            "overwrite": OUTPUT["overwrite"]._replace(help="replace what the directory holds"),
+            "resume": Flag(
+                _NAME, "the directory of a sweep that was stopped, to run what is missing", "none"
+            ),
+            "plugin": OUTPUT["plugin"],
+            "quiet": OUTPUT["quiet"],
+        },
+        tables,
+    )
+    return run, compare, sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,12 +455,15 @@ class Data:
     )
 
 
-Command = tyro.conf.OmitSubcommandPrefixes[
-    tyro.conf.OmitArgPrefixes[
-        Annotated[Compare, tyro.conf.subcommand("compare")]
-        | Annotated[Run, tyro.conf.subcommand("run")]
-        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-        | Annotated[Plot, tyro.conf.subcommand("plot")]
-        | Annotated[Data, tyro.conf.subcommand("data")]
+def commands(tables: schema.Tables) -> Any:
+    """All that the command may be told."""
+    run, compare, sweep = training_commands(tables)
+    return tyro.conf.OmitSubcommandPrefixes[
+        tyro.conf.OmitArgPrefixes[
+            Annotated[compare, tyro.conf.subcommand("compare")]
+            | Annotated[run, tyro.conf.subcommand("run")]
+            | Annotated[sweep, tyro.conf.subcommand("sweep")]
+            | Annotated[Plot, tyro.conf.subcommand("plot")]
+            | Annotated[Data, tyro.conf.subcommand("data")]
+        ]
     ]
-]

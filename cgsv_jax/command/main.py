@@ -16,8 +16,9 @@ import tyro
 
 from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
-from cgsv_jax.command.flags import Command, Compare, Data, List, Plot, Prepare, Run, Sweep
-from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.command.flags import Data, List, Plot, Prepare
+from cgsv_jax.config.schema import ConfigError, Tables
+from cgsv_jax.experiment import names
 from cgsv_jax.host import files, terminal
 
 
@@ -29,13 +30,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     the environment a refusal shows where it comes from.
     """
     with terminal.guarded() as lost:
-        return _answered(_parsed(sys.argv[1:] if argv is None else list(argv)), lost)
+        words = sys.argv[1:] if argv is None else list(argv)
+        try:
+            tables = names.tables(_plugin_of(words))
+        except ConfigError as error:
+            terminal.complain(str(error))
+            return 2
+        return _answered(_parsed(words, tables), lost)
 
 
-def _parsed(words: list[str]) -> Any:
+def _plugin_of(words: Sequence[str]) -> str | None:
+    """The file that --plugin names, before the parser knows which flags there are."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--plugin" and following:
+            return following
+        if word.startswith("--plugin="):
+            return word.partition("=")[2]
+    return None
+
+
+def _parsed(words: list[str], tables: Tables) -> Any:
     """The command that was asked for; the parser prints help, and what is wrong, and exits."""
     cli = functools.partial(
-        tyro.cli, Command, prog="cgsv", description=(__doc__ or "").partition("\n")[0]
+        tyro.cli,
+        flags_lib.commands(tables),
+        prog="cgsv",
+        description=(__doc__ or "").partition("\n")[0],
     )
     if words != (plain := [terminal.plain(word) for word in words]):
         # The parser repeats what it does not know as it is.
@@ -56,15 +76,15 @@ def _answered(command: Any, lost: Callable[[], bool]) -> int:
 
     command = command.action if isinstance(command, Data) else command
     action = {
-        Compare: _train,
-        Run: _train,
-        Sweep: _sweep,
+        "compare": _train,
+        "run": _train,
+        "sweep": _sweep,
         Plot: _plot,
         List: _list,
         Prepare: _prepare,
     }
     try:
-        action[type(command)](command)
+        action[getattr(command, "command", type(command))](command)
     except (ValueError, OSError) as error:
         if "CGSV_DEBUG" in os.environ:
             raise
@@ -95,7 +115,16 @@ def _sweep(args: Any) -> None:
         for name, value in dataclasses.asdict(args).items()
         if value is not None and value is not False
     }
-    where = [*flags_lib.SWEEP, *flags_lib.RAY, "config", "out", "overwrite", "resume", "quiet"]
+    where = [
+        *flags_lib.SWEEP,
+        *flags_lib.RAY,
+        "config",
+        "out",
+        "overwrite",
+        "resume",
+        "quiet",
+        "plugin",
+    ]
     own = {name: flags.pop(name) for name in where if name in flags}
     for flag, name in (("partition", "partitions"), ("attack", "attacks")):
         if flag in flags:

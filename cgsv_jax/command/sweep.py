@@ -22,6 +22,7 @@ from cgsv_jax.config import validate
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import ranges
 from cgsv_jax.experiment import checkpoint
+from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.execute import Clock, Keeper, Look
 from cgsv_jax.experiment.task import DataIdentity
 from cgsv_jax.host import files, terminal
@@ -43,7 +44,7 @@ from cgsv_jax.sweep.search import Range, Score, Search, Study
 
 _SECONDS_BETWEEN_PARTS = 5.0  # what a kill may cost; a file per trial would be many
 _OF_RAY = ("address", "cpus_per_task", "gpus_per_task")
-_WHERE = ("on", *_OF_RAY, "together", "quiet")
+_WHERE = ("on", *_OF_RAY, "together", "plugin", "quiet")
 _OF_SEARCH = ("points", "batch", "search_seed", "scheduler")
 
 
@@ -86,13 +87,13 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
                 say(terminal.console(own.get("quiet", False)), f"the sweep in {directory} {done}")
                 return
             with files.naming(directory / "config.json"):
-                wanted = _from_file(config)
+                wanted = _from_file(config, own.get("plugin"))
             _compute(own, wanted, directory)
     elif "config" in own:
         file = files.path_of(own["config"], "--config")
         config = files.read_json(file, edited=terminal.complain)
         with files.naming(file):
-            wanted = _from_file(config)
+            wanted = _from_file(config, own.get("plugin"))
         _compute(own, wanted)
     else:
         _compute(own, _from_flags(flags, own))
@@ -148,12 +149,16 @@ def _search_of(own: Mapping[str, Any]) -> tuple[str, int, int, int, str]:
 
 
 def _from_flags(flags: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Search:
-    options = {n: value for n, value in flags.items() if n not in points_lib.SWEEPABLE}
+    tables = names_lib.tables(own.get("plugin"))
+    there = points_lib.sweepable(tables)
+    options = {n: value for n, value in flags.items() if n not in there}
     spaces = {
         name: value if isinstance(value, Range | tuple) else (value,)
         for name, value in flags.items()
         if name not in options
     }
+    if tables.plugin is not None:
+        options |= {"plugin": tables.plugin.path, "plugin_sha256": tables.plugin.sha256}
     criteria = own.get("best", "fairness"), own.get("eval_split", "test")
     if "search" not in own:
         return points_lib.grid(options, spaces, *criteria)
@@ -166,8 +171,9 @@ def _from_flags(flags: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Sea
     return search._replace(options=sampled.options)
 
 
-def _from_file(config: Mapping[str, Any]) -> Sweep | Search:
-    return search_lib.described(config) if "search" in config else points_lib.described(config)
+def _from_file(config: Mapping[str, Any], plugin: str | None) -> Sweep | Search:
+    read = search_lib if "search" in config else points_lib
+    return read.described(config, plugin)
 
 
 # ---------------------------------------------------------------- running it
@@ -560,12 +566,14 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
     point = sweep.points[best["point"]]
     words = ["cgsv", "compare"]
     options = dict(sweep.options) | point.values
+    options.pop("plugin_sha256", None)
     method = best["method"]
     options["algorithms"] = (YARDSTICK, method) if method != YARDSTICK else (method,)
     seeds = point.config.seeds
     options["seeds"] = len(seeds) if seeds == tuple(range(len(seeds))) else seeds
     # In one order: a repeated sweep says the same.
-    order = (*LISTS, *points_lib.SWEEPABLE)
+    there = names_lib.tables(options.get("plugin"))
+    order = (*LISTS, "plugin", *points_lib.sweepable(there))
     for name in sorted(options, key=lambda n: order.index(n) if n in order else len(order)):
         value = options[name]
         if value is True:

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import progress, stopping
-from cgsv_jax.command.flags import Run
 from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.experiment import bind, deal, execute, identity, names, profiling, running
@@ -69,14 +68,14 @@ def _configuration(args: Any) -> Config:
         path = files.path_of(args.config, "--config")
         values = files.read_json(path, edited=terminal.complain)
         with files.naming(args.config):
-            return resolve.from_dict(values, names.TABLES)
-    if isinstance(args, Run):
+            return resolve.from_dict(values, names.tables(args.plugin))
+    if args.command == "run":
         asked.setdefault("algorithms", "cgsv")
         for name in ("algorithms", "partition"):
             if "," in asked.get(name, "") or (name, asked.get(name)) == ("algorithms", "all"):
                 raise ConfigError(f"--{name} is {asked[name]!r}, run takes one, compare a list")
     renamed = {"partitions": asked.pop("partition", None), "attacks": asked.pop("attack", None)}
-    return names.configure(**renamed, **asked)
+    return names.configure(args.plugin, **renamed, **asked)
 
 
 def train(args: Any) -> None:
@@ -90,7 +89,7 @@ def train(args: Any) -> None:
                 return
             must_have_devices()
             with files.naming(directory / "config.json"):
-                config = resolve.from_dict(values, names.TABLES)
+                config = resolve.from_dict(values, names.tables(args.plugin))
             dealt = deal.tasks(config)
             if wrong := identity.changed_data(directory, dealt[0].identity):
                 lines = (f"--resume is {os.fspath(directory)!r}, but {line}" for line in wrong)
@@ -110,8 +109,7 @@ def train(args: Any) -> None:
     if jax.process_index() > 0:
         running.run(config, dealt=dealt)  # its share of the work; process 0 has all results
         return
-    command = "run" if isinstance(args, Run) else "compare"
-    out = args.out or directory_lib.fresh(command, config.dataset)
+    out = args.out or directory_lib.fresh(args.command, config.dataset)
     directory = directory_lib.create(out, args.overwrite)
     with directory_lib.held(directory):
         _compute(args, config, directory, dealt)
@@ -127,7 +125,9 @@ def _refuse_beside_resume(args: Any) -> None:
     beside = [
         "--" + name.replace("_", "-")
         for name, value in dataclasses.asdict(args).items()
-        if name not in ("resume", "quiet", "profile") and value is not None and value is not False
+        if name not in ("resume", "plugin", "quiet", "profile")
+        and value is not None
+        and value is not False
     ]
     if beside:
         raise ConfigError(

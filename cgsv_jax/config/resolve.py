@@ -97,7 +97,10 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         rounds = fields["rounds"]
         fields["eval_every"] = -(-rounds // 20) if validate_lib.whole(rounds) and rounds > 0 else 1
     config = Config(
-        dataset=dataset, methods=tuple(method(name) for name in algorithms), tables=tables, **fields
+        dataset=dataset,
+        methods=tuple(method(name) for name in algorithms),
+        **_of_tables(tables),
+        **fields,
     )
     validate_lib.refuse(
         complaints + validate_lib.complaints(config, tables) + _idle_options(config, asked, tables)
@@ -219,6 +222,8 @@ def from_dict(values: Any, tables: Tables) -> Config:
             "the config is of a run on arrays that were given from Python, which no file holds: "
             "it can only be repeated there, with experiment.given and experiment.run"
         )
+    values = dict.fromkeys(("plugin", "plugin_sha256")) | values  # earlier versions have none
+    refuse_other_plugin(values["plugin"], values["plugin_sha256"], tables)
     fields, complaints = _fields(values, Config, "the config")
     lists = ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers", "shares")
     for name in lists:
@@ -243,9 +248,44 @@ def from_dict(values: Any, tables: Tables) -> Config:
         for name in schema.PATHS
         if fields[name] is not None
     }
-    config = Config(**fields, tables=tables)
+    config = Config(**fields | (_of_tables(tables) if fields["plugin"] else {"tables": tables}))
     validate_lib.refuse(complaints + validate_lib.complaints(config, tables))
     return config
+
+
+_OF_TABLES = ("tables", "plugin", "plugin_sha256")
+
+
+def _of_tables(tables: Tables) -> dict[str, Any]:
+    """The fields of a config that say which names there were."""
+    path, digest = tables.plugin or (None, None)
+    return {"tables": tables, "plugin": path, "plugin_sha256": digest}
+
+
+def missing_plugin(path: Any) -> str:
+    """What is said where only a file names a plugin."""
+    named = _shown(path) if not isinstance(path, str) else path[:200]
+    return (
+        "--plugin is missing: no code is executed only because a config names it, "
+        f"it must be --plugin {named!r}"
+    )
+
+
+def refuse_other_plugin(path: Any, digest: Any, tables: Tables) -> None:
+    """Refuses a file that needs a plugin, where none was named or its content is another.
+
+    Raises:
+      ConfigError: it is so.
+    """
+    if path is None:
+        return
+    if tables.plugin is None:
+        raise ConfigError(missing_plugin(path))
+    if digest != tables.plugin.sha256:
+        raise ConfigError(
+            f"--plugin is {tables.plugin.path!r}, which is not the file that the config was made "
+            "with: its SHA-256 is another"
+        )
 
 
 def _read(values: Mapping[str, Any], tables: Tables) -> tuple[Method, list[str]]:

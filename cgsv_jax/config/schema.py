@@ -182,6 +182,8 @@ class Config:
     attacks: tuple[str, ...] = ()  # "name:clients" or "name:clients:strength"
     attackers: tuple[int, ...] = ()  # who they are; empty: drawn with the partition's seed
     checkpoint_every: int | None = None  # rounds; None: by the time, see checkpoint.py
+    plugin: str | None = None  # a file of rules of one's own, absolute
+    plugin_sha256: str | None = None  # of its content
     tables: "Tables | None" = dataclasses.field(default=None, compare=False, repr=False)
 
 
@@ -233,6 +235,13 @@ def refuse(wrong: Iterable[str]) -> None:
         raise ConfigError("\n".join(lines))
 
 
+class Plugin(NamedTuple):
+    """A file of rules of one's own."""
+
+    path: str  # absolute
+    sha256: str  # of its content
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables:
     """The names that exist; given by whoever imports the parts."""
@@ -250,6 +259,7 @@ class Tables:
     games: Mapping[str, Spec]
     attacks: Sequence[str]
     label_attacks: Mapping[str, Any]
+    plugin: Plugin | None = None  # that some of the names are from
 
     @property
     def parts(self) -> spec_lib.Tables:

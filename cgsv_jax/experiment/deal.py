@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from cgsv_jax import data as data_lib
-from cgsv_jax import models
 from cgsv_jax.config import schema
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.core import attacks, checks, vectors
@@ -109,7 +108,7 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
 
 
 def _model(config: Config, data: Dataset, num_classes: int) -> Model:
-    builder = models.MODELS[config.model]
+    builder = config.tables.models[config.model]
     if config.model == "mlp":
         builder = functools.partial(builder, hidden=config.hidden)
     if config.model in schema.CONVOLUTIONAL:
@@ -256,5 +255,5 @@ def _deal(
     if name == "from_lists":
         options = {"lists": read, "repeated_rows": config.repeated_rows}
     with files_lib.naming({"by_owner": config.owners, "from_lists": config.lists}.get(name)):
-        clients = partition_lib.PARTITIONS[name](deal_rng, data.labels, config.clients, **options)
+        clients = config.tables.partitions[name](deal_rng, data.labels, config.clients, **options)
     return data, clients, options.get("owners")

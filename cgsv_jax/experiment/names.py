@@ -1,6 +1,7 @@
 """The names that an experiment may use, and the configuration made of them."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import optax
 from cgsv_jax import data as data_lib
 from cgsv_jax import models
 from cgsv_jax.config import resolve, schema
-from cgsv_jax.config.schema import Config
+from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.core import attacks, local
 from cgsv_jax.data import partition as partition_lib
+from cgsv_jax.experiment import plugins
 from cgsv_jax.rules.aggregation import AGGREGATIONS
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
 from cgsv_jax.rules.methods import METHODS
@@ -23,6 +25,9 @@ OPTIMIZERS = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
     "adam": optax.adam,
 }
+
+# What rules of one's own are given as; a plugin spells them in capitals.
+OWN = ("methods", "contributions", "aggregations", "rewards", "games", "partitions", "models")
 
 TABLES = schema.Tables(
     datasets=data_lib.DATASETS,
@@ -41,12 +46,53 @@ TABLES = schema.Tables(
 )
 
 
-def configure(**asked: Any) -> Config:
+def tables(plugin: Any = None, **own: Mapping[str, Any]) -> schema.Tables:
+    """The names that there are, with those of a plugin and one's own.
+
+    Args:
+      plugin: a file that defines tables, see `plugins`.
+      **own: any of `OWN`: name -> declaration or, of partitions and models, function.
+
+    Raises:
+      ConfigError: what is no declaration, or a name that there is already.
+    """
+    found = TABLES if plugin is None else _with_file(*plugins.read(plugin))
+    return plugins.merged(found, {name.upper(): own[name] for name in own}) if own else found
+
+
+@functools.lru_cache(maxsize=4)
+def _with_file(path: str, content: bytes) -> schema.Tables:
+    # Once for all points of a sweep.
+    return plugins.loaded(path, content, TABLES)
+
+
+def with_plugin(options: Mapping[str, Any], plugin: Any) -> dict[str, Any]:
+    """Options from a file, which may need a plugin: only one that somebody names is executed.
+
+    Raises:
+      ConfigError: they need one, and nobody names it.
+    """
+    needed = options.get("plugin")
+    if needed is not None and plugin is None:
+        raise ConfigError(resolve.missing_plugin(needed))
+    return {**options, **({"plugin": plugin} if needed is not None else {})}
+
+
+def configure(plugin: Any = None, plugin_sha256: str | None = None, **asked: Any) -> Config:
     """A complete configuration; see `config.resolve` for the names.
+
+    Args:
+      plugin: a file of rules of one's own, see `plugins`.
+      plugin_sha256: what the digest of its content must be, if that is known.
+      **asked: options by name; and any of `OWN`, a dictionary of rules of one's own.
 
     >>> configure(dataset="digits", clients=5, algorithms=["cgsv"], beta=2.0).methods[0].beta
     2.0
     """
     if asked.get("devices") is None:
         asked["devices"] = jax.device_count()
-    return resolve.resolve(TABLES, jax.default_backend(), **asked)
+    own = {name: asked.pop(name) for name in OWN if isinstance(asked.get(name), Mapping)}
+    there = tables(plugin, **own)
+    if plugin_sha256 is not None:
+        resolve.refuse_other_plugin(plugin, plugin_sha256, there)
+    return resolve.resolve(there, jax.default_backend(), **asked)

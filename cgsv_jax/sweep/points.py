@@ -30,16 +30,21 @@ LISTS = ("partitions", "algorithms", "seeds", "late", "attacks", "attackers", "s
 FIXED = (
     *("data_dir", "owners", "lists", "repeated_rows", "eval_every", "eval_rows", "eval_clients"),
     *("eval_batch", "layout", "devices", "conv", "attendance", "checkpoint_every"),
+    *("plugin", "plugin_sha256"),
 )
-SWEEPABLE = (
+_SWEEPABLE = (
     "setting",
     *(
         field.name
         for field in dataclasses.fields(Config)
         if field.name not in (*LISTS, *FIXED, "methods", "tables")
     ),
-    *names_lib.TABLES.options,
 )
+
+
+def sweepable(tables: schema.Tables) -> tuple[str, ...]:
+    """What may take several values: fields of a config, and what rules declare."""
+    return (*_SWEEPABLE, *tables.options)
 
 
 class Point(NamedTuple):
@@ -71,7 +76,7 @@ def grid(
     Args:
       options: what `names.configure` takes, the same for every point; `algorithms` without the
         standalone baseline, which is added.
-      swept: name in `SWEEPABLE` -> its values; a single value is not an axis.
+      swept: name in `sweepable` -> its values; a single value is not an axis.
       best: one of `CRITERIA`.
       eval_split: one of `EVAL_SPLITS`.
 
@@ -79,10 +84,11 @@ def grid(
       ConfigError: naming every value that is not allowed, and in which points.
     """
     options = {name: value for name, value in options.items() if value is not None}
+    there = sweepable(names_lib.tables(options.get("plugin")))
     complaints = [
         f"{validate.flag(name)} cannot be swept, it takes one value"
         for name, values in swept.items()
-        if name not in SWEEPABLE and len(values) > 1
+        if name not in there and len(values) > 1
     ]
     for name, values in swept.items():
         complaints += validate.distinct(name, values)
@@ -117,7 +123,7 @@ def of_values(
     algorithms = options.get("algorithms", ("cgsv",))
     algorithms = (algorithms,) if isinstance(algorithms, str) else tuple(algorithms)
     if algorithms == ("all",):
-        algorithms = tuple(names_lib.TABLES.algorithms)
+        algorithms = tuple(names_lib.tables(options.get("plugin")).algorithms)
     options["algorithms"] = algorithms
     every = algorithms if YARDSTICK in algorithms else (YARDSTICK, *algorithms)
     if complaints := _complaints(best, eval_split, len(combinations)):
@@ -240,9 +246,12 @@ def outline(values: Any) -> Sweep:
     """
     whole = _read(values)
     pairs = [(axis["name"], axis["values"]) for axis in whole["axes"]]
-    complaints = [f"{name[:80]!r} cannot be swept" for name, _ in pairs if name not in SWEEPABLE]
-    odd = [name for name in whole["options"] if name not in (*LISTS, *FIXED, *SWEEPABLE)]
-    complaints += [f"{name[:80]!r} is no option" for name in odd]
+    complaints = []
+    if "plugin" not in whole["options"]:  # whose options only its code can tell
+        there = sweepable(names_lib.TABLES)
+        complaints = [f"{name[:80]!r} cannot be swept" for name, _ in pairs if name not in there]
+        odd = [name for name in whole["options"] if name not in (*LISTS, *FIXED, *there)]
+        complaints += [f"{name[:80]!r} is no option" for name in odd]
     complaints += _complaints(whole["best"], whole["eval_split"], len(whole["points"]))
     if not whole["points"] or not whole["shown"]:
         complaints.append("it has no points")
@@ -253,14 +262,20 @@ def outline(values: Any) -> Sweep:
     return Sweep(options, axes, (), shown, whole["best"], whole["eval_split"])
 
 
-def described(values: Any) -> Sweep:
+def described(values: Any, plugin: str | None = None) -> Sweep:
     """The inverse of `describe`; the points are made of their values again.
+
+    Args:
+      values: what a config.json says.
+      plugin: the file that somebody named, if the sweep needs one: what `values` names is not run.
 
     Raises:
       ConfigError: on what is missing, unknown or out of range, and where the first point is not
         what it was, since a default is another.
     """
     written, outlined = _read(values), outline(values)
+    outlined = outlined._replace(options=names_lib.with_plugin(outlined.options, plugin))
+    before = resolve.to_dict(resolve.from_dict(written["config"], names_lib.tables(plugin)))
     try:
         combinations = [
             {name: value_of(name, point["values"][name]) for name in outlined.axes}
@@ -279,9 +294,8 @@ def described(values: Any) -> Sweep:
     if sweep.shown != outlined.shown:
         raise ConfigError(f"{_NO_CONFIG}: it shows other methods than it runs")
     config = resolve.to_dict(sweep.points[0].config)
-    before = resolve.to_dict(resolve.from_dict(written["config"], names_lib.TABLES))
     # Paths, layout and devices are those of this machine.
-    same = {*config} - {*schema.PATHS, "layout", "devices"}
+    same = {*config} - {*schema.PATHS, "plugin", "layout", "devices"}
     differs = sorted(name for name in same if before[name] != config[name])
     if differs:
         raise ConfigError(

@@ -14,9 +14,10 @@ import numpy as np
 from cgsv_jax.config import validate
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core.ranges import MAX_WHOLE, MOST_NUMBER
+from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.host import files
 from cgsv_jax.sweep import points as points_lib
-from cgsv_jax.sweep.points import SWEEPABLE, Sweep
+from cgsv_jax.sweep.points import Sweep
 
 SEARCHES = ("random", "optuna")
 SCHEDULERS = ("none", "asha", "median")
@@ -146,8 +147,12 @@ def describe(search: Search) -> dict[str, Any]:
     return {"search": search._asdict() | {"spaces": spaces}}
 
 
-def described(values: Mapping[str, Any]) -> Search:
+def described(values: Mapping[str, Any], plugin: str | None = None) -> Search:
     """The inverse of `describe`.
+
+    Args:
+      values: what a config.json says.
+      plugin: the file that somebody named, if the search needs one: what `values` names is not run.
 
     Raises:
       ValueError: on what is missing, unknown or out of range.
@@ -161,7 +166,9 @@ def described(values: Mapping[str, Any]) -> Search:
         }
     except ValueError as error:
         raise ConfigError(f"this is no sweep's config: {error}") from error
-    wrong = [f"{name[:80]!r} cannot be swept" for name in spaces if name not in SWEEPABLE]
+    search = search._replace(options=names_lib.with_plugin(search.options, plugin))
+    there = points_lib.sweepable(names_lib.tables(plugin))
+    wrong = [f"{name[:80]!r} cannot be swept" for name in spaces if name not in there]
     wrong += complaints(search.how, search.points, search.batch, search.seed, search.scheduler)
     if wrong:
         raise ConfigError(f"this is no sweep's config: {wrong[0]}")

@@ -1,0 +1,129 @@
+"""Rules of one's own: a file of declarations beside those of the package.
+
+A plugin is a Python file that defines any of the tables METHODS, CONTRIBUTIONS, AGGREGATIONS,
+REWARDS, GAMES, PARTITIONS and MODELS, as the package does. It is executed where somebody names it,
+never because a config.json names it.
+"""
+
+import dataclasses
+import hashlib
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from cgsv_jax.config.schema import ConfigError, Plugin, Tables
+from cgsv_jax.host import files
+from cgsv_jax.rules.spec import Spec
+
+# What a plugin may define, and the field of `Tables` that it is added to.
+FIELDS = {
+    "METHODS": "algorithms",
+    "CONTRIBUTIONS": "contributions",
+    "AGGREGATIONS": "aggregations",
+    "REWARDS": "rewards",
+    "GAMES": "games",
+    "PARTITIONS": "partitions",
+    "MODELS": "models",
+}
+
+
+def read(path: Any) -> tuple[str, bytes]:
+    """The absolute path of a plugin, and its content.
+
+    Raises:
+      ConfigError: it cannot be read.
+    """
+    try:
+        file = files.path_of(path, "--plugin").absolute()
+        with files.opened(file) as stream:
+            return str(file), stream.read()
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--plugin is {str(path)!r}: {files.reason_of(error)}") from error
+
+
+def loaded(path: str, content: bytes, tables: Tables) -> Tables:
+    """The tables with those that a file defines.
+
+    Args:
+      path: of the file.
+      content: the bytes that are executed, and whose digest is kept.
+      tables: the names that there are.
+
+    Raises:
+      ConfigError: it cannot be run, defines nothing, or what is no declaration, or a name that
+        there is already.
+    """
+    plugin = Plugin(path, hashlib.sha256(content).hexdigest())
+    module = types.ModuleType(f"cgsv_plugin_{plugin.sha256[:16]}")
+    module.__file__ = plugin.path
+    try:
+        exec(compile(content, plugin.path, "exec"), module.__dict__)
+    except Exception as error:  # a stranger's code may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"--plugin is {plugin.path!r}, which cannot be run: {reason}") from error
+    found = {name: getattr(module, name) for name in FIELDS if hasattr(module, name)}
+    if not found:
+        raise ConfigError(f"--plugin is {plugin.path!r}, it must define one of {', '.join(FIELDS)}")
+    try:
+        return dataclasses.replace(merged(tables, found), plugin=plugin)
+    except ConfigError as error:
+        lines = (f"--plugin is {plugin.path!r}: {line}" for line in str(error).splitlines())
+        raise ConfigError("\n".join(lines)) from error
+
+
+def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
+    """The tables with further entries; nothing is changed in place.
+
+    Args:
+      tables: those that there are.
+      found: name of a table, as a plugin spells it -> its entries.
+
+    Raises:
+      ConfigError: as `loaded`.
+    """
+    wrong, changed = [], {}
+    for name, entries in found.items():
+        field = FIELDS[name]
+        there = getattr(tables, field)
+        if not isinstance(entries, Mapping):
+            wrong.append(f"{name} is no dictionary of names")
+            continue
+        declared = all(isinstance(entry, Spec) for entry in there.values())
+        for key, entry in entries.items():
+            if not isinstance(key, str) or not key.isidentifier():
+                wrong.append(f"{name} holds {key!r}, a name must be letters, digits and _")
+            elif key in there:
+                wrong.append(f"{name} holds {key!r}, which there is already")
+            elif declared and not isinstance(entry, Spec):
+                wrong.append(f"{name}[{key!r}] is no Spec, see cgsv_jax.rules.spec")
+            elif not declared and not callable(entry):
+                wrong.append(f"{name}[{key!r}] is no function")
+        changed[field] = {**there, **entries}
+    if not wrong:
+        made = dataclasses.replace(tables, **changed)
+        own = [
+            (option.flag or argument, option)
+            for entries in found.values()
+            for entry in entries.values()
+            if isinstance(entry, Spec)
+            for argument, option in entry.options.items()
+        ]
+        wrong = [
+            f"the option {flag!r} is another one than that of the package"
+            for flag, option in own
+            if flag in tables.options and type(option) is not type(tables.options[flag])
+        ]
+        reserved = {"name", "algorithm", *_RESERVED} & made.options.keys() - tables.options.keys()
+        wrong += [f"the option {flag!r} has a name that is taken" for flag in sorted(reserved)]
+        if not wrong:
+            return made
+    raise ConfigError("\n".join(wrong))
+
+
+# Names of a config and of the command, which no option of a rule may have.
+_RESERVED = (
+    *("algorithms", "attack", "attacks", "clients", "config", "dataset", "devices", "epochs"),
+    *("layout", "methods", "model", "out", "partition", "partitions", "plugin", "profile", "quiet"),
+    *("resume", "rounds", "seeds", "setting", "preset", "overwrite", "values", "get", "replace"),
+    *("hyper", "words", "declared", "options"),
+)

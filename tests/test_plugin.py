@@ -1,0 +1,210 @@
+"""Rules of one's own, from a file outside the package and from Python."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cgsv_jax.command import main
+from cgsv_jax.config import resolve
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.experiment import running
+from cgsv_jax.results import directory as directory_lib
+
+# A method with a number, a choice, a need for validation rows and a state of its own.
+RULES = """
+import jax.numpy as jnp
+import cgsv_jax as cg
+from cgsv_jax.rules.spec import Choice, Interval, Number, Spec
+
+
+def counted(unit):
+    def update(key, upload, aggregate, weights, state):
+        state = state + upload.present  # rounds in which a client was there
+        rows = upload.validation[1].size if unit == "rows" else 1
+        return jnp.where(upload.present, rows * state, 0.0), state
+
+    return cg.Contribution(
+        lambda num_clients, _: jnp.zeros(num_clients), update, cg.Needs(validation=True)
+    )
+
+
+def tally(zeal, unit="rows"):
+    reputation = cg.reputation.moving_average(counted(unit), zeal)
+    return cg.compose(reputation, cg.aggregation.by_size(), cg.reward.sparsify(2.0))
+
+
+METHODS = {
+    "tally": Spec(
+        tally,
+        {
+            "zeal": Number(0.25, Interval(0, 1), "weight of the past in tally", "zeal"),
+            "unit": Choice("rows", ("rows", "rounds"), "what tally counts in"),
+        },
+    )
+}
+"""
+SMALL = ["--dataset", "digits", "--clients", "3", "--rounds", "3", "--epochs", "1", "--hidden", "4"]
+SMALL += ["--eval-rows", "40", "--seeds", "1", "--quiet"]
+ASKED = {"clients": 3, "rounds": 3, "epochs": 1, "hidden": (4,), "eval_rows": 40, "seeds": 1}
+
+
+@pytest.fixture
+def rules(tmp_path):
+    file = tmp_path / "my_rules.py"
+    file.write_text(RULES)
+    return file
+
+
+def test_a_method_from_a_file(rules, tmp_path, capsys):
+    """Compared, its number and word in the config, repeated; its score is rows times rounds."""
+    out, again = tmp_path / "run", tmp_path / "again"
+    words = [*SMALL, "--plugin", str(rules), "--algorithms", "standalone,tally", "--zeal", "0.5"]
+    assert main.main(["compare", *words, "--out", str(out)]) == 0
+    config = json.loads((out / "config.json").read_text())
+    (tally,) = (method for method in config["methods"] if method["algorithm"] == "tally")
+    assert (tally["zeal"], tally["unit"]) == (0.5, "rows")
+    assert config["plugin"] == str(rules)
+    assert len(config["plugin_sha256"]) == 64
+    rounds = directory_lib.read(out).rounds
+    score = rounds.filter(rounds["method"] == "tally")["score"].to_numpy().reshape(3, 3)
+    held = names_lib.configure(plugin=rules, algorithms="tally", **ASKED)
+    np.testing.assert_array_equal(score, score[0, 0] * np.array([[1], [2], [3]]) * np.ones(3))
+    assert score[0, 0] > 100
+    assert held.methods[0].hyper()["zeal"] == 0.25
+    repeat = ["compare", "--config", str(out / "config.json"), "--out", str(again), "--quiet"]
+    assert main.main(repeat) == 2  # nobody has named the file this time
+    assert "--plugin is missing: no code is executed only because" in capsys.readouterr().err
+    assert main.main([*repeat, "--plugin", str(rules)]) == 0
+    assert (again / "rounds.parquet").read_bytes() == (out / "rounds.parquet").read_bytes()
+    assert main.main(["plot", str(out), "--out", str(tmp_path / "figures")]) == 0
+    rules.write_text(RULES + "\n# another file\n")
+    assert main.main([*repeat, "--plugin", str(rules), "--overwrite"]) == 2
+    assert "its SHA-256 is another" in capsys.readouterr().err
+
+
+def test_its_options_are_in_the_help(rules, capsys):
+    for command in ("run", "compare", "sweep"):
+        with pytest.raises(SystemExit):
+            main.main([command, "--plugin", str(rules), "--help"])
+        text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+        assert "weight of the past in tally (default: 0.25)" in text
+        assert "what tally counts in: rows, rounds (default: rows)" in text
+    with pytest.raises(SystemExit):
+        main.main(["run", "--help"])
+    assert "zeal" not in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_a_sweep_over_its_number(rules, tmp_path, capsys):
+    out, again = tmp_path / "sweep", tmp_path / "again"
+    words = [*SMALL, "--plugin", str(rules), "--algorithms", "tally", "--zeal", "0.25,0.75"]
+    assert main.main(["sweep", *words, "--out", str(out)]) == 0
+    table = pl.read_parquet(out / "sweep.parquet")
+    assert sorted(set(table["zeal"].drop_nulls())) == [0.25, 0.75]
+    repeat = ["sweep", "--config", str(out / "config.json"), "--out", str(again), "--quiet"]
+    assert main.main(repeat) == 2
+    assert "--plugin is missing" in capsys.readouterr().err
+    assert main.main([*repeat, "--plugin", str(rules)]) == 0
+    assert (again / "sweep.parquet").read_bytes() == (out / "sweep.parquet").read_bytes()
+    assert main.main(["plot", str(out), "--out", str(tmp_path / "figures")]) == 0
+
+
+@pytest.mark.long
+def test_a_killed_run_goes_on_with_the_same_file(rules, tmp_path, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    many = ["400" if word == "3" and SMALL[i - 1] == "--rounds" else word
+            for i, word in enumerate(SMALL)]  # fmt: skip
+    words = ["run", *many, "--plugin", str(rules), "--algorithms", "tally"]
+    words += ["--checkpoint-every", "1", "--eval-every", "1"]
+    command = [sys.executable, "-m", "cgsv_jax", *words, "--out", str(out)]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 240
+    while not list(out.glob("checkpoint/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "rounds.parquet").exists()
+    resume = ["run", "--resume", str(out), "--quiet"]
+    assert main.main(resume) == 2
+    assert "--plugin is missing" in capsys.readouterr().err
+    kept = rules.read_text()
+    rules.write_text(kept + "\n")
+    assert main.main([*resume, "--plugin", str(rules)]) == 2
+    assert "its SHA-256 is another" in capsys.readouterr().err
+    rules.write_text(kept)
+    assert main.main([*resume, "--plugin", str(rules)]) == 0
+    assert main.main([*words, "--out", str(whole)]) == 0
+    assert (out / "rounds.parquet").read_bytes() == (whole / "rounds.parquet").read_bytes()
+
+
+def test_the_same_from_python(rules):
+    """Tables as arguments; those of the package stay as they are."""
+    tables = names_lib.tables(rules)
+    own = {"tally": tables.algorithms["tally"]}
+    config = names_lib.configure(methods=own, algorithms="tally", zeal=0.5, unit="rounds", **ASKED)
+    assert "tally" not in names_lib.TABLES.algorithms
+    assert config.plugin is None
+    (cell,) = running.run(config).cells
+    np.testing.assert_array_equal(cell.record.score[0], np.array([[1], [2], [3]]) * np.ones(3))
+    file = names_lib.configure(plugin=rules, algorithms="tally", zeal=0.5, **ASKED)
+    values = json.loads(json.dumps(resolve.to_dict(file)))
+    assert resolve.from_dict(values, tables) == file
+    with pytest.raises(ConfigError, match="--plugin is missing"):
+        resolve.from_dict(values, names_lib.TABLES)
+    with pytest.raises(ConfigError, match="--zeal is 2, it must be a number at least 0"):
+        names_lib.configure(plugin=rules, algorithms="tally", zeal=2)
+    with pytest.raises(ConfigError, match="--zeal does nothing here: it needs --algorithms tally"):
+        names_lib.configure(plugin=rules, algorithms="cgsv", zeal=0.5)
+    with pytest.raises(ConfigError, match="'zeal' is no option"):
+        names_lib.configure(zeal=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("METHODS = {'cgsv': Spec(print)}", "METHODS holds 'cgsv', which there is already"),
+        ("METHODS = {'own': print}", r"METHODS\['own'\] is no Spec"),
+        ("METHODS = {'../own': Spec(print)}", "a name must be letters, digits and _"),
+        ("METHODS = [1]", "METHODS is no dictionary"),
+        ("PARTITIONS = {'own': 3}", r"PARTITIONS\['own'\] is no function"),
+        ("METHODS = {'own': Spec(print, {'beta': Truth(True, '')})}", "the option 'beta' is ano"),
+        ("METHODS = {'own': Spec(print, {'rounds': Truth(True, '')})}", "'rounds' has a name"),
+        ("x = 1", "it must define one of METHODS, CONTRIBUTIONS"),
+        ("1 / 0", "which cannot be run: ZeroDivisionError"),
+        ("def", "which cannot be run: SyntaxError"),
+        (None, "--plugin is "),
+    ],
+)
+def test_a_plugin_that_cannot_be_is_refused(text, complaint, tmp_path):
+    file = tmp_path / "own.py"
+    if text is not None:
+        file.write_text("from cgsv_jax.rules.spec import Spec, Truth\n" + text)
+    with pytest.raises(ConfigError, match=complaint):
+        names_lib.configure(plugin=file)
+
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def test_the_example_of_the_readme(tmp_path):
+    """Twelve lines, with a measure and a method of one's own, as they stand there."""
+    text = re.search(r"```python\n(# my_rules.py\n.*?)```", README.read_text(), re.S).group(1)
+    file = tmp_path / "my_rules.py"
+    file.write_text(text)
+    assert sum(bool(line.strip()) for line in text.splitlines()) == 13  # and the name of the file
+    asked = {**ASKED, "algorithms": ("patient", "cgsv"), "contribution": "by_loss"}
+    config = names_lib.configure(plugin=file, patience=0.5, **asked)
+    patient, cgsv = running.run(config).cells
+    np.testing.assert_allclose(patient.record.score, patient.record.loss, rtol=1e-6)
+    np.testing.assert_allclose(cgsv.record.score, cgsv.record.loss, rtol=1e-6)
