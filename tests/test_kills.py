@@ -37,10 +37,10 @@ RUN = [
 ]
 
 
-def start(*argv):
+def start(*argv, code=("-c", COMMAND)):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "JAX_"))}
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *map(str, argv)],
+        [sys.executable, *code, *map(str, argv)],
         cwd=ROOT,
         env=environment | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"},
         stdout=subprocess.PIPE,
@@ -189,5 +189,31 @@ def test_a_sweep_killed_and_resumed_is_never_having_been_killed(number, tmp_path
     printed, _ = process.communicate(timeout=500)
     assert process.returncode == 0, printed
     assert "refused" not in printed
+    for name in ("sweep.parquet", "points.parquet", "points.json", "config.json"):
+        assert (directory / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+SEARCH = [
+    *("sweep", "--search", "optuna", "--points", "3", "--beta", "0.1:10", "--hidden", "8"),
+    *("--clients", "3", "--epochs", "1", "--rounds", "40", "--eval-every", "1", "--seeds", "1"),
+    *("--best", "mean_accuracy", "--checkpoint-every", "1"),
+]
+
+
+@pytest.mark.nightly
+def test_a_search_killed_and_resumed_draws_the_same_points(tmp_path):
+    """Killed beside a checkpoint, which is gone on with; without Ray."""
+    pytest.importorskip("optuna", reason="needs the extra [search]")
+    whole, directory, code = tmp_path / "whole", tmp_path / "killed", ("-m", "cgsv_jax")
+    process = start(*SEARCH, "--out", directory, code=code)
+    assert wait_for(process, lambda: (directory / "parts").exists())
+    assert wait_for(process, lambda: directory_lib.checkpoints(directory))
+    process.kill()
+    process.communicate(timeout=500)
+    (left,) = directory_lib.checkpoints(directory)[-1:]
+    printed, _ = start("sweep", "--resume", directory, code=code).communicate(timeout=500)
+    assert f"going on after {int(left.name)} of" in printed
+    assert "3/3 points" in printed
+    printed, _ = start(*SEARCH, "--out", whole, code=code).communicate(timeout=500)
     for name in ("sweep.parquet", "points.parquet", "points.json", "config.json"):
         assert (directory / name).read_bytes() == (whole / name).read_bytes(), name

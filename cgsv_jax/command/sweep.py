@@ -229,7 +229,7 @@ def _compute(
                     finish(sweep, config, spent, before)
                 return
             sweep, scores = _searched(job, wanted, sweep)
-        finish(sweep, points_lib.describe(sweep) | {"scores": scores}, [], 0.0)
+            finish(sweep, points_lib.describe(sweep) | {"scores": scores}, [], 0.0)
 
 
 @contextlib.contextmanager
@@ -244,14 +244,15 @@ def _computed(
     content = plan_lib.content_of(job.data)
     keys = plan_lib.keys_of(sweep, content)
     outcomes = sweep_results.through(keys, job.known, terminal.complain)
+    for trial in keys.keys() - outcomes.keys():  # what is known of it is another's
+        job.known.pop(keys[trial], None)
     planned, together = None, job.flags.get("together")
     described = points_lib.describe(sweep)
+    saved = None
     if job.begun and job.session is None:
         saved = checkpoint.begun_with(job.directory)
-        if saved is not None and saved.get("sweep") == described:
-            planned, together = _planned(saved)
-        elif of_search:  # it is of another batch
-            directory_lib.remove_checkpoints(job.directory)
+    if saved is not None and saved.get("sweep") == described:
+        planned, together = _planned(saved)
     missing = [
         trial for trial in keys if (keys[trial] in planned if planned else trial not in outcomes)
     ]
@@ -263,6 +264,8 @@ def _computed(
     elif not missing:
         yield [], 0.0
         return
+    elif saved is not None and planned is None:  # it is of another batch
+        directory_lib.remove_checkpoints(job.directory)
 
     if job.session is not None:
         with watching as watch:
@@ -574,7 +577,7 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
     # In one order: a repeated sweep says the same.
     there = names_lib.tables(options.get("plugin"))
     order = (*LISTS, "plugin", *points_lib.sweepable(there))
-    for name in sorted(options, key=lambda n: order.index(n) if n in order else len(order)):
+    for name in sorted(options, key=lambda n: (order.index(n) if n in order else len(order), n)):
         value = options[name]
         if value is True:
             words.append(validate.flag(name))
