@@ -99,7 +99,7 @@ def test_what_follows_the_tables_is_done_again(whole, copy, capsys):
     for name in ("parts/.a.npz.1.tmp", "parts/b.npz", "parts/c.json", ".config.json.1.tmp"):
         (out / name).touch()
     (out / "figures").mkdir()
-    (out / "figures" / ".pair-alpha-beta.png.1.tmp").touch()
+    (out / "figures" / ".pair-beta-alpha.png.1.tmp").touch()
     for _ in range(2):
         assert "is finished" in said(capsys, 0, "sweep", "--resume", out)
         assert contents(out) == contents(whole)
@@ -372,7 +372,7 @@ def edited(out, name, change):
 def test_links_are_not_followed(name, whole, begun, copy, capsys, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
-    (outside / "pair-alpha-beta.png").write_bytes(b"mine")
+    (outside / "pair-beta-alpha.png").write_bytes(b"mine")
     out = copy(whole if name == "figures" else begun)
     shutil.rmtree(out / name, ignore_errors=True)
     (out / name).symlink_to(outside)
@@ -380,7 +380,7 @@ def test_links_are_not_followed(name, whole, begun, copy, capsys, tmp_path):
     commands += [["plot", out]] if name == "figures" else []
     for words in commands:
         assert "is a symbolic link" in one_sentence(capsys, *words)
-    assert contents(outside) == {"pair-alpha-beta.png": b"mine"}
+    assert contents(outside) == {"pair-beta-alpha.png": b"mine"}
     assert not (out / "sweep.parquet").exists() or name == "figures"
 
 
@@ -452,7 +452,7 @@ def test_points_are_not_believed(value, whole, copy, capsys):
     """What is best follows from the table."""
     out = copy(whole)
     edited(out, "points.json", lambda _: value)
-    (out / "figures" / "pair-alpha-beta.png").unlink()
+    (out / "figures" / "pair-beta-alpha.png").unlink()
     said(capsys, 0, "plot", out)
     assert contents(out / "figures") == contents(whole / "figures")
 

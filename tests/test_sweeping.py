@@ -404,19 +404,19 @@ def test_the_command_twice(tmp_path, capsys):
     one, two = _files(out), _files(again)
     assert set(one) == set(two) == {
         *("config.json", "environment.json", "timing.json", "sweep.parquet"),
-        *("points.parquet", "points.json", "figures/pair-alpha-beta.png"),
+        *("points.parquet", "points.json", "figures/pair-beta-alpha.png"),
     }  # fmt: skip
     assert {name for name in one if one[name] != two[name]} <= {"timing.json"}
     config, table, points = sweep_results.read(out)
     assert table.height == 4 * 2
-    assert table.columns[:3] == ["point", "alpha", "beta"]
+    assert table.columns[:3] == ["point", "beta", "alpha"]
     assert points.filter("best").height in (0, 1)
     assert len(config["points"]) == 4
     assert main.main([*argv, "--out", str(out)]) == 2  # holds a run
-    figure = out / "figures" / "pair-alpha-beta.png"
+    figure = out / "figures" / "pair-beta-alpha.png"
     figure.unlink()
     assert main.main(["plot", str(out)]) == 0
-    assert figure.read_bytes() == one["figures/pair-alpha-beta.png"]
+    assert figure.read_bytes() == one["figures/pair-beta-alpha.png"]
     # What is said to run the best point does.
     best = json.loads(one["points.json"])["best"]
     words = [*shlex.split(best["command"])[1:], "--quiet", "--out", str(tmp_path / "best")]
