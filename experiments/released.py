@@ -29,7 +29,7 @@ BASE = "paper"
 
 def lines(dataset: str) -> dict[str, dict]:
     """Name of a row -> what it asks for beside the setting `paper`."""
-    paper, released = (defaults.SETTINGS[name] for name in ("paper", "released"))
+    paper, released = (defaults.PRESETS[name] for name in ("paper", "released"))
     changed = {k: v for k, v in released.items() if paper[k] != v}
     rows: dict[str, dict] = {BASE: {}}
     rows |= {f"{key} {value}": {key: value} for key, value in changed.items()}
@@ -37,7 +37,7 @@ def lines(dataset: str) -> dict[str, dict]:
     rates = defaults.RELEASED_TRAINING.get(dataset, {})
     if rates:
         rows["learning rate, decay"] = dict(rates)
-    rows["released"] = {"setting": "released"}
+    rows["released"] = {"preset": "released"}
     return rows
 
 

@@ -136,7 +136,7 @@ def probed(scale: Scale, rounds: tuple[int, ...], seed: int, data_dir: str | Non
       data_dir: folder of the stored sets.
     """
     config = names.configure(
-        dataset=scale.dataset, data_dir=data_dir, algorithms="cgsv", setting="released",
+        dataset=scale.dataset, data_dir=data_dir, algorithms="cgsv", preset="released",
         clients=2, rows_per_client=160, partitions="uniform", partition_seed=seed, epochs=3,
         batch_size=32, rounds=scale.frozen, seeds=1, learning_rate=RATE, decay=DECAY, gamma=GAMMA,
         layout="one", devices=1,

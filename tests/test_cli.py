@@ -217,10 +217,10 @@ def test_help_explains_symbols_and_defaults():
 
 
 @pytest.mark.parametrize("dataset", defaults.TRAINING)
-@pytest.mark.parametrize("setting", defaults.SETTINGS)
-def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, setting):
+@pytest.mark.parametrize("preset", defaults.PRESETS)
+def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, preset):
     """Of every option, for every method; words of the help's own start with it."""
-    config = names_lib.configure(dataset=dataset, setting=setting, algorithms="all")
+    config = names_lib.configure(dataset=dataset, preset=preset, algorithms="all")
     flags = (
         flags_lib.TASK
         | flags_lib.TRAINING_FLAGS
@@ -228,11 +228,11 @@ def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, setting):
         | flags_lib.HARDWARE
         | flags_lib.RULES
     )
-    released = defaults.RELEASED_TRAINING.get(dataset, {}) if setting == "released" else {}
-    for name in set(flags) - {"dataset", "setting", "seeds", "devices", *released}:
+    released = defaults.RELEASED_TRAINING.get(dataset, {}) if preset == "released" else {}
+    for name in set(flags) - {"dataset", "preset", "seeds", "devices", *released}:
         flag, name = flags[name], flags_lib._RENAMED.get(name, name)
         base, others = defaults.default_of(name, names_lib.TABLES)
-        base = others.get(setting, others.get(dataset, base))
+        base = others.get(preset, others.get(dataset, base))
         if flag.default is None and flag.kind is not bool:
             readers = [method for method in config.methods if name in method.values]
             for holder in readers or ([config] if hasattr(config, name) else []):

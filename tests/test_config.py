@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgsv_jax.command import main
 from cgsv_jax.config import defaults, resolve, schema
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names as names_lib
@@ -95,6 +96,17 @@ def test_the_config_of_an_earlier_version_is_read():
 
 def test_the_declared_optimizers_are_those_there_are():
     assert schema.TRAINING["optimizer"].allowed == tuple(TABLES.optimizers)
+
+
+def test_a_preset_was_called_a_setting(capsys):
+    with pytest.warns(DeprecationWarning, match="setting is now called preset"):
+        (former,) = names_lib.configure(algorithms="cgsv", setting="released").methods
+    (method,) = names_lib.configure(algorithms="cgsv", preset="released").methods
+    assert former == method
+    assert main.main(["run", "--setting", "relased"]) == 2
+    said = capsys.readouterr().err
+    assert "cgsv: --setting is now called --preset\n" in said
+    assert "--preset is 'relased', it must be one of paper, released" in said
 
 
 def test_written_and_read_back():

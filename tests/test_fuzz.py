@@ -67,7 +67,7 @@ NAMES = st.builds(
 RIGHT = {
     "dataset": word(TABLES.datasets),
     "model": word(TABLES.models),
-    "setting": word(defaults.SETTINGS),
+    "preset": word(defaults.PRESETS),
     "algorithms": NAMES | st.lists(NAMES, min_size=1, max_size=4, unique=True) | st.just("all"),
     "partitions": word(TABLES.partitions)
     | st.lists(word(TABLES.partitions), min_size=1, unique=True),

@@ -317,10 +317,10 @@ def test_the_best_point(values, best):
     assert len(sweep_results.shown_points(own, ("beta",), "fairness")) == 2
 
 
-@pytest.mark.parametrize("name", ["clients", "setting", "hidden"])
+@pytest.mark.parametrize("name", ["clients", "preset", "hidden"])
 def test_names_that_a_table_has_already(name):
     """Swept options may be called like a column of the summary, or be no numbers."""
-    values = {"clients": (4, 5), "setting": ("paper", "released"), "hidden": ("4", "8x4")}[name]
+    values = {"clients": (4, 5), "preset": ("paper", "released"), "hidden": ("4", "8x4")}[name]
     rows = _rows({(0, 0): (50.0, 0), (1, 0): (60.0, 0)})
     rows = [row | {name: values[row["point"]]} for row in rows]
     table = sweep_results.frame(rows, {name: values})

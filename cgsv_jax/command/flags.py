@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from cgsv_jax.config import defaults, schema
-from cgsv_jax.config.defaults import SETTINGS
+from cgsv_jax.config.defaults import PRESETS
 from cgsv_jax.experiment import names, plugins
 from cgsv_jax.rules.spec import Choice, Count, Number, Option, Truth
 from cgsv_jax.sweep import points as points_lib
@@ -209,7 +209,9 @@ def rules(tables: schema.Tables) -> dict[str, Flag]:
     """The flags of what rules declare."""
     declared = {n: _of_option(o) for n, o in tables.options.items() if n not in schema.TRAINING}
     return {
-        "setting": Flag(_NAME, f"bundle of rules and numbers: {', '.join(SETTINGS)}"),
+        "preset": Flag(
+            _NAME, f"bundle of rules and numbers: {', '.join(PRESETS)}", alias="--setting"
+        ),
         **declared,
     }
 
@@ -365,7 +367,7 @@ def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
             "algorithms": Flag(
                 _NAMES,
                 f"methods, comma-separated, or all: {', '.join(tables.algorithms)}; cgsv:released "
-                "runs the released code's setting beside the paper's",
+                "runs the released code's preset beside the paper's",
                 "standalone,fedavg,cgsv",
                 "--algorithm",
             ),

@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with terminal.guarded() as lost:
         words = sys.argv[1:] if argv is None else list(argv)
+        if any(word.partition("=")[0] == "--setting" for word in words):
+            terminal.complain("--setting is now called --preset")
         try:
             tables = names.tables(_plugin_of(words))
         except ConfigError as error:

@@ -77,9 +77,9 @@ TRAINING: dict[str, dict[str, Any]] = {
     },
 }
 
-# The two settings of the option table. `paper` is what the text says, `released` what the released
+# The two presets of the option table. `paper` is what the text says, `released` what the released
 # PyTorch code (commit 7376663) does; every line is a flag of its own.
-SETTINGS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "mask_scope": "vector",
         "mask_count": "floor",
@@ -109,7 +109,7 @@ RELEASED_TRAINING: dict[str, dict[str, Any]] = {"mnist": {"learning_rate": 1e-3,
 # What an experiment is when nobody says otherwise, beside the fields' own defaults.
 DEFAULTS: dict[str, Any] = {
     "dataset": "digits",
-    "setting": "paper",
+    "preset": "paper",
     "algorithms": ("standalone", "fedavg", "cgsv"),
     "clients": 10,
     "partitions": ("power_law",),
@@ -121,18 +121,16 @@ def default_of(name: str, tables: Tables) -> tuple[Any, dict[str, Any]]:
     """An option's value where nobody gives it, None if there is no general one, and other values.
 
     Returns:
-      The value, and data set, setting, method or part of one -> the value that it has instead.
+      The value, and data set, preset, method or part of one -> the value that it has instead.
     """
     fields = {f.name: f.default for f in dataclasses.fields(Config)}
     fields |= {flag: option.default for flag, option in tables.options.items()}
     fields = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
     base, others = (fields | DEFAULTS).get(name), {}
     rules = tables.algorithms, *tables.parts.values()
-    for table in (TRAINING, SETTINGS, *({w: s.defaults for w, s in own.items()} for own in rules)):
+    for table in (TRAINING, PRESETS, *({w: s.defaults for w, s in own.items()} for own in rules)):
         own = {who: values[name] for who, values in table.items() if name in values}
-        if table in (TRAINING, SETTINGS) and len(own) == len(
-            table
-        ):  # no general one, or they agree
+        if table in (TRAINING, PRESETS) and len(own) == len(table):  # no general one, or they agree
             base = next(iter(own.values())) if len(set(own.values())) == 1 else None
         others |= own
     return base, {who: value for who, value in others.items() if value != base}

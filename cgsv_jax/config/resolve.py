@@ -24,32 +24,32 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
       tables: the names that exist.
       backend: decides what the layout "auto" means.
       **asked: fields of `Config` except `methods`, fields of `Method` except `name` (they hold for
-        every method), `algorithms` (names, or "name:setting") and `setting`. None means default.
+        every method), `algorithms` (names, or "name:preset") and `preset`. None means default.
 
     Raises:
       ConfigError: naming every field that is unknown or out of range.
     """
     asked = {key: _plain(value) for key, value in asked.items() if value is not None}
     dataset = asked.pop("dataset", defaults.DEFAULTS["dataset"])
-    setting = asked.pop("setting", defaults.DEFAULTS["setting"])
+    preset = asked.pop("preset", defaults.DEFAULTS["preset"])
     algorithms = _sequence(asked.pop("algorithms", defaults.DEFAULTS["algorithms"]))
     if algorithms == ("all",):
         algorithms = tuple(tables.algorithms)
     common = {f.name for f in dataclasses.fields(Config)} - {"methods", "dataset", "tables"}
     own = tables.options
-    allowed = {*common, *own, "dataset", "setting", "algorithms"}
+    allowed = {*common, *own, "dataset", "preset", "algorithms"}
     complaints = [
         validate_lib.unknown("option", key, allowed) for key in asked if key not in allowed
     ]
-    complaints += validate_lib.known("setting", setting, defaults.SETTINGS)
-    # What is no name of a data set or a setting is named; the rest is judged beside a known one.
+    complaints += validate_lib.known("preset", preset, defaults.PRESETS)
+    # What is no name of a data set or a preset is named; the rest is judged beside a known one.
     numbers_of = dataset if validate_lib.among(dataset, tables.datasets) else "digits"
-    setting = setting if validate_lib.among(setting, defaults.SETTINGS) else "paper"
+    preset = preset if validate_lib.among(preset, defaults.PRESETS) else "paper"
 
     def method(name: Any) -> Method:
         algorithm, _, variant = name.partition(":") if isinstance(name, str) else (name, "", "")
-        variant = variant if variant in defaults.SETTINGS else setting
-        training = defaults.TRAINING[numbers_of] | defaults.SETTINGS[variant]
+        variant = variant if variant in defaults.PRESETS else preset
+        training = defaults.TRAINING[numbers_of] | defaults.PRESETS[variant]
         if variant == "released":
             training |= defaults.RELEASED_TRAINING.get(numbers_of, {})
         given = {key: value for key, value in asked.items() if key in own}

@@ -220,12 +220,12 @@ def _name_complaints(m: Method, tables: Tables) -> list[str]:
     if algorithm != m.algorithm:
         return [
             f"--algorithms is {_shown(m.name)}, a method that runs {m.algorithm} must be named "
-            f"{m.algorithm} or {m.algorithm}:setting"
+            f"{m.algorithm} or {m.algorithm}:preset"
         ]
-    if colon and variant not in defaults.SETTINGS:
+    if colon and variant not in defaults.PRESETS:
         return [
-            f"--algorithms is {_shown(m.name)}, whose setting is {_shown(variant)}, "
-            f"it must be one of {_one_of(variant, defaults.SETTINGS)}"
+            f"--algorithms is {_shown(m.name)}, whose preset is {_shown(variant)}, "
+            f"it must be one of {_one_of(variant, defaults.PRESETS)}"
         ]
     return []
 

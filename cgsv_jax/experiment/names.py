@@ -1,6 +1,7 @@
 """The names that an experiment may use, and the configuration made of them."""
 
 import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,6 +90,9 @@ def configure(plugin: Any = None, plugin_sha256: str | None = None, **asked: Any
     >>> configure(dataset="digits", clients=5, algorithms=["cgsv"], beta=2.0).methods[0].beta
     2.0
     """
+    if "setting" in asked:
+        warnings.warn("setting is now called preset", DeprecationWarning, stacklevel=2)
+        asked["preset"] = asked.pop("setting")
     if asked.get("devices") is None:
         asked["devices"] = jax.device_count()
     own = {name: asked.pop(name) for name in OWN if isinstance(asked.get(name), Mapping)}

@@ -33,7 +33,7 @@ FIXED = (
     *("plugin", "plugin_sha256"),
 )
 _SWEEPABLE = (
-    "setting",
+    "preset",
     *(
         field.name
         for field in dataclasses.fields(Config)
@@ -230,9 +230,23 @@ def _read(values: Any) -> _Described:
     if isinstance(values, dict):
         values = {_FORMER.get(name, name): value for name, value in values.items()}
     try:
-        return files.judged(values, _Described)
+        whole = files.judged(values, _Described)
     except ValueError as error:
         raise ConfigError(f"{_NO_CONFIG}: {error}") from error
+    return {
+        **whole,
+        "options": _presets(whole["options"]),
+        "axes": [
+            {"name": name, "values": own}
+            for axis in whole["axes"]
+            for name, own in _presets({axis["name"]: axis["values"]}).items()
+        ],
+        "points": [{"values": _presets(point["values"])} for point in whole["points"]],
+    }
+
+
+def _presets(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"preset" if name == "setting" else name: value for name, value in values.items()}
 
 
 _NO_CONFIG = "this is no sweep's config"
