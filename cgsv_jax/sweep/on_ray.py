@@ -222,7 +222,8 @@ def _local(config: Any, work: Work) -> Any:
         raise ConfigError("; ".join(wrong))
     layout = config.layout
     if "layout" not in work.options:
-        layout = names.configure(dataset=config.dataset, model=config.model).layout
+        plugin = work.options.get("plugin")
+        layout = names.configure(plugin, dataset=config.dataset, model=config.model).layout
     devices = min(config.devices, jax.device_count())
     return dataclasses.replace(config, layout=layout, devices=devices)
 
