@@ -91,8 +91,9 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         # As `layout.default_width` says, except that accelerators look at the sizes of clients.
         on_cpu = "one" if fields["model"] in schema.CONVOLUTIONAL + schema.OF_TOKENS else "4"
         fields["layout"] = on_cpu if backend == "cpu" else "balanced"
-    if validate_lib.whole(fields["layout"]) and 1 <= fields["layout"] <= MAX_WHOLE:
-        fields["layout"] = str(fields["layout"])
+    layout: Any = fields["layout"]
+    if validate_lib.whole(layout) and 1 <= layout <= MAX_WHOLE:
+        fields["layout"] = str(layout)
     if "eval_every" not in fields:  # about twenty points on a curve
         rounds = fields["rounds"]
         fields["eval_every"] = -(-rounds // 20) if validate_lib.whole(rounds) and rounds > 0 else 1
@@ -117,13 +118,13 @@ def _method(
 ) -> Method:
     """What an algorithm reads: as given, else as its text says, else as its data set does."""
     spec, parts = tables.algorithms[algorithm], tables.parts
-    options = schema.TRAINING | spec_lib.options_of(spec, given, parts)
+    options = {**schema.TRAINING, **spec_lib.options_of(spec, given, parts)}
     values = {flag: option.default for flag, option in options.items()}
-    values |= training | spec_lib.defaults_of(spec, given, parts)
+    values |= {**training, **spec_lib.defaults_of(spec, given, parts)}
     for flag, option in options.items():
         if isinstance(option, Number) and option.instead_of in given:
             values[flag] = None  # what is asked for holds on every partition
-    return method_of(name, algorithm, values | given, options)
+    return method_of(name, algorithm, {**values, **given}, options)
 
 
 def method_of(

@@ -45,7 +45,8 @@ def complaints(config: Config, tables: Tables) -> list[str]:
             f"--layout is {_shown(c.layout)}, it must be auto, {', '.join(schema.LAYOUTS)} "
             "or a number of clients from 1"
         )
-    if whole(c.eval_clients) and whole(c.clients) and c.eval_clients > c.clients:
+    most: Any = c.eval_clients
+    if whole(most) and whole(c.clients) and most > c.clients:
         complaints.append(
             f"--eval-clients is {_shown(c.eval_clients)}, "
             f"it must be at most --clients, {_shown(c.clients)}"

@@ -77,7 +77,7 @@ def again(directory: Path, folder: Path | None = None, missing: bool = False) ->
     config, table, _ = sweep_results.read(directory)
     sweep = points_lib.outline(config)
     _, best = sweep_results.ranked(table, sweep.axes, sweep.best)
-    folder = folder or files.inside(directory, directory_lib.FIGURES)
+    folder = pathlib.Path(folder or files.inside(directory, directory_lib.FIGURES))
     return draw(table, sweep.axes, sweep.best, best, folder, missing=missing)
 
 
@@ -100,18 +100,21 @@ def pair(
         own = cells.filter(method=method, partition=partition)
         known = own["mean"].drop_nulls()
         # Partitions differ more than points do, so that each has its own colours.
-        low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+        ends = known.to_numpy() if len(known) else np.array([0.0, 1.0])
+        low, high = float(ends.min()), float(ends.max())
         room = max(0.0, (FLAT - (high - low)) / 2)  # a rounding is no difference
         limits = {"vmin": low - room, "vmax": high + room}
         marked = best if best is not None and best["method"] == method else None
         shown = draw_one(axes, own, x, y, limits, marked)
         axes.set_xlabel(_words(x))
-        if axes.get_subplotspec().is_first_col():
+        place = axes.get_subplotspec()
+        if place is not None and place.is_first_col():
             axes.set_ylabel(_words(y))
         bar = figure.colorbar(shown, ax=axes, pad=0.02, aspect=25)
         bar.outline.set_visible(False)
         bar.locator = MaxNLocator(5)
-        bar.formatter.set_useOffset(False)
+        formatter: Any = bar.formatter
+        formatter.set_useOffset(False)
         bar.ax.tick_params(labelsize=7)
         bar.update_ticks()
     return figure
@@ -122,7 +125,7 @@ def _map(
     own: pl.DataFrame,
     x: str,
     y: str,
-    limits: Mapping[str, float],
+    limits: Mapping[str, Any],
     best: Mapping[str, Any] | None,
 ) -> Any:
     columns, rows = (_ordered(own[name]) for name in (x, y))
@@ -155,14 +158,19 @@ def _points(
     own: pl.DataFrame,
     x: str,
     y: str,
-    limits: Mapping[str, float],
+    limits: Mapping[str, Any],
     best: Mapping[str, Any] | None,
 ) -> Any:
     """Points that lie anywhere."""
     words = [name for name in (x, y) if not own[name].dtype.is_numeric()]
     own = own.with_columns(pl.col(name).cast(pl.String) for name in words)
     known = own.drop_nulls("mean")
-    style = {"cmap": colormaps[_MAP], "s": 34, "edgecolors": "white", "linewidths": 0.5}
+    style: dict[str, Any] = {
+        "cmap": colormaps[_MAP],
+        "s": 34,
+        "edgecolors": "white",
+        "linewidths": 0.5,
+    }
     points = axes.scatter(known[x], known[y], c=known["mean"], **style, **limits)
     unknown = own.filter(pl.col("mean").is_null())
     axes.scatter(unknown[x], unknown[y], marker="x", s=20, color=figures_lib.GREY, linewidths=0.8)
@@ -220,7 +228,8 @@ def line(compared: pl.DataFrame, name: str, criterion: str) -> Figure:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel(_words(name))
-        if axes.get_subplotspec().is_first_col():
+        place = axes.get_subplotspec()
+        if place is not None and place.is_first_col():
             axes.set_ylabel(_label(criterion))
         if scattered:
             _scale(axes.xaxis, compared[name])
@@ -267,7 +276,10 @@ def _ordered(values: pl.Series) -> list:
 
 def _scale(axis: Any, values: pl.Series) -> None:
     """Logarithmic where positive numbers span more than a decade."""
-    if values.dtype.is_numeric() and values.min() > 0 and values.max() >= 10 * values.min():
+    if not values.dtype.is_numeric():
+        return
+    low, high = values.to_numpy().min(), values.to_numpy().max()
+    if low > 0 and high >= 10 * low:
         axis.axes.set(**{f"{axis.axis_name}scale": "log"})
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))

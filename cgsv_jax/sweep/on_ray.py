@@ -104,7 +104,7 @@ def session(address: str | None, cpus: int, gpus: float | None) -> Iterator[Sess
         # "local", or Ray would look for one that somebody else has started.
         ray.init(
             address=address or "local",
-            logging_level="error",
+            logging_level="error",  # pyright: ignore[reportArgumentType]
             log_to_driver=False,
             **({} if address else started),
         )
@@ -167,6 +167,7 @@ def _each(
 ) -> None:
     """Runs a task per tuple of arguments, and hands (number, result) to `ended` as they end."""
     import ray
+    from ray import exceptions
 
     options = {"num_cpus": session.cpus, "num_gpus": session.gpus, "max_retries": RETRIES}
     task = ray.remote(**options)(function)
@@ -175,7 +176,7 @@ def _each(
         (first,), _ = ray.wait(list(waiting), num_returns=1)
         try:
             result = ray.get(first)
-        except ray.exceptions.RayTaskError as error:
+        except exceptions.RayTaskError as error:
             raise error.cause from error
         ended(waiting.pop(first), copy.deepcopy(result))  # its arrays lie in memory of Ray's
 

@@ -204,9 +204,9 @@ def statics_of(trial: Trial) -> tuple[Config, Method]:
     config = dataclasses.replace(trial.config, **{name: defaults[name] for name in _DATA_FIELDS})
     # Whether a number is switched on is another program, how much it is is not.
     numbers = {
-        name: 0.5 if value or not trial.method.declared[name].switch else 0.0
+        name: 0.5 if value or not number.switch else 0.0
         for name, value in trial.method.options
-        if isinstance(trial.method.declared[name], Number)
+        if isinstance(number := trial.method.declared[name], Number)
     }
     return config, trial.method.replace(**numbers)
 
@@ -257,7 +257,7 @@ def evaluated_on(task: Task, eval_split: str) -> Task:
     """The task with the examples of the eval split as its test examples."""
     if eval_split == "test":
         return task
-    inputs, labels = task.data.validation
+    inputs, labels = task.data.validation or (None, ())
     if not len(labels):
         raise ConfigError(
             "--eval-split validation needs validation rows, --validation-share leaves none"

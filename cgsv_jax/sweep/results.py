@@ -17,7 +17,7 @@ import functools
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -101,7 +101,7 @@ def ranking(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Ranking
 
 
 def ranked(
-    table: pl.DataFrame, axes: Sequence[str], criterion: str
+    table: pl.DataFrame, axes: Collection[str], criterion: str
 ) -> tuple[pl.DataFrame, dict[str, Any] | None]:
     """A row per point and method, best first, and the best of all if there is something to go by.
 
@@ -320,7 +320,8 @@ def add_part(directory: Path, done: Mapping[str, np.ndarray]) -> None:
     """
     if done:
         file = io.BytesIO()
-        np.savez(file, **done)
+        arrays: dict[str, Any] = dict(done)
+        np.savez(file, **arrays)
         content = file.getvalue()
         name = f"{hashlib.sha256(content).hexdigest()}.npz"
         files.write_files(files.inside(directory, PARTS), {name: content})
@@ -435,7 +436,7 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
 
 def _column(values: Sequence[Any]) -> list[Any]:
     """Values of an axis as a table holds them."""
-    return [*points_lib.in_table(dict(enumerate(values))).values()]
+    return [*points_lib.in_table({str(i): value for i, value in enumerate(values)}).values()]
 
 
 def is_sweep(directory: Path) -> bool:

@@ -269,7 +269,9 @@ def _so_far(seen: Evaluation, place: int) -> Outcome:
     nothing = np.zeros(accuracy.shape)
     server = np.asarray(seen.server_accuracy)[place, -1]
     honest = np.ones(accuracy.shape, bool)  # attackers count when the trial is through
-    return Outcome(accuracy, distance, server, *(nothing,) * 7, honest, honest)
+    fields: dict[str, Any] = dict.fromkeys(Outcome._fields, nothing)
+    fields |= {"accuracy": accuracy, "distance": distance, "server_accuracy": server}
+    return Outcome(**fields | {"honest": honest, "honest_seen": honest})
 
 
 # ---------------------------------------------------------------- what they gave

@@ -122,7 +122,7 @@ class Search(NamedTuple):
     """A sweep whose points are not known before it runs."""
 
     options: dict[str, Any]  # shared by all points
-    spaces: dict[str, dict | list | Any]  # name -> Range, or values
+    spaces: dict[str, Any]  # name -> Range, or values
     how: str  # one of `SEARCHES`
     points: int  # in all
     batch: int  # points that are drawn before the scores of the first of them are there
@@ -157,7 +157,8 @@ def described(values: Mapping[str, Any], plugin: str | None = None) -> Search:
     Raises:
       ValueError: on what is missing, unknown or out of range.
     """
-    schema = TypedDict("Search", Search.__annotations__)
+    typed: Any = TypedDict
+    schema = typed("Search", Search.__annotations__)
     try:
         search = Search(**files.judged(values["search"], schema))
         spaces = {
@@ -285,7 +286,7 @@ def _distribution(space: Range | Sequence[Any]) -> Any:
 
     if not isinstance(space, Range):  # by its place: layers are no value of Optuna's
         return distributions.CategoricalDistribution(list(range(len(space))))
-    kind = distributions.IntDistribution if space.whole else distributions.FloatDistribution
+    kind: Any = distributions.IntDistribution if space.whole else distributions.FloatDistribution
     return kind(space.low, space.high, log=space.log)
 
 
