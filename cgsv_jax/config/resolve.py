@@ -249,7 +249,8 @@ def from_dict(values: Any, tables: Tables) -> Config:
         for name in schema.PATHS
         if fields[name] is not None
     }
-    config = Config(**fields | (_of_tables(tables) if fields["plugin"] else {"tables": tables}))
+    names: dict[str, Any] = _of_tables(tables) if fields["plugin"] else {"tables": tables}
+    config = Config(**fields | names)
     validate_lib.refuse(complaints + validate_lib.complaints(config, tables))
     return config
 

@@ -184,7 +184,7 @@ class Config:
     checkpoint_every: int | None = None  # rounds; None: by the time, see checkpoint.py
     plugin: str | None = None  # a file of rules of one's own, absolute
     plugin_sha256: str | None = None  # of its content
-    tables: "Tables | None" = dataclasses.field(default=None, compare=False, repr=False)
+    tables: Any = dataclasses.field(default=None, compare=False, repr=False)  # `Tables`
 
 
 class Attacking(NamedTuple):

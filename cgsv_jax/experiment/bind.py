@@ -172,7 +172,6 @@ def algorithm_of(
       given: what rules are told by the experiment: network, tensors and rounds.
     """
     tables = config.tables
-    assert tables is not None  # `resolve` gives them to every config
     return spec_lib.made(
         tables.algorithms[method.algorithm], method.words() | hyper, given, tables.parts
     )

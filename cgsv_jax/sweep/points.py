@@ -131,7 +131,7 @@ def of_values(
     points, refused, count = [], {}, 0
     for values in combinations:
         try:
-            config = names_lib.configure(**(options | {"algorithms": every} | dict(values)))
+            config = names_lib.configure(**{**options, "algorithms": every, **values})
             points.append(Point(dict(values), config))
         except ConfigError as error:
             for line in str(error).splitlines():
@@ -230,7 +230,7 @@ def _read(values: Any) -> _Described:
     if isinstance(values, dict):
         values = {_FORMER.get(name, name): value for name, value in values.items()}
     try:
-        whole = files.judged(values, _Described)
+        whole: Any = files.judged(values, _Described)
     except ValueError as error:
         raise ConfigError(f"{_NO_CONFIG}: {error}") from error
     return {
