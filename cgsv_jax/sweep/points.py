@@ -233,7 +233,7 @@ def _read(values: Any) -> _Described:
         whole: Any = files.judged(values, _Described)
     except ValueError as error:
         raise ConfigError(f"{_NO_CONFIG}: {error}") from error
-    return {
+    described: Any = {
         **whole,
         "options": _presets(whole["options"]),
         "axes": [
@@ -243,6 +243,7 @@ def _read(values: Any) -> _Described:
         ],
         "points": [{"values": _presets(point["values"])} for point in whole["points"]],
     }
+    return described
 
 
 def _presets(values: Mapping[str, Any]) -> dict[str, Any]:
