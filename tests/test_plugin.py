@@ -177,6 +177,7 @@ def test_the_same_from_python(rules):
         ("METHODS = {'../own': Spec(print)}", "a name must be letters, digits and _"),
         ("METHODS = [1]", "METHODS is no dictionary"),
         ("PARTITIONS = {'own': 3}", r"PARTITIONS\['own'\] is no function"),
+        ("DATASETS = {'own': print}", r"DATASETS\['own'\] is no Source"),
         ("METHODS = {'own': Spec(print, {'beta': Truth(True, '')})}", "the option 'beta' is ano"),
         ("METHODS = {'own': Spec(print, {'rounds': Truth(True, '')})}", "'rounds' has a name"),
         ("x = 1", "it must define one of METHODS, CONTRIBUTIONS"),
@@ -191,6 +192,72 @@ def test_a_plugin_that_cannot_be_is_refused(text, complaint, tmp_path):
         file.write_text("from cgsv_jax.rules.spec import Spec, Truth\n" + text)
     with pytest.raises(ConfigError, match=complaint):
         names_lib.configure(plugin=file)
+
+
+# A data set, a partition and a model.
+WORLD = """
+import numpy as np
+import cgsv_jax as cg
+from cgsv_jax import data, models
+
+EPOCHS = {"rounds": 2, "epochs": 1, "batch_size": 8, "learning_rate": 0.1, "decay": 0.9}
+SERVER = {"gamma": 0.3, "clip": 0.01, "growth": 1.0}
+
+
+def circles():
+    angles = np.linspace(0, 6, 120, dtype=np.float32)
+    labels = (np.arange(120) % 3).astype(np.int32)
+    rows = np.stack([np.sin(angles), np.cos(angles)], 1) * (1 + labels[:, None])
+    return cg.Dataset(rows[:90], labels[:90], rows[90:], labels[90:])
+
+
+def in_turn(rng, labels, num_clients):
+    return cg.partition.uniform(np.random.default_rng(0), labels, num_clients)
+
+
+def narrow(shape, num_classes):
+    return models.mlp(shape, num_classes, hidden=(3,))
+
+
+SOURCE = data.Source(
+    circles, (2,), 3, "narrow", None, 0.1, "rings", (90, 30), training=EPOCHS | SERVER
+)
+DATASETS, PARTITIONS, MODELS = {"circles": SOURCE}, {"in_turn": in_turn}, {"narrow": narrow}
+"""
+
+
+def test_data_partition_and_model_of_ones_own(tmp_path, capsys):
+    file, out = tmp_path / "world.py", tmp_path / "out"
+    file.write_text(WORLD)
+    words = ["run", "--plugin", str(file), "--dataset", "circles", "--partition", "in_turn"]
+    words += ["--clients", "3", "--seeds", "1", "--quiet", "--out", str(out)]
+    assert main.main(words) == 0, capsys.readouterr().err
+    config = json.loads((out / "config.json").read_text())
+    assert [config[name] for name in ("dataset", "model", "rounds")] == ["circles", "narrow", 2]
+    assert config["partitions"] == ["in_turn"]
+    assert {method["gamma"] for method in config["methods"] if "gamma" in method} == {0.3}
+    (data,) = json.loads((out / "environment.json").read_text())["data"]["sets"]
+    assert data == "circles"
+    clients = pl.read_parquet(out / "clients.parquet")
+    assert clients["rows"].unique().to_list() == [27]  # 90 rows less a tenth, among three
+    file.write_text(WORLD.replace('"clip": 0.01, ', ""))
+    with pytest.raises(ConfigError, match="lacks clip in its training"):
+        names_lib.configure(plugin=file)
+
+
+def test_an_installed_package_offers_rules(rules, tmp_path, monkeypatch):
+    """An entry point stands for the file of its module, which is judged like any other."""
+    (tmp_path / "offered_rules.py").write_text(pathlib.Path(rules).read_text())
+    info = tmp_path / "offered-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cgsv_jax.rules]\noffered = offered_rules\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = names_lib.configure(plugin="offered", algorithms="tally", **ASKED)
+    assert config.plugin == str(tmp_path / "offered_rules.py")
+    assert config.methods[0].zeal == 0.25
+    with pytest.raises(ConfigError, match="--plugin is 'nobody'"):
+        names_lib.configure(plugin="nobody")
 
 
 README = pathlib.Path(__file__).parent.parent / "README.md"

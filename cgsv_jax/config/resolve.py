@@ -45,11 +45,13 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     # What is no name of a data set or a preset is named; the rest is judged beside a known one.
     numbers_of = dataset if validate_lib.among(dataset, tables.datasets) else "digits"
     preset = preset if validate_lib.among(preset, defaults.PRESETS) else "paper"
+    source = tables.datasets[numbers_of]
+    numbers = source.training or defaults.TRAINING[numbers_of]
 
     def method(name: Any) -> Method:
         algorithm, _, variant = name.partition(":") if isinstance(name, str) else (name, "", "")
         variant = variant if variant in defaults.PRESETS else preset
-        training = defaults.TRAINING[numbers_of] | defaults.PRESETS[variant]
+        training = {**numbers, **defaults.PRESETS[variant]}
         if variant == "released":
             training |= defaults.RELEASED_TRAINING.get(numbers_of, {})
         given = {key: value for key, value in asked.items() if key in own}
@@ -57,7 +59,6 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
             return Method(name, algorithm, (), {})
         return _method(name, algorithm, training, given, tables)
 
-    source, numbers = tables.datasets[numbers_of], defaults.TRAINING[numbers_of]
     shares = _sequence(asked.get("shares", ()))
     fields = {
         "model": source.model,

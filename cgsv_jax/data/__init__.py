@@ -7,7 +7,7 @@ TensorFlow only where one of TFDS's own is prepared.
 
 import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -29,6 +29,9 @@ class Source(NamedTuple):
     description: str
     num_rows: tuple[int, int]  # training and test rows
     tokens: bool = False  # the inputs are numbers of words
+    # Of a set of one's own: rounds, epochs, batch_size, learning_rate, decay, gamma, clip and
+    # growth of its experiments. Those of the package's sets stand in config/defaults.
+    training: Mapping[str, Any] | None = None
 
 
 class Identity(TypedDict):
@@ -135,10 +138,13 @@ def load(name: str, data_dir: files.Path | None = None, **options: Any) -> types
 
 
 def identified(
-    name: str, data_dir: files.Path | None = None, **options: Any
+    name: str,
+    data_dir: files.Path | None = None,
+    sources: Mapping[str, Source] = DATASETS,
+    **options: Any,
 ) -> tuple[types.Dataset, Identity]:
-    """`load`, and which rows they are."""
-    load = _source(name).load
+    """`load` of one of the sources, and which rows they are."""
+    load = _source(name, sources).load
     stored = name in store.SETS
     allowed = [] if stored else list(inspect.signature(load).parameters)
     for key, value in options.items():
@@ -203,7 +209,7 @@ def prepare(
     return store.prepare(name, data_dir, archive)
 
 
-def _source(name: str) -> Source:
-    if name not in DATASETS:
-        raise ValueError(f"data set must be one of {', '.join(DATASETS)}, got {name!r}")
-    return DATASETS[name]
+def _source(name: str, sources: Mapping[str, Source] = DATASETS) -> Source:
+    if name not in sources:
+        raise ValueError(f"data set must be one of {', '.join(sources)}, got {name!r}")
+    return sources[name]

@@ -36,7 +36,7 @@ def tasks(config: Config) -> tuple[Task, ...]:
         method needs; and when the hardware is not there.
     """
     hardware.devices(config)
-    source = data_lib.DATASETS[config.dataset]
+    source = config.tables.datasets[config.dataset]
     try:
         full, found = data_lib.identified(**identity_lib.named(config))
         identity = DataIdentity(
@@ -241,7 +241,7 @@ def _deal(
     )
     options: dict[str, Any] = {}
     if name == "class_imbalance":
-        options = {"num_classes": data_lib.DATASETS[config.dataset].num_classes}
+        options = {"num_classes": config.tables.datasets[config.dataset].num_classes}
     if name in ("dirichlet", "size_dirichlet"):
         options = {"concentration": config.concentration, "min_rows": config.min_rows}
     if name == "dirichlet":

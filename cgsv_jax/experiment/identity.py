@@ -75,11 +75,12 @@ def named(config: Config) -> dict[str, Any]:
     options = {}
     if config.dataset == "synthetic":
         options = {"num_rows": config.synthetic_rows}
-        each = 4 * math.prod(data_lib.DATASETS[config.dataset].input_shape)
+        each = 4 * math.prod(config.tables.datasets[config.dataset].input_shape)
         times = 3  # as drawn, as dealt out, and on the device
         rows = Memory(times * each * config.synthetic_rows, "the rows", ("--synthetic-rows",))
         schema.refuse(hardware.beyond("the data", [rows], files_lib.host_memory()))
-    return {"name": config.dataset, "data_dir": config.data_dir, **options}
+    found = {"name": config.dataset, "data_dir": config.data_dir}
+    return {**found, "sources": config.tables.datasets, **options}
 
 
 def label(config: Config) -> str:

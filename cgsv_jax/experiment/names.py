@@ -28,7 +28,10 @@ OPTIMIZERS = {
 }
 
 # What rules of one's own are given as; a plugin spells them in capitals.
-OWN = ("methods", "contributions", "aggregations", "rewards", "games", "partitions", "models")
+OWN = (
+    *("methods", "contributions", "aggregations", "rewards", "games"),
+    *("partitions", "models", "datasets"),
+)
 
 TABLES = schema.Tables(
     datasets=data_lib.DATASETS,
@@ -52,7 +55,8 @@ def tables(plugin: Any = None, **own: Mapping[str, Any]) -> schema.Tables:
 
     Args:
       plugin: a file that defines tables, see `plugins`.
-      **own: any of `OWN`: name -> declaration or, of partitions and models, function.
+      **own: any of `OWN`: name -> declaration or, of partitions and models, function; of
+        data sets, `data.Source`.
 
     Raises:
       ConfigError: what is no declaration, or a name that there is already.

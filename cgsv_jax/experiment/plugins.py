@@ -1,17 +1,22 @@
 """Rules of one's own: a file of declarations beside those of the package.
 
 A plugin is a Python file that defines any of the tables METHODS, CONTRIBUTIONS, AGGREGATIONS,
-REWARDS, GAMES, PARTITIONS and MODELS, as the package does. It is executed where somebody names it,
-never because a config.json names it.
+REWARDS, GAMES, PARTITIONS, MODELS and DATASETS, as the package does. It is executed where somebody
+names it, never because a config.json names it. A package that is installed offers one as an entry
+point of the group `cgsv_jax.rules`: its name stands for the file of the module.
 """
 
 import dataclasses
 import hashlib
+import importlib.metadata
+import importlib.util
 import types
 from collections.abc import Mapping
 from typing import Any
 
+from cgsv_jax.config.defaults import TRAINING
 from cgsv_jax.config.schema import ConfigError, Plugin, Tables
+from cgsv_jax.data import Source
 from cgsv_jax.host import files
 from cgsv_jax.rules.spec import Spec
 
@@ -24,21 +29,37 @@ FIELDS = {
     "GAMES": "games",
     "PARTITIONS": "partitions",
     "MODELS": "models",
+    "DATASETS": "datasets",
 }
+GROUP = "cgsv_jax.rules"  # of entry points
+_EVERY_SET = set.intersection(*map(set, TRAINING.values()))  # numbers that each data set has
 
 
 def read(path: Any) -> tuple[str, bytes]:
     """The absolute path of a plugin, and its content.
 
+    Args:
+      path: a file, or the name of an entry point of `GROUP`.
+
     Raises:
       ConfigError: it cannot be read.
     """
     try:
-        file = files.path_of(path, "--plugin").absolute()
+        file = files.path_of(_offered().get(path, path), "--plugin").absolute()
         with files.opened(file) as stream:
             return str(file), stream.read()
     except (ValueError, OSError) as error:
         raise ConfigError(f"--plugin is {str(path)!r}: {files.reason_of(error)}") from error
+
+
+def _offered() -> dict[Any, str]:
+    """The files that installed packages offer, by name; none is imported."""
+    found = {}
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        spec = importlib.util.find_spec(entry.module)
+        if spec is not None and spec.origin is not None:
+            found[entry.name] = spec.origin
+    return found
 
 
 def loaded(path: str, content: bytes, tables: Tables) -> Tables:
@@ -89,6 +110,7 @@ def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
             wrong.append(f"{name} is no dictionary of names")
             continue
         declared = all(isinstance(entry, Spec) for entry in there.values())
+        of_data = name == "DATASETS"
         for key, entry in entries.items():
             if not isinstance(key, str) or not key.isidentifier():
                 wrong.append(f"{name} holds {key!r}, a name must be letters, digits and _")
@@ -96,7 +118,11 @@ def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
                 wrong.append(f"{name} holds {key!r}, which there is already")
             elif declared and not isinstance(entry, Spec):
                 wrong.append(f"{name}[{key!r}] is no Spec, see cgsv_jax.rules.spec")
-            elif not declared and not callable(entry):
+            elif of_data and not isinstance(entry, Source):
+                wrong.append(f"{name}[{key!r}] is no Source, see cgsv_jax.data")
+            elif of_data and (lacking := sorted(_EVERY_SET - {*(entry.training or ())})):
+                wrong.append(f"{name}[{key!r}] lacks {', '.join(lacking)} in its training")
+            elif not declared and not of_data and not callable(entry):
                 wrong.append(f"{name}[{key!r}] is no function")
         changed[field] = {**there, **entries}
     if not wrong:
