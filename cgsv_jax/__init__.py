@@ -19,6 +19,7 @@ from cgsv_jax.rules import aggregation, contribution, reputation, reward
 from cgsv_jax.rules import compose as _compose
 from cgsv_jax.rules import methods as _methods
 from cgsv_jax.rules.methods import METHODS, cgsv_released, fedavg, standalone
+from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import (
     Aggregation,
     Algorithm,
@@ -96,5 +97,6 @@ __all__ = [
     "round_",
     "run",
     "standalone",
+    "stateless",
     "trainer",
 ]

@@ -12,9 +12,11 @@ from declared import METHODS, READS, TABLES, Hyper, Options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cgsv_jax as cg
 from cgsv_jax.core import local, simulation
 from cgsv_jax.rules import contribution, reputation, reward
 from cgsv_jax.rules.methods import cgsv_released
+from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import Standing
 
 EPS = float(np.finfo(np.float32).eps)
@@ -564,6 +566,20 @@ def judge(scores, old=None, present=None, alpha=0.8, **options):
     state = rule.init(scores.size, 3)
     standing, _ = rule.update(None, OnlyPresent(present), None, None, Standing(old, old), state)
     return np.asarray(standing.reputation)
+
+
+def test_a_rule_without_memory_reads_what_it_names():
+    """In any order; `update` itself has the family's arguments and hands on the state."""
+    rule = stateless(
+        cg.Reward, lambda standing, key: (standing - key, key), energy=lambda quota: quota
+    )
+    assert rule.update(1, None, None, 5, "kept") == (4, 1, "kept")
+    assert rule.energy(None, None, None, 7) == 7
+    one = stateless(cg.Reputation, lambda weights: Standing(weights, 2), needs=cg.Needs(alone=True))
+    assert one.update(None, None, None, 3, None, ()) == (Standing(3, 2), ())
+    assert one.needs.alone
+    with pytest.raises(ValueError, match="a rule reads standing, it may read key, upload, aggr"):
+        stateless(cg.Contribution, lambda upload, standing: upload)
 
 
 def test_all_negative_scores_and_no_floor_become_uniform():

@@ -120,8 +120,8 @@ def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
                 wrong.append(f"{name}[{key!r}] is no Spec, see cgsv_jax.rules.spec")
             elif of_data and not isinstance(entry, Source):
                 wrong.append(f"{name}[{key!r}] is no Source, see cgsv_jax.data")
-            elif of_data and (lacking := sorted(_EVERY_SET - {*(entry.training or ())})):
-                wrong.append(f"{name}[{key!r}] lacks {', '.join(lacking)} in its training")
+            elif isinstance(entry, Source) and (lacking := _EVERY_SET - {*(entry.training or ())}):
+                wrong.append(f"{name}[{key!r}] lacks {', '.join(sorted(lacking))} in its training")
             elif not declared and not of_data and not callable(entry):
                 wrong.append(f"{name}[{key!r}] is no function")
         changed[field] = {**there, **entries}

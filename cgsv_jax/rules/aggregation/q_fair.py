@@ -1,11 +1,11 @@
 """q-FFL: the aggregate leans to the clients whose loss is high."""
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
-from cgsv_jax.types import Aggregation, Array, ArrayTree, Needs, Standing, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Aggregation, Array, Needs, Upload
 
 _LEAST = 1e-10  # a loss of 0 has no power q - 1
 
@@ -31,14 +31,7 @@ def q_fair(q: chex.Numeric) -> Aggregation:
     """
     checks.numbers(q=q)
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, standing: Standing, state: ArrayTree
-    ) -> tuple[Array, Array, ArrayTree]:
-        del key, standing
+    def aggregated(upload: Upload) -> tuple[Array, Array]:
         if upload.start_loss is None:
             raise ValueError("q_fair needs uploads with start_loss, see Settings.start_loss")
         present, norms = upload.present, upload.norms
@@ -59,6 +52,6 @@ def q_fair(q: chex.Numeric) -> Aggregation:
         # The largest power is 1, so the norm is 0 only where nobody is present.
         total = jnp.where(total > 0, total, 1.0)
         aggregate = vectors.weighted_sum(power / total * upload.scales, upload.deltas) / total
-        return aggregate, power / jnp.maximum(jnp.sum(power), 1.0), state
+        return aggregate, power / jnp.maximum(jnp.sum(power), 1.0)
 
-    return Aggregation(init, update, Needs(start_loss=True))
+    return stateless(Aggregation, aggregated, needs=Needs(start_loss=True))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.rules.shares import over_present, population, rows_of_all
 from cgsv_jax.rules.spec import Choice, Spec
+from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
 
 
@@ -53,19 +54,12 @@ def by_reputation(*, first: str = "size") -> Aggregation:
 
 
 def _fixed(first: str, scale: Callable[[Upload], Array] | None = None) -> Aggregation:
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, standing: Standing, state: ArrayTree
-    ) -> tuple[Array, Array, ArrayTree]:
-        del key, standing
+    def aggregated(upload: Upload) -> tuple[Array, Array]:
         weights = over_present(_shares(upload, first), upload.present)
         factor = 1.0 if scale is None else scale(upload)
-        return _sum(factor * weights, upload), weights, state
+        return _sum(factor * weights, upload), weights
 
-    return Aggregation(init, update)
+    return stateless(Aggregation, aggregated)
 
 
 def by_size() -> Aggregation:

@@ -2,12 +2,11 @@
 
 import math
 
-import jax
-
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.spec import Number, Spec
-from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Array, Contribution, Upload
 
 
 def cosine(epsilon: Array | float = 0.0) -> Contribution:
@@ -25,18 +24,11 @@ def cosine(epsilon: Array | float = 0.0) -> Contribution:
     """
     checks.numbers("cosine_epsilon", epsilon=epsilon)
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
-    ) -> tuple[Array, ArrayTree]:
-        del key, weights
+    def score(upload: Upload, aggregate: Array) -> Array:
         psi = vectors.cosines(upload.deltas, upload.norms, upload.scales, aggregate, epsilon)
-        return psi, state  # psi_i, eq. (3)
+        return psi  # psi_i, eq. (3)
 
-    return Contribution(init, update)
+    return stateless(Contribution, score)
 
 
 COSINE = Spec(

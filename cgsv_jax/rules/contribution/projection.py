@@ -1,12 +1,12 @@
 """The length of a raw update along the aggregate: cosine with the magnitude left in."""
 
-import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import vectors
 from cgsv_jax.rules.contribution import games
 from cgsv_jax.rules.spec import Spec
-from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Array, Contribution, Upload
 
 
 def projection() -> Contribution:
@@ -21,19 +21,12 @@ def projection() -> Contribution:
       Federated Learning (2022).
     """
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
-    ) -> tuple[Array, ArrayTree]:
-        del key
+    def score(upload: Upload, aggregate: Array, weights: Array) -> Array:
         ones = jnp.ones_like(upload.norms)
         cosines = vectors.cosines(upload.deltas, upload.norms, ones, aggregate)
-        return weights * upload.norms * cosines, state  # phi_i
+        return weights * upload.norms * cosines  # phi_i
 
-    return Contribution(init, update)
+    return stateless(Contribution, score)
 
 
 PROJECTION = Spec(projection, defaults=games.OTHER_SCALE)

@@ -3,7 +3,8 @@
 import jax
 
 from cgsv_jax.rules.shares import renewed
-from cgsv_jax.types import Array, ArrayTree, Needs, Reputation, Standing, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Needs, Reputation, Standing, Upload
 
 
 def standalone_accuracy() -> Reputation:
@@ -16,22 +17,10 @@ def standalone_accuracy() -> Reputation:
       ValueError: when traced, if uploads do not carry it.
     """
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array,
-        upload: Upload,
-        aggregate: Array,
-        weights: Array,
-        standing: Standing,
-        state: ArrayTree,
-    ) -> tuple[Standing, ArrayTree]:
-        del key, aggregate, weights
+    def judged(upload: Upload, standing: Standing) -> Standing:
         if upload.alone is None:
             raise ValueError("a standalone accuracy needs uploads with alone, see Settings.alone")
         score = jax.numpy.where(upload.present, upload.alone, 0.0)
-        return Standing(score, renewed(score, standing.reputation, upload.present)), state
+        return Standing(score, renewed(score, standing.reputation, upload.present))
 
-    return Reputation(init, update, Needs(alone=True))
+    return stateless(Reputation, judged, needs=Needs(alone=True))

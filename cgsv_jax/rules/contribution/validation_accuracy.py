@@ -1,9 +1,9 @@
 """How good a client's own model is on the server's held-out rows."""
 
-import jax
 import jax.numpy as jnp
 
-from cgsv_jax.types import Array, ArrayTree, Contribution, Needs, Network, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Array, Contribution, Needs, Network, Upload
 
 
 def validation_accuracy(network: Network | None) -> Contribution:
@@ -17,20 +17,15 @@ def validation_accuracy(network: Network | None) -> Contribution:
     if network is None:
         raise ValueError("a measure on validation rows needs a network")
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
-    ) -> tuple[Array, ArrayTree]:
-        del key, aggregate, weights
+    def score(upload: Upload) -> Array:
         if upload.validation is None:
             raise ValueError("a measure on validation rows needs the server to hold some")
         models = upload.clients + upload.scales[:, None] * upload.deltas
         accuracy, _ = network.evaluate(models, *upload.validation)
-        return jnp.where(upload.present, accuracy, 0.0), state
+        return jnp.where(upload.present, accuracy, 0.0)
 
-    return Contribution(
-        init, update, Needs(validation=True, valuations=lambda num_clients: num_clients)
+    return stateless(
+        Contribution,
+        score,
+        needs=Needs(validation=True, valuations=lambda num_clients: num_clients),
     )

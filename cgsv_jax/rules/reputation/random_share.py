@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import vectors
 from cgsv_jax.rules.shares import renewed
-from cgsv_jax.types import Array, ArrayTree, Reputation, Standing, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Reputation, Standing, Upload
 
 
 def random_share() -> Reputation:
@@ -14,23 +15,11 @@ def random_share() -> Reputation:
     Absent clients keep theirs, and the present ones share the mass that these leave.
     """
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array,
-        upload: Upload,
-        aggregate: Array,
-        weights: Array,
-        standing: Standing,
-        state: ArrayTree,
-    ) -> tuple[Standing, ArrayTree]:
-        del aggregate, weights
+    def judged(key: jax.Array, upload: Upload, standing: Standing) -> Standing:
         present, old = upload.present, standing.reputation
         keys = vectors.draws(key, upload.numbers, present.size)
         drawn = jax.vmap(lambda k: jax.random.uniform(k, (), old.dtype, minval=1e-6))(keys)
         score = jnp.where(present, drawn, 0.0)
-        return Standing(score, renewed(score, old, present)), state
+        return Standing(score, renewed(score, old, present))
 
-    return Reputation(init, update)
+    return stateless(Reputation, judged)

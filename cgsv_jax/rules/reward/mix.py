@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.rules.reward.ratio import ratios
-from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Array, Reward, Standing, Upload
 
 
 def mix(kappa: chex.Numeric) -> Reward:
@@ -21,13 +22,9 @@ def mix(kappa: chex.Numeric) -> Reward:
     """
     checks.numbers(kappa=kappa)
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
-    ) -> tuple[Array, Array, ArrayTree]:
+    def rewarded(
+        key: jax.Array, upload: Upload, aggregate: Array, standing: Standing
+    ) -> tuple[Array, Array]:
         present, dtype = upload.present, upload.deltas.dtype
         count = present.size
         ratio = ratios(standing.reputation, present, 0.0)  # r_i / max r
@@ -51,6 +48,6 @@ def mix(kappa: chex.Numeric) -> Reward:
         )
         received = present & (drawn > 0)
         quota = jnp.where(received, aggregate.size, 0).astype(jnp.int32)
-        return jnp.where(present[:, None], rewards, 0.0), quota, state
+        return jnp.where(present[:, None], rewards, 0.0), quota
 
-    return Reward(init, update)
+    return stateless(Reward, rewarded)

@@ -7,6 +7,7 @@ from cgsv_jax.core import top_k
 from cgsv_jax.rules.reward.ratio import ratios, times_size
 from cgsv_jax.rules.reward.sparsify import quotas
 from cgsv_jax.rules.shares import rows_of_all
+from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
 
 
@@ -22,14 +23,7 @@ def of_others(*, added: bool = False, ties: str = "position") -> Reward:
       ties: "position" keeps exactly q_i, "all" every entry at the threshold.
     """
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
-    ) -> tuple[Array, Array, ArrayTree]:
-        del key
+    def rewarded(upload: Upload, aggregate: Array, standing: Standing) -> tuple[Array, Array]:
         ratio = times_size(ratios(standing.reputation, upload.present, 0.0), upload)
         quota = quotas(ratio, aggregate.size)
         rows = rows_of_all(upload)
@@ -44,9 +38,9 @@ def of_others(*, added: bool = False, ties: str = "position") -> Reward:
             return jnp.where(kept, others, 0.0), jnp.sum(kept, dtype=jnp.int32)
 
         rewards, quota = jax.lax.map(lambda x: one(*x), (upload.deltas, own * upload.scales, quota))
-        return jnp.where(upload.present[:, None], rewards, 0.0), quota, state
+        return jnp.where(upload.present[:, None], rewards, 0.0), quota
 
-    return Reward(init, update)
+    return stateless(Reward, rewarded)
 
 
 def less_own(reward: Reward, *, added: bool = False) -> Reward:

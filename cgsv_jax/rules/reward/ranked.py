@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Array, Reward, Standing, Upload
 
 
 def no_better() -> Reward:
@@ -13,14 +14,7 @@ def no_better() -> Reward:
     N x N matrix of who gets whose: O(N^2 D). The quota is D where another's update arrives.
     """
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
-    ) -> tuple[Array, Array, ArrayTree]:
-        del key
+    def rewarded(upload: Upload, aggregate: Array, standing: Standing) -> tuple[Array, Array]:
         present, score = upload.present, standing.score
         below = (score[None, :] <= score[:, None]) & present[None, :] & present[:, None]
         count = jnp.sum(below, axis=1)
@@ -29,6 +23,6 @@ def no_better() -> Reward:
             members * upload.scales[None, :], upload.deltas, precision=jax.lax.Precision.HIGHEST
         )
         quota = jnp.where(count > 1, aggregate.size, 0).astype(jnp.int32)
-        return rewards, quota, state
+        return rewards, quota
 
-    return Reward(init, update)
+    return stateless(Reward, rewarded)

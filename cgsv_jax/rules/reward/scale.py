@@ -1,13 +1,13 @@
 """A reward without sparsity: everybody gets the whole of u_N, shorter by what they earned."""
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
 from cgsv_jax.rules.reward.ratio import BETA, BETA_ON, ratios
 from cgsv_jax.rules.spec import Spec
-from cgsv_jax.types import Array, ArrayTree, Reward, Standing, Upload
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Array, Reward, Standing, Upload
 
 
 def scale(beta: chex.Numeric, *, beta_on: str = "sum") -> Reward:
@@ -20,24 +20,16 @@ def scale(beta: chex.Numeric, *, beta_on: str = "sum") -> Reward:
     checks.numbers(beta=beta)
     checks.choice("beta_on", beta_on, "sum", "max")
 
-    def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        del num_clients, num_parameters
-        return ()
-
-    def update(
-        key: jax.Array, upload: Upload, aggregate: Array, standing: Standing, state: ArrayTree
-    ) -> tuple[Array, Array, ArrayTree]:
-        del key
+    def rewarded(upload: Upload, aggregate: Array, standing: Standing) -> tuple[Array, Array]:
         ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
         quota = jnp.where(upload.present, aggregate.size, 0).astype(jnp.int32)
-        return ratio[:, None] * aggregate[None, :], quota, state
+        return ratio[:, None] * aggregate[None, :], quota
 
-    def energy(upload: Upload, aggregate: Array, standing: Standing, quota: Array) -> Array:
-        del quota
+    def energy(upload: Upload, aggregate: Array, standing: Standing) -> Array:
         ratio = ratios(standing.reputation, upload.present, beta, on=beta_on)
         return jnp.where(jnp.any(aggregate != 0), jnp.square(ratio), 0.0)
 
-    return Reward(init, update, energy)
+    return stateless(Reward, rewarded, energy=energy)
 
 
 SCALE = Spec(scale, {"beta": BETA, "beta_on": BETA_ON})
