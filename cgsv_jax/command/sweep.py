@@ -23,7 +23,7 @@ from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import ranges
 from cgsv_jax.experiment import checkpoint
 from cgsv_jax.experiment import names as names_lib
-from cgsv_jax.experiment.execute import Clock, Keeper, Look
+from cgsv_jax.experiment.execute import NO_KEEPER, Clock, Keeper, Look
 from cgsv_jax.experiment.task import DataIdentity
 from cgsv_jax.host import files, terminal
 from cgsv_jax.host.terminal import say
@@ -186,8 +186,8 @@ def _compute(
     train.must_have_devices()
     started = time.perf_counter()
     console = terminal.console(flags.get("quiet", False))
-    searching = isinstance(wanted, Search)
-    sweep = search_lib.sampled(wanted) if searching else wanted
+    search = wanted if isinstance(wanted, Search) else None
+    sweep = wanted if isinstance(wanted, Sweep) else search_lib.sampled(wanted)
     data = plan_lib.data_of(sweep)
     train.warn_of_other_data(flags.get("config"), data)
     environment = environment_lib.environment() | {"data": data}
@@ -203,9 +203,9 @@ def _compute(
         if begun is None:  # refuses what cannot be, before there is a directory
             missing = plan_lib.trials_of(sweep)
             plan_lib.plan(missing, sweep.eval_split, together=flags.get("together"))
-        if searching and begun is None and session is not None and "batch" not in flags:
-            wanted = wanted._replace(batch=session.places)
-        config = search_lib.describe(wanted) if searching else points_lib.describe(sweep)
+        if search and begun is None and session is not None and "batch" not in flags:
+            search = search._replace(batch=session.places)
+        config = search_lib.describe(search) if search else points_lib.describe(sweep)
         directory = begun
         if directory is None:
             path = flags.get("out") or directory_lib.fresh("sweep", sweep.points[0].config.dataset)
@@ -224,11 +224,11 @@ def _compute(
             _finish(job, sweep, config, environment, timing)
 
         with _stoppable(job):
-            if not searching:
+            if search is None:
                 with _computed(job, sweep) as (spent, before):
                     finish(sweep, config, spent, before)
                 return
-            sweep, scores = _searched(job, wanted, sweep)
+            sweep, scores = _searched(job, search, sweep)
             finish(sweep, points_lib.describe(sweep) | {"scores": scores}, [], 0.0)
 
 
@@ -269,8 +269,8 @@ def _computed(
 
     if job.session is not None:
         with watching as watch:
-            work = _work(job, sweep.options, sweep.eval_split)
-            on_ray.execute(plan, keys, work, watch, job.keep)
+            task = _work(job, job.session, sweep.options, sweep.eval_split)
+            on_ray.execute(plan, keys, task, watch, job.keep)
         job.flush()
         yield [], 0.0
         return
@@ -280,7 +280,9 @@ def _computed(
 
     before = [0.0]  # seconds of those processes whose clocks the checkpoint has
 
-    def work(keeper: Keeper, see: Callable[[Look], None]) -> list[Clock]:
+    def work(keeper: Keeper | None, see: Callable[[Look], None]) -> list[Clock]:
+        keeper = keeper or NO_KEEPER
+
         def save(*what: Any) -> None:
             if job.flush():  # what is through first: the checkpoint counts on it
                 keeper.save(*what)
@@ -322,9 +324,11 @@ def _planned(saved: Mapping[str, Any]) -> tuple[set[str] | None, int | None]:
     return set(map(str, planned)), together
 
 
-def _work(job: _Job, options: Mapping[str, Any], eval_split: str) -> on_ray.Work:
+def _work(
+    job: _Job, session: on_ray.Session, options: Mapping[str, Any], eval_split: str
+) -> on_ray.Work:
     directory, together = str(job.directory.absolute()), job.flags.get("together")
-    return on_ray.Work(directory, job.data, eval_split, dict(options), together, job.session)
+    return on_ray.Work(directory, job.data, eval_split, dict(options), together, session)
 
 
 @contextlib.contextmanager
@@ -436,7 +440,7 @@ def _batch(
         sweep = search_lib.sweep_of(search, [values])
         keys = plan_lib.keys_of(sweep, plan_lib.content_of(job.data))
         value = sweep_running.criterion(sweep, sweep_results.through(keys, job.known))
-        scored[number] = Score(values=values, state="finished", criterion=value, looks=[])
+        scored[number] = Score(values=dict(values), state="finished", criterion=value, looks=[])
     return scored
 
 
@@ -468,7 +472,7 @@ def _scheduled(
 
     left = {number: values for number, values in drawn.items() if number not in scored}
     if job.session is not None:
-        work = _work(job, search.options, search.eval_split)
+        work = _work(job, job.session, search.options, search.eval_split)
         on_ray.score(left, search, job.known, study, work, ended)
         return scored
     for number, values in left.items():
@@ -493,7 +497,8 @@ def _score_before(
         numbers = [score["criterion"], *(value for _, value in score["looks"])]
         sound = all(math.isfinite(value or 0) for value in numbers)
         if sound and score["values"] == values and (through or score["state"] == "stopped"):
-            return Score(**score | {"values": dict(values)})
+            own = score["state"], score["criterion"], score["looks"]
+            return Score(values=dict(values), state=own[0], criterion=own[1], looks=own[2])
     return None
 
 
@@ -641,7 +646,7 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def _bytes(number: int) -> str:
+def _bytes(number: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
         if number < 1000:
             return f"{number:.3g} {unit}"
