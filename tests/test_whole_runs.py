@@ -55,8 +55,8 @@ def test_a_whole_run_is_the_oracles(name, tiny):
         )
         # Of fedavg_finetuned, the last round is alone; of cffl, it is beyond the end of growth.
         options = Options(rounds=ROUNDS - 1, removed="alone")
-        parts = tiny.parts(name, model, numbers, options)
-        start, seen = in_rounds(key, data, clients, orders, parts)
+        federation = tiny.federation(name, model, numbers, options)
+        start, seen = in_rounds(key, data, clients, orders, federation)
         params = model.init(jax.random.fold_in(key, 0))
     world = oracle_world(data, clients, params)
     np.testing.assert_array_equal(start.server, oracle.ravel(world["init_params"]))

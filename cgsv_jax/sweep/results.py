@@ -13,10 +13,12 @@ of its content: one that is damaged, or holds what no trial of the sweep gives, 
 and is computed again. No file is a pickle.
 """
 
+import errno
 import functools
 import hashlib
 import io
 import math
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -232,17 +234,21 @@ def clear(directory: Path) -> None:
 
     Raises:
       ValueError: a folder leads elsewhere.
-      OSError: something cannot be removed.
+      OSError: something cannot be removed; all else is.
     """
     directory_lib.tidy(directory)
     folder = files.inside(directory, PARTS)
-    for pattern in PART_FILES:
-        for file in folder.glob(pattern):
+    found = [file for pattern in PART_FILES for file in folder.glob(pattern)]
+    strays = [file for file in found if file.is_dir() and not file.is_symlink()]
+    for file in found:
+        if file not in strays:
             file.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     files.remove(files.inside(directory, RAYS))  # a driver that was killed left them
     directory_lib.remove_checkpoints(directory)
+    if strays:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(strays[0]))
 
 
 def must_go_on(directory: Path, environment: Mapping[str, Any]) -> None:
