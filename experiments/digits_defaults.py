@@ -10,7 +10,6 @@ client holds; the test set is not read.
 """
 
 import argparse
-import dataclasses
 
 import jax
 
@@ -48,10 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     scale = {"rounds": rounds, "seeds": seeds}
     rate = sweep_one("learning_rate", LEARNING_RATES, algorithms="standalone", **scale)
     gamma = sweep_one("gamma", GAMMAS, algorithms="cgsv", learning_rate=rate, **scale)
-    config = names.configure(dataset="digits", **scale)
-    used = dataclasses.asdict(config.methods[0])
+    (used,) = names.configure(dataset="digits", algorithms="cgsv", **scale).methods
     print(f"\nchosen: learning_rate {rate:g}, gamma {gamma:g}")
-    print(f"in use: learning_rate {used['learning_rate']:g}, gamma {used['gamma']:g}")
+    print(f"in use: learning_rate {used.learning_rate:g}, gamma {used.gamma:g}")
     print(f"{seeds} seeds, {rounds} rounds, {jax.devices()[0].device_kind}, jax {jax.__version__}")
 
 

@@ -182,7 +182,7 @@ def in_words(values: Mapping[str, Any]) -> str:
 
 def shown(value: Any) -> str:
     """A value as the command takes it."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "x".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
