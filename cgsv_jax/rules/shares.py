@@ -1,9 +1,10 @@
 """Who has how much: weights and reputations [N] over the clients that are present."""
 
 import chex
+import jax
 import jax.numpy as jnp
 
-from cgsv_jax.types import Array, Upload
+from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
 
 
 def over_present(values: Array, present: Array) -> Array:
@@ -33,6 +34,23 @@ def renewed(values: Array, old: Array, present: Array) -> Array:
       present: [N] bool.
     """
     return jnp.where(present, left_over(old, present) * over_present(values, present), old)
+
+
+def scored(
+    contribution: Contribution,
+    key: jax.Array,
+    upload: Upload,
+    aggregate: Array,
+    weights: Array,
+    state: ArrayTree,
+) -> tuple[Array, ArrayTree]:
+    """psi [N] of a round, 0 where a client is absent or its score is no number.
+
+    A score of a loss that overflowed must not reach anybody else.
+    """
+    score, state = contribution.update(key, upload, aggregate, weights, state)
+    chex.assert_equal_shape([score, upload.present])
+    return jnp.where(upload.present & jnp.isfinite(score), score, 0.0), state
 
 
 def rows_of_all(upload: Upload) -> Array:

@@ -7,11 +7,9 @@ from cgsv_jax.rules.contribution.games import GAMES, Game, cosine_game, validati
 from cgsv_jax.rules.contribution.gtg_shapley import GTG_SHAPLEY, gtg_shapley
 from cgsv_jax.rules.contribution.least_core import LEAST_CORE, least_core
 from cgsv_jax.rules.contribution.leave_one_out import LEAVE_ONE_OUT, leave_one_out
-from cgsv_jax.rules.contribution.participation_rate import participation_rate
 from cgsv_jax.rules.contribution.projection import PROJECTION, projection
 from cgsv_jax.rules.contribution.sampled_shapley import SAMPLED_SHAPLEY, sampled_shapley
 from cgsv_jax.rules.contribution.shapley import SHAPLEY, shapley
-from cgsv_jax.rules.contribution.standalone_accuracy import standalone_accuracy
 from cgsv_jax.rules.contribution.tmc_shapley import TMC_SHAPLEY, tmc_shapley
 from cgsv_jax.rules.contribution.validation_accuracy import validation_accuracy
 from cgsv_jax.rules.contribution.validation_shapley import VALIDATION_SHAPLEY, validation_shapley
@@ -29,7 +27,10 @@ CONTRIBUTIONS = {
     "tmc_shapley": TMC_SHAPLEY,
 }
 
-_REPUTATIONS = ("accumulated", "moving_average", "random_share", "sharpened", "size_share")
+_REPUTATIONS = (
+    *("accumulated", "moving_average", "participation_rate", "random_share", "sharpened"),
+    *("size_share", "standalone_accuracy"),
+)
 __getattr__ = deprecated.names(
     __name__,
     {"MEASURES": "cgsv_jax.contribution.CONTRIBUTIONS"}
@@ -47,11 +48,9 @@ __all__ = [
     "gtg_shapley",
     "least_core",
     "leave_one_out",
-    "participation_rate",
     "projection",
     "sampled_shapley",
     "shapley",
-    "standalone_accuracy",
     "tmc_shapley",
     "validation_accuracy",
     "validation_game",

@@ -46,7 +46,7 @@ def cgsv(
       norm_epsilon: added to ‖dw_i‖.
       relative_floor: floor / N in place of floor.
       normalise_scores: scores on the scale of reputations before averaging.
-      measure: another contribution measure than `cosine()`.
+      contribution: another contribution measure than `cosine()`.
       aggregation: another aggregation than `by_reputation()`.
       reward: another reward than `sparsify(beta)`; then `beta` is its business.
       removal: who is taken out for good, as in `rffl`; default: nobody.

@@ -34,7 +34,7 @@ def eci(
     place of the cosine's reputation.
 
     Args:
-      measure: phi, for instance `contribution.validation_shapley(network)`.
+      contribution: phi, for instance `contribution.validation_shapley(network)`.
       gamma: Gamma > 0, the norm of every upload.
       beta: altruism degree, >= 0, infinity allowed.
       floor: smallest share of the sum, of 1 / N.

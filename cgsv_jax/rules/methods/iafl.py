@@ -7,8 +7,7 @@ from cgsv_jax.core import checks, vectors
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.aggregation import uniform
 from cgsv_jax.rules.compose import compose
-from cgsv_jax.rules.contribution import participation_rate, standalone_accuracy
-from cgsv_jax.rules.reputation import size_share
+from cgsv_jax.rules.reputation import participation_rate, size_share, standalone_accuracy
 from cgsv_jax.rules.reward import mix
 from cgsv_jax.rules.spec import Choice, Number, Spec
 from cgsv_jax.types import Algorithm, Array, PRNGKey

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
-from cgsv_jax.rules.shares import population, renewed
+from cgsv_jax.rules.shares import population, renewed, scored
 from cgsv_jax.types import Array, ArrayTree, Contribution, Reputation, Standing, Upload
 
 
@@ -16,11 +16,11 @@ def accumulated(contribution: Contribution, *, floor: chex.Numeric = 1e-3) -> Re
     Absent clients add nothing and keep their reputation.
 
     Args:
-      measure: what phi is.
+      contribution: what phi is.
       floor: smallest share before normalising, of 1 / N.
 
     Returns:
-      A Contribution; its state is the measure's and the sums [N].
+      A Reputation; its state is the contribution's and the sums [N].
     """
     checks.numbers(floor=floor)
     checks.kinds(contribution=(contribution, Contribution, "cosine()"))
@@ -37,11 +37,8 @@ def accumulated(contribution: Contribution, *, floor: chex.Numeric = 1e-3) -> Re
         state: ArrayTree,
     ) -> tuple[Standing, ArrayTree]:
         inner, total = state
-        score, inner = contribution.update(key, upload, aggregate, weights, inner)
+        score, inner = scored(contribution, key, upload, aggregate, weights, inner)
         present, old = upload.present, standing.reputation
-        chex.assert_equal_shape([score, present, old])
-        # A score that is no number (of a loss that overflowed) must not reach anybody else.
-        score = jnp.where(present & jnp.isfinite(score), score, 0.0)
         total = total + score.astype(total.dtype)
         size = jnp.sum(jnp.abs(total))
         share = total / jnp.where(size > 0, size, 1.0)

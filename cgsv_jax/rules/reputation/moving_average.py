@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import checks
 from cgsv_jax.core.ranges import Interval
-from cgsv_jax.rules.shares import left_over, population, renewed
+from cgsv_jax.rules.shares import left_over, population, renewed, scored
 from cgsv_jax.rules.spec import Choice, Number, Truth
 from cgsv_jax.types import Array, ArrayTree, Contribution, Reputation, Standing, Upload
 
@@ -40,7 +40,7 @@ def moving_average(
     uniform.
 
     Args:
-      measure: what psi is.
+      contribution: what psi is.
       alpha: weight of the old reputation, in [0, 1].
       floor: smallest reputation before normalising, >= 0.
       relative_floor: use floor / N, for populations where 1 / N is below the floor.
@@ -49,7 +49,7 @@ def moving_average(
         weighs (1 - alpha) S / (alpha + (1 - alpha) S) with S = sum psi instead of 1 - alpha.
 
     Returns:
-      A Contribution; shapes [N].
+      A Reputation; shapes [N].
     """
     checks.numbers(alpha=alpha)
     checks.numbers("floor_or_none", floor=floor)
@@ -66,11 +66,8 @@ def moving_average(
         standing: Standing,
         state: ArrayTree,
     ) -> tuple[Standing, ArrayTree]:
-        score, state = contribution.update(key, upload, aggregate, weights, state)
+        score, state = scored(contribution, key, upload, aggregate, weights, state)
         present, old = upload.present, standing.reputation
-        chex.assert_equal_shape([score, present, old])
-        # A score that is no number (of a loss that overflowed) must not reach anybody else.
-        score = jnp.where(present & jnp.isfinite(score), score, 0.0)
         psi = score
         if normalise_scores:
             total = jnp.sum(jnp.abs(score))

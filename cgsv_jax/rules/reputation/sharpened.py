@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
-from cgsv_jax.rules.shares import left_over, renewed
+from cgsv_jax.rules.shares import left_over, renewed, scored
 from cgsv_jax.types import Array, ArrayTree, Contribution, Reputation, Standing, Upload
 
 _LEAST = 1e-30  # what no score is divided by, where all are 0
@@ -25,14 +25,14 @@ def sharpened(
     steep. Absent clients keep their reputation, and the present ones share what they leave of 1.
 
     Args:
-      measure: what a is; below 0 it counts as 0.
+      contribution: what a is; below 0 it counts as 0.
       alpha: weight of the old reputation, in [0, 1].
       factor: k > 0 of the first round; towards 0 nothing is pulled apart.
       growth: k = factor (1 + growth t / T) in round t.
       rounds: T.
 
     Returns:
-      A Contribution; shapes [N].
+      A Reputation; shapes [N].
     """
     checks.numbers(alpha=alpha, growth=growth)
     checks.kinds(contribution=(contribution, Contribution, "validation_accuracy(network)"))
@@ -45,11 +45,8 @@ def sharpened(
         standing: Standing,
         state: ArrayTree,
     ) -> tuple[Standing, ArrayTree]:
-        score, state = contribution.update(key, upload, aggregate, weights, state)
+        score, state = scored(contribution, key, upload, aggregate, weights, state)
         present, old = upload.present, standing.reputation
-        chex.assert_equal_shape([score, present, old])
-        # A score that is no number must not reach anybody else.
-        score = jnp.where(present & jnp.isfinite(score), score, 0.0)
         earned = jnp.maximum(score, 0.0)
         psi = left_over(old, present) * earned / jnp.maximum(jnp.sum(earned), _LEAST)
         x = jnp.where(present, alpha * old + (1 - alpha) * psi, 0.0)
