@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from cgsv_jax.core import vectors
-from cgsv_jax.core.ranges import RANGES, shown
+from cgsv_jax.core.ranges import RANGES, Interval, shown
 from cgsv_jax.types import Array, ArrayTree, Clients, Conduct, Dataset, Model
 
 MOST = 2**31 - 1  # rows are numbered, and entries of a model counted, in int32
@@ -24,31 +24,32 @@ MOST = 2**31 - 1  # rows are numbered, and entries of a model counted, in int32
 # ---------------------------------------------------------------- numbers, parts, functions
 
 
-def numbers(like: str | None = None, /, **values: Any) -> None:
+def numbers(like: str | Interval | None = None, /, **values: Any) -> None:
     """Refuses numbers that are out of range, traced ones apart.
 
     Args:
-      like: the key of `ranges.RANGES` that they obey; default: each its own name.
+      like: where they must lie, or the key of `ranges.RANGES` that says so; default: each its own
+        name.
       **values: numbers, or arrays of which every entry is one.
 
     Raises:
       ValueError: a line for every value that may not be.
 
-    >>> numbers(alpha=0.5, beta=float("inf"))
-    >>> numbers("alpha", memory=1.5)
+    >>> numbers(decay=0.5, learning_rate=0.1)
+    >>> numbers(Interval(0, 1), memory=1.5)
     Traceback (most recent call last):
     ValueError: memory is 1.5, it must be a number at least 0 and at most 1
     """
     wrong, dtype = [], jax.dtypes.canonicalize_dtype(float)
     for name, value in values.items():
-        ends = [value]
+        ends, allowed = [value], like if isinstance(like, Interval) else RANGES[like or name]
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             if not (isinstance(value, np.generic) or known(value)) or not value.size:
                 continue
             if jnp.issubdtype(value.dtype, jnp.number):  # NaN is both ends
                 ends = [np.asarray(value).min().item(), np.asarray(value).max().item()]
         for end in ends:
-            wrong += RANGES[like or name].complaints(name, end, dtype)
+            wrong += allowed.complaints(name, end, dtype)
     _refuse(wrong)
 
 

@@ -1,4 +1,4 @@
-"""What every number of an experiment may be: once, for flags, files and Python's factories."""
+"""What a number may be: once, for flags, files and Python's factories."""
 
 import math
 import reprlib
@@ -59,33 +59,17 @@ def from_(least: int) -> Interval:
     return Interval(least, MAX_WHOLE, whole=True)
 
 
-# Numbers of a config and of its methods, by field.
+# Numbers of a config and of local training, by field; those of a rule stand in its file.
 RANGES: dict[str, Interval] = {
     **{name: from_(1) for name in ("clients", "rounds", "epochs", "batch_size", "eval_every")},
     **{name: from_(1) for name in ("eval_batch", "devices", "min_rows", "synthetic_rows")},
     **{name: from_(1) for name in ("rows_per_client", "eval_rows", "eval_clients", "cohort")},
     **{name: from_(1) for name in ("checkpoint_every", "classes_per_client")},
-    **{name: from_(1) for name in ("permutations", "finetune_rounds")},
     "partition_seed": from_(0),
     "concentration": Interval(0, math.inf, "()"),
     "validation_share": Interval(0, 1, "[)"),
     "learning_rate": Interval(0, math.inf, "()"),
     "decay": Interval(0, 1, "(]"),
-    "gamma": Interval(0, math.inf, "()"),
-    "alpha": Interval(0, 1),
-    "beta": Interval(0, math.inf),
-    "floor": Interval(0, 1),
-    "floor_or_none": Interval(-math.inf, 1),  # of a moving average, where -infinity is none
-    "norm_epsilon": Interval(0, math.inf, "[)"),
-    "cosine_epsilon": Interval(0, math.inf, "[)"),
-    "q": Interval(0, math.inf, "[)"),
-    "kappa": Interval(0, 1),
-    "recovery": Interval(0, 1),
-    "removal": Interval(0, 1, "[)"),
-    "removal_imbalanced": Interval(0, 1, "[)"),
-    "clip": Interval(0, math.inf, "()"),
-    "growth": Interval(0, math.inf, "[)"),
-    "tolerance": Interval(0, math.inf, "[)"),
     "dropout": Interval(0, 1, "[)"),
 }
 

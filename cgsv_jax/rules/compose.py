@@ -1,13 +1,16 @@
 """An algorithm from parts, the way optax makes an optimizer from transformations."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
-from cgsv_jax.rules.removal import Removal, remove, without
+from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules.removal import REMOVAL, Removal, remove, without
 from cgsv_jax.rules.rescale import Rescale, unchanged
+from cgsv_jax.rules.spec import Number
 from cgsv_jax.types import (
     Aggregation,
     Algorithm,
@@ -19,6 +22,13 @@ from cgsv_jax.types import (
     Reward,
     Standing,
     Upload,
+)
+
+CLIP = Number(
+    0.01,
+    Interval(0, math.inf, "()"),
+    "cffl: greatest magnitude of an entry of an update, above 0",
+    "clip",
 )
 
 
@@ -72,9 +82,9 @@ def compose(
         removal=(removal, Removal | None, "Removal(1 / 3)"),
     )
     if clip is not None:
-        checks.numbers(clip=clip)
+        checks.numbers(CLIP.allowed, clip=clip)
     if removal is not None:
-        checks.numbers(removal=removal.share)
+        checks.numbers(REMOVAL.allowed, removal=removal.share)
     rescale = rescale or unchanged()
 
     def init(num_clients: int, num_parameters: int) -> ComposedState:

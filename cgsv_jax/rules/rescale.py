@@ -26,8 +26,8 @@ def unchanged() -> Rescale:
 
 def to_norm(gamma: chex.Numeric, epsilon: chex.Numeric = 0.0) -> Rescale:
     """u_i = Gamma dw_i / (‖dw_i‖ + epsilon), up or down; a zero update stays zero."""
-    checks.numbers(gamma=gamma)
-    checks.numbers("norm_epsilon", epsilon=epsilon)
+    checks.numbers(GAMMA.allowed, gamma=gamma)
+    checks.numbers(NORM_EPSILON.allowed, epsilon=epsilon)
 
     def rescale(norms: Array) -> Array:
         scales = jnp.where(norms > 0, gamma / jnp.where(norms > 0, norms + epsilon, 1.0), 0.0)
@@ -40,7 +40,7 @@ def to_norm(gamma: chex.Numeric, epsilon: chex.Numeric = 0.0) -> Rescale:
 
 def at_most(gamma: chex.Numeric) -> Rescale:
     """u_i = dw_i min(1, Gamma / ‖dw_i‖): shortened where it is longer than Gamma."""
-    checks.numbers(gamma=gamma)
+    checks.numbers(GAMMA.allowed, gamma=gamma)
 
     def rescale(norms: Array) -> Array:
         return jnp.where(norms > gamma, gamma / jnp.where(norms > 0, norms, 1.0), 1.0)

@@ -1,6 +1,6 @@
 """How uploads become u_N. A new rule is one file and one line of `AGGREGATIONS`."""
 
-from cgsv_jax.rules.aggregation.q_fair import q_fair
+from cgsv_jax.rules.aggregation.q_fair import Q, q_fair
 from cgsv_jax.rules.aggregation.weighted import (
     BY_REPUTATION,
     added,
@@ -19,6 +19,7 @@ AGGREGATIONS = {
 
 __all__ = [
     "AGGREGATIONS",
+    "Q",
     "added",
     "by_reputation",
     "by_size",

@@ -1,12 +1,17 @@
 """q-FFL: the aggregate leans to the clients whose loss is high."""
 
+import math
+
 import chex
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
+from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules.spec import Number
 from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import Aggregation, Array, Needs, Upload
 
+Q = Number(1.0, Interval(0, math.inf, "[)"), "exponent of q_ffl, at least 0", "q")
 _LEAST = 1e-10  # a loss of 0 has no power q - 1
 
 
@@ -29,7 +34,7 @@ def q_fair(q: chex.Numeric) -> Aggregation:
     Reference:
       Li et al., Fair Resource Allocation in Federated Learning, ICLR 2020, algorithm 2.
     """
-    checks.numbers(q=q)
+    checks.numbers(Q.allowed, q=q)
 
     def aggregated(upload: Upload) -> tuple[Array, Array]:
         if upload.start_loss is None:

@@ -96,7 +96,7 @@ def banzhaf(
       Wang and Jia, Data Banzhaf: A Robust Data Valuation Framework for Machine Learning, AISTATS
       2023: of all values that weigh coalitions it keeps its order best under noise in nu.
     """
-    checks.numbers(permutations=permutations)
+    checks.numbers(games.PERMUTATIONS.allowed, permutations=permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         if players <= exact:

@@ -8,6 +8,13 @@ from cgsv_jax.rules.spec import Number, Spec
 from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import Array, Contribution, Upload
 
+EPSILON = Number(
+    0.0,
+    Interval(0, math.inf, "[)"),
+    "smallest norm in the cosine's denominator",
+    flag="cosine_epsilon",
+)
+
 
 def cosine(epsilon: Array | float = 0.0) -> Contribution:
     """psi_i = cos(u_i, u_N), eq. (3), in [-1, 1]; 0 for a zero update. O(N D) a round.
@@ -22,7 +29,7 @@ def cosine(epsilon: Array | float = 0.0) -> Contribution:
       Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine Learning,
       NeurIPS 2021.
     """
-    checks.numbers("cosine_epsilon", epsilon=epsilon)
+    checks.numbers(EPSILON.allowed, epsilon=epsilon)
 
     def score(upload: Upload, aggregate: Array) -> Array:
         psi = vectors.cosines(upload.deltas, upload.norms, upload.scales, aggregate, epsilon)
@@ -31,14 +38,4 @@ def cosine(epsilon: Array | float = 0.0) -> Contribution:
     return stateless(Contribution, score)
 
 
-COSINE = Spec(
-    cosine,
-    {
-        "epsilon": Number(
-            0.0,
-            Interval(0, math.inf, "[)"),
-            "smallest norm in the cosine's denominator",
-            flag="cosine_epsilon",
-        )
-    },
-)
+COSINE = Spec(cosine, {"epsilon": EPSILON})

@@ -123,7 +123,8 @@ def gtg_shapley(
       Liu et al., GTG-Shapley: Efficient and Accurate Participant Contribution Evaluation in
       Federated Learning, ACM TIST 2022; cyyever/torch_algorithm, d09097c.
     """
-    checks.numbers(permutations=permutations, tolerance=tolerance)
+    checks.numbers(games.PERMUTATIONS.allowed, permutations=permutations)
+    checks.numbers(games.TOLERANCE.allowed, tolerance=tolerance)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         drawn = sample(key, value, players, permutations, tolerance)

@@ -71,7 +71,7 @@ def sampled_shapley(game: games.Game | None = None, permutations: int = 100) -> 
     Raises:
       ValueError: fewer than one permutation.
     """
-    checks.numbers(permutations=permutations)
+    checks.numbers(games.PERMUTATIONS.allowed, permutations=permutations)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations)[0]

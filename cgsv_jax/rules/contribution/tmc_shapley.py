@@ -51,7 +51,8 @@ def tmc_shapley(
     Reference:
       Ghorbani and Zou, Data Shapley: Equitable Valuation of Data for Machine Learning, ICML 2019.
     """
-    checks.numbers(permutations=permutations, tolerance=tolerance)
+    checks.numbers(games.PERMUTATIONS.allowed, permutations=permutations)
+    checks.numbers(games.TOLERANCE.allowed, tolerance=tolerance)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         return sample(key, value, players, permutations, tolerance)

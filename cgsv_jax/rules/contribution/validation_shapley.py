@@ -33,7 +33,8 @@ def validation_shapley(
       tolerance: gain below which an order, or a round, is left, beyond `exact` clients.
       exact: clients up to whom the value is exact.
     """
-    checks.numbers(permutations=permutations, tolerance=tolerance)
+    checks.numbers(games.PERMUTATIONS.allowed, permutations=permutations)
+    checks.numbers(games.TOLERANCE.allowed, tolerance=tolerance)
 
     def solution(key: jax.Array, value: games.Value, players: int) -> Array:
         if players <= exact:

@@ -1,16 +1,13 @@
 """CFFL: credit by validation accuracy, downloads by credit and data."""
 
-import math
-
 import chex
 
 from cgsv_jax.core import checks
-from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.aggregation import added, by_size_of_all
-from cgsv_jax.rules.compose import compose
+from cgsv_jax.rules.compose import CLIP, compose
 from cgsv_jax.rules.contribution import validation_accuracy
 from cgsv_jax.rules.removal import REMOVAL, REMOVED, Removal
-from cgsv_jax.rules.reputation import ALPHA, sharpened
+from cgsv_jax.rules.reputation import ALPHA, GROWTH, sharpened
 from cgsv_jax.rules.rescale import GAMMA, at_most
 from cgsv_jax.rules.reward import TIES, less_own, of_others, sparsify
 from cgsv_jax.rules.spec import Choice, Number, Spec, When
@@ -100,21 +97,10 @@ CFFL = Spec(
             ("entry", "norm"),
             "cffl cuts updates entry by entry to --clip, or by norm to --gamma",
         ),
-        "clip": Number(
-            0.01,
-            Interval(0, math.inf, "()"),
-            "cffl: greatest magnitude of an entry of an update, above 0",
-            "clip",
-            when=When(("clip_by",), ("entry",)),
-        ),
+        "clip": CLIP._replace(when=When(("clip_by",), ("entry",))),
         "gamma": GAMMA._replace(when=When(("clip_by",), ("norm",))),
         "alpha": ALPHA,
-        "growth": Number(
-            0.0,
-            Interval(0, math.inf, "[)"),
-            "cffl: by how much the factor in sinh grows over the run, 1 doubles it, at least 0",
-            "growth",
-        ),
+        "growth": GROWTH,
         "combine": Choice(
             "mean", ("mean", "sum"), "cffl: the mean of updates by size, or their sum"
         ),
@@ -127,7 +113,7 @@ CFFL = Spec(
         "removal": REMOVAL,
         "removal_imbalanced": Number(
             1 / 6,
-            Interval(0, 1, "[)"),
+            REMOVAL.allowed,
             "cffl: the same on the partition class_imbalance; --removal holds there too",
             "removal, imbalanced",
             instead_of="removal",

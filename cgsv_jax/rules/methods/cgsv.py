@@ -9,7 +9,7 @@ from cgsv_jax.rules.aggregation import by_reputation
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import cosine
 from cgsv_jax.rules.removal import REMOVAL, REMOVED, Removal
-from cgsv_jax.rules.reputation import MEMORY, moving_average
+from cgsv_jax.rules.reputation import FLOOR, MEMORY, moving_average
 from cgsv_jax.rules.rescale import GAMMA, NORM_EPSILON, to_norm
 from cgsv_jax.rules.reward import sparsify
 from cgsv_jax.rules.spec import Spec
@@ -36,7 +36,7 @@ def cgsv(
     r_i = alpha r_i + (1 - alpha) psi_i, floored, normalised; v_i = the
     floor(D tanh(beta r_i) / max_j tanh(beta r_j)) largest entries of u_N. O(N D + D log D) a round.
 
-    The defaults are the setting `paper`. No validation data is needed.
+    The defaults are the preset `paper`. No validation data is needed.
 
     Args:
       gamma: Gamma > 0, the norm of every upload.
@@ -58,7 +58,7 @@ def cgsv(
       Xu et al., Gradient Driven Rewards to Guarantee Fairness in Collaborative Machine Learning,
       NeurIPS 2021.
     """
-    checks.numbers(floor=floor)
+    checks.numbers(FLOOR.allowed, floor=floor)
     return compose(
         moving_average(
             contribution or cosine(),

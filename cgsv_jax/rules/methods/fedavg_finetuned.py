@@ -11,6 +11,8 @@ from cgsv_jax.rules.spec import Choice, Count, Spec
 from cgsv_jax.rules.then import then
 from cgsv_jax.types import Aggregation, Algorithm
 
+FINETUNE_ROUNDS = Count(1, from_(1), "rounds alone at the end of fedavg_finetuned", "rounds alone")
+
 
 def fedavg_finetuned(
     rounds: int,
@@ -38,7 +40,7 @@ def fedavg_finetuned(
       The "FedAvg finetune" of Wu et al., ICLR 2024, whose extra local epochs make fairness defined;
       ZhaoxuanWu/Incentive-Aware-FL, 732ffeb, which averages uniformly.
     """
-    checks.numbers(finetune_rounds=finetune_rounds)
+    checks.numbers(FINETUNE_ROUNDS.allowed, finetune_rounds=finetune_rounds)
     afresh = checks.choice("finetune_optimizer", finetune_optimizer, "new", "kept") == "new"
     shared = compose(size_share(), aggregation or uniform(), share_all(), common=True)
     staged = then(shared, standalone(), rounds)
@@ -48,9 +50,7 @@ def fedavg_finetuned(
 FEDAVG_FINETUNED = Spec(
     fedavg_finetuned,
     {
-        "finetune_rounds": Count(
-            1, from_(1), "rounds alone at the end of fedavg_finetuned", "rounds alone"
-        ),
+        "finetune_rounds": FINETUNE_ROUNDS,
         "finetune_optimizer": Choice(
             "new",
             ("new", "kept"),

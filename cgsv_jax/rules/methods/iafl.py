@@ -8,10 +8,16 @@ from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.aggregation import uniform
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.reputation import participation_rate, size_share, standalone_accuracy
-from cgsv_jax.rules.reward import mix
+from cgsv_jax.rules.reward import KAPPA, mix
 from cgsv_jax.rules.spec import Choice, Number, Spec
 from cgsv_jax.types import Algorithm, Array, PRNGKey
 
+RECOVERY = Number(
+    0.0,
+    Interval(0, 1),
+    "iafl: probability of starting a round from the reference model",
+    "recovery",
+)
 _BY = {
     "size": size_share,
     "accuracy": standalone_accuracy,
@@ -52,7 +58,7 @@ def iafl(kappa: chex.Numeric = 0.0, recovery: chex.Numeric = 0.0, by: str = "siz
       Wu et al., Incentive-Aware Federated Learning with Training-Time Model Rewards, ICLR 2024;
       ZhaoxuanWu/Incentive-Aware-FL, 732ffeb.
     """
-    checks.numbers(recovery=recovery)
+    checks.numbers(RECOVERY.allowed, recovery=recovery)
     measured = _BY[checks.choice("contribution_by", by, *_BY)]
 
     def recovers(key: PRNGKey, round_: Array, numbers: Array) -> Array:
@@ -66,15 +72,8 @@ def iafl(kappa: chex.Numeric = 0.0, recovery: chex.Numeric = 0.0, by: str = "siz
 IAFL = Spec(
     iafl,
     {
-        "kappa": Number(
-            0.0, Interval(0, 1), "iafl: 1 gives everybody everything, in [0, 1]", "kappa"
-        ),
-        "recovery": Number(
-            0.0,
-            Interval(0, 1),
-            "iafl: probability of starting a round from the reference model",
-            "recovery",
-        ),
+        "kappa": KAPPA,
+        "recovery": RECOVERY,
         "by": Choice(
             "size",
             tuple(_BY),

@@ -1,15 +1,12 @@
 """q-FFL: the counter-baseline that seeks equal accuracy for all."""
 
-import math
-
 import chex
 
-from cgsv_jax.core.ranges import Interval
-from cgsv_jax.rules.aggregation import q_fair
+from cgsv_jax.rules.aggregation import Q, q_fair
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.reputation import size_share
 from cgsv_jax.rules.reward import share_all
-from cgsv_jax.rules.spec import Number, Spec
+from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Algorithm
 
 
@@ -31,6 +28,4 @@ def q_ffl(q: chex.Numeric = 1.0) -> Algorithm:
     return compose(size_share(), q_fair(q), share_all(), common=True)
 
 
-Q_FFL = Spec(
-    q_ffl, {"q": Number(1.0, Interval(0, math.inf, "[)"), "exponent of q_ffl, at least 0", "q")}
-)
+Q_FFL = Spec(q_ffl, {"q": Q})

@@ -54,7 +54,7 @@ def shapfed_wa(
       Tastan et al., Redefining Contributions: Shapley-Driven Federated Learning, IJCAI 2024;
       tnurbek/shapfed, 5771a37.
     """
-    checks.numbers("alpha", memory=memory)
+    checks.numbers(ALPHA.allowed, memory=memory)
     checks.choice("broadcast", broadcast, "gamma", "sum", "max")
     least = 0.0 if checks.choice("negative", negative, "zero", "kept") == "zero" else -jnp.inf
     places = None if network is None else network.output()

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
+from cgsv_jax.rules.reputation.moving_average import FLOOR
 from cgsv_jax.rules.shares import population, renewed, scored
 from cgsv_jax.types import Array, ArrayTree, Contribution, Reputation, Standing, Upload
 
@@ -22,7 +23,7 @@ def accumulated(contribution: Contribution, *, floor: chex.Numeric = 1e-3) -> Re
     Returns:
       A Reputation; its state is the contribution's and the sums [N].
     """
-    checks.numbers(floor=floor)
+    checks.numbers(FLOOR.allowed, floor=floor)
     checks.kinds(contribution=(contribution, Contribution, "cosine()"))
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:

@@ -1,5 +1,7 @@
 """Scores become reputations."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -16,9 +18,10 @@ NEGATIVE = Choice(
     ("zero", "kept"),
     "rffl, shapfed_wa: reputations below 0 count as zero, or are kept, with weights below 0",
 )
+FLOOR = Number(1e-3, Interval(0, 1), "smallest reputation before normalising")
 MEMORY = {
     "alpha": ALPHA,
-    "floor": Number(1e-3, Interval(0, 1), "smallest reputation before normalising"),
+    "floor": FLOOR,
     "relative_floor": Truth(False, "use floor / N, for large populations"),
     "normalise_scores": Truth(False, "bring scores to the scale of r before averaging"),
 }
@@ -51,8 +54,8 @@ def moving_average(
     Returns:
       A Reputation; shapes [N].
     """
-    checks.numbers(alpha=alpha)
-    checks.numbers("floor_or_none", floor=floor)
+    checks.numbers(ALPHA.allowed, alpha=alpha)
+    checks.numbers(FLOOR.allowed._replace(low=-math.inf), floor=floor)  # -infinity: none
     checks.kinds(contribution=(contribution, Contribution, "cosine()"))
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:

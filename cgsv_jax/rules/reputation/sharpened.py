@@ -1,13 +1,24 @@
 """Reputations pulled apart: CFFL's memory."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks
+from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules.reputation.moving_average import ALPHA
 from cgsv_jax.rules.shares import left_over, renewed, scored
+from cgsv_jax.rules.spec import Number
 from cgsv_jax.types import Array, ArrayTree, Contribution, Reputation, Standing, Upload
 
+GROWTH = Number(
+    0.0,
+    Interval(0, math.inf, "[)"),
+    "cffl: by how much the factor in sinh grows over the run, 1 doubles it, at least 0",
+    "growth",
+)
 _LEAST = 1e-30  # what no score is divided by, where all are 0
 
 
@@ -34,7 +45,8 @@ def sharpened(
     Returns:
       A Reputation; shapes [N].
     """
-    checks.numbers(alpha=alpha, growth=growth)
+    checks.numbers(ALPHA.allowed, alpha=alpha)
+    checks.numbers(GROWTH.allowed, growth=growth)
     checks.kinds(contribution=(contribution, Contribution, "validation_accuracy(network)"))
 
     def update(

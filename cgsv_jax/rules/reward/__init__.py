@@ -1,6 +1,6 @@
 """What each client gets back. A new rule is one file and one line of `REWARDS`."""
 
-from cgsv_jax.rules.reward.mix import mix
+from cgsv_jax.rules.reward.mix import KAPPA, mix
 from cgsv_jax.rules.reward.others import less_own, of_others
 from cgsv_jax.rules.reward.ranked import no_better
 from cgsv_jax.rules.reward.ratio import ratios, times_size
@@ -16,6 +16,7 @@ REWARDS = {
 }
 
 __all__ = [
+    "KAPPA",
     "REWARDS",
     "SPARSIFY",
     "TIES",

@@ -5,9 +5,13 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
+from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.reward.ratio import ratios
+from cgsv_jax.rules.spec import Number
 from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import Array, Reward, Standing, Upload
+
+KAPPA = Number(0.0, Interval(0, 1), "iafl: 1 gives everybody everything, in [0, 1]", "kappa")
 
 
 def mix(kappa: chex.Numeric) -> Reward:
@@ -20,7 +24,7 @@ def mix(kappa: chex.Numeric) -> Reward:
     Args:
       kappa: in [0, 1]; 1 gives everybody everything.
     """
-    checks.numbers(kappa=kappa)
+    checks.numbers(KAPPA.allowed, kappa=kappa)
 
     def rewarded(
         key: jax.Array, upload: Upload, aggregate: Array, standing: Standing

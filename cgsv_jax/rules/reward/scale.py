@@ -17,7 +17,7 @@ def scale(beta: chex.Numeric, *, beta_on: str = "sum") -> Reward:
     entries; both have the same ratio, so the two can be compared. The quota is D, except for an
     absent client, which gets nothing.
     """
-    checks.numbers(beta=beta)
+    checks.numbers(BETA.allowed, beta=beta)
     checks.choice("beta_on", beta_on, "sum", "max")
 
     def rewarded(upload: Upload, aggregate: Array, standing: Standing) -> tuple[Array, Array]:

@@ -60,7 +60,7 @@ def sparsify(
       ValueError: a choice is another word, or `tensors` do not add up to D (which shows when the
         algorithm is initialised).
     """
-    checks.numbers(beta=beta)
+    checks.numbers(BETA.allowed, beta=beta)
     checks.choice("mask_scope", scope, "vector", "tensor")
     checks.choice("mask_count", count, "floor", "ceil")
     checks.choice("mask_ties", ties, "position", "all")
