@@ -11,7 +11,7 @@ import pytest
 
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import main
-from cgsv_jax.config import defaults
+from cgsv_jax.config import defaults, validate
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.results import directory
 
@@ -226,11 +226,11 @@ def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, preset):
         | flags_lib.TRAINING_FLAGS
         | flags_lib.WHO
         | flags_lib.HARDWARE
-        | flags_lib.RULES
+        | flags_lib.rules(names_lib.TABLES)
     )
     released = defaults.RELEASED_TRAINING.get(dataset, {}) if preset == "released" else {}
     for name in set(flags) - {"dataset", "preset", "seeds", "devices", *released}:
-        flag, name = flags[name], flags_lib._RENAMED.get(name, name)
+        flag, name = flags[name], validate.RENAMED.get(name, name)
         base, others = defaults.default_of(name, names_lib.TABLES)
         base = others.get(preset, others.get(dataset, base))
         if flag.default is None and flag.kind is not bool:

@@ -1,12 +1,12 @@
 """What may be asked of the command, word by word."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from cgsv_jax.config import defaults, schema
+from cgsv_jax.config import defaults, schema, validate
 from cgsv_jax.config.defaults import PRESETS
 from cgsv_jax.experiment import names, plugins
 from cgsv_jax.rules.spec import Choice, Count, Number, Option, Truth
@@ -216,7 +216,6 @@ def rules(tables: schema.Tables) -> dict[str, Flag]:
     }
 
 
-RULES = rules(_T)
 CLUSTER = {
     "coordinator": Flag(
         _NAME,
@@ -290,13 +289,23 @@ OUTPUT = {
 }
 
 
-_RENAMED = {"partition": "partitions", "attack": "attacks"}
+def given(args: Any) -> dict[str, Any]:
+    """What somebody asked for, by flag: an option without a word and one that is off are not."""
+    values = dataclasses.asdict(args).items()
+    return {name: value for name, value in values if value is not None and value is not False}
+
+
+def fields_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The same by field."""
+    return {validate.RENAMED.get(name, name): value for name, value in flags.items()}
 
 
 def _arguments(name: str, doc: str, flags: dict[str, Flag], tables: schema.Tables) -> type:
     fields = []
     for flag, (kind, text, default, alias) in flags.items():
-        default = default or ("off" if kind is bool else _default(_RENAMED.get(flag, flag), tables))
+        default = default or (
+            "off" if kind is bool else _default(validate.RENAMED.get(flag, flag), tables)
+        )
         hint = f"(default: {default})"
         aliases = [alias] if alias else None
         note = tyro.conf.arg(help=text, help_behavior_hint=hint, aliases=aliases)
@@ -336,49 +345,35 @@ def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
 
 def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
     """What run, compare and sweep may be told, where there are these names."""
-    run = _arguments(
+    partitions = Flag(
+        _NAMES, f"partitions, comma-separated: {', '.join(tables.partitions)}", "power_law"
+    )
+    methods = ", ".join(tables.algorithms)
+
+    def of(name: str, doc: str, partition: Flag, algorithms: Flag) -> type:
+        which = {"partition": partition, "algorithms": algorithms}
+        how = TRAINING_FLAGS | WHO | HARDWARE | rules(tables)
+        return _arguments(name, doc, TASK | which | how | CLUSTER | OUTPUT, tables)
+
+    run = of(
         "Run",
         "One method on one partition.",
-        TASK
-        | {
-            "partition": Flag(_NAME, f"partition: {', '.join(tables.partitions)}", "power_law"),
-            "algorithms": Flag(
-                _NAME, f"method: {', '.join(tables.algorithms)}", "cgsv", "--algorithm"
-            ),
-        }
-        | TRAINING_FLAGS
-        | WHO
-        | HARDWARE
-        | rules(tables)
-        | CLUSTER
-        | OUTPUT,
-        tables,
+        partitions._replace(kind=_NAME, help=f"partition: {', '.join(tables.partitions)}"),
+        Flag(_NAME, f"method: {methods}", "cgsv", "--algorithm"),
     )
-    compare = _arguments(
+    compare = of(
         "Compare",
         "Several methods on the same partition, start and seeds: the fairness table.\n\n"
         "Without arguments: standalone, fedavg and cgsv on digits, 10 clients, power law, "
         "three seeds.",
-        TASK
-        | {
-            "partition": Flag(
-                _NAMES, f"partitions, comma-separated: {', '.join(tables.partitions)}", "power_law"
-            ),
-            "algorithms": Flag(
-                _NAMES,
-                f"methods, comma-separated, or all: {', '.join(tables.algorithms)}; cgsv:released "
-                "runs the released code's preset beside the paper's",
-                "standalone,fedavg,cgsv",
-                "--algorithm",
-            ),
-        }
-        | TRAINING_FLAGS
-        | WHO
-        | HARDWARE
-        | rules(tables)
-        | CLUSTER
-        | OUTPUT,
-        tables,
+        partitions,
+        Flag(
+            _NAMES,
+            f"methods, comma-separated, or all: {methods}; cgsv:released runs the released code's "
+            "preset beside the paper's",
+            "standalone,fedavg,cgsv",
+            "--algorithm",
+        ),
     )
     sweep = _arguments(
         "Sweep",
@@ -387,13 +382,11 @@ def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
         "all combinations, as few compiled programs, and says which point is best.",
         _swept(TASK, tables)
         | {
-            "partition": Flag(
-                _NAMES, f"partitions, comma-separated: {', '.join(tables.partitions)}", "power_law"
-            ),
+            "partition": partitions,
             "algorithms": Flag(
                 _NAMES,
-                f"methods, comma-separated, or all: {', '.join(tables.algorithms)}; standalone is "
-                "run with them wherever fairness needs it",
+                f"methods, comma-separated, or all: {methods}; standalone is run with them "
+                "wherever fairness needs it",
                 "cgsv",
                 "--algorithm",
             ),

@@ -4,7 +4,6 @@ What computes, writes and draws is imported by the action that needs it: help is
 """
 
 import contextlib
-import dataclasses
 import functools
 import io
 import os
@@ -112,26 +111,10 @@ def _train(args: Any) -> None:
 def _sweep(args: Any) -> None:
     from cgsv_jax.command import sweep as sweep_command
 
-    flags = {
-        name: value
-        for name, value in dataclasses.asdict(args).items()
-        if value is not None and value is not False
-    }
-    where = [
-        *flags_lib.SWEEP,
-        *flags_lib.RAY,
-        "config",
-        "out",
-        "overwrite",
-        "resume",
-        "quiet",
-        "plugin",
-    ]
+    flags = flags_lib.given(args)
+    where = flags_lib.SWEEP | flags_lib.RAY | flags_lib.OUTPUT
     own = {name: flags.pop(name) for name in where if name in flags}
-    for flag, name in (("partition", "partitions"), ("attack", "attacks")):
-        if flag in flags:
-            flags[name] = flags.pop(flag)
-    sweep_command.command(flags, own)
+    sweep_command.command(flags_lib.fields_of(flags), own)
 
 
 def _plot(args: Plot) -> None:

@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 
 from cgsv_jax.experiment import checkpoint, execute
-from cgsv_jax.host import terminal
+from cgsv_jax.host import files, terminal
 from cgsv_jax.results import directory as directory_lib
 
 # Exit codes; a signal's is 128 and its number, as shells have it.
@@ -95,6 +95,16 @@ def written(directory: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         sentence = f"{error}; when that is mended: {directory_lib.resuming(directory)}"
         raise Ended(FAILED, sentence) from error
+
+
+@contextlib.contextmanager
+def clearing(directory: pathlib.Path) -> Iterator[None]:
+    """Removes in its body what has served; where that fails, too much is there and nothing lost."""
+    try:
+        with files.writing(directory):
+            yield
+    except OSError as error:
+        terminal.complain(str(error))
 
 
 @contextlib.contextmanager

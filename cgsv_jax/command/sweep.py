@@ -103,11 +103,8 @@ def _follow(directory: pathlib.Path) -> list[pathlib.Path]:
     """What follows the tables: the figures, as far as they are missing, and an end to all else."""
     with stopping.written(directory):
         drawn = sweep_figures.again(directory, missing=True)
-    try:
-        with files.writing(directory):
-            sweep_results.clear(directory)
-    except OSError as error:  # nothing is missing, there is too much
-        terminal.complain(str(error))
+    with stopping.clearing(directory):
+        sweep_results.clear(directory)
     return drawn
 
 

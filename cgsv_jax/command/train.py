@@ -1,6 +1,5 @@
 """`cgsv run` and `cgsv compare`: a configuration in, a run directory and tables out."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import progress, stopping
-from cgsv_jax.config import resolve, schema
+from cgsv_jax.config import resolve, schema, validate
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.experiment import bind, deal, execute, identity, names, profiling, running
 from cgsv_jax.experiment.task import DataIdentity, Task
@@ -54,16 +53,11 @@ def _connect(args: Any) -> None:
 
 
 def _configuration(args: Any) -> Config:
-    asked = {
-        name: value
-        for name, value in dataclasses.asdict(args).items()
-        if name not in flags_lib.OUTPUT | flags_lib.CLUSTER
-        and value is not None
-        and value is not False
-    }
+    beside = flags_lib.OUTPUT | flags_lib.CLUSTER
+    asked = {n: value for n, value in flags_lib.given(args).items() if n not in beside}
     if args.config is not None:
         if asked:
-            flags = ", ".join("--" + name.replace("_", "-") for name in asked)
+            flags = ", ".join(map(validate.flag, asked))
             raise ConfigError(f"--config is a whole experiment, it cannot be combined with {flags}")
         path = files.path_of(args.config, "--config")
         values = files.read_json(path, edited=terminal.complain)
@@ -74,8 +68,7 @@ def _configuration(args: Any) -> Config:
         for name in ("algorithms", "partition"):
             if "," in asked.get(name, "") or (name, asked.get(name)) == ("algorithms", "all"):
                 raise ConfigError(f"--{name} is {asked[name]!r}, run takes one, compare a list")
-    renamed = {"partitions": asked.pop("partition", None), "attacks": asked.pop("attack", None)}
-    return names.configure(args.plugin, **renamed, **asked)
+    return names.configure(args.plugin, **flags_lib.fields_of(asked))
 
 
 def train(args: Any) -> None:
@@ -123,11 +116,9 @@ _NOT_TOGETHER = (
 
 def _refuse_beside_resume(args: Any) -> None:
     beside = [
-        "--" + name.replace("_", "-")
-        for name, value in dataclasses.asdict(args).items()
+        validate.flag(name)
+        for name in flags_lib.given(args)
         if name not in ("resume", "plugin", "quiet", "profile")
-        and value is not None
-        and value is not False
     ]
     if beside:
         raise ConfigError(
@@ -153,12 +144,9 @@ def _is_finished(args: Any, directory: pathlib.Path) -> None:
     """Does what follows the tables, in case that the process was killed there."""
     with stopping.written(directory):
         figures_lib.draw([directory], missing=True)
-    try:
-        with files.writing(directory):
-            directory_lib.tidy(directory)
-            directory_lib.remove_checkpoints(directory)
-    except OSError as error:  # nothing is missing, there is too much
-        terminal.complain(str(error))
+    with stopping.clearing(directory):
+        directory_lib.tidy(directory)
+        directory_lib.remove_checkpoints(directory)
     to = terminal.console(args.quiet)
     terminal.say(to, f"the run in {directory} is finished, there is nothing to go on with")
 

@@ -104,7 +104,7 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         **_of_tables(tables),
         **fields,
     )
-    validate_lib.refuse(
+    schema.refuse(
         complaints + validate_lib.complaints(config, tables) + _idle_options(config, asked, tables)
     )
     return config
@@ -252,11 +252,8 @@ def from_dict(values: Any, tables: Tables) -> Config:
     }
     names: dict[str, Any] = _of_tables(tables) if fields["plugin"] else {"tables": tables}
     config = Config(**fields | names)
-    validate_lib.refuse(complaints + validate_lib.complaints(config, tables))
+    schema.refuse(complaints + validate_lib.complaints(config, tables))
     return config
-
-
-_OF_TABLES = ("tables", "plugin", "plugin_sha256")
 
 
 def _of_tables(tables: Tables) -> dict[str, Any]:

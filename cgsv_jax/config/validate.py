@@ -3,11 +3,11 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from cgsv_jax.config import defaults, schema
-from cgsv_jax.config.schema import Config, ConfigError, Method, Tables
+from cgsv_jax.config.schema import Config, Method, Tables
 from cgsv_jax.core.ranges import MAX_WHOLE, MOST_NUMBER, RANGES, Interval, from_
 from cgsv_jax.core.ranges import shown as _shown
 from cgsv_jax.host import files
@@ -20,7 +20,7 @@ def validate(config: Config, tables: Tables) -> None:
     Raises:
       ConfigError: one line for each that is not allowed.
     """
-    refuse(complaints(config, tables))
+    schema.refuse(complaints(config, tables))
 
 
 def complaints(config: Config, tables: Tables) -> list[str]:
@@ -238,15 +238,13 @@ class _Lacking:
 LACKING = _Lacking()
 
 
-def refuse(complaints: Sequence[str]) -> None:
-    """One error for all complaints, each named once."""
-    if complaints:
-        raise ConfigError("\n".join(dict.fromkeys(complaints)))
+# Flags that are called otherwise than their fields.
+RENAMED = {"partition": "partitions", "attack": "attacks"}
 
 
 def flag(name: str) -> str:
     """The flag of a field."""
-    words = {"partitions": "partition", "attacks": "attack"}
+    words = {field: flag for flag, field in RENAMED.items()}
     return "--" + words.get(name, name).replace("_", "-")
 
 
