@@ -29,7 +29,6 @@ from benchmarks.pytorch.work import Work, shuffled
 from benchmarks.pytorch.worker import Ask, worker
 from cgsv_jax import data as data_lib
 from cgsv_jax import models
-from cgsv_jax.config import defaults
 from cgsv_jax.core import local, metrics, simulation
 from cgsv_jax.data import partition
 from cgsv_jax.types import Clients, Dataset, State
@@ -104,7 +103,7 @@ def _work(setting: Setting, full: Dataset) -> Work:
     rng = np.random.default_rng(0)
     pool, _ = partition.split(rng, len(full.labels), 0.1, setting.rows)
     clients = partition.class_imbalance(rng, full.labels[pool], setting.clients, num_classes=10)
-    numbers = defaults.TRAINING[setting.dataset]
+    numbers = data_lib.DATASETS[setting.dataset].training
     names = ("batch_size", "learning_rate", "decay", "epochs", "gamma")
     model = models.MODELS[setting.network](full.inputs.shape[1:], 10)
     return Work(

@@ -9,6 +9,7 @@ import jax
 import polars as pl
 import pytest
 
+from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import main
 from cgsv_jax.config import defaults, validate
@@ -216,7 +217,7 @@ def test_help_explains_symbols_and_defaults():
     assert not run.stderr
 
 
-@pytest.mark.parametrize("dataset", defaults.TRAINING)
+@pytest.mark.parametrize("dataset", data.DATASETS)
 @pytest.mark.parametrize("preset", defaults.PRESETS)
 def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, preset):
     """Of every option, for every method; words of the help's own start with it."""

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgsv_jax import data
 from cgsv_jax.command import main
-from cgsv_jax.config import defaults, resolve, schema
+from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names as names_lib
 
@@ -32,7 +33,7 @@ def test_defaults_are_complete():
 @pytest.mark.parametrize("dataset", TABLES.datasets)
 def test_every_data_set_has_numbers(dataset):
     config = names_lib.configure(dataset=dataset)
-    assert config.rounds == defaults.TRAINING[dataset]["rounds"]
+    assert config.rounds == data.DATASETS[dataset].training["rounds"]
 
 
 def test_the_two_settings_are_the_option_table():

@@ -13,12 +13,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import main
-from cgsv_jax.config import resolve
+from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment import running
 from cgsv_jax.results import directory as directory_lib
+from cgsv_jax.rules.spec import Spec, Truth
 
 # A method with a number, a choice, a need for validation rows and a state of its own.
 RULES = """
@@ -224,6 +226,17 @@ SOURCE = data.Source(
 )
 DATASETS, PARTITIONS, MODELS = {"circles": SOURCE}, {"in_turn": in_turn}, {"narrow": narrow}
 """
+
+
+def test_no_option_is_called_like_a_flag_of_the_command():
+    """Or like a field of a config or a method: one of the two would never be heard."""
+    groups = (flags_lib.TASK, flags_lib.TRAINING_FLAGS, flags_lib.WHO, flags_lib.HARDWARE)
+    groups += (flags_lib.CLUSTER, flags_lib.SWEEP, flags_lib.RAY, flags_lib.OUTPUT)
+    named = {name for group in groups for name in group} - schema.TRAINING.keys()
+    for name in named | {"partition", "algorithms", "preset", "values", "name"}:
+        own = {"mine": Spec(print, {name: Truth(True, "")})}
+        with pytest.raises(ConfigError, match=f"the option '{name}' has a name that is taken"):
+            names_lib.tables(methods=own)
 
 
 def test_data_partition_and_model_of_ones_own(tmp_path, capsys):

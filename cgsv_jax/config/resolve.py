@@ -46,12 +46,11 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     numbers_of = dataset if validate_lib.among(dataset, tables.datasets) else "digits"
     preset = preset if validate_lib.among(preset, defaults.PRESETS) else "paper"
     source = tables.datasets[numbers_of]
-    numbers = source.training or defaults.TRAINING[numbers_of]
 
     def method(name: Any) -> Method:
         algorithm, _, variant = name.partition(":") if isinstance(name, str) else (name, "", "")
         variant = variant if variant in defaults.PRESETS else preset
-        training = {**numbers, **defaults.PRESETS[variant]}
+        training = {**source.training, **defaults.PRESETS[variant]}
         if variant == "released":
             training |= defaults.RELEASED_TRAINING.get(numbers_of, {})
         given = {key: value for key, value in asked.items() if key in own}
@@ -65,9 +64,9 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         "clients": len(shares) or defaults.DEFAULTS["clients"],
         "partitions": defaults.DEFAULTS["partitions"],
         "seeds": defaults.DEFAULTS["seeds"],
-        "rounds": numbers["rounds"],
-        "epochs": numbers["epochs"],
-        "batch_size": numbers["batch_size"],
+        "rounds": source.training["rounds"],
+        "epochs": source.training["epochs"],
+        "batch_size": source.training["batch_size"],
         "rows_per_client": source.rows_per_client,
         "validation_share": source.validation_share,
         "layout": "auto",

@@ -28,10 +28,7 @@ OPTIMIZERS = {
 }
 
 # What rules of one's own are given as; a plugin spells them in capitals.
-OWN = (
-    *("methods", "contributions", "aggregations", "rewards", "games"),
-    *("partitions", "models", "datasets"),
-)
+OWN = tuple(name.lower() for name in plugins.FIELDS)
 
 TABLES = schema.Tables(
     datasets=data_lib.DATASETS,

@@ -11,12 +11,11 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from cgsv_jax.config.defaults import TRAINING
-from cgsv_jax.config.schema import ConfigError, Plugin, Tables
-from cgsv_jax.data import Source
+from cgsv_jax.config.schema import Config, ConfigError, Method, Plugin, Tables
+from cgsv_jax.data import DATASETS, Source
 from cgsv_jax.host import files
 from cgsv_jax.rules.spec import Spec
 
@@ -32,7 +31,13 @@ FIELDS = {
     "DATASETS": "datasets",
 }
 GROUP = "cgsv_jax.rules"  # of entry points
-_EVERY_SET = set.intersection(*map(set, TRAINING.values()))  # numbers that each data set has
+_EVERY_SET = set.intersection(*(set(source.training) for source in DATASETS.values()))
+# What an entry must be, by the table's name; of the others a function.
+_KINDS = {"DATASETS": (Source, "Source, see cgsv_jax.data")}
+_KINDS |= dict.fromkeys(
+    ("METHODS", "CONTRIBUTIONS", "AGGREGATIONS", "REWARDS", "GAMES"),
+    (Spec, "Spec, see cgsv_jax.rules.spec"),
+)
 
 
 def read(path: Any) -> tuple[str, bytes]:
@@ -109,21 +114,16 @@ def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
         if not isinstance(entries, Mapping):
             wrong.append(f"{name} is no dictionary of names")
             continue
-        declared = all(isinstance(entry, Spec) for entry in there.values())
-        of_data = name == "DATASETS"
+        kind, what = _KINDS.get(name, (Callable, "function"))
         for key, entry in entries.items():
             if not isinstance(key, str) or not key.isidentifier():
                 wrong.append(f"{name} holds {key!r}, a name must be letters, digits and _")
             elif key in there:
                 wrong.append(f"{name} holds {key!r}, which there is already")
-            elif declared and not isinstance(entry, Spec):
-                wrong.append(f"{name}[{key!r}] is no Spec, see cgsv_jax.rules.spec")
-            elif of_data and not isinstance(entry, Source):
-                wrong.append(f"{name}[{key!r}] is no Source, see cgsv_jax.data")
-            elif isinstance(entry, Source) and (lacking := _EVERY_SET - {*(entry.training or ())}):
+            elif not isinstance(entry, kind):
+                wrong.append(f"{name}[{key!r}] is no {what}")
+            elif isinstance(entry, Source) and (lacking := _EVERY_SET - {*entry.training}):
                 wrong.append(f"{name}[{key!r}] lacks {', '.join(sorted(lacking))} in its training")
-            elif not declared and not of_data and not callable(entry):
-                wrong.append(f"{name}[{key!r}] is no function")
         changed[field] = {**there, **entries}
     if not wrong:
         made = dataclasses.replace(tables, **changed)
@@ -139,17 +139,19 @@ def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
             for flag, option in own
             if flag in tables.options and type(option) is not type(tables.options[flag])
         ]
-        reserved = {"name", "algorithm", *_RESERVED} & made.options.keys() - tables.options.keys()
+        fields = {field.name for field in dataclasses.fields(Config)}
+        reserved = made.options.keys() - tables.options.keys()
+        reserved &= {*fields, *dir(Method), *Method.__annotations__, *_OF_THE_COMMAND}
         wrong += [f"the option {flag!r} has a name that is taken" for flag in sorted(reserved)]
         if not wrong:
             return made
     raise ConfigError("\n".join(wrong))
 
 
-# Names of a config and of the command, which no option of a rule may have.
-_RESERVED = (
-    *("algorithms", "attack", "attacks", "clients", "config", "dataset", "devices", "epochs"),
-    *("layout", "methods", "model", "out", "partition", "partitions", "plugin", "profile", "quiet"),
-    *("resume", "rounds", "seeds", "setting", "preset", "overwrite", "values", "get", "replace"),
-    *("hyper", "words", "declared", "options"),
+# Flags that are no field of a config, which no option of a rule may be called either.
+_OF_THE_COMMAND = (
+    *("algorithms", "attack", "config", "out", "overwrite", "partition", "preset", "profile"),
+    *("quiet", "resume", "setting", "coordinator", "processes", "process", "best", "eval_split"),
+    *("search", "points", "batch", "search_seed", "scheduler", "together", "on", "address"),
+    *("cpus_per_task", "gpus_per_task"),
 )
