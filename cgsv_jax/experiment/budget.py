@@ -39,8 +39,9 @@ def memory_of(bound: Bound) -> tuple[Memory, ...]:
 
     Of models and updates there are S (1 + C / N) + 4 C D bytes and 12 D for each client trained at
     the same time: S is the state, models [N, D] and whatever an optimizer, a rule or an attacker
-    remembers of each, and C are the clients of a round. XLA's own count is .7 of it (cgsv) to 1.7
-    (cffl), twice with gaussian_noise. Only shapes are traced, and nothing is allocated.
+    remembers of each, and C are the clients of a round. XLA's own count is .7 of it (cgsv) to 1.1
+    (cgsv in cohorts), as tests/test_memory.py prints, and twice with gaussian_noise. Only shapes
+    are traced, and nothing is allocated.
 
     Args:
       bound: a method on a task; clients as whom another one poses need not be in the task yet.

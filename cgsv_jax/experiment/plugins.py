@@ -50,21 +50,21 @@ def read(path: Any) -> tuple[str, bytes]:
       ConfigError: it cannot be read.
     """
     try:
-        file = files.path_of(_offered().get(path, path), "--plugin").absolute()
+        file = files.path_of(_offered(path), "--plugin").absolute()
         with files.opened(file) as stream:
             return str(file), stream.read()
     except (ValueError, OSError) as error:
         raise ConfigError(f"--plugin is {str(path)!r}: {files.reason_of(error)}") from error
 
 
-def _offered() -> dict[Any, str]:
-    """The files that installed packages offer, by name; none is imported."""
-    found = {}
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        spec = importlib.util.find_spec(entry.module)
-        if spec is not None and spec.origin is not None:
-            found[entry.name] = spec.origin
-    return found
+def _offered(path: Any) -> Any:
+    """The file that an installed package offers by this name; else the path. None is imported."""
+    if isinstance(path, str) and "/" not in path:  # a sweep has the absolute path at every point
+        for entry in importlib.metadata.entry_points(group=GROUP, name=path):
+            spec = importlib.util.find_spec(entry.module)
+            if spec is not None and spec.origin is not None:
+                return spec.origin
+    return path
 
 
 def loaded(path: str, content: bytes, tables: Tables) -> Tables:
