@@ -17,13 +17,13 @@ import pathlib
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.experiment import identity, names
 from cgsv_jax.experiment.task import DataIdentity
 from cgsv_jax.host import files
@@ -213,26 +213,31 @@ def _prepare(work: Work) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _local(config: Any, work: Work) -> Any:
-    """A config with the layout and the devices of this machine, which are no part of a key.
+def _local(configs: Iterable[Config], work: Work) -> dict[Config, Config]:
+    """Configs with the layout and the devices of this machine, which are no part of a key.
 
     Raises:
       ConfigError: the data are others here than where the driver is.
     """
-    if wrong := identity.other_data(work.data, identity.data_identity(config)):
+    configs = set(configs)
+    if wrong := identity.other_data(work.data, identity.data_identity(*configs)):
         raise ConfigError("; ".join(wrong))
-    layout = config.layout
-    if "layout" not in work.options:
-        plugin = work.options.get("plugin")
-        layout = names.configure(plugin, dataset=config.dataset, model=config.model).layout
-    devices = min(config.devices, jax.device_count())
-    return dataclasses.replace(config, layout=layout, devices=devices)
+
+    def local(config: Config) -> Config:
+        layout = config.layout
+        if "layout" not in work.options:
+            plugin = work.options.get("plugin")
+            layout = names.configure(plugin, dataset=config.dataset, model=config.model).layout
+        devices = min(config.devices, jax.device_count())
+        return dataclasses.replace(config, layout=layout, devices=devices)
+
+    return {config: local(config) for config in configs}
 
 
 def _run_some(trials: Sequence[tuple[str, Trial]], work: Work) -> dict[str, np.ndarray]:
     """A task: these trials; their outcomes by key."""
     _prepare(work)
-    configs = {own: _local(own, work) for own in {trial.config for _, trial in trials}}
+    configs = _local((trial.config for _, trial in trials), work)
     keys = {own._replace(config=configs[own.config]): key for key, own in trials}
     plan = plan_lib.plan(list(keys), work.eval_split, together=work.together)
     outcomes, _ = sweep_running.execute(plan)
@@ -284,11 +289,16 @@ def score(
       work: what all tasks share.
       ended: called with a point's number, its packed outcomes by key, and its score.
     """
-    numbers = list(drawn)
+    numbers, content = list(drawn), plan_lib.content_of(work.data)
+
+    def of_point(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        keys = plan_lib.keys_of(search_lib.sweep_of(search, [values]), content)
+        return {key: known[key] for key in keys.values() if key in known}
+
     _each(
         work.session,
         _score_one,
-        [(search, number, drawn[number], known, study, work) for number in numbers],
+        [(search, n, drawn[n], of_point(drawn[n]), study, work) for n in numbers],
         lambda place, result: ended(numbers[place], *result),
     )
 
@@ -305,6 +315,7 @@ def _score_one(
     _prepare(work)
     sweep = search_lib.sweep_of(search, [values])
     (point,) = sweep.points
-    sweep = sweep._replace(points=(point._replace(config=_local(point.config, work)),))
+    (config,) = _local([point.config], work).values()
+    sweep = sweep._replace(points=(point._replace(config=config),))
     content, report = plan_lib.content_of(work.data), functools.partial(study.report, number)
     return sweep_running.score(sweep, content, known, report, work.together)
