@@ -129,11 +129,98 @@ def test_fairness_is_in_percent_and_vmaps():
     )
 
 
+# ---------------------------------------------------------------- ranks, spread, FedRAC's rate
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_ranks_and_their_correlation_are_scipys_with_ties(levels):
+    rng = np.random.default_rng(levels)
+    rank = jax.jit(jax.vmap(metrics.ranks))
+    correlation = jax.jit(jax.vmap(metrics.rank_correlation))
+    for clients in (3, 10, 101):
+        x, y = (np.stack([accuracies(rng, clients, levels) for _ in range(40)]) for _ in range(2))
+        np.testing.assert_array_equal(rank(x), scipy.stats.rankdata(x, axis=1))
+        theirs = [
+            np.nan if np.ptp(a) == 0 or np.ptp(b) == 0 else scipy.stats.spearmanr(a, b).statistic
+            for a, b in zip(x, y, strict=True)
+        ]
+        np.testing.assert_allclose(correlation(x, y), theirs, atol=2e-6)
+
+
+def test_a_rounding_is_a_tie_and_a_test_row_is_none():
+    up = np.nextafter(np.float32(0.9), np.float32(1))
+    np.testing.assert_array_equal(metrics.ranks(np.float32([up, 0.5, 0.9, 1.0])), [2.5, 1, 2.5, 4])
+    rows = np.array([899_999, 900_000, 899_998], np.float32) / np.float32(1e6)
+    np.testing.assert_array_equal(metrics.ranks(rows), [2, 3, 1])
+
+
+def test_rank_correlation_sees_the_order_alone():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, 12)).astype(np.float32)
+    expected = metrics.rank_correlation(x, y)
+    np.testing.assert_allclose(metrics.rank_correlation(np.exp(3 * x), y), expected, atol=1e-6)
+    np.testing.assert_allclose(metrics.rank_correlation(-x, y), -expected, atol=1e-6)
+    order = rng.permutation(12)
+    np.testing.assert_allclose(metrics.rank_correlation(x[order], y[order]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", UNDEFINED)
+def test_rank_correlation_is_undefined_where_pearson_is(case):
+    standalone, final = (np.asarray(x, np.float32) for x in UNDEFINED[case][:2])
+    assert np.isnan(metrics.rank_correlation(standalone, final))
+
+
+def test_spread_is_numpys():
+    values = np.random.default_rng(4).uniform(size=30).astype(np.float32)
+    np.testing.assert_allclose(metrics.spread(values), np.std(np.float64(values)), rtol=1e-5)
+
+
+def test_rate_by_hand():
+    """Of max a = .8 and max f = .9: bounds .45 + .5625 a at alpha 1/2, 1.125 a at alpha 0."""
+    alone = np.float32([0.2, 0.4, 0.6, 0.8])
+    bounds = np.array([0.5625, 0.675, 0.7875, 0.9])
+    for final, inside in (
+        ([0.5, 0.6, 0.7, 0.9], 4),
+        ([0.6, 0.6, 0.7, 0.9], 3),  # more than it may have
+        ([0.2, 0.6, 0.7, 0.9], 3),  # no better than alone, by nothing
+        ([0.1, 0.3, 0.7, 0.9], 2),  # worse than alone: outside, and no more than that
+        (bounds, 4),  # the bound itself is inside
+    ):
+        final = np.float32(final)
+        assert jax.jit(metrics.bounded_rate)(alone, final) == inside / 4
+    assert metrics.bounded_rate(alone, np.float32([0.225, 0.45, 0.675, 0.9]), alpha=0) == 1
+    assert metrics.bounded_rate(alone, np.float32([0.225, 0.46, 0.675, 0.9]), alpha=0) == 0.75
+    assert metrics.bounded_rate(alone, np.float32([0.9] * 4), alpha=1) == 1
+    assert metrics.bounded_rate(alone, np.float32([0.9] * 4)) == 0.25  # one model for all
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8])
+def test_rate_is_that_of_the_released_loop(alpha):
+    """Its loop, where no client ends worse than alone: there its counter is not set back."""
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        alone = accuracies(rng, 10, 1000, 0.1, 0.5)
+        final = alone + accuracies(rng, 10, 1000, 0.01, 0.4)
+        a, f = np.float64(alone), np.float64(final)
+        bound = ((1 - alpha) * (a / max(a)) + alpha) * max(f)
+        inside = sum(a[i] < f[i] <= bound[i] * (1 + 1e-6) for i in range(10))
+        np.testing.assert_allclose(metrics.bounded_rate(alone, final, alpha), inside / 10)
+
+
+def test_rate_of_what_is_not_known():
+    alone = np.float32([0.2, 0.4])
+    assert np.isnan(metrics.bounded_rate(alone, np.float32([0.5, np.nan])))
+    assert np.isnan(metrics.bounded_rate(np.float32([np.nan, 0.4]), alone))
+    assert np.isnan(metrics.bounded_rate(np.zeros(2, np.float32), alone))
+
+
 def test_shapes_must_agree():
     with pytest.raises(AssertionError):
         metrics.fairness(np.zeros(3), np.zeros(4))
     with pytest.raises(AssertionError):
         metrics.pearson(np.zeros((2, 3)), np.zeros((2, 3)))
+    with pytest.raises(AssertionError):
+        metrics.rank_correlation(np.zeros(3), np.zeros(4))
     with pytest.raises(AssertionError):
         metrics.distances(np.zeros((3, 4)), np.zeros(3))
 

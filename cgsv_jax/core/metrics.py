@@ -2,12 +2,14 @@
 
 Fairness is 100 times the Pearson correlation, over clients, between the test accuracy that each
 reaches alone and the one that it ends with (Xu et al., NeurIPS 2021). It is blind to shift and
-scale, hence to clients that lose by taking part: look at the gains as well.
+scale, hence to clients that lose by taking part: look at the gains as well. Two rich clients among
+poor ones make any Pearson high: look at the rank correlation as well.
 """
 
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -63,6 +65,47 @@ def pearson(x: Array, y: Array) -> Array:
     # A sum of products rather than a dot, which an accelerator may round to fewer bits.
     cosine = jnp.sum(_direction(x) * _direction(y))
     return jnp.where(defined, jnp.clip(cosine, -1.0, 1.0), jnp.nan)
+
+
+def ranks(values: Array) -> Array:
+    """Ranks from 1, the least first; equal values share the mean of theirs: [N] -> [N].
+
+    Values that a few roundings keep apart are equal, as in `pearson`.
+
+    >>> ranks(jnp.array([0.5, 0.25, 0.5])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    (values,) = _floats(values)
+    if not values.size:
+        return values
+    order = jnp.argsort(values)
+    ordered, places = values[order], jnp.arange(values.size)
+    # Of the two values themselves: beside a client that diverged, others are still told apart.
+    noise = _ROUNDINGS * jnp.finfo(values.dtype).eps * jnp.abs(ordered)
+    begins = jnp.diff(ordered) > jnp.maximum(noise[1:], noise[:-1])
+    begins = jnp.concatenate([jnp.ones(1, bool), begins])
+    first = jax.lax.cummax(jnp.where(begins, places, 0))
+    ends = jnp.concatenate([begins[1:], jnp.ones(1, bool)])
+    last = jax.lax.cummin(jnp.where(ends, places, values.size), reverse=True)
+    return jnp.zeros_like(values).at[order].set((first + last) / 2 + 1)
+
+
+def rank_correlation(x: Array, y: Array) -> Array:
+    """Spearman's rank correlation: Pearson's of the `ranks`.
+
+    One client that is far from all others weighs as much as any (Spearman, 1904).
+
+    Args:
+      x: [N].
+      y: [N].
+
+    Returns:
+      [] in [-1, 1]; NaN where `pearson` is undefined.
+
+    >>> round(float(rank_correlation(jnp.array([1.0, 2.0, 30.0]), jnp.array([2.0, 1.0, 50.0]))), 3)
+    0.5
+    """
+    return jnp.where(jnp.isnan(pearson(x, y)), jnp.nan, pearson(ranks(x), ranks(y)))
 
 
 def fairness(standalone: Array, final: Array) -> Array:
@@ -143,6 +186,47 @@ def no_worse(standalone: Array, final: Array) -> Array:
     noise = _ROUNDINGS * jnp.finfo(final.dtype).eps * jnp.abs(standalone)
     share = jnp.mean((final >= standalone - noise).astype(final.dtype))
     return jnp.where(jnp.any(jnp.isnan(final - standalone)), jnp.nan, share)
+
+
+def spread(values: Array) -> Array:
+    """The standard deviation over clients: [N] -> [].
+
+    A correlation does not see how far clients are apart; where this is hardly more than the noise
+    of a finite test set, fairness says nothing.
+    """
+    (values,) = _floats(values)
+    return jnp.std(values)
+
+
+def bounded_rate(standalone: Array, final: Array, alpha: float = 0.5) -> Array:
+    """FedRAC's rate, the share of clients whose gain is bounded by their contribution, [].
+
+    With a_i alone and f_i at the end, client i counts where
+    a_i < f_i <= ((1 - alpha) a_i / max_j a_j + alpha) max_j f_j:
+    it ends better than alone, and no better than its contribution allows. Only max f itself is
+    allowed at alpha = 1, and at 0 no client may keep more of max f than it contributes of max a.
+
+    The released code (ZiHuiWangpcl1/FedRAC, main.py, CVPR 2026; alpha = .5) sets its counter back
+    to -10 at a client that ends no better than alone, so that what it prints depends on the order
+    of the clients. Here such a client is outside, as the published share says.
+
+    Args:
+      standalone: [N] accuracies, of which one is positive.
+      final: [N].
+      alpha: in [0, 1].
+
+    Returns:
+      NaN where a value is not finite.
+
+    >>> float(bounded_rate(jnp.array([0.4, 0.8]), jnp.array([0.6, 0.9])))
+    1.0
+    """
+    standalone, final = _floats(standalone, final)
+    noise = _ROUNDINGS * jnp.finfo(final.dtype).eps
+    bound = ((1 - alpha) * standalone / jnp.max(standalone) + alpha) * jnp.max(final)
+    better = final > standalone * (1 + noise)
+    share = jnp.mean((better & (final <= bound * (1 + noise))).astype(final.dtype))
+    return jnp.where(jnp.all(jnp.isfinite(final) & jnp.isfinite(bound)), share, jnp.nan)
 
 
 def interval(values: Array, confidence: float = 0.95) -> tuple[float, float]:
@@ -235,9 +319,9 @@ def distances(clients: Array, server: Array) -> Array:
     return vectors.distances(jnp.asarray(clients), jnp.asarray(server))
 
 
-def _floats(x: Array, y: Array) -> tuple[Array, Array]:
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    chex.assert_rank([x, y], 1)
-    chex.assert_equal_shape([x, y])
-    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
-    return x.astype(dtype), y.astype(dtype)
+def _floats(*values: Array) -> tuple[Array, ...]:
+    arrays = [jnp.asarray(x) for x in values]
+    chex.assert_rank(arrays, 1)
+    chex.assert_equal_shape(arrays)
+    dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+    return tuple(x.astype(dtype) for x in arrays)
