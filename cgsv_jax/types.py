@@ -323,6 +323,7 @@ class Settings(NamedTuple):
     mesh: jax.sharding.Mesh | None = None  # devices that share the clients; None: one
     start_loss: bool = False  # whether uploads carry the loss before training (q-FFL reads it)
     alone: bool = False  # whether they carry what clients reach alone (IAFL may read it)
+    answers: bool = False  # whether evaluations say it of every test example
 
 
 class Federation(NamedTuple):
@@ -366,6 +367,16 @@ class Record(NamedTuple):
     nonfinite: Array  # [T, N] bool, whose update was not finite
 
 
+class Answers(NamedTuple):
+    """What clients' models make of every test example, in the order of the test set.
+
+    Their means over n are the accuracy and the loss, up to rounding.
+    """
+
+    right: Array  # [..., n] bool, whether the most likely class is the label
+    loss: Array  # [..., n] float32, negative log-likelihood of the label
+
+
 class Evaluation(NamedTuple):
     """Test accuracy and loss, and distance to the server, after every `eval_every`-th round.
 
@@ -378,3 +389,5 @@ class Evaluation(NamedTuple):
     distance: Array  # [K, N] ‖w_N - w_i‖
     server_accuracy: Array  # [K]
     server_loss: Array  # [K]
+    validation_accuracy: Array | None = None  # [K, N], where validation rows are given to judge by
+    answers: Answers | None = None  # leaves [K, N, n], where `Settings.answers`

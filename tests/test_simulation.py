@@ -59,8 +59,9 @@ def test_shapes_and_bookkeeping(finished):
     for name, leaf in record._asdict().items():
         assert leaf.shape == (4, 4), name
     assert evaluation.round.tolist() == [1, 2, 3, 4]
-    for name in simulation.PER_CLIENT:
+    for name in ("accuracy", "loss", "distance"):
         assert getattr(evaluation, name).shape == (4, 4), name
+    assert evaluation.validation_accuracy is evaluation.answers is None  # nobody asked
     assert evaluation.server_accuracy.shape == evaluation.server_loss.shape == (4,)
     assert record.quota.dtype == evaluation.round.dtype == jnp.int32
     assert bool(record.present.all())

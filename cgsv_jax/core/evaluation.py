@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.core import layout, local, vectors
-from cgsv_jax.types import Array, ArrayTree, Model, Network
+from cgsv_jax.types import Answers, Array, ArrayTree, Model, Network
 
 
 def scorer(model: Model, batch: int) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
@@ -18,14 +18,41 @@ def scorer(model: Model, batch: int) -> Callable[[Array, Array, Array], tuple[Ar
       model: the network; it is evaluated without a key.
       batch: rows per forward pass, at most.
     """
-    unravel = vectors.unraveler(_shapes(model))
+    judge = _judge(model, batch, each=False)
 
     def score(inputs: Array, labels: Array, weights: Array) -> tuple[Array, Array]:
+        accuracy, loss, _ = judge(inputs, labels, weights)
+        return accuracy, loss
+
+    return score
+
+
+def answerer(
+    model: Model, batch: int
+) -> Callable[[Array, Array, Array], tuple[Array, Array, Answers]]:
+    """As `scorer`, with what the model makes of every row: leaves [n], in the rows' order."""
+    judge = _judge(model, batch, each=True)
+
+    def score(inputs: Array, labels: Array, weights: Array) -> tuple[Array, Array, Answers]:
+        accuracy, loss, answers = judge(inputs, labels, weights)
+        assert answers is not None
+        return accuracy, loss, answers
+
+    return score
+
+
+def _judge(
+    model: Model, batch: int, each: bool
+) -> Callable[[Array, Array, Array], tuple[Array, Array, Answers | None]]:
+    """`scorer` and `answerer`; rows are only kept apart where `each` asks for them."""
+    unravel = vectors.unraveler(_shapes(model))
+
+    def judge(inputs: Array, labels: Array, weights: Array) -> tuple[Array, Array, Answers | None]:
         rows = labels.size
         size = min(batch, rows)
         params = unravel(weights)
 
-        def one_batch(step: Array) -> tuple[Array, Array]:
+        def one_batch(step: Array) -> tuple[Array, Array, Answers | None]:
             # The last batch starts early enough to be whole; rows seen before do not count again.
             start = jnp.minimum(step * size, rows - size)
             x = jax.lax.dynamic_slice_in_dim(inputs, start, size)
@@ -34,12 +61,18 @@ def scorer(model: Model, batch: int) -> Callable[[Array, Array, Array], tuple[Ar
             logits = model.apply(params, x)
             right = jnp.where(fresh, jnp.argmax(logits, axis=-1) == y, False)
             losses = jnp.where(fresh, local.negative_log_likelihood(logits, y), 0.0)
-            return jnp.sum(right), jnp.sum(losses)
+            own = Answers(right, losses) if each else None
+            return jnp.sum(right), jnp.sum(losses), own
 
-        right, losses = jax.lax.map(one_batch, jnp.arange(-(-rows // size)))
-        return jnp.sum(right) / rows, jnp.sum(losses) / rows
+        def in_order(x: Array) -> Array:
+            """[batches, size] -> [n]: of the last batch those rows that none before it has."""
+            whole = x[:-1].reshape(-1)
+            return jnp.concatenate([whole, x[-1, whole.size - rows :]])
 
-    return score
+        right, losses, own = jax.lax.map(one_batch, jnp.arange(-(-rows // size)))
+        return jnp.sum(right) / rows, jnp.sum(losses) / rows, jax.tree.map(in_order, own)
+
+    return judge
 
 
 def mean_loss(model: Model, batch: int) -> Callable[..., Array]:

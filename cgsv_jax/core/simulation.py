@@ -18,6 +18,7 @@ from cgsv_jax.core import participation as participation_lib
 from cgsv_jax.core.layout import over_clients
 from cgsv_jax.types import (
     Algorithm,
+    Answers,
     Array,
     ArrayTree,
     Attack,
@@ -38,7 +39,8 @@ from cgsv_jax.types import (
     Upload,
 )
 
-PER_CLIENT = ("accuracy", "loss", "distance")  # fields of an Evaluation with an axis of clients
+# Fields of an Evaluation with an axis of clients: the last, except that of answers.
+PER_CLIENT = ("accuracy", "loss", "distance", "validation_accuracy")
 
 # One name per use of the run's key, so that a new use never shifts another's draws.
 _START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK, _RECOVERY = range(6)
@@ -398,7 +400,8 @@ def train_alone(
     state, _ = jax.lax.scan(one_round, state, orders, federation.settings.rounds)
     count = clients.mask.shape[0]
     inputs, labels = data.validation
-    reached = evaluate(state, inputs, labels, federation).accuracy[:count]
+    plain = federation._replace(settings=federation.settings._replace(answers=False))
+    reached = evaluate(state, inputs, labels, plain).accuracy[:count]
     start = init(key, count, federation)
     start = start._replace(algorithm=state.algorithm, attack=state.attack, alone=reached)
     through = state.round >= rounds
@@ -411,6 +414,7 @@ def evaluate(
     labels: Array,
     federation: Federation,
     chosen: Array | None = None,
+    validation: tuple[Array, Array] | None = None,
 ) -> Evaluation:
     """Accuracy and mean negative log-likelihood of all models, and how far from the server's.
 
@@ -421,22 +425,35 @@ def evaluate(
       inputs: [n, ...].
       labels: [n].
       federation: its model, evaluated without a key; its algorithm; rows per forward pass and the
-        layout.
+        layout, and whether to keep the examples apart.
       chosen: [K] which clients; None: every row of `state.clients`.
+      validation: inputs [n_val, ...] and labels [n_val] on which clients' models are judged too.
 
     Returns:
-      An Evaluation of one moment; clients' arrays [K] or [N].
+      An Evaluation of one moment; clients' arrays [K] or [N], answers with an axis [n] more.
     """
     model, _, algorithm, settings, *_ = federation
     inputs, labels = jax.tree.map(jnp.asarray, (checks.native(inputs), checks.counted(labels)))
+    if validation is not None:
+        held = checks.native(validation[0]), checks.counted(validation[1])
+        validation = jax.tree.map(jnp.asarray, held)
     one_model = evaluation_lib.scorer(model, settings.eval_batch)
+    answered = evaluation_lib.answerer(model, settings.eval_batch)
 
     def one_client(
-        inputs: Array, labels: Array, server: Array, weights: Array
-    ) -> tuple[Array, Array, Array]:
+        inputs: Array,
+        labels: Array,
+        server: Array,
+        validation: tuple[Array, Array] | None,
+        weights: Array,
+    ) -> tuple[Array, Array, Array, Array | None, Answers | None]:
         # Here, where one client's model is at hand: no [N, D] of differences exists.
         distance = vectors.distances(weights[None, :], server)[0]
-        return *one_model(inputs, labels, weights), distance
+        held = None if validation is None else one_model(*validation, weights)[0]
+        if settings.answers:
+            accuracy, loss, answers = answered(inputs, labels, weights)
+            return accuracy, loss, distance, held, answers
+        return *one_model(inputs, labels, weights), distance, held, None
 
     weights = state.clients
     if algorithm.common is not None:
@@ -444,13 +461,13 @@ def evaluate(
     if chosen is not None:
         weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
     width = settings.eval_width or settings.width
-    shared = inputs, labels, state.server
+    shared = inputs, labels, state.server, validation
     results = over_clients(one_client, width, mesh=settings.mesh, shared=shared)(weights)
     if chosen is not None:
-        results = tuple(x[: chosen.size] for x in results)
-    accuracy, loss, distance = results
+        results = jax.tree.map(lambda x: x[: chosen.size], results)
+    accuracy, loss, distance, held, answers = results
     server = one_model(inputs, labels, state.server)
-    return Evaluation(state.round, accuracy, loss, distance, *server)
+    return Evaluation(state.round, accuracy, loss, distance, *server, held, answers)
 
 
 def advance(
@@ -462,6 +479,7 @@ def advance(
     orders: Array | None = None,
     chosen: Array | None = None,
     evaluated: bool = True,
+    validation: tuple[Array, Array] | None = None,
 ) -> tuple[State, Record, Evaluation]:
     """`settings.rounds` further rounds, evaluated after every k-th and after the last.
 
@@ -474,6 +492,8 @@ def advance(
       orders: [T, N, E, M], or drawn.
       chosen: [K] which clients to evaluate; None: all.
       evaluated: False for rounds that end before the next evaluation.
+      validation: inputs and labels on which evaluations judge clients' models too. Rules see those
+        of `data` alone.
 
     Returns:
       The state, Record [T, N] and Evaluation [ceil(T / k), ...], or [0, ...] if not evaluated.
@@ -493,10 +513,10 @@ def advance(
         return round_(key, state, data, clients, federation, orders)
 
     def evaluation_of(state: State) -> Evaluation:
-        result = evaluate(state, data.test_inputs, data.test_labels, federation, chosen)
+        result = evaluate(state, data.test_inputs, data.test_labels, federation, chosen, validation)
         if chosen is None:  # without the rows that only fill up a device
-            fields = {name: getattr(result, name)[:count] for name in PER_CLIENT}
-            result = result._replace(**fields)
+            fields = {name: getattr(result, name) for name in (*PER_CLIENT, "answers")}
+            result = result._replace(**jax.tree.map(lambda x: x[:count], fields))
         return result
 
     def block(

@@ -69,8 +69,8 @@ def programs(bound: Bound) -> Programs:
     def in_order(record: Record, evaluation: Evaluation) -> tuple[Record, Evaluation]:
         record = jax.tree.map(lambda x: x[..., places], record)
         if task.chosen is None:
-            fields = {n: getattr(evaluation, n)[..., places] for n in simulation.PER_CLIENT}
-            evaluation = evaluation._replace(**fields)
+            fields = {name: getattr(evaluation, name) for name in simulation.PER_CLIENT}
+            evaluation = evaluation._replace(**jax.tree.map(lambda x: x[..., places], fields))
         return record, evaluation
 
     # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from cgsv_jax.core import metrics
-from cgsv_jax.types import Array, Evaluation, Record
+from cgsv_jax.types import Answers, Array, Evaluation, Record
 
 YARDSTICK = "standalone"  # the method that fairness compares with
 
@@ -92,6 +92,9 @@ class Cell(NamedTuple):
     evaluated: np.ndarray | None = None  # numbers of the clients in `evaluation`; None: all N
     cheats: tuple[str, ...] = ()  # [N] every client's attack, "" where honest; (): all are
     owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
+    # Leaves [S, K, n], of the evaluation that counts; None where they would not fit in memory.
+    answers: Answers | None = None
+    counts: np.ndarray | None = None  # [S] which evaluation (0..) counts; None: the last
 
 
 class Outcome(NamedTuple):
@@ -226,6 +229,14 @@ def outcomes(cell: Cell) -> list[Outcome]:
     return [Outcome(*(values[index] for values in ends)) for index in range(len(cell.seeds))]
 
 
+def at_the_end(cell: Cell, values: Array) -> np.ndarray:
+    """What was evaluated [S, K, ...] as [S, ...]: of every seed's evaluation that counts."""
+    values = np.asarray(values)
+    if cell.counts is None:
+        return values[:, -1]
+    return values[np.arange(len(values)), cell.counts]
+
+
 def _ends(cell: Cell) -> Outcome:
     """The outcomes of a cell, stacked: leaves [S, ...]."""
     record, evaluation = jax.tree.map(np.asarray, (cell.record, cell.evaluation))
@@ -237,9 +248,9 @@ def _ends(cell: Cell) -> Outcome:
     honest = np.array([not name for name in cell.cheats] or [True] * len(cell.sizes), bool)
     honest = np.tile(honest, (len(cell.seeds), 1))
     return Outcome(
-        accuracy=evaluation.accuracy[:, -1],
-        distance=evaluation.distance[:, -1],
-        server_accuracy=evaluation.server_accuracy[:, -1],
+        accuracy=at_the_end(cell, evaluation.accuracy),
+        distance=at_the_end(cell, evaluation.distance),
+        server_accuracy=at_the_end(cell, evaluation.server_accuracy),
         share=record.quota.astype(np.float64).mean(axis=1) / cell.num_parameters,
         energy=record.energy.astype(np.float64).mean(axis=1),
         upload_bytes=volumes.upload.sum(axis=1),
