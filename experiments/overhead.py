@@ -94,7 +94,7 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
     for _ in range(scale.rounds):
         state, _ = simulation.serve(key, state, *train(state, data, dealt), federation)
     upload, _ = train(state, data, dealt)
-    upload = upload._replace(scales=rescale.to_norm(method.gamma)(upload.norms))
+    upload = upload._replace(scales=rescale.to_norm(method.gamma)(upload.norms, upload.round))
     weights = upload.num_examples / jnp.sum(upload.num_examples)
     aggregate = vectors.weighted_sum(weights * upload.scales, upload.deltas)
     return Round(

@@ -96,6 +96,7 @@ def main(argv=None):
     if not asked.compare:
         return 0
     before = json.loads(asked.compare.read_text())
+    before = {name: old for name, old in before.items() if (asked.only or "") in name}
     wrong = 0
     for name in sorted({*before, *made}):
         old, new = before.get(name, {}), made.get(name, {})

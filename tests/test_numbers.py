@@ -168,11 +168,30 @@ def test_q_ffl_of_a_loss_that_is_no_number(tiny, loss):
 @pytest.mark.parametrize("gamma", [1e-30, 0.5, 1e30, 3e38])
 def test_a_scale_is_finite_whatever_gamma_is(gamma):
     norms = jnp.array([0.0, 1.2e-38, 1e-30, 1.0, 1e30, 3e38])
-    for rule in (rescale.to_norm(gamma), rescale.to_norm(gamma, 3e38), rescale.at_most(gamma)):
-        scales = rule(norms)
-        assert np.isfinite(scales).all()
-        assert np.isfinite(scales * norms).all()
-    np.testing.assert_allclose(rescale.to_norm(0.5)(norms)[1:5] * norms[1:5], 0.5, rtol=2 * EPS)
+    rules = (rescale.to_norm(gamma), rescale.to_norm(gamma, 3e38), rescale.at_most(gamma))
+    # In round 10^6 the decayed Gamma is 0.
+    rules += (rescale.to_norm(gamma, 0.0, 0.9), rescale.at_most(gamma, 0.9))
+    for rule in rules:
+        for round_ in (0, 1, 10**6):
+            scales = rule(norms, jnp.int32(round_))
+            assert np.isfinite(scales).all()
+            assert np.isfinite(scales * norms).all()
+    of_length_half = rescale.to_norm(0.5)(norms, jnp.int32(7))
+    np.testing.assert_allclose(of_length_half[1:5] * norms[1:5], 0.5, rtol=2 * EPS)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.97, 0.5])
+def test_gamma_decays_by_the_round(decay):
+    """Gamma_t = Gamma d^t: of to_norm the length of every upload, of at_most the greatest one."""
+    norms = jnp.array([0.0, 0.1, 1.0, 30.0])
+    for t in (0, 1, 10, 60):
+        gamma = 0.5 * float(np.float32(decay)) ** t
+        # d^t in float32 is off by about t roundings.
+        exact = {"rtol": (t + 4) * EPS}
+        lengths = rescale.to_norm(0.5, 0.0, decay)(norms, jnp.int32(t)) * norms
+        np.testing.assert_allclose(lengths, np.where(norms > 0, gamma, 0), **exact)
+        lengths = rescale.at_most(0.5, decay)(norms, jnp.int32(t)) * norms
+        np.testing.assert_allclose(lengths, np.minimum(norms, gamma), **exact)
 
 
 # ---------------------------------------------------------------- cosines and quotas

@@ -5,8 +5,9 @@ from typing import Any
 
 from cgsv_jax.config.schema import Config, Tables
 
-# The two presets of the option table. `paper` is what the text says, `released` what the released
-# PyTorch code (commit 7376663) does; every line is a flag of its own.
+# `paper` is what the text says, `released` what the released PyTorch code (commit 7376663) does, and
+# `steady` the text with a Gamma that decays, this project's own (see rules/rescale.py); every line is
+# a flag of its own.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "mask_scope": "vector",
@@ -31,6 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta": 1.0,
     },
 }
+# By `python -m experiments.digits_defaults`.
+PRESETS["steady"] = {**PRESETS["paper"], "gamma_decay": 0.98}
 # What the released code sets for a data set where it differs from `data.DATASETS`.
 RELEASED_TRAINING: dict[str, dict[str, Any]] = {"mnist": {"learning_rate": 1e-3, "decay": 0.955}}
 

@@ -223,7 +223,7 @@ def from_dict(values: Any, tables: Tables) -> Config:
             "the config is of a run on arrays that were given from Python, which no file holds: "
             "it can only be repeated there, with experiment.given and experiment.run"
         )
-    values = dict.fromkeys(("plugin", "plugin_sha256")) | values  # earlier versions have none
+    values = schema.EARLIER | values
     refuse_other_plugin(values["plugin"], values["plugin_sha256"], tables)
     fields, complaints = _fields(values, Config, "the config")
     lists = ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers", "shares")
@@ -294,6 +294,7 @@ def _read(values: Mapping[str, Any], tables: Tables) -> tuple[Method, list[str]]
     all there are in every method.
     """
     what, lacking = "a method of the config", validate_lib.LACKING
+    values = schema.EARLIER_OF_METHODS | values
     unread = {**values}
     name, algorithm = (unread.pop(key, lacking) for key in ("name", "algorithm"))
     unread = {k: math.inf if v == "inf" and k == "beta" else v for k, v in unread.items()}

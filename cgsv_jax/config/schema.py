@@ -41,6 +41,10 @@ TRAINING: dict[str, Option] = {
     ),
 }
 
+# What a config.json means that was written before there was such a key.
+EARLIER = {"plugin": None, "plugin_sha256": None}
+EARLIER_OF_METHODS = {"gamma_decay": 1.0}
+
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
 OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
 

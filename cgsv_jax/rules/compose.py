@@ -103,7 +103,8 @@ def compose(
         if clip is not None:
             deltas = jnp.clip(upload.deltas, -clip, clip)
             upload = upload._replace(deltas=deltas, norms=vectors.norms(deltas))
-        sent = upload = upload._replace(scales=rescale(upload.norms))  # u_i = scale_i dw_i
+        scales = rescale(upload.norms, upload.round)
+        sent = upload = upload._replace(scales=scales)  # u_i = scale_i dw_i
         standing, removed = state.standing, state.removed
         if removal is not None:
             upload = without(sent, removed)

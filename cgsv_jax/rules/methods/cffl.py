@@ -8,7 +8,7 @@ from cgsv_jax.rules.compose import CLIP, compose
 from cgsv_jax.rules.contribution import validation_accuracy
 from cgsv_jax.rules.removal import REMOVAL, REMOVED, Removal
 from cgsv_jax.rules.reputation import ALPHA, GROWTH, sharpened
-from cgsv_jax.rules.rescale import GAMMA, at_most
+from cgsv_jax.rules.rescale import GAMMA, GAMMA_DECAY, at_most
 from cgsv_jax.rules.reward import TIES, less_own, of_others, sparsify
 from cgsv_jax.rules.spec import Choice, Number, Spec, When
 from cgsv_jax.types import Algorithm, Array, Network
@@ -22,6 +22,7 @@ def cffl(
     *,
     clip_by: str = "entry",
     gamma: chex.Numeric = 0.5,
+    gamma_decay: chex.Numeric = 1.0,
     sharpness: chex.Numeric = 5.0,
     growth: chex.Numeric = 0.0,
     rounds: int = 0,
@@ -53,6 +54,7 @@ def cffl(
       removal: share of the mean credit below which a client is removed; 0 removes nobody.
       clip_by: "entry" cuts entries to `clip`, "norm" in its place vectors to `gamma`.
       gamma: greatest norm of an upload, > 0.
+      gamma_decay: d in (0, 1], Gamma_t = Gamma d^t.
       sharpness: the factor k of the first round.
       growth: how much k has grown at the end of the run, >= 0; 1 doubles it.
       rounds: T.
@@ -80,7 +82,7 @@ def cffl(
         added() if adds else by_size_of_all(),
         reward,
         clip=None if by_norm else clip,
-        rescale=at_most(gamma) if by_norm else None,
+        rescale=at_most(gamma, gamma_decay) if by_norm else None,
         judged_first=True,
         removal=Removal(
             removal, first=0, alone=checks.choice("removed", removed, "alone", "frozen") == "alone"
@@ -99,6 +101,7 @@ CFFL = Spec(
         ),
         "clip": CLIP._replace(when=When(("clip_by",), ("entry",))),
         "gamma": GAMMA._replace(when=When(("clip_by",), ("norm",))),
+        "gamma_decay": GAMMA_DECAY._replace(when=When(("clip_by",), ("norm",))),
         "alpha": ALPHA,
         "growth": GROWTH,
         "combine": Choice(

@@ -10,7 +10,7 @@ from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import cosine
 from cgsv_jax.rules.removal import REMOVAL, REMOVED, Removal
 from cgsv_jax.rules.reputation import FLOOR, MEMORY, moving_average
-from cgsv_jax.rules.rescale import GAMMA, NORM_EPSILON, to_norm
+from cgsv_jax.rules.rescale import GAMMA, GAMMA_DECAY, NORM_EPSILON, to_norm
 from cgsv_jax.rules.reward import sparsify
 from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Aggregation, Algorithm, Contribution, Reward
@@ -22,6 +22,7 @@ def cgsv(
     beta: chex.Numeric = 1.0,
     *,
     floor: chex.Numeric = 1e-3,
+    gamma_decay: chex.Numeric = 1.0,
     norm_epsilon: chex.Numeric = 0.0,
     relative_floor: bool = False,
     normalise_scores: bool = False,
@@ -43,6 +44,7 @@ def cgsv(
       alpha: weight of the old reputation, in [0, 1].
       beta: altruism degree, >= 0, infinity allowed.
       floor: smallest reputation before normalising.
+      gamma_decay: d in (0, 1], Gamma_t = Gamma d^t.
       norm_epsilon: added to ‖dw_i‖.
       relative_floor: floor / N in place of floor.
       normalise_scores: scores on the scale of reputations before averaging.
@@ -69,7 +71,7 @@ def cgsv(
         ),
         aggregation or by_reputation(),
         reward or sparsify(beta),
-        rescale=to_norm(gamma, norm_epsilon),
+        rescale=to_norm(gamma, norm_epsilon, gamma_decay),
         removal=removal,
     )
 
@@ -117,6 +119,7 @@ CGSV = Spec(
     _removing,
     {
         "gamma": GAMMA,
+        "gamma_decay": GAMMA_DECAY,
         "norm_epsilon": NORM_EPSILON,
         **MEMORY,
         "removal": REMOVAL._replace(switch=True),

@@ -6,7 +6,7 @@ from cgsv_jax.rules.aggregation import by_reputation
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import VALIDATION_SHAPLEY
 from cgsv_jax.rules.reputation import accumulated
-from cgsv_jax.rules.rescale import GAMMA, NORM_EPSILON, to_norm
+from cgsv_jax.rules.rescale import GAMMA, GAMMA_DECAY, NORM_EPSILON, to_norm
 from cgsv_jax.rules.reward import sparsify
 from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Aggregation, Algorithm, Contribution, Reward
@@ -18,6 +18,7 @@ def eci(
     beta: chex.Numeric = 1.0,
     *,
     floor: chex.Numeric = 1e-3,
+    gamma_decay: chex.Numeric = 1.0,
     norm_epsilon: chex.Numeric = 0.0,
     aggregation: Aggregation | None = None,
     reward: Reward | None = None,
@@ -38,6 +39,7 @@ def eci(
       gamma: Gamma > 0, the norm of every upload.
       beta: altruism degree, >= 0, infinity allowed.
       floor: smallest share of the sum, of 1 / N.
+      gamma_decay: d in (0, 1], Gamma_t = Gamma d^t.
       norm_epsilon: added to ‖dw_i‖.
       aggregation: another aggregation than `by_reputation()`.
       reward: another reward than `sparsify(beta)`.
@@ -50,12 +52,12 @@ def eci(
         accumulated(contribution, floor=floor),
         aggregation or by_reputation(),
         reward or sparsify(beta),
-        rescale=to_norm(gamma, norm_epsilon),
+        rescale=to_norm(gamma, norm_epsilon, gamma_decay),
     )
 
 
 ECI = Spec(
     eci,
-    {"gamma": GAMMA, "norm_epsilon": NORM_EPSILON},
+    {"gamma": GAMMA, "gamma_decay": GAMMA_DECAY, "norm_epsilon": NORM_EPSILON},
     parts={"contribution": VALIDATION_SHAPLEY, "aggregation": "reputation", "reward": "sparsify"},
 )

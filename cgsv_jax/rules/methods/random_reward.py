@@ -5,7 +5,7 @@ import chex
 from cgsv_jax.rules.aggregation import by_reputation
 from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.reputation import random_share
-from cgsv_jax.rules.rescale import GAMMA, NORM_EPSILON, to_norm
+from cgsv_jax.rules.rescale import GAMMA, GAMMA_DECAY, NORM_EPSILON, to_norm
 from cgsv_jax.rules.reward import sparsify
 from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Aggregation, Algorithm, Reward
@@ -15,6 +15,7 @@ def random_reward(
     gamma: chex.Numeric = 0.5,
     beta: chex.Numeric = 1.0,
     *,
+    gamma_decay: chex.Numeric = 1.0,
     norm_epsilon: chex.Numeric = 0.0,
     aggregation: Aggregation | None = None,
     reward: Reward | None = None,
@@ -29,6 +30,7 @@ def random_reward(
     Args:
       gamma: Gamma > 0, the norm of every upload.
       beta: altruism degree, >= 0, infinity allowed.
+      gamma_decay: d in (0, 1], Gamma_t = Gamma d^t.
       norm_epsilon: added to ‖dw_i‖.
       aggregation: another aggregation than `by_reputation()`.
       reward: another reward than `sparsify(beta)`.
@@ -40,12 +42,12 @@ def random_reward(
         random_share(),
         aggregation or by_reputation(),
         reward or sparsify(beta),
-        rescale=to_norm(gamma, norm_epsilon),
+        rescale=to_norm(gamma, norm_epsilon, gamma_decay),
     )
 
 
 RANDOM_REWARD = Spec(
     random_reward,
-    {"gamma": GAMMA, "norm_epsilon": NORM_EPSILON},
+    {"gamma": GAMMA, "gamma_decay": GAMMA_DECAY, "norm_epsilon": NORM_EPSILON},
     parts={"aggregation": "reputation", "reward": "sparsify"},
 )

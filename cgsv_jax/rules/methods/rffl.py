@@ -9,7 +9,7 @@ from cgsv_jax.rules.compose import compose
 from cgsv_jax.rules.contribution import cosine
 from cgsv_jax.rules.removal import REMOVAL, REMOVED, Removal
 from cgsv_jax.rules.reputation import ALPHA, NEGATIVE, moving_average
-from cgsv_jax.rules.rescale import GAMMA, at_most
+from cgsv_jax.rules.rescale import GAMMA, GAMMA_DECAY, at_most
 from cgsv_jax.rules.reward import SPARSIFY, sparsify
 from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Algorithm, Reward
@@ -20,6 +20,7 @@ def rffl(
     alpha: chex.Numeric = 0.95,
     removal: chex.Numeric = 1 / 3,
     *,
+    gamma_decay: chex.Numeric = 1.0,
     removed: str = "alone",
     negative: str = "zero",
     reward: Reward | None = None,
@@ -42,6 +43,7 @@ def rffl(
       gamma: Gamma > 0, the greatest norm of an upload.
       alpha: weight of the old reputation, in [0, 1].
       removal: share of the mean reputation below which a client is removed; 0 removes nobody.
+      gamma_decay: d in (0, 1], Gamma_t = Gamma d^t.
       removed: "alone" lets a removed client go on training by itself, as the code does; "frozen"
         leaves it the model it has.
       negative: "zero" or "kept", of reputations below 0.
@@ -59,7 +61,7 @@ def rffl(
         moving_average(cosine(), alpha, floor=least),
         by_reputation(),
         reward or sparsify(0.0),
-        rescale=at_most(gamma),
+        rescale=at_most(gamma, gamma_decay),
         removal=Removal(removal, alone=alone),
         keeps_own=True,
     )
@@ -69,6 +71,7 @@ RFFL = Spec(
     rffl,
     {
         "gamma": GAMMA,
+        "gamma_decay": GAMMA_DECAY,
         "alpha": ALPHA,
         "removal": REMOVAL,
         "removed": REMOVED,
