@@ -4,8 +4,8 @@ Digits has no published hyper-parameters. The learning rate is the one with the 
 accuracy, because fairness is a correlation with standalone accuracy and needs models that learn;
 Gamma is then the one with the best mean client accuracy under cgsv. Of several values within one
 standard error of the best, the smallest is taken. Accuracies are on the validation rows that no
-client holds; the test set is not read. Likewise the decay of Gamma that is the preset `steady`, by the
-mean over three partitions.
+client holds; the test set is not read. Likewise the decay of Gamma that is the preset `steady`, by
+the mean over three partitions.
 
     python -m experiments.digits_defaults --scale small
 """

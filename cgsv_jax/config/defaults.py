@@ -5,9 +5,9 @@ from typing import Any
 
 from cgsv_jax.config.schema import Config, Tables
 
-# `paper` is what the text says, `released` what the released PyTorch code (commit 7376663) does, and
-# `steady` the text with a Gamma that decays, this project's own (see rules/rescale.py); every line is
-# a flag of its own.
+# `paper` is what the text says, `released` what the released PyTorch code (commit 7376663) does,
+# `steady` the text with a Gamma that decays, this project's own (see rules/rescale.py). Every line
+# is a flag of its own.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "mask_scope": "vector",
