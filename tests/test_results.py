@@ -86,7 +86,7 @@ def test_rounds_are_tidy(cells):
     frame = frames.rounds_frame(cells)
     assert frame.schema == frames.ROUND_COLUMNS
     assert len(frame) == len(cells) * math.prod(SHAPE)
-    keys = ["partition", "method", "seed", "round", "client"]
+    keys = [*frames.KEYS, "round", "client"]
     assert not frame.select(keys).is_duplicated().any()
     assert frame["round"].unique().sort().to_list() == [1, 2, 3, 4, 5]
     assert frame["client"].unique().sort().to_list() == [0, 1, 2, 3]
@@ -237,6 +237,32 @@ def test_fairness_table(cells):
     assert yardstick["upload_bytes"] == 0  # alone, nothing is sent
     assert (yardstick["no_worse"], yardstick["no_worse_seeds"]) == (None, 0)
     assert frame.row(1, named=True)["fairness_seeds"] == 0
+
+
+def test_draws_of_a_partition_stand_apart_and_are_averaged_together():
+    """Each is held against its own standalone run, whatever the order; a mean is over both seeds.
+
+    On draw 3 the clients end in the order of their standalone accuracies, on draw 4 the other way
+    round: either draw's standalone run beside the other's methods would give the other sign.
+    """
+    rising, falling = [0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]
+    draws = [
+        cell(method, final=final)._replace(partition_seed=seed)
+        for method, own in (("cgsv", (rising, rising)), ("standalone", (rising, falling)))
+        for seed, final in zip((3, 4), own, strict=True)
+    ]
+    summary = frames.summary_frame(draws)
+    assert summary.schema == frames.SUMMARY_COLUMNS
+    runs = [("cgsv", draw, seed) for draw in (3, 4) for seed in (7, 8)]
+    own = summary.filter(method="cgsv")
+    assert own.select("method", "partition_seed", "seed").rows() == runs
+    np.testing.assert_allclose(own["fairness"], [100, 100, -100, -100], atol=1e-3)
+    clients = frames.clients_frame(draws).filter(method="cgsv", client=0)
+    np.testing.assert_allclose(clients["standalone_accuracy"], [0.1, 0.1, 0.4, 0.4])
+    row = frames.fairness_table(summary).row(0, named=True)
+    assert (row["seeds"], row["fairness_seeds"], row["draws"]) == (4, 4, 2)
+    assert row["fairness"] == pytest.approx(0, abs=1e-3)
+    assert row["fairness_sd"] == pytest.approx(own["fairness"].to_numpy().std(ddof=1))
 
 
 def test_fairness_defined_in_some_seeds(cells):
@@ -703,16 +729,21 @@ def earlier(run):
     """A run of an earlier version, which had no digests."""
     for name in directory_lib.JSON_FILES:
         (run / f"{name}.json").write_text("{}")
-    clients = pl.read_parquet(run / "clients.parquet")
-    clients.drop(frames.LATER).write_parquet(run / "clients.parquet")
+    for name in frames.COLUMNS:
+        table = pl.read_parquet(run / f"{name}.parquet")
+        table.drop(frames.LATER, strict=False).write_parquet(run / f"{name}.parquet")
     return run
 
 
 def test_a_run_of_an_earlier_version_is_read(earlier, cells):
     read = directory_lib.read(earlier)
-    assert read.summary.equals(frames.summary_frame(cells), null_equal=True)
+    made = frames.summary_frame(cells)
+    assert read.summary.select(made.columns).equals(made, null_equal=True)
     made = frames.clients_frame(cells)
     assert read.clients.select(made.columns).equals(made, null_equal=True)
+    (earlier / "config.json").write_text('{"partition_seed": 4}')
+    for table in directory_lib.read(earlier)[3:6]:
+        assert set(table["partition_seed"]) == {4}
     (earlier / "timing.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"timing\.json cannot be read: it must hold"):
         directory_lib.read(earlier)
@@ -733,7 +764,7 @@ def test_read_refuses_other_contents(earlier):
         ("clients", "accuracy", pl.lit("high"), "accuracy holds String, not numbers"),
         ("clients", "rows", pl.lit(b"x"), "rows holds Binary, not numbers"),
         ("rounds", "score", pl.lit([1.0]), r"score holds List\(Float64\), not numbers"),
-        ("summary", "method", pl.lit("other"), "are not of the same partition, method, seed"),
+        ("summary", "method", pl.lit("other"), "not of the same partition, method, partition_seed"),
         ("clients", "client", pl.col("client") + 1, "are not of the same .*, client"),
         ("clients", "energy", pl.lit(math.nan), "energy is not finite in some rows"),
         ("rounds", "accuracy", pl.lit(math.inf), "accuracy is not finite in some rows"),

@@ -138,7 +138,7 @@ def _task(config: Config, name: str, data: Dataset, clients: Clients, model: Mod
     holdings = partition_lib.describe(clients, data.labels)
     return Task(
         name, data, clients, *holdings, model, tensors, network, None,
-        attacks=attacks_of(config), attendance=listed,
+        attacks=attacks_of(config), attendance=listed, partition_seed=config.partition_seed,
     )  # fmt: skip
 
 

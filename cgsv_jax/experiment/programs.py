@@ -108,6 +108,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         evaluated=task.chosen,
         cheats=task.cheats,
         owners=task.owners,
+        partition_seed=task.partition_seed,
     )
 
 

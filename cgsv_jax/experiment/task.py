@@ -36,6 +36,7 @@ class Task(NamedTuple):
     identity: DataIdentity | None = None  # of the data as a config named them; None: of one's own
     own_model: bool = False  # whether the model was given too, and is not the config's
     owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
+    partition_seed: int = 0  # with which all this was drawn
 
     @property
     def validation_rows(self) -> int:

@@ -5,10 +5,10 @@
 | config.json | every setting of the run; written first, so that a run that ends early can go on |
 | environment.json | versions, device, commit |
 | timing.json | seconds; the only file that differs between two equal runs |
-| rounds.parquet | a row per partition, method, seed, round and client |
-| clients.parquet | a row per partition, method, seed and client, after the last round |
-| summary.parquet | a row per partition, method and seed |
-| summary.json | mean and standard deviation over seeds, per partition and method |
+| rounds.parquet | a row per partition, method, partition seed, seed, round and client |
+| clients.parquet | a row per partition, method, partition seed, seed and client, at the end |
+| summary.parquet | a row per partition, method, partition seed and seed |
+| summary.json | mean and standard deviation over both kinds of seeds, per partition and method |
 
 What is not known is null in every file, never NaN.
 
@@ -331,7 +331,7 @@ def read(directory: Path) -> Run:
         read_json(directory, f"{name}.json", sealed) for name in JSON_FILES
     )
     tables = {
-        name: read_parquet(directory, f"{name}.parquet", tuple(columns), environment)
+        name: read_parquet(directory, f"{name}.parquet", tuple(columns), environment, config)
         for name, columns in frames_lib.COLUMNS.items()
     }
     # The three tables are of the same cells, and two of them of the same clients.
@@ -361,14 +361,16 @@ def read_parquet(
     name: str,
     columns: Sequence[str],
     environment: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> pl.DataFrame:
-    """A table that has the columns.
+    """A table that has the columns, those of `frames.LATER` filled in where they lack.
 
     Args:
       directory: of a run or a sweep.
       name: of the file.
       columns: what must be there; of those of a run the types are known.
       environment: what environment.json holds: of what was written by this version, digests.
+      config: of a run; it knows the partition seed of one whose tables lack it, which had one.
 
     Raises:
       ValueError: when it cannot be read, or is another one.
@@ -379,8 +381,13 @@ def read_parquet(
     frame = files.read_table(
         file, [name for name in columns if name not in frames_lib.LATER], digest
     )
+    drawn = (config or {}).get("partition_seed")
+    values = {
+        "owner": pl.lit(None, pl.String),
+        "partition_seed": pl.lit(drawn if isinstance(drawn, int) else 0, pl.Int64),
+    }
     lacking = [name for name in columns if name not in frame.columns]
-    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in lacking)
+    frame = frame.with_columns(values[name].alias(name) for name in lacking)
     with files.reading(file):
         for column in map(frame.get_column, columns):
             _must_hold(column)

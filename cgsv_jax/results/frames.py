@@ -14,8 +14,12 @@ from cgsv_jax.types import Answers, Array, Evaluation, Record
 YARDSTICK = "standalone"  # the method that fairness compares with
 
 # Names, order and types of the columns. What is not known is null, never NaN.
-KEYS = {"partition": pl.String, "method": pl.String, "seed": pl.Int64}
-ROUND_COLUMNS = {  # a row per partition, method, seed, round and client, in this order
+KEYS = {
+    **dict.fromkeys(("partition", "method"), pl.String),
+    "partition_seed": pl.Int64,  # with which the partition was drawn
+    "seed": pl.Int64,
+}
+ROUND_COLUMNS = {  # a row per key, round and client, in this order
     **KEYS,
     "round": pl.Int32,  # rounds completed, from 1
     "client": pl.Int32,
@@ -30,7 +34,7 @@ ROUND_COLUMNS = {  # a row per partition, method, seed, round and client, in thi
     **dict.fromkeys(("accuracy", "test_loss", "distance"), pl.Float32),
     **dict.fromkeys(("server_accuracy", "server_test_loss"), pl.Float32),
 }
-CLIENT_COLUMNS = {  # a row per partition, method, seed and client
+CLIENT_COLUMNS = {  # a row per key and client
     **KEYS,
     "client": pl.Int32,
     "owner": pl.String,  # null where clients are not owners of rows
@@ -52,7 +56,7 @@ HONESTY = (
     *("attacker_energy", "attacker_reputation", "separation"),
 )
 TRAFFIC = ("share", "energy", "upload_bytes", "download_bytes")
-SUMMARY_COLUMNS = {  # a row per partition, method and seed, after the last round
+SUMMARY_COLUMNS = {  # a row per key, after the last round
     **KEYS,
     "fairness": pl.Float64,  # null where undefined; then the next says why
     "fairness_undefined": pl.String,
@@ -71,15 +75,15 @@ SUMMARY_COLUMNS = {  # a row per partition, method and seed, after the last roun
 }
 COLUMNS = {"rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS, "summary": SUMMARY_COLUMNS}
 TEXTS = {n for n, kind in (CLIENT_COLUMNS | SUMMARY_COLUMNS).items() if kind == pl.String}
-LATER = ("owner",)  # columns that not every version has written: where they lack, they are null
-AVERAGED = (  # over seeds, in the fairness table
+LATER = ("owner", "partition_seed")  # columns that not every version has written
+AVERAGED = (  # over seeds, and over partition seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", *TRAFFIC, "present", *HONESTY),
 )
 
 
 class Cell(NamedTuple):
-    """One method on one partition, all its seeds, as NumPy arrays."""
+    """One method on one draw of a partition, all its seeds, as NumPy arrays."""
 
     partition: str
     method: str
@@ -95,6 +99,7 @@ class Cell(NamedTuple):
     # Leaves [S, K, n], of the evaluation that counts; None where they would not fit in memory.
     answers: Answers | None = None
     counts: np.ndarray | None = None  # [S] which evaluation (0..) counts; None: the last
+    partition_seed: int = 0
 
 
 class Outcome(NamedTuple):
@@ -128,7 +133,7 @@ def frames_of(cells: Iterable[Cell]) -> dict[str, pl.DataFrame]:
 
 
 def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
-    """A row per partition, method, seed, round and client: ROUND_COLUMNS."""
+    """A row per key, round and client: ROUND_COLUMNS."""
     return _stacked(map(_rounds_of, cells), ROUND_COLUMNS)
 
 
@@ -165,10 +170,10 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
 
 
 def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
-    """A row per partition, method, seed and client: CLIENT_COLUMNS."""
+    """A row per key and client: CLIENT_COLUMNS."""
     cells = list(cells)
     alone = {
-        (cell.partition, seed): own
+        (cell.partition, cell.partition_seed, seed): own
         for cell in cells
         if cell.method == YARDSTICK
         for seed, own in zip(cell.seeds, _of_all(cell, _ends(cell).accuracy), strict=True)
@@ -176,14 +181,14 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
 
     def frame(cell: Cell) -> pl.DataFrame:
         ends, clients = _ends(cell), len(cell.sizes)
-        nothing = np.full(clients, np.nan)
+        nothing, place = np.full(clients, np.nan), (cell.partition, cell.partition_seed)
         columns = {
             "client": np.arange(clients),
             **{name: getattr(ends, name) for name in (*TRAFFIC, "reputation", "present", "broken")},
             "owner": np.array(cell.owners or ""),
             "rows": cell.sizes,
             "classes": cell.classes,
-            "standalone_accuracy": [alone.get((cell.partition, s), nothing) for s in cell.seeds],
+            "standalone_accuracy": [alone.get((*place, s), nothing) for s in cell.seeds],
             "accuracy": _of_all(cell, ends.accuracy),
             "distance": _of_all(cell, ends.distance),
             "attack": np.array(cell.cheats or ""),
@@ -201,7 +206,11 @@ def _frame(
     frame = pl.DataFrame(
         pl.Series(name, np.broadcast_to(values, shape).ravel(), types[name])
         for name, values in {"seed": seeds, **columns}.items()
-    ).with_columns(partition=pl.lit(cell.partition), method=pl.lit(cell.method))
+    ).with_columns(
+        partition=pl.lit(cell.partition),
+        method=pl.lit(cell.method),
+        partition_seed=pl.lit(cell.partition_seed, pl.Int64),
+    )
     floats, words = pl.selectors.float(), pl.selectors.string()
     known = pl.when(floats.is_finite()).then(floats), words.replace("", None)
     return frame.select(*types).with_columns(*known)
@@ -264,35 +273,44 @@ def _ends(cell: Cell) -> Outcome:
 
 
 def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
-    """A row per partition, method and seed, after the last round: SUMMARY_COLUMNS."""
+    """A row per key, after the last round: SUMMARY_COLUMNS."""
     ends = [
-        (cell.partition, cell.method, int(seed), end)
+        (cell.partition, cell.method, cell.partition_seed, int(seed), end)
         for cell in cells
         for seed, end in zip(cell.seeds, outcomes(cell), strict=True)
     ]
-    alone = {(place, seed): end for place, method, seed, end in ends if method == YARDSTICK}
+    alone = {
+        (place, draw, seed): end for place, method, draw, seed, end in ends if method == YARDSTICK
+    }
     return summary_of(
-        summary_row(place, method, seed, end, alone.get((place, seed)))
-        for place, method, seed, end in ends
+        summary_row(place, method, draw, seed, end, alone.get((place, draw, seed)))
+        for place, method, draw, seed, end in ends
     )
 
 
 def summary_row(
-    partition: str, method: str, seed: int, end: Outcome, alone: Outcome | None
+    partition: str,
+    method: str,
+    partition_seed: int,
+    seed: int,
+    end: Outcome,
+    alone: Outcome | None,
 ) -> dict[str, Any]:
     """One row of `summary_frame`.
 
     Args:
       partition: where the run was.
       method: as it is called in the table.
+      partition_seed: with which the partition was drawn.
       seed: of the run.
       end: the run's end.
-      alone: that of the yardstick on the same partition with the same seed, if there is one.
+      alone: that of the yardstick on the same draw with the same seed, if there is one.
     """
     final = end.accuracy
     row = {
         "partition": partition,
         "method": method,
+        "partition_seed": partition_seed,
         "seed": seed,
         "mean_accuracy": final.mean(dtype=np.float64),
         "max_accuracy": final.max(),
@@ -352,10 +370,11 @@ def _honesty(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]
 
 
 def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
-    """Mean and sample standard deviation over seeds, a row per partition and method.
+    """Mean and sample standard deviation over runs, a row per partition and method.
 
-    Every value is averaged over the seeds in which it is defined, `<name>_seeds` of `seeds`; the
-    reasons why fairness is not stand in `fairness_undefined`. A deviation over one seed is null,
+    The runs are those of every seed on every draw of the partition, `seeds` in all on `draws`
+    draws. A value is averaged over the runs in which it is defined, `<name>_seeds` of `seeds`; the
+    reasons why fairness is not stand in `fairness_undefined`. A deviation over one run is null,
     and so is the 95 % bootstrap interval of fairness, `fairness_low` to `fairness_high`.
     """
     names = [column + end for column in AVERAGED for end in ("", "_sd", "_seeds")]
@@ -367,13 +386,14 @@ def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
         *(pl.col(name).count().cast(pl.Int64).alias(f"{name}_seeds") for name in AVERAGED),
         pl.col("fairness").drop_nulls().alias("defined"),
         pl.len().cast(pl.Int64).alias("seeds"),
+        pl.col("partition_seed").n_unique().cast(pl.Int64).alias("draws"),
         reasons.str.join("; ").replace("", None).alias("fairness_undefined"),
     )
     bounds = np.array([metrics.interval(v.to_numpy()) for v in table["defined"]]).reshape(-1, 2)
     return table.with_columns(
         pl.Series(f"fairness_{end}", column, pl.Float64).fill_nan(None)
         for end, column in zip(("low", "high"), bounds.T, strict=True)
-    ).select("partition", "method", *names, "seeds", "fairness_undefined")
+    ).select("partition", "method", *names, "seeds", "draws", "fairness_undefined")
 
 
 def _defined(value: Any) -> Any:

@@ -4,7 +4,7 @@
 |---|---|
 | config.json | the sweep: what is the same, what is swept, every point |
 | environment.json, timing.json | as in a run directory |
-| sweep.parquet | a row per point, partition, method and seed: swept values, then the summary's |
+| sweep.parquet | a row per point and key of a summary: swept values, then the summary's |
 | points.parquet, points.json | means over seeds, ranks, and which is best |
 | parts/ | the trials that are through, written as they end; gone at the very end |
 
@@ -53,7 +53,7 @@ class Ranking(NamedTuple):
 
 
 def frame(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    """A row per point, partition, method and seed; `point` is the number of the point.
+    """A row per point, partition, method and both seeds; `point` is the number of the point.
 
     Args:
       rows: see `running.rows`.
@@ -94,9 +94,10 @@ def ranking(table: pl.DataFrame, axes: Sequence[str], criterion: str) -> Ranking
     ordered = ordered.select(*front, pl.exclude(front))
     if best is None:
         return Ranking(ordered, None, 0)
-    seeds = rows.filter(point=best["point"], method=best["method"])
-    seeds = seeds.group_by("seed").agg(pl.col(criterion).mean())[criterion].drop_nulls()
-    error = (seeds.std() or 0.0) / math.sqrt(max(len(seeds), 1))
+    runs = rows.filter(point=best["point"], method=best["method"])
+    runs = runs.group_by("partition_seed", "seed").agg(pl.col(criterion).mean())
+    runs = runs[criterion].drop_nulls()
+    error = (runs.std() or 0.0) / math.sqrt(max(len(runs), 1))
     complete = whole.filter(pl.col("criterion_defined") == whole["criterion_defined"][0])
     near = int((complete["criterion"] >= best["criterion"] - error).sum()) - 1
     return Ranking(ordered, best, near)
@@ -425,7 +426,7 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
     with files.reading(directory / "config.json"):
         outline = points_lib.outline(config)
     table, points = (
-        directory_lib.read_parquet(directory, name, columns, environment)
+        directory_lib.read_parquet(directory, name, columns, environment, config["config"])
         for name, columns in (
             ("sweep.parquet", ("point", *frames.SUMMARY_COLUMNS)),
             ("points.parquet", ("rank", "best", "point")),

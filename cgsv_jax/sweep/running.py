@@ -189,6 +189,7 @@ def _outcomes(
             evaluation=jax.tree.map(lambda x, i=index: x[i : i + 1], seen.evaluation),
             evaluated=chosen,
             cheats=cheats,
+            partition_seed=trial.config.partition_seed,
         )
         (outcomes[trial],) = frames.outcomes(cell)
     return outcomes
@@ -296,7 +297,8 @@ def rows(sweep: Sweep, outcomes: Mapping[Trial, Outcome]) -> list[dict[str, Any]
             if outcome is None:
                 continue
             alone = outcomes.get(plan_lib.trial_of(config, yardstick, partition, seed))
-            row = frames.summary_row(partition, method.name, seed, outcome, alone)
+            place = partition, method.name, config.partition_seed, seed
+            row = frames.summary_row(*place, outcome, alone)
             made.append({"point": number, **points_lib.in_table(point.values), **row})
     return made
 
