@@ -100,7 +100,7 @@ def main(argv=None):
     wrong = 0
     for name in sorted({*before, *made}):
         old, new = before.get(name, {}), made.get(name, {})
-        differs = sorted(c for c in {*old, *new} if old.get(c) != new.get(c))
+        differs = sorted(c for c in old if old[c] != new.get(c))
         wrong += bool(differs)
         print(f"{name}: {'equal' if not differs else 'differs in ' + ', '.join(differs)}")
     print(f"{len(before) - wrong} of {len(before)} equal")

@@ -172,7 +172,8 @@ def test_rank_correlation_is_undefined_where_pearson_is(case):
 
 def test_spread_is_numpys():
     values = np.random.default_rng(4).uniform(size=30).astype(np.float32)
-    np.testing.assert_allclose(metrics.spread(values), np.std(np.float64(values)), rtol=1e-5)
+    np.testing.assert_allclose(metrics.spread(values), np.std(np.float64(values)), rtol=1e-12)
+    np.testing.assert_allclose(metrics.spread(values.reshape(3, 10))[1], values[10:20].std(), 1e-6)
 
 
 def test_rate_by_hand():

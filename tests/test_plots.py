@@ -292,7 +292,7 @@ def test_a_users_settings_and_names_do_not_reach_the_figures(tmp_path, run):
     names = {"cgsv": r"bad$\frac$", "fedavg": "\N{SNOWMAN}\N{CJK UNIFIED IDEOGRAPH-6587}"}
     renamed = [
         frame.with_columns(pl.col("method").replace(names))
-        for frame in (run.rounds, run.clients, run.summary)
+        for frame in (run.rounds, run.clients, run.fairness, run.summary)
     ]
     odd = directory_lib.Run({}, {}, {}, *renamed)
     plain = [file.read_bytes() for file in figures_lib.draw([odd], tmp_path / "plain", ("svg",))]
@@ -317,7 +317,7 @@ def test_thousands_of_methods_are_refused(run, tmp_path):
         pl.concat(
             [f.head(1).with_columns(method=pl.lit(f"m{i}")) for i in range(figures_lib.MOST + 1)]
         )
-        for f in (run.rounds, run.clients, run.summary)
+        for f in (run.rounds, run.clients, run.fairness, run.summary)
     ]
     with pytest.raises(ValueError, match=r"holds 501 methods, 500 are drawn"):
         figures_lib.draw([directory_lib.Run({}, {}, {}, *frames, tmp_path)])

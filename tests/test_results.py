@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
@@ -218,6 +219,182 @@ def test_standalone_is_matched_by_seed():
     np.testing.assert_allclose(fairness[:2], [100, -100], atol=1e-3)
     other = frames.summary_frame([alone, same._replace(seeds=(8, 9))])["fairness_undefined"]
     assert other[2:].to_list() == [None, "no standalone run to compare with"]
+
+
+# ---------------------------------------------------------------- fairness over rounds
+
+
+def course(accuracy, loss, method="cgsv", rounds=None, **fields):
+    """A cell with these accuracies and losses [S, E, N] at its evaluations."""
+    accuracy, loss = (np.asarray(x, np.float32) for x in (accuracy, loss))
+    seeds, number, clients = accuracy.shape
+    rounds = np.arange(1, number + 1) if rounds is None else rounds
+    own = cell(method, rounds=rounds, shape=(seeds, max(rounds), clients))
+    evaluation = own.evaluation._replace(accuracy=accuracy, loss=loss, distance=accuracy)
+    return own._replace(evaluation=evaluation, **fields)
+
+
+@pytest.fixture(scope="module")
+def courses():
+    """Standalone and a method, of 2 seeds, 9 evaluations and 6 clients."""
+    rng = np.random.default_rng(0)
+    shape = (2, 9, 6)
+    right = rng.integers(30, 60, (2, *shape)) / 60
+    loss = rng.uniform(0.2, 2, (2, *shape))
+    rounds = [2, 4, 6, 8, 10, 12, 14, 16, 17]
+    return tuple(
+        course(right[i], loss[i], name, rounds) for i, name in enumerate(("standalone", "cgsv"))
+    )
+
+
+def correlations(alone, final):
+    """100 x Pearson's and Spearman's, SciPy's."""
+    x, y = (np.asarray(v, np.float64) for v in (alone, final))
+    return [100 * kind(x, y).statistic for kind in (stats.pearsonr, stats.spearmanr)]
+
+
+def test_fairness_at_every_evaluation_is_scipys(courses):
+    alone, own = (c.evaluation for c in courses)
+    frame = frames.fairness_frame(courses)
+    assert frame.schema == frames.FAIRNESS_COLUMNS
+    assert len(frame) == 2 * 2 * 9
+    mine = frame.filter(method="cgsv", seed=8)
+    assert mine["round"].to_list() == [2, 4, 6, 8, 10, 12, 14, 16, 17]
+    assert mine["counts"].to_list() == [False] * 8 + [True]
+    for place, row in enumerate(mine.iter_rows(named=True)):
+        accuracy, loss = own.accuracy[1, place], own.loss[1, place]
+        # Of log-likelihoods, on both sides: more is better.
+        want = [
+            *correlations(alone.accuracy[1, -1], accuracy),
+            *correlations(-alone.loss[1, -1], -loss),
+        ]
+        found = [row[name] for name in ("fairness", "rank_fairness")]
+        found += [row[name] for name in ("fairness_by_loss", "rank_fairness_by_loss")]
+        assert found == pytest.approx(want, abs=2e-3)
+        assert row["mean_accuracy"] == pytest.approx(accuracy.mean(), rel=1e-6)
+        assert row["accuracy_spread"] == pytest.approx(np.std(accuracy, dtype=float), rel=1e-5)
+    yardstick = frame.filter(method="standalone")
+    assert yardstick["mean_accuracy"].null_count() == 0
+    for name in (*frames.BY, "bounded_rate"):
+        assert yardstick[name].null_count() == len(yardstick), name
+
+
+def test_the_end_of_a_run_is_where_it_counts(courses):
+    """Of both sides: the standalone accuracies of a round that its own validation chose."""
+    alone, own = courses
+    alone = alone._replace(counts=np.array([3, 0]))
+    frame = frames.fairness_frame([alone, own._replace(counts=np.array([8, 5]))])
+    assert frame.filter(pl.col("counts"))["round"].to_list() == [8, 2, 17, 12]
+    ends = alone.evaluation.accuracy[[0, 1], [3, 0]]
+    row = frame.filter(method="cgsv", seed=8, round=12).row(0, named=True)
+    assert row["fairness"] == pytest.approx(
+        correlations(ends[1], own.evaluation.accuracy[1, 5])[0], abs=2e-3
+    )
+
+
+def test_a_summary_ends_where_the_rounds_do(courses):
+    summary = frames.summary_frame(courses).filter(method="cgsv")
+    last = frames.fairness_frame(courses).filter(pl.col("counts"), method="cgsv")
+    for name in (*frames.BY, "bounded_rate", "accuracy_spread"):
+        np.testing.assert_allclose(summary[name], last[name], rtol=1e-5, err_msg=name)
+    alone = courses[0].evaluation.accuracy[:, -1]
+    np.testing.assert_allclose(summary["standalone_spread"], alone.std(axis=1), rtol=1e-5)
+
+
+def test_the_last_quarter_of_nine_evaluations_is_three(courses):
+    summary = frames.summary_frame(courses).filter(method="cgsv")
+    late = frames.fairness_frame(courses).filter(pl.col("round") > 12, method="cgsv")
+    for row, (_, own) in zip(
+        summary.iter_rows(named=True), late.group_by("seed", maintain_order=True), strict=True
+    ):
+        for by in ("", "_by_loss"):
+            values = own[f"fairness{by}"].to_numpy()
+            found = [row[f"late_fairness{by}{end}"] for end in ("", "_min", "_max")]
+            assert found == pytest.approx([values.mean(), values.min(), values.max()], abs=1e-3)
+            assert row[f"unsettled{by}"] == (np.ptp(np.sign(values)) > 0)
+    (row,) = frames.fairness_table(summary).to_dicts()
+    assert row["late_fairness"] == pytest.approx(summary["late_fairness"].mean())
+    assert row["late_fairness_min"] == summary["late_fairness_min"].min()
+    assert row["late_fairness_max"] == summary["late_fairness_max"].max()
+    assert row["unsettled"] == summary["unsettled"].sum()
+
+
+def test_how_many_evaluations_are_the_last_quarter():
+    assert [*map(frames.late_evaluations, (1, 2, 4, 5, 8, 9, 20, 60))] == [1, 1, 1, 2, 2, 3, 5, 15]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([90, 95, 99], False),
+        ([-90, -1], False),  # unfair, and steadily so
+        ([90, -1, 95], True),
+        ([90, 0, 95], True),  # 0 has no sign
+        ([90, np.nan, 95], True),  # it comes and goes
+        ([np.nan, np.nan], None),  # one model for all: nothing that could change
+        ([90], None),  # of one evaluation nobody can tell
+        ([np.nan], None),
+    ],
+)
+def test_what_is_settled(values, verdict):
+    assert frames.unsettled(np.array(values, float)) is verdict
+
+
+def test_what_is_undefined_late_leaves_the_mean_and_unsettles():
+    alone, good = [0.3, 0.5, 0.6], [0.4, 0.5, 0.7]
+    own = [[good, good, good, good, [0.9] * 3, good, [0.9] * 3, good]]
+    loss = np.tile([3.0, 2.0, 1.0], (1, 8, 1))
+    made = [course([[alone] * 8], loss, "standalone"), course(own, loss)]
+    row = frames.summary_frame(made).row(1, named=True)
+    want = correlations(alone, good)[0]
+    assert row["fairness"] == pytest.approx(want, abs=1e-3)
+    assert row["late_fairness"] == row["late_fairness_min"] == pytest.approx(want, abs=1e-3)
+    assert (row["unsettled"], row["unsettled_by_loss"]) == (True, False)
+    assert row["late_fairness_by_loss_min"] == pytest.approx(100, abs=1e-3)
+    table = frames.fairness_table(frames.summary_frame(made)).to_dicts()
+    assert [r["unsettled"] for r in table] == [None, 1]
+    without = frames.fairness_frame(made).filter(method="cgsv")["fairness"]
+    assert without.is_null().to_list() == [False] * 4 + [True, False, True, False]
+
+
+def test_equal_models_are_as_fair_as_nobody_can_tell(cells):
+    row = frames.summary_frame(cells).filter(method="fedavg").row(0, named=True)
+    for name in (*frames.BY, "late_fairness", "unsettled"):
+        assert row[name] is None or name.endswith("by_loss"), name
+    assert row["bounded_rate"] == 0.25  # of .9 only who is best alone may have so much
+    assert row["accuracy_spread"] == pytest.approx(0, abs=1e-7)
+
+
+def test_rounds_alone_give_the_same_fairness(courses, cells):
+    """Of some clients, and of a run that diverged, too."""
+    assert frames.fairness_of_rounds(frames.rounds_frame(courses)).equals(
+        frames.fairness_frame(courses), null_equal=True
+    )
+    some = [c._replace(evaluated=np.array([0, 3, 4]), sizes=np.arange(7)) for c in cells[:3]]
+    some = [
+        c._replace(
+            evaluation=jax.tree.map(lambda x: x[..., :3] if x.ndim == 3 else x, c.evaluation),
+            record=jax.tree.map(lambda x: np.resize(x, (*x.shape[:2], 7)), c.record),
+        )
+        for c in some
+    ]
+    some[1].evaluation.accuracy[0, 1, 1] = np.nan
+    frame = frames.fairness_frame(some)
+    assert frame.filter(method="fedavg", seed=7)["mean_accuracy"].null_count() == 1
+    again = frames.fairness_of_rounds(frames.rounds_frame(some))
+    assert again.equals(frame, null_equal=True)
+    nothing = frames.rounds_frame([])
+    assert frames.fairness_of_rounds(nothing).schema == frames.FAIRNESS_COLUMNS
+
+
+def test_many_evaluations_are_judged_as_few(courses):
+    alone, own = courses
+    pair = np.stack([alone.evaluation.accuracy, alone.evaluation.loss], axis=2)[0, -1]
+    finals = np.stack([own.evaluation.accuracy, own.evaluation.loss], axis=2)[0]
+    many = np.resize(finals, (100, *finals.shape[1:]))
+    each = frames.judged(pair, finals)
+    for name, values in frames.judged(pair, many).items():
+        np.testing.assert_array_equal(values, np.resize(each[name], 100))
 
 
 def test_fairness_table(cells):
@@ -492,6 +669,7 @@ def test_written_is_read(run, cells):
     assert read.environment.pop("tables").keys() == {
         "rounds.parquet",
         "clients.parquet",
+        "fairness.parquet",
         "summary.parquet",
     }
     assert read.environment == {"x": None}
@@ -570,6 +748,7 @@ def test_what_a_directory_is(names, tmp_path):
     (tmp_path / "environment.json").touch()
     assert state(tmp_path) == "fresh"
     found = []
+    names = [name for name in names if name not in directory_lib.DERIVED]
     for name in set(names) - {"environment.json"}:
         (tmp_path / name).touch()
         found.append(state(tmp_path))
@@ -732,17 +911,23 @@ def earlier(run):
     for name in frames.COLUMNS:
         table = pl.read_parquet(run / f"{name}.parquet")
         table.drop(frames.LATER, strict=False).write_parquet(run / f"{name}.parquet")
+    (run / "fairness.parquet").unlink()
     return run
 
 
 def test_a_run_of_an_earlier_version_is_read(earlier, cells):
     read = directory_lib.read(earlier)
+    assert directory_lib.state_of(earlier) == "finished"
     made = frames.summary_frame(cells)
-    assert read.summary.select(made.columns).equals(made, null_equal=True)
+    known = [name for name in made.columns if name not in frames.LATER]
+    assert read.summary.select(known).equals(made.select(known), null_equal=True)
+    assert dict(read.summary.schema) == frames.SUMMARY_COLUMNS  # in whatever order
+    # What only this version writes of the evaluations is found from the rounds, to the last bit.
+    assert read.fairness.equals(frames.fairness_frame(cells), null_equal=True)
     made = frames.clients_frame(cells)
     assert read.clients.select(made.columns).equals(made, null_equal=True)
     (earlier / "config.json").write_text('{"partition_seed": 4}')
-    for table in directory_lib.read(earlier)[3:6]:
+    for table in directory_lib.read(earlier)[3:7]:
         assert set(table["partition_seed"]) == {4}
     (earlier / "timing.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"timing\.json cannot be read: it must hold"):

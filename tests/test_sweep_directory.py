@@ -187,7 +187,7 @@ def with_(place, value):
     return change
 
 
-CHANGES = {  # of 8 N + 3 K + 1 numbers, N = K = 3, the first K of which are accuracies
+CHANGES = {  # of 3 clients: first their accuracies; at the end bytes, ..., who is honest, and seen
     "one client": lambda x: x[:12],
     "nothing": lambda x: x[:0],
     "another shape": lambda x: x[None],
@@ -197,8 +197,8 @@ CHANGES = {  # of 8 N + 3 K + 1 numbers, N = K = 3, the first K of which are acc
     "infinity": with_(0, math.inf),
     "accuracy 2": with_(1, 2.0),
     "accuracy below 0": with_(2, -0.5),
-    "half a byte": with_(14, 0.5),
-    "half honest": with_(30, 0.5),
+    "half a byte": with_(-20, 0.5),
+    "half honest": with_(-4, 0.5),
 }
 
 
@@ -228,7 +228,7 @@ def test_an_outcome_comes_back_without_a_rounding():
     rng = np.random.default_rng(0)
     fields = {}
     for name, (of, _, most, kind) in sweep_results._HOLDS.items():
-        size = {"clients": 5, "evaluated": 3, "one": 1}[of]
+        size = {"clients": 5, "evaluated": 3, "late": (4, 3), "one": 1}[of]
         fields[name] = (rng.random(size) * min(most, 1e6)).astype(kind)
     assert tuple(fields) == frames.Outcome._fields
     end = frames.Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])

@@ -188,14 +188,13 @@ def no_worse(standalone: Array, final: Array) -> Array:
     return jnp.where(jnp.any(jnp.isnan(final - standalone)), jnp.nan, share)
 
 
-def spread(values: Array) -> Array:
-    """The standard deviation over clients: [N] -> [].
+def spread(values: np.ndarray) -> np.ndarray:
+    """The standard deviation over clients: [..., N] -> [...]; on the host.
 
     A correlation does not see how far clients are apart; where this is hardly more than the noise
     of a finite test set, fairness says nothing.
     """
-    (values,) = _floats(values)
-    return jnp.std(values)
+    return np.std(np.asarray(values, np.float64), axis=-1)
 
 
 def bounded_rate(standalone: Array, final: Array, alpha: float = 0.5) -> Array:

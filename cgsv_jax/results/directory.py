@@ -7,6 +7,7 @@
 | timing.json | seconds; the only file that differs between two equal runs |
 | rounds.parquet | a row per partition, method, partition seed, seed, round and client |
 | clients.parquet | a row per partition, method, partition seed, seed and client, at the end |
+| fairness.parquet | a row per partition, method, partition seed, seed and evaluation |
 | summary.parquet | a row per partition, method, partition seed and seed |
 | summary.json | mean and standard deviation over both kinds of seeds, per partition and method |
 
@@ -41,6 +42,9 @@ FILES = (
     *(f"{name}.json" for name in (*JSON_FILES, "summary")),
     *(f"{name}.parquet" for name in frames_lib.COLUMNS),
 )
+# What no version before this one wrote, and what can be had from the other files.
+DERIVED = ("fairness.parquet",)
+REQUIRED = tuple(name for name in FILES if name not in DERIVED)
 # What the directory of a sweep holds besides config, environment and timing (see sweep/results.py).
 SWEEP_FILES = ("sweep.parquet", "points.parquet", "points.json")
 PARTS = "parts"  # folder of a sweep where the trials are that are through
@@ -63,6 +67,7 @@ class Run(NamedTuple):
     timing: dict[str, Any]
     rounds: pl.DataFrame  # ROUND_COLUMNS
     clients: pl.DataFrame  # CLIENT_COLUMNS
+    fairness: pl.DataFrame  # FAIRNESS_COLUMNS
     summary: pl.DataFrame  # SUMMARY_COLUMNS
     directory: pathlib.Path | None = None
 
@@ -81,7 +86,7 @@ def state_of(directory: Path) -> Literal["fresh", "begun", "finished"]:
     """
     kinds = {name: files.kind(files.inside(directory, name)) for name in (*FILES, *SWEEP_FILES)}
     of_a_sweep = (*(f"{name}.json" for name in JSON_FILES), *SWEEP_FILES)
-    if any(all(kinds[name] == "file" for name in names) for names in (FILES, of_a_sweep)):
+    if any(all(kinds[name] == "file" for name in names) for names in (REQUIRED, of_a_sweep)):
         return "finished"
     there = {name for name, kind in kinds.items() if kind != "nothing"}
     return "begun" if there - {"environment.json"} else "fresh"
@@ -317,8 +322,8 @@ def read(directory: Path) -> Run:
       ValueError: when it is no run directory, or a file is missing or damaged.
     """
     directory = files.path_of(directory, "the run's directory")
-    missing = [name for name in FILES if not is_there(directory, name)]
-    if len(missing) == len(FILES):
+    missing = [name for name in REQUIRED if not is_there(directory, name)]
+    if len(missing) == len(REQUIRED):
         kind = files.kind(directory)
         what = {"folder": f"it holds none of {', '.join(FILES)}", "nothing": "it is not there"}
         raise ValueError(f"{directory} is no run directory: {what.get(kind, 'it is a file')}")
@@ -330,11 +335,16 @@ def read(directory: Path) -> Run:
     config, environment, timing = (
         read_json(directory, f"{name}.json", sealed) for name in JSON_FILES
     )
+    known = _digests_of(environment)
+    there = {name for name in FILES if name in REQUIRED or is_there(directory, name)}
+    if gone := [name for name in DERIVED if name in known and name not in there]:
+        raise ValueError(f"the run in {directory} lacks {', '.join(gone)}")
     tables = {
         name: read_parquet(directory, f"{name}.parquet", tuple(columns), environment, config)
         for name, columns in frames_lib.COLUMNS.items()
+        if f"{name}.parquet" in there
     }
-    # The three tables are of the same cells, and two of them of the same clients.
+    # The tables are of the same cells, and two of them of the same clients.
     for keys, names in (
         (tuple(frames_lib.KEYS), tuple(tables)),
         ((*frames_lib.KEYS, "client"), ("rounds", "clients")),
@@ -344,6 +354,9 @@ def read(directory: Path) -> Run:
                 f"the run in {directory} cannot be read: {', '.join(names)} are not of the same "
                 f"{', '.join(keys)}"
             )
+    if "fairness" not in tables:
+        with files.reading(files.inside(directory, "rounds.parquet")):
+            tables["fairness"] = frames_lib.fairness_of_rounds(tables["rounds"])
     return Run(config, environment, timing, **tables, directory=directory)
 
 
@@ -375,8 +388,7 @@ def read_parquet(
     Raises:
       ValueError: when it cannot be read, or is another one.
     """
-    known = (environment or {}).get("tables")
-    digest = known.get(name) if isinstance(known, dict) else None
+    digest = _digests_of(environment).get(name)
     file = files.inside(directory, name)
     frame = files.read_table(
         file, [name for name in columns if name not in frames_lib.LATER], digest
@@ -387,18 +399,26 @@ def read_parquet(
         "partition_seed": pl.lit(drawn if isinstance(drawn, int) else 0, pl.Int64),
     }
     lacking = [name for name in columns if name not in frame.columns]
-    frame = frame.with_columns(values[name].alias(name) for name in lacking)
+    frame = frame.with_columns(
+        values.get(name, pl.lit(None, frames_lib.LATER[name])).alias(name) for name in lacking
+    )
     with files.reading(file):
         for column in map(frame.get_column, columns):
             _must_hold(column)
     return frame
 
 
+def _digests_of(environment: Mapping[str, Any] | None) -> dict[str, str]:
+    """Those of the tables, by file; none of what an earlier version wrote."""
+    known = (environment or {}).get("tables")
+    return known if isinstance(known, dict) else {}
+
+
 def _must_hold(column: pl.Series) -> None:
     """Refuses values that no column of this name has."""
     name, text = column.name, column.name in frames_lib.TEXTS
     # A column that nobody has a value of has no type; keys are what rows are found by.
-    truths = name in ("present", "broken", "best") and column.dtype == pl.Boolean
+    truths = name in (*frames_lib.TRUTHS, "best") and column.dtype == pl.Boolean
     fits = column.dtype == pl.String if text else column.dtype.is_numeric() or truths
     if not fits and len(column):  # a table without rows has no types
         raise ValueError(f"{name} holds {column.dtype}, not {'text' if text else 'numbers'}")

@@ -56,6 +56,35 @@ HONESTY = (
     *("attacker_energy", "attacker_reputation", "separation"),
 )
 TRAFFIC = ("share", "energy", "upload_bytes", "download_bytes")
+# How fair an evaluation is, as 100 x a correlation over clients: `fairness` is Pearson's of the
+# accuracies alone and at the evaluation; the others are of the losses, whose common sign falls out,
+# and of the ranks. The standalone side is the end of its own run, whatever the round.
+BY = ("fairness", "fairness_by_loss", "rank_fairness", "rank_fairness_by_loss")
+FAIRNESS_COLUMNS = {  # a row per key and evaluation
+    **KEYS,
+    "round": pl.Int32,  # rounds completed
+    "counts": pl.Boolean,  # whether the run ends here, as clients and summary have it
+    **dict.fromkeys(("mean_accuracy", "accuracy_spread"), pl.Float32),  # over clients
+    **dict.fromkeys(BY, pl.Float32),  # null where undefined
+    "bounded_rate": pl.Float32,  # FedRAC's, see `metrics.bounded_rate`
+}
+# Of the last quarter of the evaluations: mean and range of what is defined there, and whether the
+# sign changes (see `unsettled`); of fairness, and of fairness by loss.
+LATE = {
+    f"{what}{by}{which}": kind
+    for by in ("", "_by_loss")
+    for what, which, kind in (
+        *(("late_fairness", which, pl.Float64) for which in ("", "_min", "_max")),
+        ("unsettled", "", pl.Boolean),
+    )
+}
+# After fairness itself, what says how far it can be trusted.
+TRUST = {
+    **dict.fromkeys(BY[1:], pl.Float64),
+    "bounded_rate": pl.Float64,
+    **dict.fromkeys(("accuracy_spread", "standalone_spread"), pl.Float64),
+    **LATE,
+}
 SUMMARY_COLUMNS = {  # a row per key, after the last round
     **KEYS,
     "fairness": pl.Float64,  # null where undefined; then the next says why
@@ -72,13 +101,24 @@ SUMMARY_COLUMNS = {  # a row per key, after the last round
     "present": pl.Float64,  # mean share of rounds
     **dict.fromkeys(("broken", "attackers"), pl.Int64),
     **dict.fromkeys(HONESTY, pl.Float64),
+    **TRUST,
 }
-COLUMNS = {"rounds": ROUND_COLUMNS, "clients": CLIENT_COLUMNS, "summary": SUMMARY_COLUMNS}
-TEXTS = {n for n, kind in (CLIENT_COLUMNS | SUMMARY_COLUMNS).items() if kind == pl.String}
-LATER = ("owner", "partition_seed")  # columns that not every version has written
+COLUMNS = {
+    "rounds": ROUND_COLUMNS,
+    "clients": CLIENT_COLUMNS,
+    "fairness": FAIRNESS_COLUMNS,
+    "summary": SUMMARY_COLUMNS,
+}
+_TYPES = [item for columns in COLUMNS.values() for item in columns.items()]
+TEXTS = {name for name, kind in _TYPES if kind == pl.String}
+TRUTHS = {name for name, kind in _TYPES if kind == pl.Boolean}  # in some table
+# Columns that not every version has written: where they lack, they are null, or of the config.
+LATER = {"owner": pl.String, "partition_seed": pl.Int64, **TRUST}
 AVERAGED = (  # over seeds, and over partition seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", *TRAFFIC, "present", *HONESTY),
+    *(*BY[1:], "bounded_rate", "accuracy_spread", "standalone_spread"),
+    *("late_fairness", "late_fairness_by_loss"),
 )
 
 
@@ -106,6 +146,9 @@ class Outcome(NamedTuple):
     """What a summary needs of one run after its last round."""
 
     accuracy: np.ndarray  # [K] of the clients that were evaluated
+    loss: np.ndarray  # [K]
+    late_accuracy: np.ndarray  # [Q, K] at the last quarter of the evaluations
+    late_loss: np.ndarray  # [Q, K]
     distance: np.ndarray  # [K]
     server_accuracy: np.ndarray  # []
     share: np.ndarray  # [N] mean over rounds
@@ -128,6 +171,7 @@ def frames_of(cells: Iterable[Cell]) -> dict[str, pl.DataFrame]:
     return {
         "rounds": rounds_frame(cells),
         "clients": clients_frame(cells),
+        "fairness": fairness_frame(cells),
         "summary": summary_frame(cells),
     }
 
@@ -211,9 +255,14 @@ def _frame(
         method=pl.lit(cell.method),
         partition_seed=pl.lit(cell.partition_seed, pl.Int64),
     )
-    floats, words = pl.selectors.float(), pl.selectors.string()
-    known = pl.when(floats.is_finite()).then(floats), words.replace("", None)
-    return frame.select(*types).with_columns(*known)
+    words = pl.selectors.string().replace("", None)
+    return frame.select(*types).with_columns(_known(), words)
+
+
+def _known() -> pl.Expr:
+    """Null where a number is not finite."""
+    floats = pl.selectors.float()
+    return pl.when(floats.is_finite()).then(floats)
 
 
 def _stacked(frames: Iterable[pl.DataFrame], types: Mapping[str, Any]) -> pl.DataFrame:
@@ -227,6 +276,126 @@ def _of_all(cell: Cell, values: Array) -> np.ndarray:
     whole = np.full((*np.shape(values)[:-1], len(cell.sizes)), np.nan, np.float32)
     whole[..., cell.evaluated] = values
     return whole
+
+
+# ---------------------------------------------------------------- fairness over rounds
+
+
+class _Course(NamedTuple):
+    """The evaluations of one run."""
+
+    partition: str
+    method: str
+    partition_seed: int
+    seed: int
+    rounds: np.ndarray  # [E] rounds completed
+    scores: np.ndarray  # [E, 2, K] accuracy and loss of the clients that were evaluated
+    counts: int  # which evaluation the run ends at
+
+
+def fairness_frame(cells: Iterable[Cell]) -> pl.DataFrame:
+    """A row per key and evaluation: FAIRNESS_COLUMNS."""
+    return _fairness_of(
+        _Course(cell.partition, cell.method, cell.partition_seed, seed, rounds, scores, int(counts))
+        for cell in cells
+        for seed, rounds, scores, counts in zip(
+            cell.seeds,
+            np.asarray(cell.evaluation.round),
+            np.stack([cell.evaluation.accuracy, cell.evaluation.loss], axis=2),
+            at_the_end(cell, np.indices(np.shape(cell.evaluation.round))[1]),
+            strict=True,
+        )
+    )
+
+
+def fairness_of_rounds(rounds: pl.DataFrame) -> pl.DataFrame:
+    """`fairness_frame` of runs that are known by their rounds alone, all of which end at the last.
+
+    Args:
+      rounds: ROUND_COLUMNS, all rounds and clients of every run.
+    """
+    seen = pl.any_horizontal(pl.col("accuracy", "server_accuracy").is_not_null())
+    courses = []
+    for (partition, method, draw, seed), own in rounds.group_by(*KEYS, maintain_order=True):
+        own = own.filter(seen.any().over("round")).sort("round", "client")
+        own = own.filter(pl.col("accuracy").is_not_null().any().over("client"))
+        number = max(own["client"].n_unique(), 1)
+        scores = own.select(pl.col("accuracy", "test_loss").cast(pl.Float32).fill_null(np.nan))
+        scores = scores.to_numpy().reshape(-1, number, 2).swapaxes(1, 2)
+        evaluated = own["round"].to_numpy()[::number]
+        run = str(partition), str(method), int(draw), int(seed)
+        courses.append(_Course(*run, evaluated, scores, len(evaluated) - 1))
+    return _fairness_of(courses)
+
+
+def _fairness_of(courses: Iterable[_Course]) -> pl.DataFrame:
+    courses = list(courses)
+    alone = {
+        (course.partition, course.partition_seed, course.seed): course.scores[course.counts]
+        for course in courses
+        if course.method == YARDSTICK and len(course.rounds)
+    }
+
+    def frame(course: _Course) -> pl.DataFrame:
+        ends = alone.get((course.partition, course.partition_seed, course.seed))
+        with np.errstate(invalid="ignore"):
+            columns = {
+                "mean_accuracy": course.scores[:, 0].mean(axis=1, dtype=np.float64),
+                "accuracy_spread": metrics.spread(course.scores[:, 0]),
+            }
+        if ends is not None and course.method != YARDSTICK and len(course.rounds):
+            columns |= judged(ends, course.scores)
+        number = len(course.rounds)
+        columns |= {name: getattr(course, name) for name in ("partition_seed", "seed")}
+        columns["round"] = course.rounds
+        columns["counts"] = np.arange(number) == course.counts
+        return pl.DataFrame(
+            pl.Series(name, np.broadcast_to(columns.get(name, np.nan), number), kind)
+            for name, kind in FAIRNESS_COLUMNS.items()
+            if kind != pl.String
+        ).with_columns(
+            pl.lit(course.partition).alias("partition"),
+            pl.lit(course.method).alias("method"),
+            _known(),
+        )
+
+    frames = (frame(course).select(*FAIRNESS_COLUMNS) for course in courses)
+    return _stacked(frames, FAIRNESS_COLUMNS)
+
+
+_TOGETHER = 32  # evaluations that one program judges
+
+
+@jax.jit
+def _judged(alone: Array, final: Array) -> dict[str, Array]:
+    """[2, K] and [E, 2, K] -> leaves [E]."""
+
+    def one(final: Array) -> dict[str, Array]:
+        both = [
+            *jax.vmap(metrics.fairness)(alone, final),
+            *100.0 * jax.vmap(metrics.rank_correlation)(alone, final),
+        ]
+        rate = metrics.bounded_rate(alone[0], final[0])
+        return dict(zip(BY, both, strict=True)) | {"bounded_rate": rate}
+
+    return jax.vmap(one)(final)
+
+
+def judged(alone: np.ndarray, final: np.ndarray) -> dict[str, np.ndarray]:
+    """BY and `bounded_rate` of every evaluation, leaves [E]; NaN where undefined.
+
+    Args:
+      alone: [2, K] accuracies and losses at the standalone baseline's end.
+      final: [E, 2, K] those of a method at its evaluations.
+    """
+    number = len(final)
+    # Padded to a multiple: one program for runs of whatever length, and for their last quarter.
+    whole = np.resize(final, (-(-number // _TOGETHER) * _TOGETHER, *final.shape[1:]))
+    found = [
+        jax.device_get(_judged(alone, whole[i : i + _TOGETHER]))
+        for i in range(0, len(whole), _TOGETHER)
+    ]
+    return {name: np.concatenate([x[name] for x in found])[:number] for name in found[0]}
 
 
 # ---------------------------------------------------------------- summaries
@@ -256,8 +425,12 @@ def _ends(cell: Cell) -> Outcome:
     volumes = metrics.volumes(sent, record.quota, cell.num_parameters)
     honest = np.array([not name for name in cell.cheats] or [True] * len(cell.sizes), bool)
     honest = np.tile(honest, (len(cell.seeds), 1))
+    late = slice(-late_evaluations(evaluation.accuracy.shape[1]), None)
     return Outcome(
         accuracy=at_the_end(cell, evaluation.accuracy),
+        loss=at_the_end(cell, evaluation.loss),
+        late_accuracy=evaluation.accuracy[:, late],
+        late_loss=evaluation.loss[:, late],
         distance=at_the_end(cell, evaluation.distance),
         server_accuracy=at_the_end(cell, evaluation.server_accuracy),
         share=record.quota.astype(np.float64).mean(axis=1) / cell.num_parameters,
@@ -326,6 +499,7 @@ def summary_row(
     }
     row |= _honesty(method, end, alone)
     row |= _against_alone(method, None if alone is None else alone.accuracy, final)
+    row |= _trust(method, end, alone)
     return {key: _defined(value) for key, value in row.items()}
 
 
@@ -347,6 +521,52 @@ def _against_alone(method: str, alone: np.ndarray | None, final: np.ndarray) -> 
         return {"fairness_undefined": f"no {YARDSTICK} run to compare with"}
     reason = metrics.why_undefined(alone, final)
     return jax.device_get(_comparison(alone, final)) | {"fairness_undefined": reason}
+
+
+def _trust(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]:
+    """What says how far the fairness of one run can be trusted."""
+    found: dict[str, Any] = {"accuracy_spread": metrics.spread(end.accuracy)}
+    if alone is None:
+        return found
+    found["standalone_spread"] = metrics.spread(alone.accuracy)
+    if method == YARDSTICK:
+        return found
+    ends = np.stack([alone.accuracy, alone.loss])
+    accuracy = np.concatenate([end.late_accuracy, end.accuracy[None]])
+    loss = np.concatenate([end.late_loss, end.loss[None]])
+    each = judged(ends, np.stack([accuracy, loss], axis=1))
+    found |= {name: each[name][-1] for name in (*BY[1:], "bounded_rate")}
+    for by in ("", "_by_loss"):
+        values = each[f"fairness{by}"][:-1]
+        known = values[np.isfinite(values)]
+        if known.size:
+            found |= {f"late_fairness{by}": known.mean(dtype=np.float64)}
+            found |= {f"late_fairness{by}_min": known.min(), f"late_fairness{by}_max": known.max()}
+        found[f"unsettled{by}"] = unsettled(values)
+    return found
+
+
+def late_evaluations(number: int) -> int:
+    """How many of so many evaluations are the last quarter."""
+    return max(1, -(-number // 4))
+
+
+def unsettled(values: np.ndarray) -> bool | None:
+    """Whether a fairness says now this and now that: its sign changes, or it comes and goes.
+
+    0 has no sign. What is undefined throughout does not change, and of one evaluation nobody can
+    tell.
+
+    Args:
+      values: [Q] of successive evaluations, NaN where undefined.
+
+    Returns:
+      None where nobody can tell.
+    """
+    known = np.isfinite(values)
+    if len(values) < 2 or not known.any():
+        return None
+    return not (known.all() and abs(np.sign(values).sum()) == len(values))
 
 
 def _honesty(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]:
@@ -375,15 +595,23 @@ def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
     The runs are those of every seed on every draw of the partition, `seeds` in all on `draws`
     draws. A value is averaged over the runs in which it is defined, `<name>_seeds` of `seeds`; the
     reasons why fairness is not stand in `fairness_undefined`. A deviation over one run is null,
-    and so is the 95 % bootstrap interval of fairness, `fairness_low` to `fairness_high`.
+    and so is the 95 % bootstrap interval of fairness, `fairness_low` to `fairness_high`. The range
+    over the last quarter of the evaluations is that of all runs; `unsettled` says in how many of
+    them the sign changes there, null where nobody can tell.
     """
     names = [column + end for column in AVERAGED for end in ("", "_sd", "_seeds")]
     names[2:2] = ["fairness_low", "fairness_high"]
     reasons = pl.col("fairness_undefined").drop_nulls().unique().sort()
+    unsettled = [name for name in LATE if name.startswith("unsettled")]
+    lows, highs = ([name for name in LATE if name.endswith(end)] for end in ("_min", "_max"))
+    names += [*lows, *highs, *unsettled]
     table = summary.group_by("partition", "method", maintain_order=True).agg(
         *(pl.col(name).mean() for name in AVERAGED),
         *(pl.col(name).std(ddof=1).alias(f"{name}_sd") for name in AVERAGED),
         *(pl.col(name).count().cast(pl.Int64).alias(f"{name}_seeds") for name in AVERAGED),
+        pl.col(lows).min(),
+        pl.col(highs).max(),
+        *(pl.when(pl.col(n).count() > 0).then(pl.col(n).sum().cast(pl.Int64)) for n in unsettled),
         pl.col("fairness").drop_nulls().alias("defined"),
         pl.len().cast(pl.Int64).alias("seeds"),
         pl.col("partition_seed").n_unique().cast(pl.Int64).alias("draws"),

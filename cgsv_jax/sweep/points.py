@@ -12,7 +12,7 @@ from cgsv_jax.experiment import hardware
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.task import counts_of
 from cgsv_jax.host import files
-from cgsv_jax.results.frames import YARDSTICK, Outcome
+from cgsv_jax.results.frames import YARDSTICK, Outcome, late_evaluations
 
 MAX_POINTS = 100_000
 REFUSED = 100  # points; after so many that are refused no further one is looked at
@@ -153,7 +153,9 @@ def _too_large(points: Sequence[Point], swept: Sequence[str]) -> list[str]:
     for _, config in points:
         count = len(config.partitions) * len(config.methods) * len(config.seeds)
         trials += count
-        size += count * (TRIAL_BYTES + 8 * len(Outcome._fields) * counts_of(config)[0])
+        late = late_evaluations(-(-config.rounds // config.eval_every))
+        arrays = len(Outcome._fields) + 2 * (late - 1)
+        size += count * (TRIAL_BYTES + 8 * arrays * counts_of(config)[0])
     names = (*swept, "seeds", "partitions", "algorithms")
     needed = hardware.Memory(size, f"{trials:,} trials", tuple(map(validate.flag, names)))
     return hardware.beyond("the sweep", [needed], files.host_memory())

@@ -276,10 +276,13 @@ class _Began(TypedDict):
     versions: dict[str, str | None]
 
 
-# What an outcome holds: numbers of the clients, of those that were evaluated, or one; how small and
-# how large one may be; and their type.
+# What an outcome holds: numbers of the clients, of those that were evaluated, of these at every
+# evaluation of the last quarter, or one; how small and how large one may be; and their type.
 _HOLDS = {
     "accuracy": ("evaluated", 0, 1, np.float32),
+    "loss": ("evaluated", -MOST_NUMBER, MOST_NUMBER, np.float32),
+    "late_accuracy": ("late", 0, 1, np.float32),
+    "late_loss": ("late", -MOST_NUMBER, MOST_NUMBER, np.float32),
     "distance": ("evaluated", 0, MOST_NUMBER, np.float32),
     "server_accuracy": ("one", 0, 1, np.float32),
     "share": ("clients", 0, 1, np.float64),
@@ -295,7 +298,7 @@ _HOLDS = {
 
 
 def packed(end: Outcome) -> np.ndarray:
-    """All numbers of an outcome in the order of its fields, [8 N + 3 K + 1] float64."""
+    """All numbers of an outcome in the order of its fields, float64."""
     return np.concatenate([np.ravel(x) for x in end]).astype(np.float64)
 
 
@@ -305,17 +308,22 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
     Raises:
       ValueError: no trial of so many clients gives these numbers.
     """
-    counts = {"clients": clients, "evaluated": evaluated, "one": 1}
     numbers = np.asarray(numbers)
+    counts = {"clients": clients, "evaluated": evaluated, "late": 0, "one": 1}
+    # What the other fields leave are the evaluations of the last quarter.
+    fixed = sum(counts[of] for of, *_ in _HOLDS.values())
+    late = (numbers.size - fixed) // (2 * evaluated)
+    counts["late"] = late * evaluated
     ends = np.cumsum([counts[of] for of, *_ in _HOLDS.values()])
-    if numbers.dtype != np.float64 or numbers.shape != (ends[-1],):
-        raise ValueError(f"it holds {numbers.dtype} {list(numbers.shape)}, not {ends[-1]} numbers")
+    if numbers.dtype != np.float64 or numbers.shape != (ends[-1],) or late < 1:
+        what = f"it holds {numbers.dtype} {list(numbers.shape)}"
+        raise ValueError(f"{what}, not {fixed} numbers and those of the last evaluations")
     fields = {}
     pieces = np.split(numbers, ends[:-1])
-    for x, (name, (_, least, most, kind)) in zip(pieces, _HOLDS.items(), strict=True):
+    for x, (name, (of, least, most, kind)) in zip(pieces, _HOLDS.items(), strict=True):
         if not ((least <= x) & (x <= most)).all() or (x != x.astype(kind)).any():
             raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
-        fields[name] = x.astype(kind)
+        fields[name] = x.astype(kind).reshape((late, evaluated) if of == "late" else -1)
     return Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])
 
 

@@ -266,12 +266,14 @@ def score(
 
 def _so_far(seen: Evaluation, place: int) -> Outcome:
     """A trial in its course, by its latest evaluation."""
-    accuracy, distance = (np.asarray(x)[place, -1] for x in (seen.accuracy, seen.distance))
+    ends = (seen.accuracy, seen.loss, seen.distance)
+    accuracy, loss, distance = (np.asarray(x)[place, -1] for x in ends)
     nothing = np.zeros(accuracy.shape)
     server = np.asarray(seen.server_accuracy)[place, -1]
     honest = np.ones(accuracy.shape, bool)  # attackers count when the trial is through
     fields: dict[str, Any] = dict.fromkeys(Outcome._fields, nothing)
-    fields |= {"accuracy": accuracy, "distance": distance, "server_accuracy": server}
+    fields |= {"accuracy": accuracy, "loss": loss, "distance": distance}
+    fields |= {"late_accuracy": accuracy[None], "late_loss": loss[None], "server_accuracy": server}
     return Outcome(**fields | {"honest": honest, "honest_seen": honest})
 
 
