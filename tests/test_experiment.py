@@ -55,6 +55,18 @@ def test_a_cell_for_every_partition_and_method(compared):
         assert np.isfinite(cell.evaluation.accuracy).all()
 
 
+def test_answers_are_those_of_the_last_evaluation(compared):
+    """Of every seed, client and test example; nothing else is kept of them."""
+    config, result, _ = compared
+    rows = len(result.tasks[0].data.test_labels)
+    for cell in result.cells:
+        assert cell.answers.right.shape == (2, config.clients, rows)
+        assert cell.counts is cell.evaluation.answers is None
+        ends = jax.tree.map(lambda x: x[:, -1], cell.evaluation)
+        np.testing.assert_allclose(cell.answers.right.mean(-1), ends.accuracy, rtol=1e-6)
+        np.testing.assert_allclose(cell.answers.loss.mean(-1), ends.loss, rtol=1e-5)
+
+
 def test_methods_share_partition_start_and_orders(compared):
     _, result, _ = compared
     losses = [_cell(result, m).record.loss for m in ("standalone", "fedavg", "cgsv")]

@@ -7,7 +7,7 @@ import pytest
 from declared import Hyper
 
 from cgsv_jax.experiment import execute
-from cgsv_jax.types import Evaluation, Record
+from cgsv_jax.types import Answers, Evaluation, Record
 
 N = 3
 
@@ -59,10 +59,14 @@ def _programs():
 
             state, record = jax.lax.scan(step, state, None, rounds)
             counts = state["n"], *[state["x"]] * 3, *[state["x"].sum()] * 2
+            # Of few values, so that some tie.
+            score = jnp.int32(jnp.abs(state["x"][0] * 2)) if evaluated else jnp.int32(-1)
+            answers = Answers(state["x"][:, None] > 0, state["x"][:, None])
             return (
                 state,
                 jax.tree.map(lambda x: x[:0] if alone else x, record),
                 jax.tree.map(lambda x: x[None][: int(evaluated)], Evaluation(*counts)),
+                execute.Counted(score, state["n"], answers),
             )
 
         return jax.vmap(one)(state)
@@ -128,6 +132,24 @@ def test_from_every_cut_to_the_same_bits():
         assert set(range(kept.place.batch, 3)) >= set(built)
         assert [look.batch for look in looks if look.done == look.rounds].count(2) == 1
         assert all(look.done <= look.until <= look.rounds for look in looks)
+
+
+def test_of_all_evaluations_the_one_of_the_largest_score_counts():
+    """Of equal ones the earliest, for every run of a chunk by itself; and no others are kept."""
+    saved = []
+    whole, _ = execute.execute(_batches([]), keeper=_keeper(saved))
+    places = []
+    for seen in (seen for own in whole for seen in own):
+        accuracy = seen.evaluation.accuracy  # [R, K, N]
+        best = np.int32(np.abs(accuracy[..., 0] * 2)).argmax(1)
+        runs = np.arange(len(best))
+        np.testing.assert_array_equal(seen.counted.round, seen.evaluation.round[runs, best])
+        np.testing.assert_array_equal(seen.counted.answers.loss[..., 0], accuracy[runs, best])
+        places += best.tolist()
+    assert len({*places}) > 1
+    for _, kept in saved:
+        for seen in (seen for own in kept.seen for seen in own):
+            assert seen.counted.answers.loss.shape[1:] == (N, 1)
 
 
 def test_due_knows_what_comes_next():

@@ -28,6 +28,10 @@ from cgsv_jax.types import (
     Trainer,
 )
 
+# Answers of a run's clients that are kept, five bytes each: of ten clients on 10,000 test rows it
+# is 100,000. Where there are more a run keeps none, since they travel with every checkpoint.
+MOST_ANSWERS = 2**23
+
 
 class Bound(NamedTuple):
     """A method on a task, as functions, shapes and arrays."""
@@ -47,6 +51,7 @@ class Bound(NamedTuple):
     batch: int  # rows of a training step, at most
     steps: np.ndarray  # [N] mini-batch steps of each client in a round
     num_clients: int  # N, those that one poses as included
+    evaluated: int  # of these
     cohort: int  # clients of a round, at most
     checkpoint_every: int | None  # rounds
     flags: Flags  # that decide N and D
@@ -81,6 +86,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
       ValueError: a rule refuses its numbers or the model.
     """
     needs = needs_of(config, method)
+    number, evaluated = counts_of(config)
     given = {"network": task.network, "tensors": task.tensors, "rounds": config.rounds}
     batch = min(config.batch_size, task.clients.mask.shape[1])
     steps = config.epochs * -(-task.sizes // batch)
@@ -95,6 +101,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         mesh=layout_lib.mesh_of(hardware.devices(config)),
         start_loss=needs.start_loss,
         alone=needs.alone,
+        answers=evaluated * len(task.data.test_labels) <= MOST_ANSWERS,
     )
 
     def trainer(hyper: Hyper) -> Trainer:
@@ -136,7 +143,6 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     # The standalone baseline has no server to deceive: its clients cheat at most with their labels.
     uploads = [attack.name for attack in task.attacks if attack.name in attacks.UPLOADS]
     deceived = uploads and method.algorithm != frames.YARDSTICK
-    number, _ = counts_of(config)
     listed = None if task.attendance is None else task.attendance.shape[1]
     return Bound(
         name=method.name,
@@ -154,6 +160,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         batch=batch,
         steps=steps,
         num_clients=number,
+        evaluated=evaluated,
         cohort=listed or config.cohort or number,
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),

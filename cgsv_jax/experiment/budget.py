@@ -32,6 +32,7 @@ A_COALITION = 24  # of a coalition that is looked at in a round: its value, gain
 A_ROW = 300  # of a row of rounds.parquet, while all are put together
 AS_SEEN = 40  # of the same, as it is kept until then
 REBUILT = 128  # models beside the clients' where the server judges models on rows of its own
+AN_ANSWER = 5  # of one model to one test example: a truth and a float
 
 
 def memory_of(bound: Bound) -> tuple[Memory, ...]:
@@ -77,7 +78,18 @@ def memory_of(bound: Bound) -> tuple[Memory, ...]:
             (*who, "--permutations"),
         ),
         Memory(AS_SEEN * number * bound.rounds, "what is recorded", (*who, "--rounds")),
+        Memory(AN_ANSWER * _answers(bound), "the answers to test examples", (*who, "--eval-rows")),
     )
+
+
+def _answers(bound: Bound) -> int:
+    """Of all evaluations of a segment, and of the one that counts, on their way to the host."""
+    if not bound.settings.answers:
+        return 0
+    evaluated = bound.evaluated * len(bound.task.data.test_labels)
+    often = min(bound.settings.eval_every, bound.settings.rounds)
+    length = execute.segment_length(bound.settings.rounds, often)
+    return evaluated * (1 + -(-length // often))
 
 
 def _size(function: Callable, *args: Any) -> int:

@@ -41,7 +41,7 @@ from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
 
-FORMAT = 3  # raise when a manifest or the arrays mean something else
+FORMAT = 4  # raise when a manifest or the arrays mean something else
 KIND = "cgsv_jax checkpoint"
 MANIFEST, ARRAYS = "manifest.json", "arrays"
 KEEP = 2

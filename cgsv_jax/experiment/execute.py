@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax.types import Array, ArrayTree, Evaluation, Hyper, Record
+from cgsv_jax.types import Answers, Array, ArrayTree, Evaluation, Hyper, Record
 
 # Segments are chosen so that a run has about this many: each costs one dispatch, and a person wants
 # to see the bar move.
@@ -25,11 +25,12 @@ class Programs(NamedTuple):
 
     begin: Callable  # (seeds [R] uint32, hyper [R]) -> State [R, ...]
     # (rounds, seeds, hyper, State, shared, evaluated=True, alone=False)
-    # -> (State, Record, Evaluation)
+    # -> (State, Record, Evaluation[, Counted])
     segment: Callable
     hyper: Hyper  # every number [1], of the method as it is configured
     shared: tuple  # what all runs read: the rows, the partition, which clients are evaluated
-    in_order: Callable  # (Record, Evaluation) -> the same, clients in the order of their numbers
+    # (Record, Evaluation[, Counted]) -> the same, clients in the order of their numbers
+    in_order: Callable
     # What decides the compiled code besides the arguments' shapes: batches with equal ones share
     # it. None: it is this batch's own.
     code: Any = None
@@ -63,11 +64,23 @@ class Batch(NamedTuple):
         return sum(segment.rounds for segment in self.segments)
 
 
+class Counted(NamedTuple):
+    """Of every run the evaluation that counts, among those of a segment or of all so far.
+
+    The one of the largest score; of equal ones the earliest.
+    """
+
+    score: Array  # [R] int32; -1 where there is no evaluation yet
+    round: Array  # [R] int32, rounds completed
+    answers: Answers | None  # leaves [R, N, n]; None: nobody wants them
+
+
 class Seen(NamedTuple):
     """Outputs of a chunk's runs, as NumPy arrays; T and K grow from segment to segment."""
 
     record: Record  # leaves [R, T, ...]
     evaluation: Evaluation  # leaves [R, K, ...]
+    counted: Counted | None = None  # None: the programs choose none
 
 
 class Look(NamedTuple):
@@ -386,7 +399,7 @@ def _moments(
             name = (rounds, evaluations > 0, alone, count)
             arguments = (*numbers, state, made.shared)
             state, *seen = call(function, name, *arguments, donate_argnums=2)
-            pieces[number].append(Seen(*made.in_order(*jax.device_get(seen))))
+            _append(pieces[number], Seen(*made.in_order(*jax.device_get(seen))))
             done += rounds * count
             evaluation = pieces[number][-1].evaluation if evaluations else None
             yield moment(Place(index, number, behind), True, evaluation)
@@ -412,8 +425,23 @@ def _nothing_of(x: np.ndarray) -> np.ndarray:
     return np.zeros((len(x), *[0] * (x.ndim - 1)), x.dtype)
 
 
+def _append(pieces: list[Seen], new: Seen) -> None:
+    """Adds what a segment gave; the answers of one evaluation stay, whatever their number."""
+    if pieces and (before := pieces[-1].counted) is not None and new.counted is not None:
+        wins = new.counted.score > before.score
+        counted = jax.tree.map(
+            lambda old, own: np.where(wins.reshape(-1, *[1] * (own.ndim - 1)), own, old),
+            before,
+            new.counted,
+        )
+        pieces[-1], new = pieces[-1]._replace(counted=None), new._replace(counted=counted)
+    pieces.append(new)
+
+
 def _joined(pieces: Sequence[Seen]) -> Seen:
-    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *pieces)
+    grown = [piece[:2] for piece in pieces]
+    record, evaluation = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *grown)
+    return Seen(record, evaluation, pieces[-1].counted)
 
 
 def _behind(batches: Sequence[Batch], place: Place) -> int:
@@ -493,6 +521,7 @@ def _expected(
     made, chunk = build(place.batch), batch.chunks[place.chunk]
     state = jax.eval_shape(functools.partial(_start, made.begin), *chunk)
     _, *shown = jax.eval_shape(functools.partial(made.segment, 1), *chunk, state, made.shared)
+    *shown, counted = Seen(*shown)
 
     def seen(chunk: Chunk, segments: Sequence[Segment]) -> Seen:
         def leaf(x: jax.ShapeDtypeStruct, length: int) -> jax.ShapeDtypeStruct:
@@ -501,10 +530,15 @@ def _expected(
 
         rounds = sum(s.rounds for s in segments if not s.alone)
         lengths = (rounds, sum(s.evaluations for s in segments))
-        each = [
+        record, evaluation = (
             jax.tree.map(lambda x, n=n: leaf(x, n), t) for t, n in zip(shown, lengths, strict=True)
-        ]
-        return Seen(*each)
+        )
+
+        def chosen(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            rest = x.shape[1:] if segments else (0,) * (len(x.shape) - 1)
+            return jax.ShapeDtypeStruct((len(chunk.seeds), *rest), x.dtype)
+
+        return Seen(record, evaluation, jax.tree.map(chosen, counted))
 
     def through(own: Batch) -> Sequence[Segment]:
         return own.segments if whole else ()

@@ -11,7 +11,7 @@ from cgsv_jax.core import grid, simulation
 from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.experiment import budget, hardware
 from cgsv_jax.experiment.bind import Bound
-from cgsv_jax.experiment.execute import Batch, Chunk, Programs, Seen
+from cgsv_jax.experiment.execute import Batch, Chunk, Counted, Programs, Seen
 from cgsv_jax.results import frames
 from cgsv_jax.types import Evaluation, Hyper, Record, State
 
@@ -57,21 +57,27 @@ def programs(bound: Bound) -> Programs:
 
             if alone:  # nothing is recorded of it: what would be, with no rounds
                 state = simulation.train_alone(*arguments, settings.rounds)
-                outputs = jax.tree.map(
+                record, evaluation = jax.tree.map(
                     lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), jax.eval_shape(go_on)[1:]
                 )
             else:
-                state, *outputs = go_on()
+                state, record, evaluation = go_on()
+            # Of all evaluations but one the answers end here: they are the largest part.
+            outputs = record, evaluation._replace(answers=None), _counted(evaluation)
             return state, *layout_lib.keep_whole(outputs, mesh)
 
         return grid.runs(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)
 
-    def in_order(record: Record, evaluation: Evaluation) -> tuple[Record, Evaluation]:
+    def in_order(
+        record: Record, evaluation: Evaluation, counted: Counted
+    ) -> tuple[Record, Evaluation, Counted]:
         record = jax.tree.map(lambda x: x[..., places], record)
         if task.chosen is None:
             fields = {name: getattr(evaluation, name) for name in simulation.PER_CLIENT}
             evaluation = evaluation._replace(**jax.tree.map(lambda x: x[..., places], fields))
-        return record, evaluation
+            answers = jax.tree.map(lambda x: x[..., places, :], counted.answers)
+            counted = counted._replace(answers=answers)
+        return record, evaluation, counted
 
     # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).
     hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), bound.hyper)
@@ -94,7 +100,7 @@ def batch_of(bound: Bound) -> Batch:
 
 def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
     """What the chunks of a method recorded, as the results keep it."""
-    record, evaluation = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    record, evaluation, counted = jax.tree.map(lambda *x: np.concatenate(x), *seen)
     task = bound.task
     return frames.Cell(
         partition=task.partition,
@@ -109,7 +115,17 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         cheats=task.cheats,
         owners=task.owners,
         partition_seed=task.partition_seed,
+        answers=None if counted is None else counted.answers,
     )
+
+
+def _counted(evaluation: Evaluation) -> Counted:
+    """The evaluation of a segment that counts; its clients in the order of the matrices' rows."""
+    if not evaluation.round.size:  # no other counts less
+        answers = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), evaluation.answers)
+        return Counted(jnp.int32(-1), jnp.int32(0), answers)
+    last = evaluation.round[-1]
+    return Counted(last, last, jax.tree.map(lambda x: x[-1], evaluation.answers))
 
 
 def _together(bound: Bound) -> list[tuple[int, ...]]:

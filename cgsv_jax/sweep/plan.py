@@ -186,7 +186,7 @@ def plan(
             try:
                 for portion, dealt in _portions(world, own):
                     shapes = _shapes(dealt, eval_split)
-                    sketch = tuple(_sketch(task) for task in dealt)
+                    sketch = tuple(_sketch(evaluated_on(task, eval_split)) for task in dealt)
                     shaped.setdefault(shapes, []).append((portion, sketch))
             except ConfigError as error:
                 for line in str(error).splitlines():
@@ -242,8 +242,9 @@ def tasks_of(world: Config) -> tuple[Task, ...]:
 
 
 def _sketch(task: Task) -> Task:
-    """A task without its rows, which are large."""
-    return task._replace(data=None)
+    """A task without its rows, which are large: of these, only the shapes."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), task.data)
+    return task._replace(data=shapes)
 
 
 def _shapes(dealt: Sequence[Task], eval_split: str) -> tuple:
