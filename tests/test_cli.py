@@ -12,7 +12,7 @@ import pytest
 from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import main
-from cgsv_jax.config import defaults, validate
+from cgsv_jax.config import defaults, schema, validate
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.results import directory
 
@@ -222,19 +222,15 @@ def test_help_explains_symbols_and_defaults():
 def test_the_defaults_that_the_help_shows_are_what_is_run(dataset, preset):
     """Of every option, for every method; words of the help's own start with it."""
     config = names_lib.configure(dataset=dataset, preset=preset, algorithms="all")
-    flags = (
-        flags_lib.TASK
-        | flags_lib.TRAINING_FLAGS
-        | flags_lib.WHO
-        | flags_lib.HARDWARE
-        | flags_lib.rules(names_lib.TABLES)
-    )
+    flags = flags_lib.rules(names_lib.TABLES)
+    for group in schema.GROUPS:
+        flags |= flags_lib.of_group(group, names_lib.TABLES)
     released = defaults.RELEASED_TRAINING.get(dataset, {}) if preset == "released" else {}
     for name in set(flags) - {"dataset", "preset", "seeds", "devices", *released}:
         flag, name = flags[name], validate.RENAMED.get(name, name)
         base, others = defaults.default_of(name, names_lib.TABLES)
         base = others.get(preset, others.get(dataset, base))
-        if flag.default is None and flag.kind is not bool:
+        if flag.default is None and flag.argument is not flags_lib.SWITCH:
             readers = [method for method in config.methods if name in method.values]
             for holder in readers or ([config] if hasattr(config, name) else []):
                 own = others.get(getattr(holder, "algorithm", None), base)

@@ -105,7 +105,7 @@ RIGHT = {
     "reward": word(TABLES.rewards),
     "game": word(TABLES.games),
     "cohort": st.integers(1, 3),
-    "cohort_by": word(schema.COHORTS_BY),
+    "cohort_by": word(schema.FIELDS["cohort_by"].kind.allowed),
     "attendance": st.just("attendance.npy"),
     "dropout": st.floats(0, 0.9),
     "late": st.lists(st.sampled_from(["1:2", "2:0"]), max_size=2),
@@ -166,9 +166,9 @@ def asked(draw):
     for name in names:
         odd = draw(st.floats(0, 1)) < share
         values[name] = draw(ODD if odd else RIGHT.get(name, WHOLE))
-        other, readers = schema.ONLY_WITH.get(name, (None, ()))
-        if other == "partitions" and share < 1:  # or it would nearly always be idle
-            values.setdefault(other, readers[0])
+        when = schema.FIELDS[name].kind.when if name in schema.FIELDS else None
+        if when and when.options == ("partitions",) and share < 1:  # or it were nearly always idle
+            values.setdefault("partitions", when.words[0])
     if draw(st.integers(0, 20)) == 0:
         values[draw(st.sampled_from(["nonsense", "name", "methods", "Clients", "beta_"]))] = draw(
             ODD

@@ -230,8 +230,8 @@ DATASETS, PARTITIONS, MODELS = {"circles": SOURCE}, {"in_turn": in_turn}, {"narr
 
 def test_no_option_is_called_like_a_flag_of_the_command():
     """Or like a field of a config or a method: one of the two would never be heard."""
-    groups = (flags_lib.TASK, flags_lib.TRAINING_FLAGS, flags_lib.WHO, flags_lib.HARDWARE)
-    groups += (flags_lib.CLUSTER, flags_lib.SWEEP, flags_lib.RAY, flags_lib.OUTPUT)
+    groups = [flags_lib.CLUSTER, flags_lib.SWEEP, flags_lib.RAY, flags_lib.OUTPUT]
+    groups += [flags_lib.of_group(group, names_lib.TABLES) for group in schema.GROUPS]
     named = {name for group in groups for name in group} - schema.TRAINING.keys()
     for name in named | {"partition", "algorithms", "preset", "values", "name"}:
         own = {"mine": Spec(print, {name: Truth(True, "")})}

@@ -6,35 +6,43 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from cgsv_jax.config import defaults, schema, validate
+from cgsv_jax.config import defaults, fields, schema, validate
 from cgsv_jax.config.defaults import PRESETS
-from cgsv_jax.experiment import names, plugins
-from cgsv_jax.rules.spec import Choice, Count, Number, Option, Truth
+from cgsv_jax.config.fields import Kind, Name, Path, Several
+from cgsv_jax.experiment import plugins
+from cgsv_jax.rules.spec import Choice, Count, Number, Truth
 from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import search
+
+
+class Argument(NamedTuple):
+    """What may follow a flag: one word, and what is made of it."""
+
+    cast: Callable[[str], Any]
+    metavar: str
 
 
 class Flag(NamedTuple):
     """A line of `--help`: what may follow the flag, and what it means."""
 
-    kind: Any
+    argument: Argument
     help: str
     default: str | None = None  # as shown; None: as the tables of defaults say
     alias: str | None = None
 
 
-def _value(cast: Callable[[str], Any], metavar: str) -> Any:
-    """One word, converted if it can be: what cannot stays a string, and config.validate says so."""
+def _parser(argument: Argument) -> Any:
+    """Converts if it can: what cannot be stays a string, and config.validate says so."""
 
     def parse(words: Sequence[str]) -> Any:
         try:
-            return cast(words[0])
+            return argument.cast(words[0])
         except ValueError:
             return words[0]
 
     spec = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar=metavar,
+        metavar=argument.metavar,
         instance_from_str=parse,
         is_instance=lambda value: True,  # None stands for the data set's default
         str_from_instance=lambda value: [str(value)],
@@ -78,10 +86,16 @@ def _several(cast: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-_INT, _FLOAT, _NAME = _value(int, "INT"), _value(float, "NUMBER"), _value(str, "NAME")
-_NAMES, _INTS = _value(_list_of(str), "A,B,..."), _value(_list_of(int), "INT,INT,...")
-_FLOATS = _value(_list_of(float), "NUMBER,NUMBER,...")
-_SEEDS = _value(_number_or_list, "INT | INT,INT,...")
+INT, NUMBER, NAME = Argument(int, "INT"), Argument(float, "NUMBER"), Argument(str, "NAME")
+SWITCH = Argument(_truth, "true|false")  # which needs no word, except in a sweep
+_ARGUMENTS = {Number: NUMBER, Count: INT, Choice: NAME, Truth: SWITCH, Name: NAME, Path: NAME}
+_ARGUMENTS |= {fields.Word: NAME}
+NAMES, INTS = Argument(_list_of(str), "A,B,..."), Argument(_list_of(int), "INT,INT,...")
+NUMBERS, SEEDS = (
+    Argument(_list_of(float), "NUMBER,NUMBER,..."),
+    Argument(_number_or_list, "INT | INT,INT,..."),
+)
+LAYERS = Argument(_layers, "INT[xINT...]")
 
 
 def _default(name: str, tables: schema.Tables) -> str:
@@ -94,115 +108,46 @@ def _default(name: str, tables: schema.Tables) -> str:
 
     base, others = defaults.default_of(name, tables)
     texts = [] if base is None else [text(base)]
-    return ", ".join([*texts, *(f"{who} {text(value)}" for who, value in others.items())])
+    texts += [f"{who} {text(value)}" for who, value in others.items()]
+    return ", ".join(filter(None, texts)) or "none"
 
 
-def _of_option(option: Option) -> Flag:
-    """The flag of an option that a rule, or training, declares."""
-    kinds = {Number: _FLOAT, Count: _INT, Choice: _NAME, Truth: bool}
+def _argument_of(kind: Kind) -> Argument:
+    if not isinstance(kind, Several):
+        return _ARGUMENTS[type(kind)]
+    if kind.counted:
+        return SEEDS
+    if isinstance(kind.of, fields.Word):
+        return INTS if kind.of.kind is int else NAMES
+    return {INT: INTS, NUMBER: NUMBERS, NAME: NAMES}[_argument_of(kind.of)]
+
+
+def _of_option(option: Kind) -> Flag:
+    """The flag of what a config, a rule or training declares."""
     words = ", ".join(option.allowed) if isinstance(option, Choice) else ""
     told = all(word in option.help for word in words.split(", "))
-    return Flag(kinds[type(option)], option.help if told else f"{option.help}: {words}")
+    return Flag(_argument_of(option), option.help if told else f"{option.help}: {words}")
 
 
-_T = names.TABLES
+def _of_field(field: fields.Field, tables: schema.Tables) -> Flag:
+    """The flag of a field of a config; in braces its help names a table."""
+    names = {table: ", ".join(getattr(tables, table)) for table in schema.NAMED}
+    flag = _of_option(field.kind)._replace(default=field.shown, alias=field.alias)
+    when = field.kind.when
+    on = f" ({', '.join(when.words)})" if when and when.options == ("partitions",) else ""
+    return flag._replace(help=flag.help.format(**names) + on)
 
-TASK = {
-    "dataset": Flag(_NAME, f"data set: {', '.join(_T.datasets)}"),
-    "data_dir": Flag(_NAME, "folder of the TFDS sets", "TFDS_DATA_DIR, or TFDS's own"),
-    "model": Flag(_NAME, f"network: {', '.join(_T.models)}", "the data set's"),
-    "hidden": Flag(_INTS, "hidden units of the mlp, a number per layer"),
-    "clients": Flag(_INT, "number of clients N", "10, or as many as --shares"),
-    "rows_per_client": Flag(
-        _INT,
-        "cap: at most N times this many training rows are dealt out",
-        "mnist 600, cifar10 2000",
-    ),
-    "validation_share": Flag(
-        _FLOAT,
-        "share of the training rows that no client gets",
-        "0.1, cifar10 0.2, sst and mr 0 (they have such rows)",
-    ),
-    "partition_seed": Flag(_INT, "seed of the partition, the same for all seeds"),
-    "concentration": Flag(_FLOAT, "above 0, small is uneven (dirichlet, size_dirichlet)"),
-    "dirichlet_balanced": Flag(
-        bool, "of the next class nobody gets rows who has n / N of them already (dirichlet)"
-    ),
-    "min_rows": Flag(_INT, "fewest rows of a client (dirichlet, size_dirichlet, by_owner)"),
-    "shares": Flag(
-        _FLOATS, "a number per client, sizes are proportional to them (by_shares)", "none"
-    ),
-    "classes_per_client": Flag(_INT, "classes that every client holds (k_classes)"),
-    "owners": Flag(
-        _NAME, "file with an owner id per training row, .npy or .npz (by_owner)", "none"
-    ),
-    "lists": Flag(
-        _NAME,
-        "file with the row numbers of every client: .npz, an array per client, .npy [N, M], .json, "
-        "a list of lists, or a line per client, commas between (from_lists)",
-        "none",
-    ),
-    "repeated_rows": Flag(bool, "a row may be listed more than once (from_lists)"),
-    "synthetic_rows": Flag(_INT, "training rows of the data set synthetic"),
-}
-TRAINING_FLAGS = {
-    "seeds": Flag(_SEEDS, "how many seeds (0, 1, ...), or a comma-separated list of them"),
-    "rounds": Flag(_INT, "rounds of communication T"),
-    "epochs": Flag(_INT, "local epochs per round E"),
-    "batch_size": Flag(_INT, "rows per mini-batch step B"),
-    **{name: _of_option(option) for name, option in schema.TRAINING.items()},
-    "eval_every": Flag(
-        _INT,
-        "rounds between two evaluations on the test set",
-        "rounds / 20",
-        "--evaluate-every",
-    ),
-    "eval_rows": Flag(_INT, "test rows to evaluate on, drawn once with --partition-seed", "all"),
-    "eval_clients": Flag(
-        _INT, "clients to evaluate, evenly from the fewest rows to the most", "all"
-    ),
-    "eval_batch": Flag(_INT, "test rows per forward pass"),
-    "checkpoint_every": Flag(
-        _INT,
-        "rounds of a seed that are lost at most when the run is killed; --resume goes on",
-        "about a minute",
-    ),
-}
-WHO = {
-    "cohort": Flag(_INT, "clients that take part in a round, drawn anew each time", "all"),
-    "cohort_by": Flag(_NAME, f"how a cohort is drawn: {' or '.join(schema.COHORTS_BY)}"),
-    "attendance": Flag(
-        _NAME,
-        "file with the clients of every round: .npy [T, C], or a line per round, commas between",
-        "none",
-    ),
-    "late": Flag(
-        _NAMES, "clients:round, so many clients join in that round (from 0), drawn once", "none"
-    ),
-    "attack": Flag(
-        _NAMES,
-        "name:clients, so many clients cheat, drawn once; or name:clients:strength (label_flip and "
-        "random_labels: the share of their rows, in (0, 1]); names: "
-        f"{', '.join(_T.attacks)} (replication: one client poses as so many)",
-        "none",
-    ),
-    "attackers": Flag(_INTS, "who they are by number, those of the first attack first", "drawn"),
-}
-HARDWARE = {
-    "layout": Flag(
-        _NAME,
-        "clients computed at once: all, one, a number, or balanced (the widest chunks that fit the "
-        "memory and whose padding costs at most a tenth)",
-        "balanced; on a CPU one for models with convolutions, else 4",
-    ),
-    "devices": Flag(_INT, "devices that share the clients", "all there are"),
-    "precision": Flag(_NAME, f"of local training: {', '.join(_T.precisions)}; scores are float32"),
-    "conv": Flag(
-        _NAME,
-        f"form of the convolutions: {', '.join(_T.convs)}",
-        "auto: block to train, lax to test",
-    ),
-}
+
+def of_group(group: str, tables: schema.Tables) -> dict[str, Flag]:
+    """The flags of the fields of a config that are of a group; those of training's options too."""
+    flags = {
+        fields.flag_of(name, field): _of_field(field, tables)
+        for name, field in schema.FIELDS.items()
+        if field.group == group
+    }
+    if group == "training":
+        flags |= {name: _of_option(option) for name, option in schema.TRAINING.items()}
+    return flags
 
 
 def rules(tables: schema.Tables) -> dict[str, Flag]:
@@ -210,7 +155,7 @@ def rules(tables: schema.Tables) -> dict[str, Flag]:
     declared = {n: _of_option(o) for n, o in tables.options.items() if n not in schema.TRAINING}
     return {
         "preset": Flag(
-            _NAME, f"bundle of rules and numbers: {', '.join(PRESETS)}", alias="--setting"
+            NAME, f"bundle of rules and numbers: {', '.join(PRESETS)}", alias="--setting"
         ),
         **declared,
     }
@@ -218,74 +163,74 @@ def rules(tables: schema.Tables) -> dict[str, Flag]:
 
 CLUSTER = {
     "coordinator": Flag(
-        _NAME,
+        NAME,
         "host:port of process 0 where several processes share the clients, each started with the "
         "same flags; auto: as the cluster's scheduler says",
         "one process",
     ),
-    "processes": Flag(_INT, "how many processes there are, with --coordinator host:port", "none"),
-    "process": Flag(_INT, "which of them this is, from 0; only 0 prints and writes", "none"),
+    "processes": Flag(INT, "how many processes there are, with --coordinator host:port", "none"),
+    "process": Flag(INT, "which of them this is, from 0; only 0 prints and writes", "none"),
 }
 SWEEP = {
     "best": Flag(
-        _NAME, f"what the best point is chosen by: {', '.join(points_lib.CRITERIA)}", "fairness"
+        NAME, f"what the best point is chosen by: {', '.join(points_lib.CRITERIA)}", "fairness"
     ),
     "eval_split": Flag(
-        _NAME,
+        NAME,
         "examples that accuracies are on: test, or validation, so that choosing does not touch the "
         "test set",
         "test",
         "--judge",
     ),
     "search": Flag(
-        _NAME,
+        NAME,
         "draw --points points from ranges (--beta 0.1:10, :log or :linear behind) and lists "
         f"instead of running all: {', '.join(search.SEARCHES)} (optuna: extra [search])",
         "all combinations",
     ),
-    "points": Flag(_INT, "points that a search runs", "20", "--trials"),
+    "points": Flag(INT, "points that a search runs", "20", "--trials"),
     "batch": Flag(
-        _INT,
+        INT,
         "points that a search draws before the first of them are compared",
         "1; on Ray as many as find place",
     ),
-    "search_seed": Flag(_INT, "seed of what a search draws", "0"),
+    "search_seed": Flag(INT, "seed of what a search draws", "0"),
     "scheduler": Flag(
-        _NAME,
+        NAME,
         "stops points of a search early that do badly: "
         f"{', '.join(search.SCHEDULERS)} (extra [search])",
         "none",
     ),
     "together": Flag(
-        _INT,
+        INT,
         "trials that one call of a program computes",
         "as many as half of the memory holds; on a CPU 1",
     ),
 }
 RAY = {
-    "on": Flag(_NAME, "where: local, or ray (extra [ray])", "local"),
-    "address": Flag(_NAME, "of a Ray cluster; without it --on ray starts a local one", "local"),
-    "cpus_per_task": Flag(_INT, "CPU cores of a task, and its threads", "1", "--cpus-per-trial"),
+    "on": Flag(NAME, "where: local, or ray (extra [ray])", "local"),
+    "address": Flag(NAME, "of a Ray cluster; without it --on ray starts a local one", "local"),
+    "cpus_per_task": Flag(INT, "CPU cores of a task, and its threads", "1", "--cpus-per-trial"),
     "gpus_per_task": Flag(
-        _FLOAT, "GPUs of a task", "0, or 1 where there are some", "--gpus-per-trial"
+        NUMBER, "GPUs of a task", "0, or 1 where there are some", "--gpus-per-trial"
     ),
 }
 OUTPUT = {
     "config": Flag(
-        _NAME, "a config.json to repeat; then only the flags of this group count", "none"
+        NAME, "a config.json to repeat; then only the flags of this group count", "none"
     ),
-    "out": Flag(_NAME, "run directory to write", "runs/<command>-<data set>-<number>"),
-    "overwrite": Flag(bool, "replace the run that the directory holds"),
+    "out": Flag(NAME, "run directory to write", "runs/<command>-<data set>-<number>"),
+    "overwrite": Flag(SWITCH, "replace the run that the directory holds"),
     "resume": Flag(
-        _NAME,
+        NAME,
         "an unfinished run's directory: go on with it; with --plugin, --profile, --quiet only",
         "none",
     ),
     "plugin": Flag(
-        _NAME, f"a file with rules of your own: {', '.join(plugins.FIELDS)} by name", "none"
+        NAME, f"a file with rules of your own: {', '.join(plugins.FIELDS)} by name", "none"
     ),
-    "profile": Flag(bool, "then time the phases of a round, beside what the device could do"),
-    "quiet": Flag(bool, "print nothing but errors"),
+    "profile": Flag(SWITCH, "then time the phases of a round, beside what the device could do"),
+    "quiet": Flag(SWITCH, "print nothing but errors"),
 }
 
 
@@ -301,20 +246,19 @@ def fields_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(name: str, doc: str, flags: dict[str, Flag], tables: schema.Tables) -> type:
-    fields = []
-    for flag, (kind, text, default, alias) in flags.items():
-        default = default or (
-            "off" if kind is bool else _default(validate.RENAMED.get(flag, flag), tables)
+    made_of = []
+    for flag, (argument, text, default, alias) in flags.items():
+        switch = argument is SWITCH
+        shown = default or ("off" if switch else _default(validate.RENAMED.get(flag, flag), tables))
+        note = tyro.conf.arg(
+            help=text,
+            help_behavior_hint=f"(default: {shown})",
+            aliases=[alias] if alias else None,
         )
-        hint = f"(default: {default})"
-        aliases = [alias] if alias else None
-        note = tyro.conf.arg(help=text, help_behavior_hint=hint, aliases=aliases)
-        if kind is bool:
-            fields.append((flag, Annotated[bool, note], False))
-        else:
-            fields.append((flag, Annotated[kind, note], None))
+        kind = bool if switch else _parser(argument)
+        made_of.append((flag, Annotated[kind, note], False if switch else None))
     made = dataclasses.make_dataclass(
-        name, fields, frozen=True, namespace={"command": name.lower()}
+        name, made_of, frozen=True, namespace={"command": name.lower()}
     )
     made.__doc__ = doc
     return made
@@ -322,57 +266,50 @@ def _arguments(name: str, doc: str, flags: dict[str, Flag], tables: schema.Table
 
 def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
     """The flags as a sweep takes them: those that can be swept take several values."""
-    kinds: tuple[tuple[Any, Any, str], ...] = (
-        *((_INT, int, "INT"), (_FLOAT, float, "NUMBER"), (_NAME, str, "NAME")),
-        *((bool, _truth, "true|false"), (_INTS, _layers, "INT[xINT...]")),
-    )
-    ranges = {int: " | LOW:HIGH", float: " | LOW:HIGH"}
-    made, there = {}, points_lib.sweepable(tables)
-    for name, flag in flags.items():
-        if name in there:
-            ((cast, word),) = ((cast, word) for kind, cast, word in kinds if kind is flag.kind)
-            kind = _value(_several(cast), f"{word},...{ranges.get(cast, '')}")
-            default = "false" if flag.kind is bool else flag.default
-            flag = flag._replace(kind=kind, default=default)
-        made[name] = flag
-    made |= {
-        name: flag._replace(help=f"{flag.help}; layers joined by x")
-        for name, flag in made.items()
-        if name == "hidden"
-    }
-    return made
+    there = points_lib.sweepable(tables)
+
+    def swept(flag: Flag) -> Flag:
+        one = LAYERS if flag.argument is INTS else flag.argument
+        span = " | LOW:HIGH" if one in (INT, NUMBER) else ""
+        return flag._replace(
+            argument=Argument(_several(one.cast), f"{one.metavar},...{span}"),
+            help=f"{flag.help}; layers joined by x" if one is LAYERS else flag.help,
+            default="false" if one is SWITCH else flag.default,
+        )
+
+    return {name: swept(flag) if name in there else flag for name, flag in flags.items()}
 
 
 def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
     """What run, compare and sweep may be told, where there are these names."""
-    partitions = Flag(
-        _NAMES, f"partitions, comma-separated: {', '.join(tables.partitions)}", "power_law"
-    )
     methods = ", ".join(tables.algorithms)
+    task, dealt, training, evaluation, who, hardware = (
+        of_group(group, tables) for group in schema.GROUPS
+    )
 
-    def of(name: str, doc: str, partition: Flag, algorithms: Flag) -> type:
-        which = {"partition": partition, "algorithms": algorithms}
-        how = TRAINING_FLAGS | WHO | HARDWARE | rules(tables)
-        return _arguments(name, doc, TASK | which | how | CLUSTER | OUTPUT, tables)
+    def of(name: str, doc: str, dealt: dict[str, Flag], algorithms: Flag) -> type:
+        which = dealt | {"algorithms": algorithms}
+        how = training | evaluation | who | hardware | rules(tables)
+        return _arguments(name, doc, task | which | how | CLUSTER | OUTPUT, tables)
 
+    one = Flag(NAME, f"partition: {', '.join(tables.partitions)}")
     run = of(
         "Run",
         "One method on one partition.",
-        partitions._replace(kind=_NAME, help=f"partition: {', '.join(tables.partitions)}"),
-        Flag(_NAME, f"method: {methods}", "cgsv", "--algorithm"),
+        {"partition": one},
+        Flag(NAME, f"method: {methods}", "cgsv", "--algorithm"),
     )
     compare = of(
         "Compare",
         "Several methods on the same partition, start and seeds: the fairness table.\n\n"
         "Without arguments: standalone, fedavg and cgsv on digits, 10 clients, power law, "
         "three seeds.",
-        partitions,
+        dealt,
         Flag(
-            _NAMES,
+            NAMES,
             f"methods, comma-separated, or all: {methods}; cgsv:released runs the released code's "
             "preset beside the paper's",
-            "standalone,fedavg,cgsv",
-            "--algorithm",
+            alias="--algorithm",
         ),
     )
     sweep = _arguments(
@@ -380,19 +317,18 @@ def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
         "Many points at once: every flag of a number or a choice takes several values.\n\n"
         "`cgsv sweep --beta 0.5,1,2 --alpha 0.9,0.95 --seeds 5 --partition uniform,power_law` runs "
         "all combinations, as few compiled programs, and says which point is best.",
-        _swept(TASK, tables)
+        _swept(task, tables)
+        | dealt
         | {
-            "partition": partitions,
             "algorithms": Flag(
-                _NAMES,
+                NAMES,
                 f"methods, comma-separated, or all: {methods}; standalone is run with them "
                 "wherever fairness needs it",
                 "cgsv",
                 "--algorithm",
             ),
         }
-        | _swept(TRAINING_FLAGS | HARDWARE | rules(tables), tables)
-        | _swept(WHO, tables)
+        | _swept(training | evaluation | hardware | rules(tables) | who, tables)
         | SWEEP
         | RAY
         | {
@@ -400,7 +336,7 @@ def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
             "out": OUTPUT["out"]._replace(help="directory to write"),
             "overwrite": OUTPUT["overwrite"]._replace(help="replace what the directory holds"),
             "resume": Flag(
-                _NAME, "the directory of a sweep that was stopped, to run what is missing", "none"
+                NAME, "the directory of a sweep that was stopped, to run what is missing", "none"
             ),
             "plugin": OUTPUT["plugin"],
             "quiet": OUTPUT["quiet"],

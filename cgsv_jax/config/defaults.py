@@ -1,9 +1,8 @@
 """What an experiment is when nobody says otherwise, and where the numbers come from."""
 
-import dataclasses
 from typing import Any
 
-from cgsv_jax.config.schema import Config, Tables
+from cgsv_jax.config.schema import FIELDS, Tables
 
 # `paper` is what the text says, `released` what the released PyTorch code (commit 7376663) does,
 # `steady` the text with a Gamma that decays, this project's own (see rules/rescale.py). Every line
@@ -54,10 +53,9 @@ def default_of(name: str, tables: Tables) -> tuple[Any, dict[str, Any]]:
     Returns:
       The value, and data set, preset, method or part of one -> the value that it has instead.
     """
-    fields = {f.name: f.default for f in dataclasses.fields(Config)}
-    fields |= {flag: option.default for flag, option in tables.options.items()}
-    fields = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
-    base, others = (fields | DEFAULTS).get(name), {}
+    general = {name: field.kind.default for name, field in FIELDS.items()}
+    general |= {flag: option.default for flag, option in tables.options.items()}
+    base, others = (general | DEFAULTS).get(name), {}
     rules = tables.algorithms, *tables.parts.values()
     of_sets = {who: source.training for who, source in tables.datasets.items()}
     for table in (of_sets, PRESETS, *({w: s.defaults for w, s in own.items()} for own in rules)):

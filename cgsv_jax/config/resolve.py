@@ -14,7 +14,7 @@ from cgsv_jax.config.schema import Config, ConfigError, Method, Tables
 from cgsv_jax.core.ranges import MAX_WHOLE
 from cgsv_jax.core.ranges import shown as _shown
 from cgsv_jax.rules import spec as spec_lib
-from cgsv_jax.rules.spec import Number, Option
+from cgsv_jax.rules.spec import Number, Option, When
 
 
 def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
@@ -35,9 +35,8 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     algorithms = _sequence(asked.pop("algorithms", defaults.DEFAULTS["algorithms"]))
     if algorithms == ("all",):
         algorithms = tuple(tables.algorithms)
-    common = {f.name for f in dataclasses.fields(Config)} - {"methods", "dataset", "tables"}
     own = tables.options
-    allowed = {*common, *own, "dataset", "preset", "algorithms"}
+    allowed = {*schema.FIELDS, *own, "preset", "algorithms"}
     complaints = [
         validate_lib.unknown("option", key, allowed) for key in asked if key not in allowed
     ]
@@ -58,51 +57,38 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
             return Method(name, algorithm, (), {})
         return _method(name, algorithm, training, given, tables)
 
-    shares = _sequence(asked.get("shares", ()))
-    fields = {
-        "model": source.model,
-        "clients": len(shares) or defaults.DEFAULTS["clients"],
-        "partitions": defaults.DEFAULTS["partitions"],
-        "seeds": defaults.DEFAULTS["seeds"],
-        "rounds": source.training["rounds"],
-        "epochs": source.training["epochs"],
-        "batch_size": source.training["batch_size"],
-        "rows_per_client": source.rows_per_client,
-        "validation_share": source.validation_share,
-        "layout": "auto",
-    } | {key: value for key, value in asked.items() if key in common}
-    fields |= {
-        name: validate_lib.absolute(name, fields[name]) for name in schema.PATHS if name in fields
+    given = {key: value for key, value in asked.items() if key in schema.FIELDS}
+    fields: dict[str, Any] = {
+        **{name: field.kind.default for name, field in schema.FIELDS.items()},
+        **{n: value for n, value in defaults.DEFAULTS.items() if n in schema.FIELDS},
+        **{n: value for n, value in source.training.items() if n in schema.FIELDS},
+        **{n: getattr(source, n) for n in ("model", "rows_per_client", "validation_share")},
+        **given,
+        "dataset": dataset,
     }
-    fields["partitions"] = _sequence(fields["partitions"])
-    fields["hidden"] = _sequence(fields.get("hidden", (64,)))
-    lists = ("late", "attacks", "attackers", "shares")
-    fields |= {name: _sequence(fields.get(name, ())) for name in lists}
-    if validate_lib.whole(fields["seeds"]):  # so many of them: 0, 1, 2, ...
-        count = fields["seeds"]
-        if not 1 <= count <= schema.MAX_SEEDS:
-            complaints.append(
-                f"--seeds is {_shown(count)}, a number of seeds must be in 1..{schema.MAX_SEEDS}"
-            )
-        fields["seeds"] = tuple(range(min(max(count, 1), schema.MAX_SEEDS)))
-    else:
-        fields["seeds"] = _sequence(fields["seeds"])
-    if fields["layout"] == "auto":
+    for name in schema.PATHS:
+        fields[name] = validate_lib.absolute(name, fields[name])
+    if schema.whole(fields["seeds"]):  # so many of them: 0, 1, 2, ...
+        count, most = fields["seeds"], schema.MAX_SEEDS
+        if not 1 <= count <= most:
+            complaints.append(f"--seeds is {_shown(count)}, a number of seeds must be in 1..{most}")
+        fields["seeds"] = tuple(range(min(max(count, 1), most)))
+    for name in schema.LISTS:
+        fields[name] = _sequence(fields[name])
+    if "clients" not in given and fields["shares"]:
+        fields["clients"] = len(fields["shares"])
+    if fields["layout"] in (None, "auto"):
         # As `layout.default_width` says, except that accelerators look at the sizes of clients.
         on_cpu = "one" if fields["model"] in schema.CONVOLUTIONAL + schema.OF_TOKENS else "4"
         fields["layout"] = on_cpu if backend == "cpu" else "balanced"
-    layout: Any = fields["layout"]
-    if validate_lib.whole(layout) and 1 <= layout <= MAX_WHOLE:
-        fields["layout"] = str(layout)
-    if "eval_every" not in fields:  # about twenty points on a curve
+    width: Any = fields["layout"]
+    if schema.whole(width) and 1 <= width <= MAX_WHOLE:
+        fields["layout"] = str(width)
+    if fields["eval_every"] is None:  # about twenty points on a curve
         rounds = fields["rounds"]
-        fields["eval_every"] = -(-rounds // 20) if validate_lib.whole(rounds) and rounds > 0 else 1
-    config = Config(
-        dataset=dataset,
-        methods=tuple(method(name) for name in algorithms),
-        **_of_tables(tables),
-        **fields,
-    )
+        fields["eval_every"] = -(-rounds // 20) if schema.whole(rounds) and rounds > 0 else 1
+    methods = tuple(method(name) for name in algorithms)
+    config = Config(methods=methods, **_of_tables(tables), **fields)
     schema.refuse(
         complaints + validate_lib.complaints(config, tables) + _idle_options(config, asked, tables)
     )
@@ -138,17 +124,15 @@ def method_of(
 def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") -> list[str]:
     """An option that would do nothing is a misunderstanding, so it is refused."""
     thinned = tuple(name for name in tables.partitions if name not in schema.CHOSEN_ROWS)
-    only_with = schema.ONLY_WITH | {"rows_per_client": ("partitions", thinned)}
+    beside = {name: field.kind.when for name, field in schema.FIELDS.items()}
+    beside["rows_per_client"] = When(("partitions",), thinned)
     for name, option in tables.options.items():
         if isinstance(option, Number) and option.instead_of:
-            only_with[name] = ("partitions", (option.partition,))
+            beside[name] = When(("partitions",), (option.partition,))
     complaints = []
     for name in asked:
-        if name in only_with:
-            other, allowed = only_with[name]
-            used = _sequence(getattr(config, other))
-            everything = getattr(tables, other if other == "partitions" else f"{other}s")
-            complaints += _idle(name, other, allowed, used, everything)
+        if when := beside.get(name):
+            complaints += _idle(name, when, config, tables)
         if name in tables.options:
             complaints += _idle_option(config, name, asked[name], tables)
     return complaints
@@ -159,9 +143,10 @@ def _idle_option(config: Config, name: str, value: Any, tables: Tables) -> list[
     methods = config.methods
     if any(name in method.values for method in methods):
         return []
-    wrong = validate_lib.judged(name, value, tables.options[name])
+    wrong = validate_lib.judged(name, value, tables.options[name], tables)
     for method in methods:  # an unknown name cannot tell which options it reads
-        if any(validate_lib.judged(n, v, method.declared[n]) for n, v in method.words().items()):
+        words = method.words().items()
+        if any(validate_lib.judged(n, v, method.declared[n], tables) for n, v in words):
             return wrong
         if not validate_lib.among(method.algorithm, tables.algorithms):
             return wrong
@@ -181,18 +166,22 @@ def _idle_option(config: Config, name: str, value: Any, tables: Tables) -> list[
         if name in spec_lib.every_option([spec], tables.parts)
     ]
     other, allowed = next(iter(switches.items()), ("algorithms", readers))
-    need = f"{validate_lib.flag(other)} {' or '.join(dict.fromkeys(allowed))}"
-    return [*wrong, f"{validate_lib.flag(name)} does nothing here: it needs {need}"]
+    return [*wrong, _needs(name, other, allowed)]
 
 
-def _idle(
-    name: str, other: str, allowed: Iterable[str], used: Iterable[Any], everything: Iterable[str]
-) -> list[str]:
+def _idle(name: str, when: When, config: Config, tables: Tables) -> list[str]:
+    (other,) = when.options
+    value = getattr(config, other)
     # Of a name that does not exist nobody knows what it would have read.
-    if not used or not all(validate_lib.among(v, everything) and v not in allowed for v in used):
+    unclear = validate_lib.judged(other, value, schema.FIELDS[other].kind, tables)
+    if unclear or any(word in when.words for word in _sequence(value)):
         return []
-    need = f"{validate_lib.flag(other)} {' or '.join(allowed)}"
-    return [f"{validate_lib.flag(name)} does nothing here: it needs {need}"]
+    return [_needs(name, other, when.words)]
+
+
+def _needs(name: str, other: str, words: Iterable[str]) -> str:
+    need = f"{validate_lib.flag(other)} {' or '.join(dict.fromkeys(words))}"
+    return f"{validate_lib.flag(name)} does nothing here: it needs {need}"
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -225,15 +214,18 @@ def from_dict(values: Any, tables: Tables) -> Config:
         )
     values = schema.EARLIER | values
     refuse_other_plugin(values["plugin"], values["plugin_sha256"], tables)
-    fields, complaints = _fields(values, Config, "the config")
-    lists = ("partitions", "seeds", "hidden", "methods", "late", "attacks", "attackers", "shares")
-    for name in lists:
+    what, lacking = "the config", validate_lib.LACKING
+    names = [field.name for field in dataclasses.fields(Config) if field.name != "tables"]
+    complaints = [
+        validate_lib.unknown(f"key of {what}", key, names) for key in values if key not in names
+    ]
+    complaints += [f"{what} lacks the key {name!r}" for name in names if name not in values]
+    fields = {name: values.get(name, lacking) for name in names}
+    for name in (*schema.LISTS, "methods"):
         value = fields[name]
-        if value is not validate_lib.LACKING and not isinstance(value, list):
+        if value is not lacking and not isinstance(value, list):
             complaints.append(f"{name} is {_shown(value)} in the config, it must be a list")
-        fields[name] = (
-            tuple(value[: schema.LONGEST]) if isinstance(value, list) else validate_lib.LACKING
-        )
+        fields[name] = tuple(value[: schema.LONGEST]) if isinstance(value, list) else lacking
     methods = []
     for method in validate_lib.items(fields["methods"]):
         if not isinstance(method, dict):
@@ -243,14 +235,11 @@ def from_dict(values: Any, tables: Tables) -> Config:
         methods.append(made)
         complaints += wrong
     if validate_lib.items(fields["methods"]):
-        fields["methods"] = tuple(methods) or validate_lib.LACKING
-    fields |= {
-        name: validate_lib.absolute(name, fields[name])
-        for name in schema.PATHS
-        if fields[name] is not None
-    }
-    names: dict[str, Any] = _of_tables(tables) if fields["plugin"] else {"tables": tables}
-    config = Config(**fields | names)
+        fields["methods"] = tuple(methods) or lacking
+    for name in schema.PATHS:
+        fields[name] = validate_lib.absolute(name, fields[name])
+    there: dict[str, Any] = _of_tables(tables) if fields["plugin"] else {"tables": tables}
+    config = Config(**fields | there)
     schema.refuse(complaints + validate_lib.complaints(config, tables))
     return config
 
@@ -294,7 +283,7 @@ def _read(values: Mapping[str, Any], tables: Tables) -> tuple[Method, list[str]]
     all there are in every method.
     """
     what, lacking = "a method of the config", validate_lib.LACKING
-    values = schema.EARLIER_OF_METHODS | values
+    values = {**schema.EARLIER_OF_METHODS, **values}
     unread = {**values}
     name, algorithm = (unread.pop(key, lacking) for key in ("name", "algorithm"))
     unread = {k: math.inf if v == "inf" and k == "beta" else v for k, v in unread.items()}
@@ -311,7 +300,7 @@ def _read(values: Mapping[str, Any], tables: Tables) -> tuple[Method, list[str]]
     complaints += [f"{what} lacks the key {key!r}" for key in keys if key not in values]
     for key in unread.keys() & tables.options.keys() - options.keys():
         if unread[key] is not None:
-            complaints += validate_lib.judged(key, unread[key], tables.options[key])
+            complaints += validate_lib.judged(key, unread[key], tables.options[key], tables)
     found = {key: unread.get(key, lacking) for key in options}
     return method_of(name, algorithm, found, options), complaints
 
@@ -328,16 +317,6 @@ def of_given(config: Config, described: Mapping[str, Any]) -> dict[str, Any]:
     named = {"dataset": schema.GIVEN, "partitions": [schema.GIVEN]}
     named |= {"model": schema.GIVEN} if "model" in described else {}
     return {**named, **values, schema.GIVEN: dict(described)}
-
-
-def _fields(values: dict, kind: type, what: str) -> tuple[dict[str, Any], list[str]]:
-    """A value for every field, and what is to be said of the keys."""
-    names = [field.name for field in dataclasses.fields(kind) if field.name != "tables"]
-    complaints = [
-        validate_lib.unknown(f"key of {what}", key, names) for key in values if key not in names
-    ]
-    complaints += [f"{what} lacks the key {name!r}" for name in names if name not in values]
-    return {name: values.get(name, validate_lib.LACKING) for name in names}, complaints
 
 
 def _no_object(what: str, value: Any) -> str:

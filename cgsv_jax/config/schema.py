@@ -12,14 +12,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cgsv_jax.core.ranges import MAX_WHOLE, RANGES
+from cgsv_jax.config import fields as fields_lib
+from cgsv_jax.config.fields import Name, Path, Several, Word
+from cgsv_jax.core.ranges import MAX_WHOLE, RANGES, Interval, from_
 from cgsv_jax.rules import spec as spec_lib
-from cgsv_jax.rules.spec import Choice, Number, Option, Spec, When
+from cgsv_jax.rules.spec import Choice, Count, Number, Option, Spec, Truth, When
 from cgsv_jax.types import Hyper
 
-MAX_SEEDS = 10_000
+MAX_SEEDS = fields_lib.MOST
 LONGEST = MAX_SEEDS + 1  # items of a sequence that are looked at: one more than any may have
-MAX_LAYERS = 100  # of the mlp: beyond, to trace it takes minutes
 
 # What every method reads of how its clients train; all other options are declared by rules.
 TRAINING: dict[str, Option] = {
@@ -48,32 +49,8 @@ EARLIER_OF_METHODS = {"gamma_decay": 1.0}
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
 OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
 
-# Files beside the data; which they are is told by their content.
-FILES = ("owners", "lists", "attendance")
-PATHS = ("data_dir", *FILES)  # absolute in a config, since it may be read from another folder
 # Partitions whose rows somebody has chosen: they are not thinned out by --rows-per-client.
 CHOSEN_ROWS = ("by_owner", "from_lists")
-# Partitions that cannot be without an option, and what that says.
-NEEDS = {
-    "by_owner": ("owners", "a file with an owner id per row"),
-    "from_lists": ("lists", "a file with the row numbers of every client"),
-    "by_shares": ("shares", "a number per client"),
-}
-
-# Options that mean something only beside certain values of another one.
-ONLY_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    "hidden": ("model", ("mlp",)),
-    "owners": ("partitions", ("by_owner",)),
-    "lists": ("partitions", ("from_lists",)),
-    "repeated_rows": ("partitions", ("from_lists",)),
-    "shares": ("partitions", ("by_shares",)),
-    "classes_per_client": ("partitions", ("k_classes",)),
-    "concentration": ("partitions", ("dirichlet", "size_dirichlet")),
-    "dirichlet_balanced": ("partitions", ("dirichlet",)),
-    "min_rows": ("partitions", ("dirichlet", "size_dirichlet", "by_owner")),
-    "synthetic_rows": ("dataset", ("synthetic",)),
-    "conv": ("model", CONVOLUTIONAL),
-}
 
 # What stands for arrays from Python in a config.json, and the fields that say nothing about them:
 # how the rows of a data set are found and dealt out, and which network the config's own is.
@@ -86,7 +63,6 @@ OF_DATA = (
 OF_MODEL = ("model", "hidden", "conv")
 
 LAYOUTS = ("all", "one", "balanced")
-COHORTS_BY = ("uniform", "reputation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,56 +117,6 @@ class Method:
         return {n: v for n, v in self.options if not isinstance(self.declared[n], Number)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """An experiment with nothing left open; equal configs give equal results.
-
-    Every method runs on every partition with every seed, from the same start.
-    """
-
-    dataset: str
-    model: str
-    clients: int
-    partitions: tuple[str, ...]
-    seeds: tuple[int, ...]
-    rounds: int
-    epochs: int
-    batch_size: int
-    eval_every: int
-    layout: str
-    methods: tuple[Method, ...]
-    data_dir: str | None = None
-    owners: str | None = None
-    lists: str | None = None
-    repeated_rows: bool = False
-    shares: tuple[float, ...] = ()
-    classes_per_client: int = 2
-    hidden: tuple[int, ...] = (64,)
-    rows_per_client: int | None = None
-    validation_share: float = 0.1
-    partition_seed: int = 0
-    concentration: float = 0.5
-    dirichlet_balanced: bool = False
-    min_rows: int = 1
-    synthetic_rows: int = 10_000
-    eval_batch: int = 500
-    eval_rows: int | None = None  # None: the whole test set
-    eval_clients: int | None = None  # None: all of them
-    devices: int = 1
-    precision: str = "default"
-    conv: str = "auto"
-    cohort: int | None = None  # clients drawn per round; None: all take part
-    cohort_by: str = "uniform"
-    attendance: str | None = None  # a file that says who takes part in which round
-    late: tuple[str, ...] = ()  # "clients:round"
-    attacks: tuple[str, ...] = ()  # "name:clients" or "name:clients:strength"
-    attackers: tuple[int, ...] = ()  # who they are; empty: drawn with the partition's seed
-    checkpoint_every: int | None = None  # rounds; None: by the time, see checkpoint.py
-    plugin: str | None = None  # a file of rules of one's own, absolute
-    plugin_sha256: str | None = None  # of its content
-    tables: Any = dataclasses.field(default=None, compare=False, repr=False)  # `Tables`
-
-
 class Attacking(NamedTuple):
     """What some clients do, as asked for."""
 
@@ -223,10 +149,271 @@ def late_joiners(text: str) -> tuple[int, int]:
     return _digits(count), _digits(first)
 
 
-def _digits(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_WHOLE))):
+def _digits(text: Any) -> int:
+    # int() and isdigit() know digits of other alphabets as well, and int() none of 5,000 digits.
+    if not (
+        isinstance(text, str)
+        and text.isascii()
+        and text.isdigit()
+        and len(text) <= len(str(MAX_WHOLE))
+    ):
         raise ValueError(text)
     return int(text)
+
+
+def seed(value: Any) -> int:
+    """A seed of JAX's.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if not whole(value) or not 0 <= value < 2**32:
+        raise ValueError(value)
+    return value
+
+
+def client(value: Any) -> int:
+    """The number of a client.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if not whole(value) or not 0 <= value <= MAX_WHOLE:
+        raise ValueError(value)
+    return value
+
+
+def layout_of(text: Any) -> str:
+    """A layout's name, or how many clients are computed at once.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if text not in LAYOUTS and not 1 <= _digits(text) <= MAX_WHOLE:
+        raise ValueError(text)
+    return text
+
+
+def whole(value: Any) -> bool:
+    """Whether a value is an integer, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+GROUPS = ("task", "dealt", "training", "evaluation", "who", "hardware")  # of flags
+_task, _dealt, _training, _evaluation, _who, _hardware = (
+    functools.partial(fields_lib.declared, group) for group in GROUPS
+)
+
+
+_ONE, _POSITIVE = from_(1), Interval(0, math.inf, "()")
+
+
+def _on(*partitions: str) -> When:
+    return When(("partitions",), partitions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment with nothing left open; equal configs give equal results.
+
+    Every method runs on every partition with every seed, from the same start. A default that is
+    None is the data set's, or follows from other fields, see `resolve`; where None is a value, the
+    field is optional.
+    """
+
+    dataset: str = _task(Name(None, "datasets", "data set: {datasets}"))
+    data_dir: str | None = _task(Path("folder of the TFDS sets"), "TFDS_DATA_DIR, or TFDS's own")
+    model: str = _task(Name(None, "models", "network: {models}"), "the data set's")
+    hidden: tuple[int, ...] = _task(
+        Several(
+            (64,),
+            Count(None, _ONE, ""),
+            "hidden units of the mlp, a number per layer",
+            100,  # beyond, to trace it takes minutes
+            "has too many layers, it must have",
+            when=When(("model",), ("mlp",)),
+        )
+    )
+    clients: int = _task(Count(None, _ONE, "number of clients N"), "10, or as many as --shares")
+    rows_per_client: int | None = _task(
+        Count(None, _ONE, "cap: at most N times this many training rows are dealt out"),
+        "mnist 600, cifar10 2000",
+    )
+    validation_share: float = _task(
+        Number(0.1, Interval(0, 1, "[)"), "share of the training rows that no client gets"),
+        "0.1, cifar10 0.2, sst and mr 0 (they have such rows)",
+    )
+    partition_seed: int = _task(Count(0, from_(0), "seed of the partition, the same for all seeds"))
+    concentration: float = _task(
+        Number(0.5, _POSITIVE, "above 0, small is uneven", when=_on("dirichlet", "size_dirichlet"))
+    )
+    dirichlet_balanced: bool = _task(
+        Truth(
+            False,
+            "of the next class nobody gets rows who has n / N of them already",
+            when=_on("dirichlet"),
+        )
+    )
+    min_rows: int = _task(
+        Count(
+            1,
+            _ONE,
+            "fewest rows of a client",
+            when=_on("dirichlet", "size_dirichlet", "by_owner"),
+        )
+    )
+    shares: tuple[float, ...] = _task(
+        Several(
+            (),
+            Number(None, _POSITIVE, ""),
+            "a number per client, sizes are proportional to them",
+            when=_on("by_shares"),
+        ),
+        needed="a number per client",
+    )
+    classes_per_client: int = _task(
+        Count(2, _ONE, "classes that every client holds", when=_on("k_classes"))
+    )
+    owners: str | None = _task(
+        Path("file with an owner id per training row, .npy or .npz", _on("by_owner")),
+        needed="a file with an owner id per row",
+    )
+    lists: str | None = _task(
+        Path(
+            "file with the row numbers of every client: .npz, an array per client, .npy [N, M], "
+            ".json, a list of lists, or a line per client, commas between",
+            _on("from_lists"),
+        ),
+        needed="a file with the row numbers of every client",
+    )
+    repeated_rows: bool = _task(
+        Truth(False, "a row may be listed more than once", when=_on("from_lists"))
+    )
+    synthetic_rows: int = _task(
+        Count(
+            10_000,
+            _ONE,
+            "training rows of the data set synthetic",
+            when=When(("dataset",), ("synthetic",)),
+        )
+    )
+    partitions: tuple[str, ...] = _dealt(
+        Several(
+            None,
+            Name(None, "partitions", ""),
+            "partitions, comma-separated: {partitions}",
+            distinct=True,
+            flag="partition",
+        )
+    )
+    seeds: tuple[int, ...] = _training(
+        Several(
+            None,
+            Word(seed, "every seed must be in 0..2^32-1", kind=int),
+            "how many seeds (0, 1, ...), or a comma-separated list of them",
+            distinct=True,
+            counted=True,
+        )
+    )
+    rounds: int = _training(Count(None, _ONE, "rounds of communication T"))
+    epochs: int = _training(Count(None, _ONE, "local epochs per round E"))
+    batch_size: int = _training(Count(None, _ONE, "rows per mini-batch step B"))
+    eval_every: int = _evaluation(
+        Count(None, _ONE, "rounds between two evaluations on the test set"),
+        "rounds / 20",
+        "--evaluate-every",
+    )
+    eval_rows: int | None = _evaluation(
+        Count(None, _ONE, "test rows to evaluate on, drawn once with --partition-seed"), "all"
+    )
+    eval_clients: int | None = _evaluation(
+        Count(None, _ONE, "clients to evaluate, evenly from the fewest rows to the most"), "all"
+    )
+    eval_batch: int = _evaluation(Count(500, _ONE, "test rows per forward pass"))
+    checkpoint_every: int | None = _evaluation(
+        Count(
+            None,
+            _ONE,
+            "rounds of a seed that are lost at most when the run is killed; --resume goes on",
+        ),
+        "about a minute",
+    )
+    cohort: int | None = _who(
+        Count(None, _ONE, "clients that take part in a round, drawn anew each time"), "all"
+    )
+    cohort_by: str = _who(
+        Choice("uniform", ("uniform", "reputation"), "how a cohort is drawn: uniform or reputation")
+    )
+    attendance: str | None = _who(
+        Path(
+            "file with the clients of every round: .npy [T, C], or a line per round, commas between"
+        )
+    )
+    late: tuple[str, ...] = _who(
+        Several(
+            (),
+            Word(late_joiners, "it must hold clients:round, for instance 3:20"),
+            "clients:round, so many clients join in that round (from 0), drawn once",
+        )
+    )
+    attacks: tuple[str, ...] = _who(
+        Several(
+            (),
+            Word(
+                attacking,
+                "it must hold name:clients or name:clients:strength, for instance sign_flip:3 or "
+                "scaled:3:100",
+            ),
+            "name:clients, so many clients cheat, drawn once; or name:clients:strength (label_flip "
+            "and random_labels: the share of their rows, in (0, 1]); names: {attacks} "
+            "(replication: one client poses as so many)",
+            flag="attack",
+        )
+    )
+    attackers: tuple[int, ...] = _who(  # none: drawn with the partition's seed
+        Several(
+            (),
+            Word(client, "it must hold clients from 0 to N - 1", kind=int),
+            "who they are by number, those of the first attack first",
+        ),
+        "drawn",
+    )
+    layout: str = _hardware(
+        Word(
+            layout_of,
+            f"it must be auto, {', '.join(LAYOUTS)} or a number of clients from 1",
+            "clients computed at once: all, one, a number, or balanced (the widest chunks that fit "
+            "the memory and whose padding costs at most a tenth)",
+        ),
+        "balanced; on a CPU one for models with convolutions, else 4",
+    )
+    devices: int = _hardware(Count(1, _ONE, "devices that share the clients"), "all there are")
+    precision: str = _hardware(
+        Name("default", "precisions", "of local training: {precisions}; scores are float32")
+    )
+    conv: str = _hardware(
+        Name("auto", "convs", "form of the convolutions: {convs}", When(("model",), CONVOLUTIONAL)),
+        "auto: block to train, lax to test",
+    )
+    methods: tuple[Method, ...] = ()
+    plugin: str | None = None  # a file of rules of one's own, absolute
+    plugin_sha256: str | None = None  # of its content
+    tables: Any = dataclasses.field(default=None, compare=False, repr=False)  # `Tables`
+
+
+FIELDS = fields_lib.of(Config)
+# Tables whose names a field's help may show.
+NAMED = ("datasets", "models", "partitions", "precisions", "convs", "attacks")
+PATHS = tuple(name for name, field in FIELDS.items() if isinstance(field.kind, Path))
+FILES = tuple(name for name in PATHS if name != "data_dir")  # told by their content
+# Partitions that cannot be without a field.
+NEEDS = {
+    partition: name
+    for name, field in FIELDS.items()
+    if field.needed and field.kind.when is not None
+    for partition in field.kind.when.words
+}
+LISTS = tuple(name for name, field in FIELDS.items() if isinstance(field.kind, Several))
 
 
 class ConfigError(ValueError):

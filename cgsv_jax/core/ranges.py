@@ -59,15 +59,11 @@ def from_(least: int) -> Interval:
     return Interval(least, MAX_WHOLE, whole=True)
 
 
-# Numbers of a config and of local training, by field; those of a rule stand in its file.
+# What the functions of `core` judge by a field's name, as a config does; the other numbers of a
+# config, and those of a rule, stand where they are declared.
 RANGES: dict[str, Interval] = {
-    **{name: from_(1) for name in ("clients", "rounds", "epochs", "batch_size", "eval_every")},
-    **{name: from_(1) for name in ("eval_batch", "devices", "min_rows", "synthetic_rows")},
-    **{name: from_(1) for name in ("rows_per_client", "eval_rows", "eval_clients", "cohort")},
-    **{name: from_(1) for name in ("checkpoint_every", "classes_per_client")},
-    "partition_seed": from_(0),
-    "concentration": Interval(0, math.inf, "()"),
-    "validation_share": Interval(0, 1, "[)"),
+    **{name: from_(1) for name in ("clients", "rounds", "epochs", "batch_size", "cohort")},
+    **{name: from_(1) for name in ("eval_every", "eval_batch")},
     "learning_rate": Interval(0, math.inf, "()"),
     "decay": Interval(0, 1, "(]"),
     "dropout": Interval(0, 1, "[)"),

@@ -47,7 +47,7 @@ class Number(NamedTuple):
 class Count(NamedTuple):
     """A whole number that decides shapes: changing it recompiles."""
 
-    default: int
+    default: int | None
     allowed: Interval
     help: str
     letter: str = ""
