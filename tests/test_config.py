@@ -1,8 +1,10 @@
 """One description of an experiment: complete, exact, and judged in one place."""
 
+import dataclasses
 import inspect
 import json
 import math
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,13 @@ import numpy as np
 import pytest
 
 from cgsv_jax import data
+from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import main
-from cgsv_jax.config import resolve, schema
+from cgsv_jax.config import resolve, schema, validate
+from cgsv_jax.config.fields import Name, Path, Several, Word
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.rules.spec import Choice, Count, Number, Truth
 
 TABLES = names_lib.TABLES
 
@@ -327,3 +332,36 @@ def test_the_models_whose_convolution_has_forms():
     """The configuration knows them by name, since it imports no model."""
     takes = {n for n, b in TABLES.models.items() if "conv" in inspect.signature(b).parameters}
     assert set(schema.CONVOLUTIONAL) == takes
+
+
+FIELDS = schema.FIELDS
+KINDS = {
+    **{int: Count, float: Number, bool: Truth, str: (Name, Choice, Word, Path)},
+    **{tuple: Several, int | None: Count, str | None: Path},
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_what_a_field_is_declared_as_is_what_it_is(name):
+    """Its annotation, its default, the words that it is for and the names in its help exist."""
+    field = FIELDS[name]
+    kind = field.kind
+    (annotated,) = (f.type for f in dataclasses.fields(schema.Config) if f.name == name)
+    assert isinstance(kind, KINDS.get(annotated) or KINDS[typing.get_origin(annotated)])
+    assert not field.optional or kind.default is None
+    if kind.default is not None:
+        assert validate.judged(name, kind.default, kind, TABLES) == []
+    if kind.when is not None:
+        (other,) = kind.when.options
+        table = getattr(FIELDS[other].kind, "of", FIELDS[other].kind).table
+        assert set(kind.when.words) <= set(getattr(TABLES, table))
+    assert not field.needed or kind.when.options == ("partitions",)
+
+
+def test_every_field_has_a_flag_and_every_flag_of_a_config_a_field():
+    flags = [flags_lib.of_group(group, TABLES) for group in schema.GROUPS]
+    named = [validate.RENAMED.get(name, name) for group in flags for name in group]
+    assert sorted(named) == sorted({*FIELDS, *schema.TRAINING})
+    others = {field.name for field in dataclasses.fields(schema.Config)} - {*FIELDS}
+    assert others == {"methods", "plugin", "plugin_sha256", "tables"}
+    assert not [f for group in flags for f in group.values() if "{" in f.help or not f.help]

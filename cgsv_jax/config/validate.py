@@ -15,15 +15,6 @@ from cgsv_jax.rules.spec import Choice, Number, Truth
 _Between = tuple[tuple[str, ...], Callable[[Config, Tables], Iterable[str]]]
 
 
-def validate(config: Config, tables: Tables) -> None:
-    """Judges every value.
-
-    Raises:
-      ConfigError: one line for each that is not allowed.
-    """
-    schema.refuse(complaints(config, tables))
-
-
 def complaints(config: Config, tables: Tables) -> list[str]:
     """A line for every value that is not allowed, and for those that contradict each other."""
     wrong = {
