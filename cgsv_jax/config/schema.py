@@ -234,7 +234,9 @@ class Config:
             when=When(("model",), ("mlp",)),
         )
     )
-    clients: int = _task(Count(None, _ONE, "number of clients N"), "10, or as many as --shares")
+    clients: int = _task(
+        Count(None, RANGES["clients"], "number of clients N"), "10, or as many as --shares"
+    )
     rows_per_client: int | None = _task(
         Count(None, _ONE, "cap: at most N times this many training rows are dealt out"),
         "mnist 600, cifar10 2000",
@@ -315,11 +317,11 @@ class Config:
             counted=True,
         )
     )
-    rounds: int = _training(Count(None, _ONE, "rounds of communication T"))
-    epochs: int = _training(Count(None, _ONE, "local epochs per round E"))
-    batch_size: int = _training(Count(None, _ONE, "rows per mini-batch step B"))
+    rounds: int = _training(Count(None, RANGES["rounds"], "rounds of communication T"))
+    epochs: int = _training(Count(None, RANGES["epochs"], "local epochs per round E"))
+    batch_size: int = _training(Count(None, RANGES["batch_size"], "rows per mini-batch step B"))
     eval_every: int = _evaluation(
-        Count(None, _ONE, "rounds between two evaluations on the test set"),
+        Count(None, RANGES["eval_every"], "rounds between two evaluations on the test set"),
         "rounds / 20",
         "--evaluate-every",
     )
@@ -329,7 +331,7 @@ class Config:
     eval_clients: int | None = _evaluation(
         Count(None, _ONE, "clients to evaluate, evenly from the fewest rows to the most"), "all"
     )
-    eval_batch: int = _evaluation(Count(500, _ONE, "test rows per forward pass"))
+    eval_batch: int = _evaluation(Count(500, RANGES["eval_batch"], "test rows per forward pass"))
     checkpoint_every: int | None = _evaluation(
         Count(
             None,
@@ -339,7 +341,8 @@ class Config:
         "about a minute",
     )
     cohort: int | None = _who(
-        Count(None, _ONE, "clients that take part in a round, drawn anew each time"), "all"
+        Count(None, RANGES["cohort"], "clients that take part in a round, drawn anew each time"),
+        "all",
     )
     cohort_by: str = _who(
         Choice("uniform", ("uniform", "reputation"), "how a cohort is drawn: uniform or reputation")
