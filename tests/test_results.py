@@ -16,11 +16,12 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
+from cgsv_jax.core import metrics, uncertainty
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment, frames
 from cgsv_jax.results import tables as tables_lib
-from cgsv_jax.types import Evaluation, Record
+from cgsv_jax.types import Answers, Evaluation, Record
 
 SEEDS, ROUNDS, CLIENTS, PARAMETERS = 2, 5, 4, 8
 SHAPE = (SEEDS, ROUNDS, CLIENTS)
@@ -395,6 +396,72 @@ def test_many_evaluations_are_judged_as_few(courses):
     each = frames.judged(pair, finals)
     for name, values in frames.judged(pair, many).items():
         np.testing.assert_array_equal(values, np.resize(each[name], 100))
+
+
+def answered(method, place=0, draw=0, clients=5, rows=200, seeds=(7, 8), **fields):
+    """A cell with answers, of clients that are right ever more often; `place` shifts the noise."""
+    rng = np.random.default_rng([place, draw])
+    chance = np.linspace(0.4, 0.8, clients)[:, None]
+    right = rng.random((len(seeds), clients, rows)) < chance
+    loss = (rng.exponential(size=right.shape) * (2 - chance)).astype(np.float32)
+    own = course(right.mean(2)[:, None], loss.mean(2)[:, None], method)
+    answers = Answers(right, loss)
+    return own._replace(seeds=seeds, answers=answers, partition_seed=draw)._replace(**fields)
+
+
+def test_the_interval_of_the_rows_is_that_of_all_seeds_and_draws():
+    pairs = [(answered("standalone", 0, draw), answered("cgsv", 1, draw)) for draw in (0, 1)]
+    summary = frames.summary_frame([cell for pair in pairs for cell in pair])
+    for name, of in (("fairness", lambda x: x.right), ("fairness_by_loss", lambda x: -x.loss)):
+        sides = (np.concatenate([of(c.answers) for c in side]) for side in zip(*pairs, strict=True))
+        want = uncertainty.fairness_interval(np.random.default_rng(0), *sides, [0, 0, 1, 1])
+        for row in summary.filter(method="cgsv").iter_rows(named=True):
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == (want.low, want.high)
+            assert row[f"{name}_width_by_rows"] == want.by_rows
+            assert row[f"{name}_width_by_partitions"] == want.by_partitions
+    assert summary.filter(method="standalone")["fairness_low"].null_count() == 4
+    row = frames.fairness_table(summary).row(1, named=True)
+    want = frames.intervals([cell for pair in pairs for cell in pair])["power_law", "cgsv"]
+    assert {name: row[name] for name in want} == want
+    assert row["interval_over"] == "test rows, seeds, partitions"
+    assert row["fairness_low"] < row["fairness"] < row["fairness_high"]
+
+
+def test_without_the_answers_of_all_the_interval_is_that_of_seeds():
+    alone, own = answered("standalone"), answered("cgsv", 1)
+    for cells in (
+        [alone, own._replace(answers=None)],
+        [alone._replace(answers=None), own],
+        [alone, own, answered("standalone", 0, 1), answered("cgsv", 1, 1, answers=None)],
+    ):
+        row = frames.fairness_table(frames.summary_frame(cells)).row(1, named=True)
+        assert row["interval_over"] == "seeds"
+        assert row["fairness_width_by_rows"] is row["fairness_by_loss_low"] is None
+        values = frames.summary_frame(cells).filter(method="cgsv")["fairness"]
+        assert (row["fairness_low"], row["fairness_high"]) == metrics.interval(values.to_numpy())
+    # Of one seed there is none but that of the rows.
+    one = [answered(name, place, seeds=(7,)) for place, name in enumerate(("standalone", "cgsv"))]
+    table = frames.fairness_table(frames.summary_frame(one))
+    assert table["interval_over"].to_list() == [None, "test rows"]
+    assert table["fairness_width_by_seeds"].null_count() == 2
+    # Rows of other runs beside them: no interval is that of all.
+    both = pl.concat([frames.summary_frame(one), frames.summary_frame([alone, own])])
+    assert frames.fairness_table(both)["interval_over"].to_list() == [None, "seeds"]
+
+
+def test_equal_models_have_no_interval():
+    alone = answered("standalone")
+    right, loss = (np.repeat(x[:, :1], 5, axis=1) for x in alone.answers)
+    equal = alone._replace(method="fedavg", answers=Answers(right, loss))
+    equal = equal._replace(
+        evaluation=equal.evaluation._replace(
+            accuracy=right.mean(2, dtype=np.float32)[:, None], loss=loss.mean(2)[:, None]
+        )
+    )
+    row = frames.fairness_table(frames.summary_frame([alone, equal])).row(1, named=True)
+    assert (row["fairness"], row["fairness_low"], row["interval_over"]) == (None, None, None)
+    diverged = alone._replace(answers=Answers(right, np.full_like(loss, np.nan)), method="cgsv")
+    assert frames.intervals([alone, diverged])["power_law", "cgsv"] == {}
 
 
 def test_fairness_table(cells):

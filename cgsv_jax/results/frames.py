@@ -1,14 +1,14 @@
 """What is kept of a run, as tables of polars: their columns, and how they come from arrays."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import polars as pl
 
-from cgsv_jax.core import metrics
+from cgsv_jax.core import metrics, uncertainty
 from cgsv_jax.types import Answers, Array, Evaluation, Record
 
 YARDSTICK = "standalone"  # the method that fairness compares with
@@ -78,12 +78,24 @@ LATE = {
         ("unsettled", "", pl.Boolean),
     )
 }
+# Of all runs of a partition and a method together, the same in each of their rows: the 95 %
+# interval of fairness, and of fairness by loss, and how wide one source of doubt alone would make
+# it (see `uncertainty.fairness_interval`). Null where the answers to test rows were not kept.
+_MOST_SCORES = 10_000_000  # of one side that are resampled, within some ten seconds
+JUDGED = ("fairness", "fairness_by_loss")
+SOURCES = ("by_rows", "by_seeds", "by_partitions")
+INTERVALS = {
+    f"{name}_{part}": pl.Float64
+    for name in JUDGED
+    for part in ("low", "high", *(f"width_{source}" for source in SOURCES))
+}
 # After fairness itself, what says how far it can be trusted.
 TRUST = {
     **dict.fromkeys(BY[1:], pl.Float64),
     "bounded_rate": pl.Float64,
     **dict.fromkeys(("accuracy_spread", "standalone_spread"), pl.Float64),
     **LATE,
+    **INTERVALS,
 }
 SUMMARY_COLUMNS = {  # a row per key, after the last round
     **KEYS,
@@ -447,6 +459,7 @@ def _ends(cell: Cell) -> Outcome:
 
 def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     """A row per key, after the last round: SUMMARY_COLUMNS."""
+    cells = list(cells)
     ends = [
         (cell.partition, cell.method, cell.partition_seed, int(seed), end)
         for cell in cells
@@ -455,10 +468,56 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     alone = {
         (place, draw, seed): end for place, method, draw, seed, end in ends if method == YARDSTICK
     }
-    return summary_of(
+    rows = [
         summary_row(place, method, draw, seed, end, alone.get((place, draw, seed)))
         for place, method, draw, seed, end in ends
-    )
+    ]
+    known = intervals(cells)
+    return summary_of(row | known.get((row["partition"], row["method"]), {}) for row in rows)
+
+
+def intervals(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, float | None]]:
+    """INTERVALS by partition and method, where answers are there on every draw and both sides."""
+    yardsticks = [cell for cell in cells if cell.method == YARDSTICK]
+    alone = {(cell.partition, cell.partition_seed, cell.seeds): cell for cell in yardsticks}
+    groups: dict[tuple[str, str], list[tuple[Cell | None, Cell]]] = {}
+    for cell in cells:
+        if cell.method != YARDSTICK:
+            own = alone.get((cell.partition, cell.partition_seed, cell.seeds))
+            groups.setdefault((cell.partition, cell.method), []).append((own, cell))
+    found = {}
+    for key, pairs in groups.items():
+        draws = [cell.partition_seed for _, cell in pairs for _ in cell.seeds]
+        known = [
+            (own.answers, cell.answers)
+            for own, cell in pairs
+            if own is not None and own.answers is not None and cell.answers is not None
+        ]
+        if len(known) < len(pairs) or len({x.right.shape[1:] for x in sum(known, ())}) > 1:
+            continue  # in some draw nobody knows, or draws differ in their clients
+        found[key] = {}
+        for name, of in zip(JUDGED, (lambda x: x.right, lambda x: -x.loss), strict=True):
+            standalone, final = (
+                np.concatenate([*map(of, side)]) for side in zip(*known, strict=True)
+            )
+            found[key] |= _interval(name, standalone, final, draws)
+    return found
+
+
+def _interval(
+    name: str, standalone: np.ndarray, final: np.ndarray, draws: Sequence[int]
+) -> dict[str, float | None]:
+    """INTERVALS of one name, of scores [R, K, n]; none of what has none, or would take long."""
+    runs, clients, rows = final.shape
+    finite = np.isfinite(standalone).all() and np.isfinite(final).all()
+    if clients < 3 or rows < 2 or runs * clients * rows > _MOST_SCORES or not finite:
+        return {}
+    if (final == final[:, :1]).all():  # one model for all
+        return {}
+    found = uncertainty.fairness_interval(np.random.default_rng(0), standalone, final, draws)
+    parts = {f"width_{source}": getattr(found, source) for source in SOURCES}
+    parts |= {"low": found.low, "high": found.high}
+    return {f"{name}_{part}": _defined(value) for part, value in parts.items()}
 
 
 def summary_row(
@@ -594,17 +653,20 @@ def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
 
     The runs are those of every seed on every draw of the partition, `seeds` in all on `draws`
     draws. A value is averaged over the runs in which it is defined, `<name>_seeds` of `seeds`; the
-    reasons why fairness is not stand in `fairness_undefined`. A deviation over one run is null,
-    and so is the 95 % bootstrap interval of fairness, `fairness_low` to `fairness_high`. The range
-    over the last quarter of the evaluations is that of all runs; `unsettled` says in how many of
-    them the sign changes there, null where nobody can tell.
+    reasons why fairness is not stand in `fairness_undefined`. A deviation over one run is null.
+
+    The 95 % interval of fairness, `fairness_low` to `fairness_high`, is the one that the rows hold
+    (INTERVALS), over what `interval_over` says; where they hold none, or not all of them the same,
+    it is the bootstrap's of the mean over runs, which knows nothing of the test rows and is null
+    for one run. The range over the last quarter of the evaluations is that of all runs; `unsettled`
+    says in how many of them the sign changes there, null where nobody can tell.
     """
     names = [column + end for column in AVERAGED for end in ("", "_sd", "_seeds")]
     names[2:2] = ["fairness_low", "fairness_high"]
     reasons = pl.col("fairness_undefined").drop_nulls().unique().sort()
     unsettled = [name for name in LATE if name.startswith("unsettled")]
     lows, highs = ([name for name in LATE if name.endswith(end)] for end in ("_min", "_max"))
-    names += [*lows, *highs, *unsettled]
+    names += [*lows, *highs, *unsettled, *(name for name in INTERVALS if name not in names)]
     table = summary.group_by("partition", "method", maintain_order=True).agg(
         *(pl.col(name).mean() for name in AVERAGED),
         *(pl.col(name).std(ddof=1).alias(f"{name}_sd") for name in AVERAGED),
@@ -612,16 +674,39 @@ def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
         pl.col(lows).min(),
         pl.col(highs).max(),
         *(pl.when(pl.col(n).count() > 0).then(pl.col(n).sum().cast(pl.Int64)) for n in unsettled),
+        *map(_of_all_rows, INTERVALS),
         pl.col("fairness").drop_nulls().alias("defined"),
         pl.len().cast(pl.Int64).alias("seeds"),
         pl.col("partition_seed").n_unique().cast(pl.Int64).alias("draws"),
         reasons.str.join("; ").replace("", None).alias("fairness_undefined"),
     )
-    bounds = np.array([metrics.interval(v.to_numpy()) for v in table["defined"]]).reshape(-1, 2)
-    return table.with_columns(
-        pl.Series(f"fairness_{end}", column, pl.Float64).fill_nan(None)
-        for end, column in zip(("low", "high"), bounds.T, strict=True)
-    ).select("partition", "method", *names, "seeds", "draws", "fairness_undefined")
+    made: dict[str, list[Any]] = {"low": [], "high": [], "over": []}
+    for row in table.iter_rows(named=True):
+        low, high, over = row["fairness_low"], row["fairness_high"], "seeds"
+        if low is None:
+            low, high = map(_defined, metrics.interval(np.array(row["defined"])))
+        else:
+            several = {"seeds": row["seeds"] > row["draws"], "partitions": row["draws"] > 1}
+            over = ", ".join(["test rows", *(name for name, yes in several.items() if yes)])
+        for column, value in zip(
+            made.values(), (low, high, None if low is None else over), strict=True
+        ):
+            column.append(value)
+    table = table.with_columns(
+        pl.Series("fairness_low", made["low"], pl.Float64),
+        pl.Series("fairness_high", made["high"], pl.Float64),
+        pl.Series("interval_over", made["over"], pl.String),
+    )
+    return table.select(
+        "partition", "method", *names, "interval_over", "seeds", "draws", "fairness_undefined"
+    )
+
+
+def _of_all_rows(name: str) -> pl.Expr:
+    """One of INTERVALS, where all rows have the same and what it is of is defined in some."""
+    of = max((own for own in JUDGED if name.startswith(f"{own}_")), key=len)
+    one = (pl.col(name).n_unique() == 1) & (pl.col(of).count() > 0)
+    return pl.when(one).then(pl.col(name).first())
 
 
 def _defined(value: Any) -> Any:
