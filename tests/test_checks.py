@@ -348,6 +348,7 @@ def test_what_the_command_refuses_the_factories_refuse():
     """One table of ranges: whatever a number is called in it, Python is told as the command is."""
     builds = {
         **{name: cg.cgsv for name in ("gamma", "alpha", "beta", "floor", "norm_epsilon")},
+        "gamma_decay": lambda gamma_decay: cg.cgsv(gamma_decay=gamma_decay),
         "cosine_epsilon": lambda cosine_epsilon: cg.contribution.cosine(cosine_epsilon),
         "tolerance": lambda tolerance: cg.contribution.gtg_shapley(None, 1, tolerance),
         "permutations": lambda permutations: cg.contribution.sampled_shapley(None, permutations),
