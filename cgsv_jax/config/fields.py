@@ -71,6 +71,7 @@ class Field(NamedTuple):
     shown: str | None = None  # the default, as help says it; None: as the tables of defaults say
     alias: str | None = None  # a second name of the flag
     needed: str = ""  # what the partitions that it is for cannot be without
+    rows: bool = False  # it says which examples there are, or who holds which
     optional: bool = False  # None is a value, as the annotation says
 
 

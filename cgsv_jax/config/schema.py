@@ -52,16 +52,6 @@ OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
 # Partitions whose rows somebody has chosen: they are not thinned out by --rows-per-client.
 CHOSEN_ROWS = ("by_owner", "from_lists")
 
-# What stands for arrays from Python in a config.json, and the fields that say nothing about them:
-# how the rows of a data set are found and dealt out, and which network the config's own is.
-GIVEN = "given"
-OF_DATA = (
-    *("dataset", "partitions", "data_dir", "owners", "lists", "repeated_rows", "shares"),
-    *("classes_per_client", "rows_per_client", "validation_share", "concentration", "min_rows"),
-    *("synthetic_rows", "eval_rows"),
-)
-OF_MODEL = ("model", "hidden", "conv")
-
 LAYOUTS = ("all", "one", "balanced")
 
 
@@ -205,6 +195,7 @@ _task, _dealt, _training, _evaluation, _who, _hardware = (
 )
 
 
+_rows = functools.partial(_task, rows=True)
 _ONE, _POSITIVE = from_(1), Interval(0, math.inf, "()")
 
 
@@ -222,7 +213,7 @@ class Config:
     """
 
     dataset: str = _task(Name(None, "datasets", "data set: {datasets}"))
-    data_dir: str | None = _task(Path("folder of the TFDS sets"), "TFDS_DATA_DIR, or TFDS's own")
+    data_dir: str | None = _rows(Path("folder of the TFDS sets"), "TFDS_DATA_DIR, or TFDS's own")
     model: str = _task(Name(None, "models", "network: {models}"), "the data set's")
     hidden: tuple[int, ...] = _task(
         Several(
@@ -237,26 +228,26 @@ class Config:
     clients: int = _task(
         Count(None, RANGES["clients"], "number of clients N"), "10, or as many as --shares"
     )
-    rows_per_client: int | None = _task(
+    rows_per_client: int | None = _rows(
         Count(None, _ONE, "cap: at most N times this many training rows are dealt out"),
         "mnist 600, cifar10 2000",
     )
-    validation_share: float = _task(
+    validation_share: float = _rows(
         Number(0.1, Interval(0, 1, "[)"), "share of the training rows that no client gets"),
         "0.1, cifar10 0.2, sst and mr 0 (they have such rows)",
     )
     partition_seed: int = _task(Count(0, from_(0), "seed of the partition, the same for all seeds"))
-    concentration: float = _task(
+    concentration: float = _rows(
         Number(0.5, _POSITIVE, "above 0, small is uneven", when=_on("dirichlet", "size_dirichlet"))
     )
-    dirichlet_balanced: bool = _task(
+    dirichlet_balanced: bool = _rows(
         Truth(
             False,
             "of the next class nobody gets rows who has n / N of them already",
             when=_on("dirichlet"),
         )
     )
-    min_rows: int = _task(
+    min_rows: int = _rows(
         Count(
             1,
             _ONE,
@@ -264,7 +255,7 @@ class Config:
             when=_on("dirichlet", "size_dirichlet", "by_owner"),
         )
     )
-    shares: tuple[float, ...] = _task(
+    shares: tuple[float, ...] = _rows(
         Several(
             (),
             Number(None, _POSITIVE, ""),
@@ -273,14 +264,14 @@ class Config:
         ),
         needed="a number per client",
     )
-    classes_per_client: int = _task(
+    classes_per_client: int = _rows(
         Count(2, _ONE, "classes that every client holds", when=_on("k_classes"))
     )
-    owners: str | None = _task(
+    owners: str | None = _rows(
         Path("file with an owner id per training row, .npy or .npz", _on("by_owner")),
         needed="a file with an owner id per row",
     )
-    lists: str | None = _task(
+    lists: str | None = _rows(
         Path(
             "file with the row numbers of every client: .npz, an array per client, .npy [N, M], "
             ".json, a list of lists, or a line per client, commas between",
@@ -288,10 +279,10 @@ class Config:
         ),
         needed="a file with the row numbers of every client",
     )
-    repeated_rows: bool = _task(
+    repeated_rows: bool = _rows(
         Truth(False, "a row may be listed more than once", when=_on("from_lists"))
     )
-    synthetic_rows: int = _task(
+    synthetic_rows: int = _rows(
         Count(
             10_000,
             _ONE,
@@ -416,6 +407,12 @@ NEEDS = {
     if field.needed and field.kind.when is not None
     for partition in field.kind.when.words
 }
+# What stands for arrays from Python in a config.json, and the fields that say nothing about them:
+# how the rows of a data set are found and dealt out, and which network the config's own is.
+GIVEN = "given"
+ROWS = tuple(name for name, field in FIELDS.items() if field.rows)
+OF_DATA = ("dataset", "partitions", *ROWS, "eval_rows")
+OF_MODEL = ("model", "hidden", "conv")
 LISTS = tuple(name for name, field in FIELDS.items() if isinstance(field.kind, Several))
 
 

@@ -21,12 +21,7 @@ from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep.points import Sweep
 
 # Fields of a Config that a program knows only through the shapes of its arrays.
-_DATA_FIELDS = (
-    *("data_dir", "owners", "lists", "repeated_rows", "shares", "classes_per_client"),
-    *("rows_per_client", "validation_share", "partition_seed", "concentration", "min_rows"),
-    "dirichlet_balanced",
-    *("synthetic_rows", "eval_rows", "eval_clients"),
-)
+_DATA_FIELDS = (*schema.ROWS, "partition_seed", "eval_rows", "eval_clients")
 _WITHOUT_AXES: dict[str, Any] = {"partitions": (), "seeds": (), "methods": ()}
 
 
