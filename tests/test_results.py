@@ -566,17 +566,95 @@ def test_tables_fit_and_say_what_is_undefined(cells):
     assert max(len(line) for text in texts for line in text.splitlines()) <= 80
     assert "undefined for fedavg: all clients end with the same accuracy" in texts[0]
     assert re.search(r"standalone +yardstick +45.0 ± 0.0 \(60.0\) +–", texts[0])
-    assert re.search(r"cgsv +0.0 \[-100.0, 100.0\] +67.5 ± 0.0 \(75.0\) +22.5 ± 0.0", texts[0])
+    assert re.search(r"cgsv +±\? \[-100.0, 100.0\] +67.5 ± 0.0 \(75.0\) +22.5 ± 0.0", texts[0])
     assert re.search(r"method +fairness +\(max\), % +gain, points", unbroken(texts[0]))
     assert "95 % bootstrap interval" in texts[0]
-    assert "Gains, distance and traffic on power_law" in texts[1]
-    assert re.search(r"standalone +– +– +5500 +14.5 +18.8 +0 ", texts[1])
-    assert re.search(r"cgsv +11.2 +100.0 +5500 +14.5 +18.8 +0.00012", texts[1])
+    assert "How far to trust it, on power_law" in texts[1]
+    assert "Gains, distance and traffic on power_law" in texts[2]
+    assert re.search(r"standalone +– +– +5500 +14.5 +18.8 +0 ", texts[2])
+    assert re.search(r"cgsv +11.2 +100.0 +5500 +14.5 +18.8 +0.00012", texts[2])
     wide = tables_lib.reports(cells, 200)
-    assert len(wide) == 7 < len(tables)  # two pairs, two of clients, and all partitions in one
+    # Two pairs, how far to trust one, two of clients, and all partitions in one.
+    assert len(wide) == 8 < len(tables)
     assert re.search(
-        r" 3 +40 +4 +60.0 +90.0 +0.2500 +37.5 +67.5 +0.2500 +37.5 ", printed(wide[4], 200)
+        r" 3 +40 +4 +60.0 +90.0 +0.2500 +37.5 +67.5 +0.2500 +37.5 ", printed(wide[5], 200)
     )
+
+
+def doubtful(accuracy=(0.4, 0.5, 0.7), late=(0.7, 0.5, 0.4), number=8):
+    """Standalone and a method whose order of clients turns at the last evaluation but one."""
+    own = [[accuracy] * number]
+    own[0][-2] = late
+    loss = np.tile([3.0, 2.0, 1.0], (1, number, 1))
+    alone = course([[[0.3, 0.5, 0.6]] * number], loss, "standalone")
+    return [alone, course(own, loss, "cgsv")]
+
+
+def test_a_sign_that_changes_is_marked_wherever_the_number_stands():
+    settled, turning = doubtful(late=(0.4, 0.5, 0.7)), doubtful()
+    parts = [c._replace(partition=name) for c, name in zip(turning * 2, "aabb", strict=True)]
+    for made, mark in ((settled, ""), (turning, "*")):
+        table, trust, *_ = tables_lib.reports(made)
+        assert table.cells["fairness"].to_list() == ["yardstick", f"92.9{mark}"]
+        assert trust.cells["by loss"].to_list() == [None, "100"]  # by which the order stays
+        explained = [line for line in table.lines if line.startswith("* ")]
+        assert len(explained) == bool(mark)
+    assert trust.cells["last quarter"].to_list() == [None, "-4 (-100, 93)"]
+    assert trust.cells["by loss, last quarter"].to_list() == [None, "100"]
+    assert tables_lib.markdown(table.cells).splitlines()[-1].startswith("| cgsv | 92.9* |")
+    shown = tables_lib.overview(frames.summary_frame(parts))
+    assert shown.cells.row(1) == ("cgsv", "93* (53.3)", "93* (53.3)")
+    assert sum(line.startswith("* ") for line in shown.lines) == 1
+    lost = frames.summary_frame(doubtful(late=(0.5,) * 3))
+    assert tables_lib.fairness(lost).cells["fairness"][1] == "92.9*"  # it comes and goes
+
+
+def test_an_interval_with_both_signs_leaves_no_number():
+    pair = [answered("standalone"), answered("cgsv", 1)]
+    right = np.roll(pair[1].answers.right, (1, 2), axis=(0, 1))
+    unsure = pair[1]._replace(answers=pair[1].answers._replace(right=right))
+    row = frames.fairness_table(frames.summary_frame([pair[0], unsure])).row(1, named=True)
+    assert row["fairness_low"] < 0 < row["fairness_high"]
+    for digits, ends in ((1, ".1f"), (0, ".0f")):
+        low, high = (format(row[f"fairness_{end}"], ends) for end in ("low", "high"))
+        assert tables_lib.fairness_text(row, digits=digits) == f"±? [{low}, {high}]"
+    assert tables_lib.fairness_text(row, with_interval=False) == "±?"
+    assert tables_lib.both_signs(row)
+    table, trust, *_ = tables_lib.reports([pair[0], unsure])
+    assert table.cells["fairness"][1].startswith("±? [")
+    assert "[95 % interval over test rows, seeds]" in table.lines
+    assert any(line.startswith("±? ") for line in table.lines)
+    widths = [row[f"fairness_width_{by}"] for by in ("by_rows", "by_seeds")]
+    line = f"the interval's width by test rows, seeds alone: cgsv {widths[0]:.0f}, {widths[1]:.0f}"
+    assert line in trust.lines
+    sure = tables_lib.fairness(frames.summary_frame(pair))
+    assert re.fullmatch(r"9\d\.\d \[\d+\.\d, \d+\.\d\]", sure.cells["fairness"][1])
+    assert not any(line.startswith("±?") for line in sure.lines)
+
+
+def test_how_far_to_trust_it_says_what_scipy_does(courses):
+    (report,) = tables_lib.trust(frames.summary_frame(courses))
+    last = frames.fairness_frame(courses).filter(pl.col("counts"))
+    for method, row in zip(("standalone", "cgsv"), report.cells.to_dicts(), strict=True):
+        own = last.filter(method=method)
+        assert row["spread"] == f"{100 * own['accuracy_spread'].mean():.1f}"
+        rank = own["rank_fairness"].mean()
+        assert row["by rank"] == (None if rank is None else f"{rank:.0f}")
+    assert tables_lib.trust(frames.summary_frame(courses[:1])) == []
+
+
+def test_how_far_to_trust_it_fits_however_long_its_numbers_are():
+    table = frames.fairness_table(frames.summary_frame(doubtful()))
+    worst = {name: -100.0 for name in table.columns if "fairness" in name and "_un" not in name}
+    worst |= {name: 100.0 for name in table.columns if name.endswith(("_max", "_high"))}
+    worst |= {"late_fairness": -99.0, "late_fairness_by_loss": -99.0, "accuracy_spread": 0.3}
+    worst |= {"unsettled": 1, "unsettled_by_loss": 1, "method": "size_weighted:released"}
+    row = table.row(1, named=True) | worst
+    cells = tables_lib.texts(tables_lib.TRUST, [table.row(0, named=True), row])
+    text = printed(tables_lib.Report(cells))
+    assert "…" not in text
+    assert "±?* [-100, 100]" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_means_over_some_seeds_say_over_how_many(cells):
@@ -635,7 +713,7 @@ def test_long_method_names_fit_too(cells):
         named = [cells[0], cells[2]._replace(method=name)]
         texts = [printed(table) for table in tables_lib.reports(named, 80)[:2]]
         assert not any("…" in text for text in texts), name
-        assert "0.0 [-100.0, 100.0]" in texts[0]
+        assert "±? [-100.0, 100.0]" in texts[0]
     tables = tables_lib.reports([cells[0], cells[2]._replace(method="cgsv:released")], 80)
     assert not any("…" in printed(table) for table in tables)
 

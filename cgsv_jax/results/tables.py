@@ -21,6 +21,8 @@ from cgsv_jax.host import terminal
 from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.results.frames import YARDSTICK, Cell
 
+BOTH = "±?"  # in place of a fairness whose interval contains both signs
+MARK = "*"  # beside a fairness that the last quarter of the evaluations does not bear out
 CLOSE = 0.01  # accuracies nearer to each other than this leave fairness to a few test rows
 NAME = 12  # characters of a name that are never broken
 MANY = 20  # clients; more are shown by a selection
@@ -93,10 +95,46 @@ def over_seeds(title: str, name: str, *how: Any, text: Callable[..., str] = mean
     return Column(title, cell)
 
 
-def _fairness(row: Row, name: str, *how: Any) -> str:
+def fairness_text(
+    row: Row, name: str = "fairness", digits: int = 1, with_interval: bool = True
+) -> str:
+    """One of `frames.JUDGED` or what there is in its place, with a MARK where it is unsettled.
+
+    Where the interval contains both signs no number is shown, since not even its sign is known.
+
+    Args:
+      row: of `frames.fairness_table`.
+      name: which.
+      digits: after the point.
+      with_interval: show that, too.
+    """
+    mark = MARK if row[f"unsettled{name.removeprefix('fairness')}"] else ""
     if row[name] is None:
-        return "yardstick" if row["method"] == YARDSTICK else "undefined"
-    return mean(row, name, *how)
+        return ("yardstick" if row["method"] == YARDSTICK else "undefined") + mark
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    bounds = [] if low is None else [number(low, 1, digits), number(high, 1, digits)]
+    value = BOTH if both_signs(row, name) else number(row[name], 1, digits)
+    return value + mark + (f" [{', '.join(bounds)}]" if bounds and with_interval else "")
+
+
+def both_signs(row: Row, name: str = "fairness") -> bool:
+    """Whether the interval of a fairness contains 0, so that even its sign is not known."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return low is not None and low <= 0 <= high
+
+
+def _late(row: Row, name: str) -> str | None:
+    """Mean and range over the last quarter of the evaluations; None where nothing is known."""
+    value, low, high = (row[f"late_{name}{end}"] for end in ("", "_min", "_max"))
+    if value is None:
+        return None
+    ends = number(low, 1, 0), number(high, 1, 0)
+    return number(value, 1, 0) + (f" ({ends[0]}, {ends[1]})" if ends[0] != ends[1] else "")
+
+
+def _known(title: str, name: str, *how: Any) -> Column:
+    """A column of numbers that is left out where nobody has one."""
+    return Column(title, lambda row: None if row[name] is None else mean(row, name, *how))
 
 
 def _with_best(row: Row, *how: Any) -> str:
@@ -112,9 +150,20 @@ def plain(title: str, name: Any, *how: Any) -> Column:
 METHOD = plain("method", "method")
 FAIRNESS = (
     METHOD,
-    over_seeds("fairness", "fairness", 1, 1, "interval", text=_fairness),
+    over_seeds("fairness", "fairness", text=fairness_text),
     over_seeds("accuracy: mean (max), %", "mean_accuracy", 100, 1, "sd", text=_with_best),
     over_seeds("mean gain, points", "mean_gain", 100, 1, "sd"),
+)
+# Mean and range over the last quarter of the evaluations; by loss, its interval and the like; by
+# ranks; and the spread of the clients' accuracies, of the yardstick those alone.
+_BY_LOSS = "fairness_by_loss"
+TRUST = (
+    METHOD,
+    Column("last quarter", lambda row: _late(row, "fairness")),
+    Column("by loss", lambda row: row[_BY_LOSS] and fairness_text(row, _BY_LOSS, 0)),
+    Column("by loss, last quarter", lambda row: _late(row, _BY_LOSS)),
+    _known("by rank", "rank_fairness", 1, 0),
+    _known("spread", "accuracy_spread", 100),
 )
 # CGS is the standard deviation of the gains over clients, IPR the share of clients no worse than
 # alone; the distance is that to the server's model; energy and entries are those received of u_N,
@@ -162,9 +211,9 @@ def reports(cells: Iterable[Cell], console_width: int = 80) -> list[Report]:
     """What a terminal shows after a run; nothing is printed here.
 
     Returns:
-      Per partition, the fairness table and that of gains, distance and traffic; one of dishonest
-      clients if there are any; then the clients in as many tables as the width asks for, unless the
-      methods are many; for several partitions one table of all at the end.
+      Per partition, the fairness table, how far to trust it, and gains, distance and traffic; one
+      of dishonest clients if there are any; then the clients in as many tables as the width asks
+      for, unless the methods are many; for several partitions one table of all at the end.
     """
     cells = list(cells)
     summary = frames_lib.summary_frame(cells)
@@ -172,7 +221,7 @@ def reports(cells: Iterable[Cell], console_width: int = 80) -> list[Report]:
     clients = frames_lib.clients_frame(cells if few else ())
     partitions = summary.partition_by("partition", maintain_order=True)
     return [
-        *(kind(own) for own in partitions for kind in (fairness, traffic)),
+        *(report for own in partitions for report in (fairness(own), *trust(own), traffic(own))),
         *(honesty(own) for own in partitions if (own["attackers"] > 0).any()),
         *(
             table
@@ -192,8 +241,12 @@ def fairness(summary: pl.DataFrame) -> Report:
     table = frames_lib.fairness_table(summary)
     (partition,), seeds = summary["partition"].unique(), summary["seed"].n_unique()
     lines = ["fairness = 100 x Pearson(standalone, final accuracy) over clients"]
+    over = [x for x in table["interval_over"].drop_nulls().unique() if x != "seeds"]
+    if over:
+        lines.append(f"[95 % interval over {over[0]}]")
     if seeds > 1:
-        lines.append(f"mean over {seeds} seeds, [95 % bootstrap interval], ± standard deviation")
+        bootstrap = "" if over else "[95 % bootstrap interval], "
+        lines.append(f"mean over {seeds} seeds, {bootstrap}± standard deviation")
         counts = [pl.col(f"{name}_seeds") for name in frames_lib.AVERAGED]
         some = pl.any_horizontal((n > 0) & (n < pl.col("seeds")) for n in counts)
         if table.select(some.any()).item():
@@ -201,9 +254,51 @@ def fairness(summary: pl.DataFrame) -> Report:
     clients, evaluated = summary["clients"][0], summary["evaluated"].min()
     if evaluated < clients:
         lines.append(f"over the {evaluated:,} of {clients:,} clients that were evaluated")
-    lines += why_undefined(table) + close_accuracies(summary) + absences(summary)
+    lines += doubts(table) + why_undefined(table) + close_accuracies(summary) + absences(summary)
     cells = texts(FAIRNESS, table.iter_rows(named=True))
     return Report(cells, f"Fairness and accuracy on {partition}", lines)
+
+
+def doubts(table: pl.DataFrame) -> list[str]:
+    """What the words and the mark of `fairness_text` mean, of those that are in the table."""
+    rows = table.to_dicts()
+    lines = []
+    if any(row["fairness"] is not None and both_signs(row) for row in rows):
+        lines.append(f"{BOTH} its interval contains both signs: the data do not say which is right")
+    if any(row["unsettled"] for row in rows):
+        lines.append(
+            f"{MARK} its sign changes, or it comes and goes, over the last quarter of rounds"
+        )
+    return lines
+
+
+def trust(summary: pl.DataFrame) -> list[Report]:
+    """How far the fairness on one partition can be trusted; no report where nothing is known."""
+    table = frames_lib.fairness_table(summary)
+    cells = texts(TRUST, table.iter_rows(named=True))
+    if not table["late_fairness"].count() + table["fairness_by_loss"].count():
+        return []
+    lines = [
+        "last quarter: of the evaluations, mean (least, most)",
+        "by loss: of log-likelihoods for accuracies; by rank: Spearman for Pearson",
+        "spread: standard deviation of the accuracies over clients, points",
+        *_widths(table),
+    ]
+    return [Report(cells, f"How far to trust it, on {summary['partition'][0]}", lines)]
+
+
+def _widths(table: pl.DataFrame) -> list[str]:
+    """How wide one source of doubt alone would make the interval of fairness, of a few methods."""
+    parts = {"test rows": "by_rows", "seeds": "by_seeds", "partitions": "by_partitions"}
+    columns = {word: f"fairness_width_{part}" for word, part in parts.items()}
+    known = {word: name for word, name in columns.items() if table[name].count()}
+    rows = table.drop_nulls([*known.values()]).head(FEW).iter_rows(named=True) if known else ()
+    each = [
+        f"{row['method']} {', '.join(number(row[name], 1, 0) for name in known.values())}"
+        for row in rows
+    ]
+    alone = f"the interval's width by {', '.join(known)} alone: "
+    return [alone + "; ".join(each)] if each else []
 
 
 def why_undefined(table: pl.DataFrame) -> list[str]:
@@ -277,7 +372,7 @@ def overview(summary: pl.DataFrame) -> Report:
     rows: dict[str, dict[str, Any]] = {}
     for row in table.iter_rows(named=True):
         rows.setdefault(row["method"], {"method": row["method"]})[row["partition"]] = row
-    of = over_seeds("", "fairness", 1, 0, text=_fairness).text
+    of = over_seeds("", "fairness", 0, False, text=fairness_text).text
 
     def cell(row: Row, partition: str) -> str | None:
         own = row.get(partition)
@@ -289,7 +384,8 @@ def overview(summary: pl.DataFrame) -> Report:
     ]
     lines = ["fairness: 100 x Pearson(standalone, final accuracy), mean over seeds"]
     title = "All partitions: fairness (average accuracy, %)"
-    return Report(texts([METHOD, *columns], rows.values()), title, lines + why_undefined(table))
+    lines += doubts(table) + why_undefined(table)
+    return Report(texts([METHOD, *columns], rows.values()), title, lines)
 
 
 def seconds(timing: Mapping[str, Any]) -> Report:
@@ -473,4 +569,7 @@ def markdown(frame: pl.DataFrame) -> str:
 def _is_numeric(values: pl.Series) -> bool:
     if values.dtype != pl.String:
         return values.dtype.is_numeric()
-    return any(value[:1].isdigit() or value[:2][1:].isdigit() for value in values.drop_nulls())
+    return any(
+        value[:1].isdigit() or value[:2][1:].isdigit() or value.startswith(BOTH)
+        for value in values.drop_nulls()
+    )
