@@ -10,13 +10,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def names(module: str, new_of: Mapping[str, str]) -> Callable[[str], Any]:
+def names(module: str, new_of: Mapping[str, str], within: int = 0) -> Callable[[str], Any]:
     """A module's `__getattr__` for names that it no longer has.
 
     Args:
       module: its own name.
       new_of: old name -> dotted public name, looked up when it is asked for: the module may lie
         below the one that it names.
+      within: how many functions stand between this one and whoever asks, whose line is named.
 
     >>> names("here", {"PRNGKey": "jax.random.key"})("key")
     Traceback (most recent call last):
@@ -26,7 +27,7 @@ def names(module: str, new_of: Mapping[str, str]) -> Callable[[str], Any]:
     def get(name: str) -> Any:
         if name not in new_of:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        _warn(f"{module}.{name}", new_of[name])
+        _warn(f"{module}.{name}", new_of[name], within)
         return pkgutil.resolve_name(new_of[name])
 
     return get
@@ -52,5 +53,5 @@ def arguments(function: Callable[P, R], **new_of: str) -> Callable[P, R]:
     return renamed
 
 
-def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)
+def _warn(old: str, new: str, within: int = 0) -> None:
+    warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3 + within)

@@ -6,11 +6,33 @@
 (1, 2, 3)
 """
 
-from cgsv_jax.core import deprecated
-from cgsv_jax.experiment.deal import given, tasks
-from cgsv_jax.experiment.names import configure
-from cgsv_jax.experiment.running import Progress, Result, run, save
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__getattr__ = deprecated.names(__name__, {"problems": "cgsv_jax.experiment.tasks"})
+from cgsv_jax.core import deprecated
+
+if TYPE_CHECKING:
+    from cgsv_jax.experiment.deal import given, tasks
+    from cgsv_jax.experiment.names import configure
+    from cgsv_jax.experiment.running import Progress, Result, run, save
 
 __all__ = ["Progress", "Result", "configure", "given", "run", "save", "tasks"]
+
+# Where they are. What computes and writes is loaded by whoever asks for it, and not where only
+# another module of this folder is needed.
+_MODULES = {
+    **dict.fromkeys(("given", "tasks"), "deal"),
+    "configure": "names",
+    **dict.fromkeys(("Progress", "Result", "run", "save"), "running"),
+}
+_former = deprecated.names(__name__, {"problems": "cgsv_jax.experiment.tasks"}, within=1)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        return _former(name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
