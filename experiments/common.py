@@ -35,7 +35,12 @@ from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.types import Array, Clients, Dataset, Hyper, Record
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-SCALES = ("smoke", "small", "full")
+SCALES = {
+    "smoke": "seconds",
+    "small": "two CPU cores, at most 15 minutes",
+    "full": "the paper's, for a GPU",
+}
+PAPER = {"paper": "the paper's in 60 rounds, on two CPU cores within hours, cell by cell"}
 
 
 class Asked(NamedTuple):
@@ -48,15 +53,19 @@ class Asked(NamedTuple):
     again: bool
 
 
-def asked(item: str, doc: str, argv: Sequence[str] | None = None) -> Asked:
+def asked(
+    item: str,
+    doc: str,
+    argv: Sequence[str] | None = None,
+    scales: Mapping[str, str] = SCALES,
+) -> Asked:
     """Reads the flags that all scripts have."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{item}", description=doc)
     parser.add_argument(
         "--scale",
-        choices=SCALES,
+        choices=tuple(scales),
         default="small",
-        help="smoke: seconds; small: two CPU cores, at most 15 minutes; full: the paper's, for a "
-        "GPU (default: small)",
+        help="; ".join(f"{name}: {what}" for name, what in scales.items()) + " (default: small)",
     )
     parser.add_argument("--out", default=str(RESULTS), help="folder (default: %(default)s)")
     parser.add_argument("--data-dir", default=None, help="folder of the TFDS sets")

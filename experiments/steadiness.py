@@ -51,7 +51,7 @@ _MNIST = {"rounds": 120, "eval_every": 3, "model": "mlp"}
 _TWO = ("power_law", "class_imbalance")
 SCALES = {
     "smoke": (
-        Part("digits", _TWO, ("cgsv", "rffl"), (1.0, STEADY), 2, 2, {"rounds": 4, "eval_every": 1}),
+        Part("digits", _TWO[1:], ("cgsv",), (1.0, STEADY), 2, 2, {"rounds": 4, "eval_every": 1}),
     ),
     "small": (
         Part("digits", PARTITIONS, ("cgsv",), DECAYS, 5, 3, _DIGITS),
