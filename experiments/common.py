@@ -117,18 +117,25 @@ def remembered(
     """
     file = what.out / f"{name}-{what.scale}.parquet"
     known = pl.read_parquet(file) if file.exists() and not what.again else None
-    frames = []
-    for wanted, extra in zip(configs, columns, strict=True):
-        key = fingerprint(wanted)
+    keys = [fingerprint(wanted) for wanted in configs]
+    frames: list[pl.DataFrame] = []
+    for place, (key, wanted, extra) in enumerate(zip(keys, configs, columns, strict=True)):
         own = None if known is None else known.filter(configuration=key)
         if own is None or not len(own):
             own = run([wanted], [extra])["summary"].with_columns(
                 pl.lit(key).alias("configuration"), pl.lit(provenance()).alias("made_by")
             )
         frames.append(own)
-        # Each as soon as it is there: the next may be interrupted.
-        pl.concat(frames, how="vertical_relaxed").write_parquet(file, compression="zstd")
-    return pl.concat(frames, how="vertical_relaxed").drop("configuration")
+        # Each as soon as it is there, with those that are still to come: the next may be
+        # interrupted.
+        ahead = (
+            []
+            if known is None
+            else [known.filter(pl.col("configuration").is_in(keys[place + 1 :]))]
+        )
+        whole = pl.concat([*frames, *ahead], how="diagonal_relaxed")
+        whole.write_parquet(file, compression="zstd")
+    return pl.concat(frames, how="diagonal_relaxed").drop("configuration")
 
 
 @contextlib.contextmanager
@@ -144,10 +151,19 @@ def compiled_once() -> Iterator[None]:
 
 
 def fingerprint(wanted: Mapping[str, Any]) -> str:
-    """Of a configuration with nothing left open, and of the versions and the device."""
+    """Of a configuration with nothing left open, and of the versions and the device.
+
+    What a file of an earlier version would not say, since it could not be otherwise, is not in it.
+    """
     whole = resolve.to_dict(names.configure(**wanted)) | {"data_dir": None}
+    whole = _beside(whole, schema.EARLIER)
+    whole["methods"] = [_beside(own, schema.EARLIER_OF_METHODS) for own in whole["methods"]]
     text = json.dumps([whole, provenance()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _beside(values: Mapping[str, Any], meant: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k not in meant or v != meant[k]}
 
 
 def over_settings(
