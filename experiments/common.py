@@ -89,9 +89,9 @@ def run(
       columns: constant columns of each configuration's rows, to tell them apart.
 
     Returns:
-      "summary", "clients" and "rounds", with the columns in front.
+      The tables of `frames.COLUMNS` by name, with the columns in front.
     """
-    frames: dict[str, list[pl.DataFrame]] = {"summary": [], "clients": [], "rounds": []}
+    frames: dict[str, list[pl.DataFrame]] = {name: [] for name in frames_lib.COLUMNS}
     with terminal.watching(terminal.console(stderr=True), len(configs), "configurations") as watch:
         for place, wanted in enumerate(configs):
             extra = dict(columns[place]) if columns else {}
