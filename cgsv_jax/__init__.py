@@ -23,6 +23,7 @@ from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import (
     Aggregation,
     Algorithm,
+    Answers,
     Clients,
     Contribution,
     Dataset,
@@ -53,6 +54,7 @@ __all__ = [
     "METHODS",
     "Aggregation",
     "Algorithm",
+    "Answers",
     "Clients",
     "Contribution",
     "Dataset",

@@ -12,6 +12,5 @@ __all__ = [
     "rivals",
     "robustness",
     "schedule",
-    "steadiness",
     "weights",
 ]

@@ -57,6 +57,7 @@ def equal(one, two):
     for a, b in zip(one.cells, two.cells, strict=True):
         for x, y in zip((*a.record, *a.evaluation), (*b.record, *b.evaluation), strict=True):
             np.testing.assert_array_equal(x, y)
+        jax.tree.map(np.testing.assert_array_equal, (a.answers, a.counts), (b.answers, b.counts))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,7 @@ STATEFUL = [
     {"algorithms": ("rffl", "shapfed_wa")},
     {"algorithms": "fedavg_finetuned", "finetune_rounds": 2},
     {"algorithms": "cffl", "eval_clients": 2, "seeds": 2},
+    {"algorithms": "cgsv", "select": "validation", "rounds": 5, "eval_every": 1, "seeds": 2},
 ]
 
 

@@ -43,7 +43,7 @@ TRAINING: dict[str, Option] = {
 }
 
 # What a config.json means that was written before there was such a key.
-EARLIER = {"plugin": None, "plugin_sha256": None}
+EARLIER = {"plugin": None, "plugin_sha256": None, "select": "last"}
 EARLIER_OF_METHODS = {"gamma_decay": 1.0}
 
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
@@ -323,6 +323,14 @@ class Config:
         Count(None, _ONE, "clients to evaluate, evenly from the fewest rows to the most"), "all"
     )
     eval_batch: int = _evaluation(Count(500, RANGES["eval_batch"], "test rows per forward pass"))
+    select: str = _evaluation(
+        Choice(
+            "last",
+            ("last", "validation"),
+            "which evaluation counts: last, or validation (where the mean accuracy over clients on "
+            "the server's validation rows is best, for every method and seed)",
+        )
+    )
     checkpoint_every: int | None = _evaluation(
         Count(
             None,

@@ -17,6 +17,7 @@ from cgsv_jax.results import frames
 from cgsv_jax.rules import spec as spec_lib
 from cgsv_jax.types import (
     Algorithm,
+    Array,
     Attack,
     Dataset,
     Federation,
@@ -52,6 +53,7 @@ class Bound(NamedTuple):
     steps: np.ndarray  # [N] mini-batch steps of each client in a round
     num_clients: int  # N, those that one poses as included
     evaluated: int  # of these
+    select: str  # which evaluation counts: the last, or the best on validation rows
     cohort: int  # clients of a round, at most
     checkpoint_every: int | None  # rounds
     flags: Flags  # that decide N and D
@@ -76,6 +78,11 @@ class Bound(NamedTuple):
     def data(self) -> Dataset:
         """The data as the programs read them: validation rows only if the method needs them."""
         return self.task.data if self.needs.rows else self.task.data._replace(validation=None)
+
+    @property
+    def choosing(self) -> tuple[Array, Array] | None:
+        """Validation rows that choose the evaluation that counts; the method never sees them."""
+        return self.task.data.validation if self.select == "validation" else None
 
 
 def bind(config: Config, method: Method, task: Task) -> Bound:
@@ -161,6 +168,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         steps=steps,
         num_clients=number,
         evaluated=evaluated,
+        select=config.select,
         cohort=listed or config.cohort or number,
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),

@@ -119,7 +119,9 @@ def seconds_per_round(bound: Bound) -> float:
     taken = float(bound.steps.sum()) * bound.cohort / clients
     evaluated = 1 + (clients if task.chosen is None else len(task.chosen))
     often = min(bound.settings.eval_every, bound.settings.rounds)
-    passes = 3 * taken * bound.batch + evaluated * len(task.data.test_labels) / often
+    judged = len(task.data.test_labels)
+    judged += 0 if bound.choosing is None else task.validation_rows
+    passes = 3 * taken * bound.batch + evaluated * judged / often
     validated = task.validation_rows if needs.rows else 0
     valued = needs.valuations(clients)
     flops = forward * (passes + valued * validated) + valued * clients**2
@@ -140,6 +142,11 @@ def segments_of(bound: Bound) -> tuple[execute.Segment, ...]:
 def unfit(config: Config, task: Task) -> list[str]:
     """What the methods, or the local epochs, cannot do on this task; nothing is compiled."""
     wrong = []
+    if config.select == "validation" and not task.validation_rows:
+        wrong.append(
+            "--select validation chooses by the server's validation rows, "
+            f"but --validation-share {config.validation_share:g} leaves none"
+        )
     visits = config.epochs * task.clients.mask.shape[1]
     if visits > ranges.MAX_WHOLE:
         wrong.append(

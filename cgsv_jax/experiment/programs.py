@@ -29,7 +29,7 @@ def programs(bound: Bound) -> Programs:
     clients = jax.tree.map(lambda x: x[order], task.clients)
     clients = clients._replace(numbers=order.astype(np.int32))
     chosen = None if task.chosen is None else places[task.chosen].astype(np.int32)
-    shared = (bound.data, clients, chosen)
+    shared = ((bound.data, bound.choosing), clients, chosen)
     shared = jax.device_put(shared, None if mesh is None else layout_lib.everywhere(mesh))
 
     def start(key: jax.Array, hyper: Hyper) -> State:
@@ -47,13 +47,16 @@ def programs(bound: Bound) -> Programs:
         evaluated: bool = True,
         alone: bool = False,
     ) -> Any:
-        def one(key, hyper, state, data, clients, chosen):
+        def one(key, hyper, state, examples, clients, chosen):
+            data, choosing = examples
             federation = bound.federation(hyper)
             federation = federation._replace(settings=federation.settings._replace(rounds=rounds))
             arguments = (key, state, data, clients, federation)
 
             def go_on() -> tuple[State, Record, Evaluation]:
-                return simulation.advance(*arguments, chosen=chosen, evaluated=evaluated)
+                return simulation.advance(
+                    *arguments, chosen=chosen, evaluated=evaluated, validation=choosing
+                )
 
             if alone:  # nothing is recorded of it: what would be, with no rounds
                 state = simulation.train_alone(*arguments, settings.rounds)
@@ -63,7 +66,8 @@ def programs(bound: Bound) -> Programs:
             else:
                 state, record, evaluation = go_on()
             # Of all evaluations but one the answers end here: they are the largest part.
-            outputs = record, evaluation._replace(answers=None), _counted(evaluation)
+            rows = None if choosing is None else choosing[1].size
+            outputs = record, evaluation._replace(answers=None), _counted(evaluation, rows)
             return state, *layout_lib.keep_whole(outputs, mesh)
 
         return grid.runs(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)
@@ -116,16 +120,37 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         owners=task.owners,
         partition_seed=task.partition_seed,
         answers=None if counted is None else counted.answers,
+        counts=which_counts(bound.select, evaluation, counted),
     )
 
 
-def _counted(evaluation: Evaluation) -> Counted:
-    """The evaluation of a segment that counts; its clients in the order of the matrices' rows."""
+def which_counts(select: str, evaluation: Evaluation, counted: Counted | None) -> np.ndarray | None:
+    """The evaluation of every run that validation rows chose, [R] from 0; None: it is the last."""
+    if select == "last" or counted is None:
+        return None
+    return np.argmax(np.asarray(evaluation.round) == np.asarray(counted.round)[:, None], axis=1)
+
+
+def _counted(evaluation: Evaluation, rows: int | None) -> Counted:
+    """The evaluation of a segment that counts; its clients in the order of the matrices' rows.
+
+    Args:
+      evaluation: of the segment, leaves [K, ...].
+      rows: validation rows that choose it; None: it is the last.
+    """
     if not evaluation.round.size:  # no other counts less
         answers = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), evaluation.answers)
         return Counted(jnp.int32(-1), jnp.int32(0), answers)
-    last = evaluation.round[-1]
-    return Counted(last, last, jax.tree.map(lambda x: x[-1], evaluation.answers))
+    if rows is None:
+        scores, place = evaluation.round, -1
+    else:
+        # Rows that all clients have right: whole numbers tie where means of floats may not, and are
+        # the same in whatever program they are added up.
+        right = jnp.round(jnp.asarray(evaluation.validation_accuracy) * rows)
+        scores = jnp.sum(right.astype(jnp.int32), axis=-1)
+        place = jnp.argmax(scores)
+    answers = jax.tree.map(lambda x: x[place], evaluation.answers)
+    return Counted(scores[place], evaluation.round[place], answers)
 
 
 def _together(bound: Bound) -> list[tuple[int, ...]]:

@@ -97,7 +97,9 @@ TRUST = {
     **LATE,
     **INTERVALS,
 }
-SUMMARY_COLUMNS = {  # a row per key, after the last round
+# The round that validation rows chose, which is the run's end then; null: it is the last.
+CHOSEN = {"chosen_round": pl.Int32}
+SUMMARY_COLUMNS = {  # a row per key, at the run's end
     **KEYS,
     "fairness": pl.Float64,  # null where undefined; then the next says why
     "fairness_undefined": pl.String,
@@ -114,6 +116,7 @@ SUMMARY_COLUMNS = {  # a row per key, after the last round
     **dict.fromkeys(("broken", "attackers"), pl.Int64),
     **dict.fromkeys(HONESTY, pl.Float64),
     **TRUST,
+    **CHOSEN,
 }
 COLUMNS = {
     "rounds": ROUND_COLUMNS,
@@ -125,7 +128,7 @@ _TYPES = [item for columns in COLUMNS.values() for item in columns.items()]
 TEXTS = {name for name, kind in _TYPES if kind == pl.String}
 TRUTHS = {name for name, kind in _TYPES if kind == pl.Boolean}  # in some table
 # Columns that not every version has written: where they lack, they are null, or of the config.
-LATER = {"owner": pl.String, "partition_seed": pl.Int64, **TRUST}
+LATER = {"owner": pl.String, "partition_seed": pl.Int64, **TRUST, **CHOSEN}
 AVERAGED = (  # over seeds, and over partition seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", *TRAFFIC, "present", *HONESTY),
@@ -155,7 +158,7 @@ class Cell(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a summary needs of one run after its last round."""
+    """What a summary needs of one run at its end."""
 
     accuracy: np.ndarray  # [K] of the clients that were evaluated
     loss: np.ndarray  # [K]
@@ -172,6 +175,7 @@ class Outcome(NamedTuple):
     broken: np.ndarray  # [N] updates that were not finite
     honest: np.ndarray  # [N] bool
     honest_seen: np.ndarray  # [K] bool, of the clients that were evaluated
+    chosen_round: np.ndarray  # [] int32, which validation rows chose; 0: it is the last
 
 
 # ---------------------------------------------------------------- rounds and clients
@@ -438,6 +442,9 @@ def _ends(cell: Cell) -> Outcome:
     honest = np.array([not name for name in cell.cheats] or [True] * len(cell.sizes), bool)
     honest = np.tile(honest, (len(cell.seeds), 1))
     late = slice(-late_evaluations(evaluation.accuracy.shape[1]), None)
+    chosen = np.zeros(len(cell.seeds), np.int32)
+    if cell.counts is not None:
+        chosen = at_the_end(cell, evaluation.round)
     return Outcome(
         accuracy=at_the_end(cell, evaluation.accuracy),
         loss=at_the_end(cell, evaluation.loss),
@@ -454,6 +461,7 @@ def _ends(cell: Cell) -> Outcome:
         broken=record.nonfinite.sum(axis=1, dtype=np.int64),
         honest=honest,
         honest_seen=honest if cell.evaluated is None else honest[:, cell.evaluated],
+        chosen_round=chosen,
     )
 
 
@@ -555,6 +563,7 @@ def summary_row(
         "present": end.present.mean(),
         "broken": int(end.broken.sum()),
         "attackers": int((~end.honest).sum()),
+        "chosen_round": int(end.chosen_round) or None,
     }
     row |= _honesty(method, end, alone)
     row |= _against_alone(method, None if alone is None else alone.accuracy, final)

@@ -254,7 +254,8 @@ def fairness(summary: pl.DataFrame) -> Report:
     clients, evaluated = summary["clients"][0], summary["evaluated"].min()
     if evaluated < clients:
         lines.append(f"over the {evaluated:,} of {clients:,} clients that were evaluated")
-    lines += doubts(table) + why_undefined(table) + close_accuracies(summary) + absences(summary)
+    lines += chosen_rounds(summary) + doubts(table)
+    lines += why_undefined(table) + close_accuracies(summary) + absences(summary)
     cells = texts(FAIRNESS, table.iter_rows(named=True))
     return Report(cells, f"Fairness and accuracy on {partition}", lines)
 
@@ -299,6 +300,16 @@ def _widths(table: pl.DataFrame) -> list[str]:
     ]
     alone = f"the interval's width by {', '.join(known)} alone: "
     return [alone + "; ".join(each)] if each else []
+
+
+def chosen_rounds(summary: pl.DataFrame) -> list[str]:
+    """A line where the last round is not the end: which rounds validation rows chose."""
+    rounds = summary["chosen_round"].drop_nulls()
+    if not len(rounds):
+        return []
+    least, most = rounds.min(), rounds.max()
+    which = f"{least}" if least == most else f"{least} to {most}"
+    return [f"numbers of the round that validation rows chose: {which}"]
 
 
 def why_undefined(table: pl.DataFrame) -> list[str]:

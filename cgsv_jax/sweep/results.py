@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 import polars as pl
 
-from cgsv_jax.core.ranges import MOST_NUMBER
+from cgsv_jax.core.ranges import MAX_WHOLE, MOST_NUMBER
 from cgsv_jax.experiment import identity
 from cgsv_jax.experiment.task import counts_of
 from cgsv_jax.host import files
@@ -294,6 +294,7 @@ _HOLDS = {
     "broken": ("clients", 0, 2**31, np.int64),
     "honest": ("clients", 0, 1, np.bool_),
     "honest_seen": ("evaluated", 0, 1, np.bool_),
+    "chosen_round": ("one", 0, MAX_WHOLE, np.int32),
 }
 
 
@@ -324,7 +325,7 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
         if not ((least <= x) & (x <= most)).all() or (x != x.astype(kind)).any():
             raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
         fields[name] = x.astype(kind).reshape((late, evaluated) if of == "late" else -1)
-    return Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])
+    return Outcome(**{n: x[0] if _HOLDS[n][0] == "one" else x for n, x in fields.items()})
 
 
 def add_part(directory: Path, done: Mapping[str, np.ndarray]) -> None:

@@ -85,7 +85,7 @@ def _programs(program: Program, portion: Portion, eval_split: str) -> Programs:
     if not portion.stacked and (program.size == 1 or program.width is None):
         return one._replace(code=code)
 
-    data = one.shared[0]
+    examples = one.shared[0]
     # Put together on the host: they are small beside the rows.
     clients, chosen = jax.tree.map(
         lambda *x: np.stack([np.asarray(each) for each in x]), *(own.shared[1:] for own in made)
@@ -104,18 +104,18 @@ def _programs(program: Program, portion: Portion, eval_split: str) -> Programs:
     def segment(
         rounds: int, seeds: jax.Array, numbers: Any, state: Any, shared: tuple, **how: Any
     ) -> Any:
-        data, clients, chosen = shared
+        examples, clients, chosen = shared
 
         def go_on(seed: jax.Array, numbers: Any, state: Any) -> Any:
             hyper, place = split(numbers)
             own = jax.tree.map(lambda x: x[place], (clients, chosen))
             state = jax.tree.map(lambda x: x[None], state)
-            done = one.segment(rounds, seed[None], hyper, state, (data, *own), **how)
+            done = one.segment(rounds, seed[None], hyper, state, (examples, *own), **how)
             return jax.tree.map(lambda x: x[0], done)
 
         return over_clients(go_on, program.width)(seeds, numbers, state)
 
-    shared = (data, *jax.device_put((clients, chosen)))
+    shared = (examples, *jax.device_put((clients, chosen)))
     return Programs(begin, segment, one.hyper, shared, one.in_order, code)
 
 
@@ -160,7 +160,7 @@ def execute(
     def finish(batch: int, chunk: int, seen: Seen) -> None:
         program, portion = of[batch]
         trials = portion.trials[chunk * program.size : (chunk + 1) * program.size]
-        done = _outcomes(trials, seen, program.parameters, portion.clients)
+        done = _outcomes(trials, seen, program.parameters, portion)
         outcomes.update(done)
         keep(done)
 
@@ -173,11 +173,12 @@ def _outcomes(
     trials: Sequence[Trial],
     seen: Seen,
     parameters: int,
-    clients: Mapping[str, tuple[tuple[str, ...], np.ndarray | None]],
+    portion: Portion,
 ) -> dict[Trial, Outcome]:
     outcomes = {}
+    counts = programs_lib.which_counts(portion.world.select, seen.evaluation, seen.counted)
     for index, trial in enumerate(trials):
-        cheats, chosen = clients[trial.partition]
+        cheats, chosen = portion.clients[trial.partition]
         cell = frames.Cell(
             partition=trial.partition,
             method=trial.method.algorithm,
@@ -189,6 +190,7 @@ def _outcomes(
             evaluation=jax.tree.map(lambda x, i=index: x[i : i + 1], seen.evaluation),
             evaluated=chosen,
             cheats=cheats,
+            counts=None if counts is None else counts[index : index + 1],
             partition_seed=trial.config.partition_seed,
         )
         (outcomes[trial],) = frames.outcomes(cell)
@@ -274,6 +276,7 @@ def _so_far(seen: Evaluation, place: int) -> Outcome:
     fields: dict[str, Any] = dict.fromkeys(Outcome._fields, nothing)
     fields |= {"accuracy": accuracy, "loss": loss, "distance": distance}
     fields |= {"late_accuracy": accuracy[None], "late_loss": loss[None], "server_accuracy": server}
+    fields |= {"chosen_round": np.int32(0)}
     return Outcome(**fields | {"honest": honest, "honest_seen": honest})
 
 
