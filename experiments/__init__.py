@@ -12,5 +12,6 @@ __all__ = [
     "rivals",
     "robustness",
     "schedule",
+    "steadiness",
     "weights",
 ]

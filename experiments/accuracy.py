@@ -21,8 +21,9 @@ GAINS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the cells, or reads them, and shows accuracies and gains."""
-    what = common.asked("accuracy", __doc__, argv)
-    frame, missing = cells.summary(what)
+    what = common.asked("accuracy", __doc__, argv, common.SCALES | common.PAPER)
+    there = cells.found(what)
+    frame = there.summary
     sections = [("", shown(frame.filter(dataset=name))) for name in datasets(frame)]
     gains = cells.labels(frame.filter(pl.col("mean_gain").is_not_null()))
     sections += [
@@ -33,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         ("", common.over_seeds(gains, ("cell", "method"), GAINS)),
     ]
-    if missing:
-        sections.append(("Not run", f"not on this machine: {', '.join(missing)}"))
+    sections += cells.not_run(there)
     seeds = sorted(frame["seed"].unique().to_list())
     common.report(
         *(what, "Accuracy, average (maximum) over clients, %", sections),

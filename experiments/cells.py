@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from cgsv_jax import data
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.results import figures
-from experiments import common
+from experiments import common, paper
 
 PARTITIONS = ("uniform", "power_law", "class_imbalance")
 EVERY = tuple(names_lib.TABLES.algorithms)
@@ -58,8 +58,19 @@ CELLS: dict[str, list[Cell]] = {
 }
 
 
-def summary(what: common.Asked) -> tuple[pl.DataFrame, list[str]]:
-    """The runs' summary with a column dataset, and the data sets that are not on this machine."""
+class Found(NamedTuple):
+    """What is there of a scale."""
+
+    summary: pl.DataFrame  # of all runs, with a column dataset
+    missing: list[str]  # what was not run, and why
+    cells: Sequence[paper.Known] = ()  # of `paper`
+
+
+def found(what: common.Asked) -> Found:
+    """What is there, after whatever is missing was run."""
+    if what.scale == "paper":
+        known = paper.known(what)
+        return Found(paper.summary(known), paper.missing(what), known)
     here = {line.name: line.present for line in data.available(what.data_dir)}
     configs, columns, missing = [], [], []
     for dataset, clients, partitions, methods, changes in CELLS[what.scale]:
@@ -79,7 +90,14 @@ def summary(what: common.Asked) -> tuple[pl.DataFrame, list[str]]:
         )
         columns.append({"dataset": dataset})
     frame = common.remembered(what, "cells", configs, columns)
-    return frame, sorted(set(missing))
+    lines = [f"{name} (data not on this machine)" for name in sorted(set(missing))]
+    return Found(frame, lines)
+
+
+def not_run(found: Found) -> list[tuple[str, str]]:
+    """A section that says what is missing, where something is."""
+    lines = "\n".join(f"* {line}" for line in found.missing)
+    return [("Not run", lines)] if lines else []
 
 
 def labels(frame: pl.DataFrame) -> pl.DataFrame:

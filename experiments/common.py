@@ -35,7 +35,12 @@ from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.types import Array, Clients, Dataset, Hyper, Record
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-SCALES = ("smoke", "small", "full")
+SCALES = {
+    "smoke": "seconds",
+    "small": "two CPU cores, at most 15 minutes",
+    "full": "the paper's, for a GPU",
+}
+PAPER = {"paper": "the paper's in 60 rounds, on two CPU cores within hours, cell by cell"}
 
 
 class Asked(NamedTuple):
@@ -48,15 +53,19 @@ class Asked(NamedTuple):
     again: bool
 
 
-def asked(item: str, doc: str, argv: Sequence[str] | None = None) -> Asked:
+def asked(
+    item: str,
+    doc: str,
+    argv: Sequence[str] | None = None,
+    scales: Mapping[str, str] = SCALES,
+) -> Asked:
     """Reads the flags that all scripts have."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{item}", description=doc)
     parser.add_argument(
         "--scale",
-        choices=SCALES,
+        choices=tuple(scales),
         default="small",
-        help="smoke: seconds; small: two CPU cores, at most 15 minutes; full: the paper's, for a "
-        "GPU (default: small)",
+        help="; ".join(f"{name}: {what}" for name, what in scales.items()) + " (default: small)",
     )
     parser.add_argument("--out", default=str(RESULTS), help="folder (default: %(default)s)")
     parser.add_argument("--data-dir", default=None, help="folder of the TFDS sets")
@@ -80,9 +89,9 @@ def run(
       columns: constant columns of each configuration's rows, to tell them apart.
 
     Returns:
-      "summary", "clients" and "rounds", with the columns in front.
+      The tables of `frames.COLUMNS` by name, with the columns in front.
     """
-    frames: dict[str, list[pl.DataFrame]] = {"summary": [], "clients": [], "rounds": []}
+    frames: dict[str, list[pl.DataFrame]] = {name: [] for name in frames_lib.COLUMNS}
     with terminal.watching(terminal.console(stderr=True), len(configs), "configurations") as watch:
         for place, wanted in enumerate(configs):
             extra = dict(columns[place]) if columns else {}
@@ -108,18 +117,25 @@ def remembered(
     """
     file = what.out / f"{name}-{what.scale}.parquet"
     known = pl.read_parquet(file) if file.exists() and not what.again else None
-    frames = []
-    for wanted, extra in zip(configs, columns, strict=True):
-        key = fingerprint(wanted)
+    keys = [fingerprint(wanted) for wanted in configs]
+    frames: list[pl.DataFrame] = []
+    for place, (key, wanted, extra) in enumerate(zip(keys, configs, columns, strict=True)):
         own = None if known is None else known.filter(configuration=key)
         if own is None or not len(own):
             own = run([wanted], [extra])["summary"].with_columns(
                 pl.lit(key).alias("configuration"), pl.lit(provenance()).alias("made_by")
             )
         frames.append(own)
-        # Each as soon as it is there: the next may be interrupted.
-        pl.concat(frames, how="vertical_relaxed").write_parquet(file, compression="zstd")
-    return pl.concat(frames, how="vertical_relaxed").drop("configuration")
+        # Each as soon as it is there, with those that are still to come: the next may be
+        # interrupted.
+        ahead = (
+            []
+            if known is None
+            else [known.filter(pl.col("configuration").is_in(keys[place + 1 :]))]
+        )
+        whole = pl.concat([*frames, *ahead], how="diagonal_relaxed")
+        whole.write_parquet(file, compression="zstd")
+    return pl.concat(frames, how="diagonal_relaxed").drop("configuration")
 
 
 @contextlib.contextmanager
@@ -135,10 +151,19 @@ def compiled_once() -> Iterator[None]:
 
 
 def fingerprint(wanted: Mapping[str, Any]) -> str:
-    """Of a configuration with nothing left open, and of the versions and the device."""
+    """Of a configuration with nothing left open, and of the versions and the device.
+
+    What a file of an earlier version would not say, since it could not be otherwise, is not in it.
+    """
     whole = resolve.to_dict(names.configure(**wanted)) | {"data_dir": None}
+    whole = _beside(whole, schema.EARLIER)
+    whole["methods"] = [_beside(own, schema.EARLIER_OF_METHODS) for own in whole["methods"]]
     text = json.dumps([whole, provenance()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _beside(values: Mapping[str, Any], meant: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k not in meant or v != meant[k]}
 
 
 def over_settings(

@@ -12,18 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cgsv_jax.results import frames
-from experiments import cells, common
+from experiments import cells, common, paper
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the cells, or reads them, and shows their fairness."""
-    what = common.asked("fairness", __doc__, argv)
-    frame, missing = cells.summary(what)
+    what = common.asked("fairness", __doc__, argv, common.SCALES | common.PAPER)
+    there = cells.found(what)
+    frame = there.summary
     judged = frame.filter(pl.col("method") != frames.YARDSTICK)
     sections = [("", shown(judged.filter(dataset=name))) for name in datasets(judged)]
     sections.append(("Undefined", undefined(judged)))
-    if missing:
-        sections.append(("Not run", f"not on this machine: {', '.join(missing)}"))
+    if there.cells:
+        sections += [("Over rounds", paper.OVER_ROUNDS), ("", paper.over_rounds(there.cells))]
+        sections += [("Where and how long", paper.table(there.cells))]
+    sections += cells.not_run(there)
     seeds = sorted(frame["seed"].unique().to_list())
     common.report(
         *(what, "Fairness, 100 x Pearson(standalone, final accuracy)", sections),

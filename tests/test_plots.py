@@ -64,11 +64,17 @@ def panels(figure):
     return [axes for axes in figure.axes if axes.get_xlabel()]
 
 
+def uppers(figure):
+    """Those of fairness over rounds, which stand above a panel."""
+    return [axes for axes in figure.axes if axes.get_title() and not axes.get_xlabel()]
+
+
 def legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 LABELS = {
+    "fairness_rounds": ("round", "accuracy, %"),
     "accuracy": ("round", "test accuracy, %"),
     "reputation": ("round", "reputation (sums to 1)"),
     "share": ("round", "share of entries received, %"),
@@ -81,7 +87,7 @@ def test_the_kinds_are_those_that_results_clears_away():
     assert set(figures_lib.METADATA) == set(directory_lib.FIGURE_FORMATS)
 
 
-@pytest.mark.parametrize("kind", figures_lib.KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in figures_lib.KINDS if kind != "fairness_rounds"])
 def test_axes_are_labelled_with_units(run, kind):
     figure = figures_lib.KINDS[kind](run, "power_law")
     axes = panels(figure)
@@ -101,8 +107,9 @@ def test_legend_and_labels_cover_no_panel(run, crowd, kind):
         figure = figures_lib.KINDS[kind](case, "power_law")
         figure.canvas.draw()
         boxes = [a.get_window_extent() for a in panels(figure)]
+        boxes += [a.get_window_extent() for a in uppers(figure)]
         others = [a.xaxis.label.get_window_extent() for a in panels(figure)]
-        others += [a.title.get_window_extent() for a in panels(figure)]
+        others += [a.title.get_window_extent() for a in figure.axes if a.get_title()]
         others += [entry.get_window_extent() for entry in figure.legends]
         others += [figure._suptitle.get_window_extent()]
         for i, one in enumerate(others):
@@ -158,6 +165,82 @@ def test_fairness_is_in_the_title(run):
     np.testing.assert_allclose(points[:, 0], np.linspace(0.4, 0.8, 5), rtol=1e-6)
     np.testing.assert_allclose(points[:, 1], np.linspace(0.4, 0.8, 5), rtol=1e-6)
     assert cgsv.get_xlim() == cgsv.get_ylim()
+
+
+def turning(late, seeds=2, evaluations=8):
+    """Standalone and a method whose clients stand in the order `late` at the last but one."""
+    alone = cell("standalone", seeds=seeds, rounds=2 * evaluations)
+    own = alone._replace(method="cgsv")
+    accuracy = own.evaluation.accuracy.copy()
+    accuracy[:, -2] = late
+    return [alone, own._replace(evaluation=own.evaluation._replace(accuracy=accuracy))]
+
+
+def test_fairness_over_rounds_is_that_of_its_table(run):
+    figure = figures_lib.fairness_rounds(run, "power_law")
+    fedavg, cgsv = uppers(figure)
+    assert [axes.get_ylabel() for axes in (fedavg, cgsv)] == ["fairness", ""]
+    assert {axes.get_ylim() for axes in (fedavg, cgsv)} == {(-108, 108)}
+    titles = [" ".join(axes.get_title().split()) for axes in (fedavg, cgsv)]
+    assert titles[0].startswith("fedavg fairness undefined: all clients end with")
+    assert titles[1] == "cgsv fairness 100.0 [100.0, 100.0]"
+    assert legend(figure) == [
+        *("by loss", "by accuracy", "mean accuracy", "standalone"),
+        "last quarter of the evaluations",
+    ]
+    assert "power_law" in figure.get_suptitle()
+    own = run.fairness.filter(method="cgsv")
+    lines = [line for line in cgsv.lines if len(line.get_xdata()) == 3]
+    assert len(lines) == 2 * 3  # by loss and by accuracy: two runs, their mean
+    for line, seed in zip(lines[3:5], (0, 1), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [2, 4, 6])
+        np.testing.assert_allclose(line.get_ydata(), own.filter(seed=seed)["fairness"])
+    accuracy = [line for line in panels(figure)[1].lines if len(line.get_xdata()) == 3]
+    means = own.group_by("round", maintain_order=True).agg(pl.col("mean_accuracy").mean())
+    np.testing.assert_allclose(accuracy[2].get_ydata(), means["mean_accuracy"], rtol=1e-6)
+    alone = run.fairness.filter(method="standalone", seed=0)["mean_accuracy"]
+    np.testing.assert_allclose(accuracy[3].get_ydata(), alone, rtol=1e-6)
+
+
+def test_the_last_quarter_is_shaded_from_halfway():
+    for every, evaluations, begin in ((2, 8, 13), (2, 3, 5), (2, 1, None)):
+        made = cell("cgsv", rounds=every * evaluations, every=every)
+        figure = figures_lib.fairness_rounds(run_of([cell("standalone"), made]), "power_law")
+        shades = [patch.get_x() for patch in uppers(figure)[0].patches]
+        assert shades == ([] if begin is None else [begin])
+
+
+def test_what_is_undefined_in_a_round_is_a_gap():
+    run = run_of(turning(np.full(5, 0.5), seeds=1))
+    upper = uppers(figures_lib.fairness_rounds(run, "power_law"))[0]
+    line, lonely = upper.lines[3:5]
+    assert np.isnan(line.get_ydata()).tolist() == [False] * 6 + [True, False]
+    assert lonely.get_marker() == "o"  # the last point, which no line reaches
+    assert lonely.get_xdata().tolist() == [16]
+    assert "cgsv\nfairness 100.0*" in upper.get_title()
+
+
+def test_doubts_stand_in_titles_and_are_explained_once():
+    """In every figure that shows a fairness, of what is in it alone."""
+    made = turning(np.linspace(0.8, 0.4, 5))
+    run = run_of([*made, cell("fedavg", rounds=16)])
+    for kind in ("fairness_rounds", "fairness"):
+        figure = figures_lib.KINDS[kind](run, "power_law")
+        titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+        assert titles[0] == "cgsv\nfairness 100.0* [100.0, 100.0]"
+        assert figure.get_suptitle().splitlines()[1:] == [
+            "* its sign changes over the last quarter, or it is lost there"
+        ]
+    compared = figures_lib.comparison([run.summary], ["run"])
+    assert [text.get_text() for text in compared.axes[0].texts] == ["yardstick", "*", "undefined"]
+    assert compared.get_suptitle().splitlines()[1].startswith("* its sign")
+    unsure = run.summary.with_columns(
+        fairness_low=pl.when(pl.col("fairness").is_not_null()).then(-50.0), fairness_high=100.0
+    )
+    figure = figures_lib.fairness(run._replace(summary=unsure), "power_law")
+    title = figure.axes[0].get_title()
+    assert title == "cgsv\nfairness ±?* [-50.0, 100.0]"
+    assert figure.get_suptitle().splitlines()[1] == "±? its interval contains both signs"
 
 
 def test_many_clients_are_bands(crowd):
@@ -247,7 +330,7 @@ def test_draw_goes_to_the_runs_own_folder(tmp_path):
     directory_lib.write(directory, {}, {}, {}, [cell("cgsv", p) for p in ("a", "b")])
     files = figures_lib.draw([directory])
     assert {file.parent for file in files} == {directory / directory_lib.FIGURES}
-    assert len(files) == 8
+    assert len(files) == 10
     directory_lib.create(directory, overwrite=True)
     assert not any(file.exists() for file in files)
 
@@ -331,7 +414,7 @@ def test_draw_compares_several_runs(tmp_path):
         runs.append(directory)
     files = figures_lib.draw(runs, tmp_path / "out")
     folders = [file.relative_to(tmp_path / "out").parts[0] for file in files]
-    assert folders == ["run"] * 4 + ["run-2"] * 4 + ["comparison.png"]
+    assert folders == ["run"] * 5 + ["run-2"] * 5 + ["comparison.png"]
 
 
 def test_draw_refuses(tmp_path, run):

@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import json
+import os
+import signal
 from pathlib import Path
 
 import jax
@@ -14,9 +16,19 @@ import pytest
 import experiments
 from benchmarks import __main__ as benchmarks
 from benchmarks import precision, table, variants
+from cgsv_jax.experiment import names, running
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
 from cgsv_jax.rules.contribution.shapley import exact
-from experiments import common, digits_defaults, overhead, psi_error, schedule
+from experiments import (
+    common,
+    digits_defaults,
+    fairness,
+    overhead,
+    paper,
+    psi_error,
+    schedule,
+    steadiness,
+)
 
 pytestmark = pytest.mark.long
 
@@ -226,6 +238,79 @@ def test_psi_of_identical_clients_is_exact_and_orders_converge():
     gram = jnp.asarray([[2.0, 0.5, -0.3], [0.5, 1.0, 0.2], [-0.3, 0.2, 3.0]])
     drawn = psi_error.plain(key, games.cosine_value(gram), 3, 20_000)
     assert np.asarray(drawn) == pytest.approx(np.asarray(exact(gram)), abs=0.01)
+
+
+def test_fairness_over_rounds_is_that_of_the_runs(smoked, capsys):
+    """Of d = 1 those that the command makes, by NumPy; a decay changes nothing in round 1."""
+    frame, printed = smoked("steadiness", capsys)
+    assert "## steady less paper" in printed
+    part = steadiness.SCALES["smoke"][0]
+    config = names.configure(
+        *(None,), clients=10, partitions=list(part.partitions), seeds=part.seeds, partition_seed=1,
+        algorithms=["standalone", *part.methods], **part.asked,
+    )  # fmt: skip
+    cells = running.run(config).cells
+    alone = {cell.partition: cell for cell in cells if cell.method == "standalone"}
+    for cell in cells:
+        own = frame.filter(partition=cell.partition, method=cell.method, partition_seed=1)
+        for seed in range(part.seeds if cell.method != "standalone" else 0):
+            paper = own.filter(decay=1.0, seed=seed).sort("round")
+            accuracy = cell.evaluation.accuracy[seed]
+            # Two programs of the same numbers: an example may be at the edge of two classes.
+            close = {"atol": 2 / 355}
+            np.testing.assert_allclose(paper["accuracy"], accuracy.mean(-1), **close)
+            losses = -alone[cell.partition].evaluation.loss[seed, -1]
+            want = [100 * np.corrcoef(losses, -at)[0, 1] for at in cell.evaluation.loss[seed]]
+            np.testing.assert_allclose(paper["by_loss"], want, atol=0.5)
+    first = frame.filter(round=1).pivot(
+        "decay", index=(*steadiness.KEYS[:4], "seed"), values="by_loss"
+    )
+    np.testing.assert_allclose(first["1.0"], first[str(steadiness.STEADY)], atol=1e-3)
+    # The first u_N has none before it.
+    assert (frame.filter(round=1)["cosine"] == 0).all()
+    assert frame["cosine"].is_between(-1 - 1e-6, 1 + 1e-6).all()
+
+
+def test_a_cell_of_the_papers_scale_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    """SIGTERM ends it after a segment; what it then records is what it would have, bit for bit."""
+    cells = [paper.Cell("digits", 5, "power_law", m) for m in ("standalone", "cgsv", "cgsv:steady")]
+    monkeypatch.setattr(paper, "CELLS", cells)
+    monkeypatch.setattr(paper, "SCALE", {"rounds": 6, "eval_every": 2})
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    argv = ["--scale", "paper", "--out"]
+    fairness.main([*argv, str(whole)])
+    printed = capsys.readouterr().out
+    assert "| digits power_law-5 | cgsv |" in printed
+    assert "Not run" not in printed
+
+    run = running.run
+
+    def ended(config, look, tasks, keeper):
+        def stop(at):
+            look(at)
+            if at.method == "cgsv:steady" and at.round == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return run(config, stop, tasks, keeper)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "run", ended)
+        fairness.main([*argv, str(stopped)])
+    assert "## Not run\n\n* digits power_law: cgsv:steady" in capsys.readouterr().out
+    assert not paper.file_of(common.Asked("", "paper", stopped, None, False), cells[2]).exists()
+    fairness.main([*argv, str(stopped)])
+    assert not list((stopped / paper.UNFINISHED).iterdir())
+    for cell in cells:
+        one, other = (
+            dict(np.load(paper.file_of(common.Asked("", "paper", out, None, False), cell)))
+            for out in (whole, stopped)
+        )
+        assert one.keys() == other.keys()
+        for name in one.keys() - {"said"}:
+            np.testing.assert_array_equal(one[name], other[name])
+    # Another number of rounds is another cell.
+    monkeypatch.setitem(paper.SCALE, "rounds", 4)
+    assert paper.read(common.Asked("", "paper", whole, None, False), cells[0]) is None
 
 
 @pytest.mark.nightly

@@ -25,7 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cgsv_jax.host import files
-from cgsv_jax.results import directory, frames
+from cgsv_jax.results import directory, frames, tables
 
 Path = str | os.PathLike[str]
 
@@ -36,6 +36,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 )
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
 GREY = "#666666"
+SHADE = "#eeeeee"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 LINES = 30  # clients drawn as a line each; more become bands of quantiles
@@ -60,7 +61,7 @@ def draw(
     formats: Sequence[str] = ("png",),
     missing: bool = False,
 ) -> list[pathlib.Path]:
-    """Draws four figures per partition of every run, and a comparison where there are several.
+    """Draws five figures per partition of every run, and a comparison where there are several.
 
     Args:
       runs: run directories, read or by path.
@@ -170,9 +171,11 @@ def fairness(run: directory.Run, partition: str) -> Figure:
     )
     low, high = _limits([*known["standalone_accuracy"], *known["accuracy"].drop_nulls()])
     means = frames.fairness_table(summary)
+    doubts: list[str] = []
     for axes, method in zip(panels, methods, strict=True):
         own = clients.filter(method=method).drop_nulls(["standalone_accuracy", "accuracy"])
         row = means.row(by_predicate=pl.col("method") == method, named=True)
+        doubts += _doubts(row)
         axes.set_title(f"{method}\n{_fairness_text(row)}", fontsize=10)
         axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
         _against_alone(axes, own, scale)
@@ -193,7 +196,110 @@ def fairness(run: directory.Run, partition: str) -> Figure:
         handles.append(bars)
     _legend(figure, handles)
     _colour_bar(figure, panels, scale)
+    _explain(figure, doubts)
     return figure
+
+
+def fairness_rounds(run: directory.Run, partition: str) -> Figure:
+    """Fairness over rounds, by accuracy and by loss, a panel per method; mean accuracy under it.
+
+    A thin line is a run, a thick one the mean over the runs in which it is defined; a gap is where
+    it is undefined. The last quarter of the evaluations is shaded.
+    """
+    course = run.fairness.filter(partition=partition)
+    means = frames.fairness_table(run.summary.filter(partition=partition))
+    methods = [m for m in _methods(course) if m != frames.YARDSTICK] or _methods(course)
+    alone = course.filter(method=frames.YARDSTICK)
+    columns = min(len(methods), COLUMNS)
+    rows = -(-len(methods) // columns)
+    width, height = PANEL
+    size = max(width * columns, 4.6) + 0.6, (height + 0.9) * rows + 0.7
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"Fairness over rounds, {partition}", fontsize=11)
+    ratios = [2.0, 1.0] * rows
+    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=ratios, sharex=True)
+    uppers, lowers = (list(grid[place::2].flat) for place in (0, 1))
+    for axes in (*uppers[len(methods) :], *lowers[len(methods) :]):
+        axes.remove()
+    uppers, lowers = uppers[: len(methods)], lowers[: len(methods)]
+    last, doubts = course["round"].to_numpy().max(), []
+    # The upper one is thinner: where they agree, both are seen.
+    lines = {
+        "fairness_by_loss": ("by loss", ORANGE, 2.4),
+        "fairness": ("by accuracy", BLUE, 1.3),
+    }
+    for upper, lower, method in zip(uppers, lowers, methods, strict=True):
+        own = course.filter(method=method)
+        row = means.row(by_predicate=pl.col("method") == method, named=True)
+        doubts += _doubts(row)
+        upper.set_title(f"{method}\n{_fairness_text(row)}", fontsize=10)
+        upper.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
+        for name, (_, colour, wide) in lines.items():
+            _runs(upper, own, name, colour, wide)
+        _runs(lower, own, "mean_accuracy", BLACK, 1.6)
+        if method != frames.YARDSTICK and len(alone):
+            mean = alone.group_by("round").agg(pl.col("mean_accuracy").mean()).sort("round")
+            style = {"color": GREY, "linestyle": (0, (4, 2)), "linewidth": 1.2}
+            lower.plot(mean["round"], mean["mean_accuracy"], **_dotted(len(mean)), **style)
+        for axes in (upper, lower):
+            _plain(axes)
+            _shade(axes, own["round"].unique().sort().to_numpy())
+            axes.set_xlim(0, last + max(0.01 * last, 0.3))
+        upper.set_ylim(-108, 108)
+        upper.set_yticks(range(-100, 101, 50))
+        upper.tick_params(labelbottom=False)
+        lower.tick_params(labelbottom=True)
+        lower.set_xlabel("round")
+        lower.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        lower.yaxis.set_major_formatter(_PERCENT)
+    for axes in lowers[1:]:
+        axes.sharey(lowers[0])
+    lowers[0].autoscale(axis="y")
+    _label_left(uppers, "fairness")
+    _label_left(lowers, "accuracy, %")
+    figure.align_ylabels()
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=colour, label=label, linewidth=wide)
+        for label, colour, wide in lines.values()
+    ]
+    handles.append(Line2D([], [], color=BLACK, label="mean accuracy", linewidth=1.6))
+    if len(alone) and frames.YARDSTICK not in methods:
+        style = {"color": GREY, "linestyle": (0, (4, 2)), "linewidth": 1.2}
+        handles.append(Line2D([], [], label=frames.YARDSTICK, **style))
+    handles.append(Patch(color=SHADE, label="last quarter of the evaluations"))
+    _legend(figure, handles)
+    _explain(figure, doubts)
+    return figure
+
+
+def _runs(axes: Axes, own: pl.DataFrame, name: str, colour: str, wide: float) -> None:
+    """`name` over the evaluations of every run, and its mean over the runs that have a value."""
+    rounds = own["round"].unique().sort()
+    runs = own.partition_by("partition_seed", "seed", maintain_order=True)
+
+    def line(values: pl.DataFrame, **style: Any) -> None:
+        y = rounds.to_frame().join(values, on="round", how="left", maintain_order="left")
+        y = y[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        axes.plot(rounds, y, color=colour, **style)
+        # A line through one point is invisible.
+        gap = np.r_[True, np.isnan(y), True]
+        lonely = ~np.isnan(y) & gap[:-2] & gap[2:]
+        axes.plot(rounds.to_numpy()[lonely], y[lonely], "o", color=colour, markersize=3, **style)
+
+    if len(runs) > 1:
+        for run in runs:
+            line(run.select("round", name), alpha=0.35, linewidth=0.7)
+    mean = own.group_by("round").agg(pl.col(name).cast(pl.Float64).mean())
+    line(mean, linewidth=wide)
+
+
+def _shade(axes: Axes, rounds: np.ndarray) -> None:
+    """The last quarter of the evaluations, from halfway to the one before."""
+    late = frames.late_evaluations(len(rounds))
+    if late < len(rounds):
+        begin = (rounds[-late] + rounds[-late - 1]) / 2
+        axes.axvspan(begin, rounds[-1], color=SHADE, linewidth=0, zorder=0)
 
 
 def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figure:
@@ -219,7 +325,7 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
     )
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(columns), len(partitions), sharex="col", sharey="row", squeeze=False)
-    slot = 0.7 / len(labels)
+    slot, doubts = 0.7 / len(labels), list[str]()
     for place, partition in enumerate(partitions):
         for axes, (name, label, factor) in zip(grid[:, place], columns, strict=True):
             for index, table in enumerate(tables):
@@ -247,6 +353,10 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
                         capsize=2.5,
                         linewidth=1.2,
                     )
+                    if name == "fairness" and (signs := _signs(row)):
+                        y = factor * row[name]
+                        axes.annotate(signs, (x, y), (4, 3), textcoords="offset points", fontsize=7)
+                        doubts += _doubts(row)
             axes.set_xlim(-0.6, len(methods) - 0.4)
             axes.grid(axis="y", color="#dddddd", linewidth=0.6)
             axes.set_axisbelow(True)
@@ -261,11 +371,13 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
     ]
     figure.suptitle("Mean ± standard deviation over seeds", fontsize=11)
     _legend(figure, handles)
+    _explain(figure, doubts)
     return figure
 
 
 # Named as in directory.FIGURE_KINDS: the file names of a run's figures begin with these.
 KINDS: dict[str, Callable[[directory.Run, str], Figure]] = {
+    "fairness_rounds": fairness_rounds,
     "accuracy": accuracy,
     "reputation": reputation,
     "fairness": fairness,
@@ -439,15 +551,31 @@ def _against_alone(axes: Axes, own: pl.DataFrame, scale: _Scale) -> None:
     )
 
 
-def _fairness_text(row: dict) -> str:
+def _fairness_text(row: Mapping[str, Any]) -> str:
     if row["fairness"] is None:
-        return textwrap.fill(f"fairness undefined: {row['fairness_undefined'][:300]}", 38)
-    text = f"fairness {row['fairness']:.1f}"
-    if row["fairness_low"] is not None:
-        text += f" [{row['fairness_low']:.1f}, {row['fairness_high']:.1f}]"
+        mark = tables.MARK if row["unsettled"] else ""
+        return textwrap.fill(f"fairness undefined{mark}: {row['fairness_undefined'][:300]}", 38)
+    text = f"fairness {tables.fairness_text(row)}"
     if row["fairness_seeds"] < row["seeds"]:
         text += f" ({row['fairness_seeds']} of {row['seeds']} seeds)"
     return text
+
+
+def _doubts(row: Mapping[str, Any]) -> list[str]:
+    """What the signs beside a fairness mean, of those that are there."""
+    both = [f"{tables.BOTH} its interval contains both signs"]
+    late = [f"{tables.MARK} its sign changes over the last quarter, or it is lost there"]
+    known = row["fairness"] is not None
+    return both * (known and tables.both_signs(row)) + late * bool(row["unsettled"])
+
+
+def _signs(row: Mapping[str, Any]) -> str:
+    return "".join(doubt.split(" ")[0] for doubt in _doubts(row))
+
+
+def _explain(figure: Figure, doubts: Sequence[str]) -> None:
+    if doubts:
+        figure.suptitle("\n".join([figure.get_suptitle(), *dict.fromkeys(doubts)]), fontsize=10)
 
 
 def _panels(number: int, title: str, square: bool = False) -> tuple[Figure, list[Axes]]:
