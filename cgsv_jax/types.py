@@ -374,7 +374,8 @@ class Answers(NamedTuple):
     """
 
     right: Array  # [..., n] bool, whether the most likely class is the label
-    loss: Array  # [..., n] float32, negative log-likelihood of the label
+    # [..., n] float32, negative log-likelihood of the label; None where only `right` was kept
+    loss: Array | None
 
 
 class Evaluation(NamedTuple):

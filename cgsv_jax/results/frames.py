@@ -504,11 +504,12 @@ def intervals(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, float | 
         if len(known) < len(pairs) or len({x.right.shape[1:] for x in sum(known, ())}) > 1:
             continue  # in some draw nobody knows, or draws differ in their clients
         found[key] = {}
-        for name, of in zip(JUDGED, (lambda x: x.right, lambda x: -x.loss), strict=True):
-            standalone, final = (
-                np.concatenate([*map(of, side)]) for side in zip(*known, strict=True)
-            )
-            found[key] |= _interval(name, standalone, final, draws)
+        for name, of in zip(JUDGED, ("right", "loss"), strict=True):
+            sides = [[getattr(x, of) for x in side] for side in zip(*known, strict=True)]
+            if all(scores is not None for side in sides for scores in side):
+                # Of losses both sides have the other sign, which falls out.
+                standalone, final = map(np.concatenate, sides)
+                found[key] |= _interval(name, standalone, final, draws)
     return found
 
 
