@@ -45,7 +45,7 @@ def test_compare_ends_with_table_directory_and_figures(tmp_path, capsys):
     names = {path.name for path in out.iterdir()}
     assert {"config.json", "environment.json", "rounds.parquet", "clients.parquet"} <= names
     assert {"timing.json", "figures"} <= names
-    assert len(list((out / "figures").glob("*.png"))) == 4
+    assert len(list((out / "figures").glob("*.png"))) == 5
     rounds = pl.read_parquet(out / "rounds.parquet")
     assert rounds.height == 3 * 2 * 3 * 4  # methods, seeds, rounds, clients
     summary = json.loads((out / "summary.json").read_text())

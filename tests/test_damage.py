@@ -131,7 +131,8 @@ def swept(plan, watch, keep, keeper=None, compiled=None):
         one, many = np.ones(count), np.full(count, 7, np.int64)
         sides = {"share": one, "energy": one, "present": one, "distance": own["accuracy"]}
         sides |= {"upload_bytes": many, "download_bytes": many, "broken": many * 0}
-        sides |= {"honest": one > 0, "honest_seen": one > 0}
+        sides |= {"honest": one > 0, "honest_seen": one > 0, "loss": 1 - own["accuracy"]}
+        sides |= {f"late_{name}": (sides | own)[name][None] for name in ("accuracy", "loss")}
         ends[run] = frames.Outcome(**own, **sides, server_accuracy=own["accuracy"][0])
     keep(ends)
     return ends, [execute.Clock() for program in plan.programs for _ in program.portions]
