@@ -153,14 +153,14 @@ def test_no_file_is_a_pickle():
 
 # Each takes a good part of a second, and is needed by some of what one may do.
 LATER = {
-    *("sklearn", "scipy.stats", "matplotlib", "orbax", "ray", "optuna", "tensorflow"),
+    *("sklearn", "scipy.stats", "matplotlib", "polars", "orbax", "ray", "optuna", "tensorflow"),
     *("tensorflow_datasets", "torch"),
 }
 
 
 def loaded_by(statement):
     """Which of LATER, and of a few that are there for certain, a fresh Python has loaded then."""
-    names = (*sorted(LATER), "jax", "tyro", "polars")
+    names = (*sorted(LATER), "jax", "tyro")
     code = f"{statement}\nimport sys; print(*(n for n in {names} if n in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

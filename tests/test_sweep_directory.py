@@ -20,7 +20,7 @@ from cgsv_jax.experiment import execute, identity, names
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import frames
-from cgsv_jax.sweep import plan
+from cgsv_jax.sweep import options, plan
 from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import results as sweep_results
 from cgsv_jax.sweep import running as sweep_running
@@ -613,7 +613,7 @@ def test_too_many_are_refused_at_once(tmp_path, capsys):
     said(capsys, 2, "sweep", "--dataset", many, "--out", out)
     words = ["sweep", "--search", "random", "--beta", "0.1:0.2", "--out", out, "--trials"]
     assert "at most 100000" in one_sentence(capsys, *words, 2**31 - 1)
-    assert len(search_lib.draw({"beta": search_lib.span("0.1:0.100001")}, 100_000)) < 10
+    assert len(search_lib.draw({"beta": options.span("0.1:0.100001")}, 100_000)) < 10
     assert "--rounds" in said(capsys, 2, *words, 3, "--rounds", f"1:{'9' * 400}")
     assert time.process_time() - started < 10
     assert not out.exists()

@@ -17,11 +17,11 @@ from cgsv_jax.experiment import deal, names, running
 from cgsv_jax.host import files
 from cgsv_jax.results import directory, frames
 from cgsv_jax.sweep import figures as sweep_figures
+from cgsv_jax.sweep import options, search
 from cgsv_jax.sweep import plan as plan_lib
 from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import results as sweep_results
 from cgsv_jax.sweep import running as sweep_running
-from cgsv_jax.sweep import search
 
 SMALL = {
     **{"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 4, "seeds": 2},
@@ -362,16 +362,16 @@ def test_figures(swept, tmp_path):
 
 
 def test_ranges():
-    assert search.span("0.1:10").log
-    assert not search.span("0.1:10:linear").log
-    assert search.span("1:5", whole=True).whole
+    assert options.span("0.1:10").log
+    assert not options.span("0.1:10:linear").log
+    assert options.span("1:5", whole=True).whole
     for word in ("2:1", "0:1:log", "1:2:3", "a:b", "1:inf"):
         with pytest.raises(ValueError, match=r".+"):
-            search.span(word)
+            options.span(word)
 
 
 def test_draws_are_inside_and_stay():
-    spaces = {"beta": search.span("0.1:10"), "epochs": search.span("1:3", whole=True),
+    spaces = {"beta": options.span("0.1:10"), "epochs": options.span("1:3", whole=True),
               "mask_ties": ("all", "position")}  # fmt: skip
     points = search.draw(spaces, 30, seed=3)
     assert points[:10] == search.draw(spaces, 10, seed=3)

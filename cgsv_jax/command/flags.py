@@ -11,8 +11,7 @@ from cgsv_jax.config.defaults import PRESETS
 from cgsv_jax.config.fields import Kind, Name, Path, Several
 from cgsv_jax.experiment import plugins
 from cgsv_jax.rules.spec import Choice, Count, Number, Truth
-from cgsv_jax.sweep import points as points_lib
-from cgsv_jax.sweep import search
+from cgsv_jax.sweep import options
 
 
 class Argument(NamedTuple):
@@ -80,7 +79,7 @@ def _several(cast: Callable[[str], Any]) -> Callable[[str], Any]:
 
     def parse(word: str) -> Any:
         if ":" in word and cast in (int, float):
-            return search.span(word, whole=cast is int)
+            return options.span(word, whole=cast is int)
         return tuple(one(item.strip()) for item in word.split(",") if item.strip())
 
     return parse
@@ -173,7 +172,7 @@ CLUSTER = {
 }
 SWEEP = {
     "best": Flag(
-        NAME, f"what the best point is chosen by: {', '.join(points_lib.CRITERIA)}", "fairness"
+        NAME, f"what the best point is chosen by: {', '.join(options.CRITERIA)}", "fairness"
     ),
     "eval_split": Flag(
         NAME,
@@ -185,7 +184,7 @@ SWEEP = {
     "search": Flag(
         NAME,
         "draw --points points from ranges (--beta 0.1:10, :log or :linear behind) and lists "
-        f"instead of running all: {', '.join(search.SEARCHES)} (optuna: extra [search])",
+        f"instead of running all: {', '.join(options.SEARCHES)} (optuna: extra [search])",
         "all combinations",
     ),
     "points": Flag(INT, "points that a search runs", "20", "--trials"),
@@ -198,7 +197,7 @@ SWEEP = {
     "scheduler": Flag(
         NAME,
         "stops points of a search early that do badly: "
-        f"{', '.join(search.SCHEDULERS)} (extra [search])",
+        f"{', '.join(options.SCHEDULERS)} (extra [search])",
         "none",
     ),
     "together": Flag(
@@ -266,7 +265,7 @@ def _arguments(name: str, doc: str, flags: dict[str, Flag], tables: schema.Table
 
 def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
     """The flags as a sweep takes them: those that can be swept take several values."""
-    there = points_lib.sweepable(tables)
+    there = options.sweepable(tables)
 
     def swept(flag: Flag) -> Flag:
         one = LAYERS if flag.argument is INTS else flag.argument

@@ -38,9 +38,10 @@ from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import results as sweep_results
 from cgsv_jax.sweep import running as sweep_running
 from cgsv_jax.sweep import search as search_lib
+from cgsv_jax.sweep.options import LISTS, Range, sweepable
 from cgsv_jax.sweep.plan import Plan, Trial
-from cgsv_jax.sweep.points import LISTS, Sweep
-from cgsv_jax.sweep.search import Range, Score, Search, Study
+from cgsv_jax.sweep.points import Sweep
+from cgsv_jax.sweep.search import Score, Search, Study
 
 _SECONDS_BETWEEN_PARTS = 5.0  # what a kill may cost; a file per trial would be many
 _OF_RAY = ("address", "cpus_per_task", "gpus_per_task")
@@ -147,7 +148,7 @@ def _search_of(own: Mapping[str, Any]) -> tuple[str, int, int, int, str]:
 
 def _from_flags(flags: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Search:
     tables = names_lib.tables(own.get("plugin"))
-    there = points_lib.sweepable(tables)
+    there = sweepable(tables)
     options = {n: value for n, value in flags.items() if n not in there}
     spaces = {
         name: value if isinstance(value, Range | tuple) else (value,)
@@ -578,7 +579,7 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
     options["seeds"] = len(seeds) if seeds == tuple(range(len(seeds))) else seeds
     # In one order: a repeated sweep says the same.
     there = names_lib.tables(options.get("plugin"))
-    order = (*LISTS, "plugin", *points_lib.sweepable(there))
+    order = (*LISTS, "plugin", *sweepable(there))
     for name in sorted(options, key=lambda n: (order.index(n) if n in order else len(order), n)):
         value = options[name]
         if value is True:

@@ -1,6 +1,5 @@
 """What a sweep runs: options that all points share, axes, points, and their words."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,38 +12,11 @@ from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.task import counts_of
 from cgsv_jax.host import files
 from cgsv_jax.results.frames import YARDSTICK, Outcome, late_evaluations
+from cgsv_jax.sweep.options import CRITERIA, EVAL_SPLITS, FIXED, LISTS, sweepable
 
 MAX_POINTS = 100_000
 REFUSED = 100  # points; after so many that are refused no further one is looked at
 TRIAL_BYTES = 15_000  # of a trial on the host, as measured: its config, its outcome and its row
-EVAL_SPLITS = ("test", "validation")  # examples that accuracies of a sweep may be on
-# Columns of the summary that may rank the points; more is better.
-CRITERIA = (
-    *("fairness", "mean_accuracy", "min_accuracy", "max_accuracy", "server_accuracy"),
-    *("mean_gain", "no_worse"),
-)
-
-# One config holds several of these: they are no axis, and multiply the trials of a point.
-LISTS = ("partitions", "algorithms", "seeds", "late", "attacks", "attackers", "shares")
-# Where files are, and how a run is computed or looked at; not what is computed.
-FIXED = (
-    *("data_dir", "owners", "lists", "repeated_rows", "eval_every", "eval_rows", "eval_clients"),
-    *("eval_batch", "layout", "devices", "conv", "attendance", "checkpoint_every"),
-    *("plugin", "plugin_sha256"),
-)
-_SWEEPABLE = (
-    "preset",
-    *(
-        field.name
-        for field in dataclasses.fields(Config)
-        if field.name not in (*LISTS, *FIXED, "methods", "tables")
-    ),
-)
-
-
-def sweepable(tables: schema.Tables) -> tuple[str, ...]:
-    """What may take several values: fields of a config, and what rules declare."""
-    return (*_SWEEPABLE, *tables.options)
 
 
 class Point(NamedTuple):

@@ -13,63 +13,17 @@ import numpy as np
 
 from cgsv_jax.config import validate
 from cgsv_jax.config.schema import ConfigError
-from cgsv_jax.core.ranges import MAX_WHOLE, MOST_NUMBER
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.host import files
 from cgsv_jax.sweep import points as points_lib
+from cgsv_jax.sweep.options import SCHEDULERS, SEARCHES, Range, range_of, sweepable
 from cgsv_jax.sweep.points import Sweep
 
-SEARCHES = ("random", "optuna")
-SCHEDULERS = ("none", "asha", "median")
 # What Optuna is told of a point whose criterion is undefined: worse than any that is defined.
 WORST = -1000.0
 DIGITS = 6  # of a drawn number: those that the command prints are those that were run
 # Draws without a new point after which there are none left: so many, and for every point so many.
 _IN_VAIN = 1000, 20
-
-
-class Range(NamedTuple):
-    """Numbers from low to high, both included."""
-
-    low: float
-    high: float
-    log: bool  # drawn evenly over magnitudes
-    whole: bool = False
-
-
-def span(word: str, whole: bool = False) -> Range:
-    """Reads `low:high`, `low:high:log` or `low:high:linear`.
-
-    Without a word it is logarithmic where the range spans a decade.
-
-    >>> span("0.1:10")
-    Range(low=0.1, high=10.0, log=True, whole=False)
-    >>> span("0.5:0.95").log
-    False
-
-    Raises:
-      ValueError: it is none of these, or holds nothing.
-    """
-    low, high, *how = word.split(":")
-    cast = int if whole else float
-    low, high = cast(low), cast(high)
-    most = MAX_WHOLE if whole else MOST_NUMBER
-    if how not in ([], ["log"], ["linear"]) or not -most <= low < high <= most:
-        raise ValueError(f"{word!r} is no range, it must be low:high, low < high, and :log or not")
-    log = how == ["log"] or (not how and low > 0 and high >= 10 * low)
-    if log and low <= 0:
-        raise ValueError(f"{word!r} is logarithmic, so its low must be above 0")
-    return Range(low, high, log, whole)
-
-
-def range_of(written: Mapping[str, Any]) -> Range:
-    """A range from a file, validated as `span` validates words.
-
-    Raises:
-      ValueError: it is none.
-    """
-    low, high, log, whole = (written.get(name) for name in Range._fields)
-    return span(f"{low}:{high}:{'log' if log else 'linear'}", bool(whole))
 
 
 def rounded(value: float, among: Range) -> float | int:
@@ -168,7 +122,7 @@ def described(values: Mapping[str, Any], plugin: str | None = None) -> Search:
     except ValueError as error:
         raise ConfigError(f"this is no sweep's config: {error}") from error
     search = search._replace(options=names_lib.with_plugin(search.options, plugin))
-    there = points_lib.sweepable(names_lib.tables(plugin))
+    there = sweepable(names_lib.tables(plugin))
     wrong = [f"{name[:80]!r} cannot be swept" for name in spaces if name not in there]
     wrong += complaints(search.how, search.points, search.batch, search.seed, search.scheduler)
     if wrong:
