@@ -86,6 +86,7 @@ RIGHT = {
     "concentration": number(0.01, 100),
     "validation_share": st.floats(0, 0.9),
     "partition_seed": st.integers(0, 1000),
+    "partition_seeds": st.integers(1, 3),
     "learning_rate": number(1e-5, 10),
     "decay": st.floats(0.1, 1),
     "gamma": number(1e-5, 1e5),

@@ -345,7 +345,7 @@ def test_other_data_are_refused(tmp_path, capsys, monkeypatch):
 
 def test_a_run_is_known_by_its_rows_not_by_where_they_lie():
     config = names.configure(clients=3, rounds=2)
-    run = plan.trial_of(config, config.methods[0], "uniform", 0)
+    run = plan.trial_of(config, config.methods[0], "uniform", 0, 0)
     data = identity.data_identity(config)
     moved = {**data, "sets": {"digits": data["sets"]["digits"] | {"folder": "/x"}}}
     other = {**data, "sets": {"digits": data["sets"]["digits"] | {"rows": "0"}}}

@@ -218,6 +218,8 @@ def test_the_sweep_is_its_separate_runs(swept):
         want = frames.summary_frame(running.run(config).cells).filter(method="cgsv")
         got = table.filter(**values).select(*frames.SUMMARY_COLUMNS)
         for name in frames.SUMMARY_COLUMNS:
+            if name in frames.INTERVALS:  # of the answers to test rows, which no sweep keeps
+                continue
             if got[name].dtype != pl.Float64:
                 assert got[name].to_list() == want[name].to_list(), name
                 continue

@@ -14,13 +14,15 @@ from cgsv_jax.host import terminal
 def watching(console: Console, config: Config) -> Iterator[Callable[[running.Progress], None]]:
     """Shows how far the rounds of all methods are, while the body lasts."""
     total = sum(bind.rounds_of(config, method) for method in config.methods)
-    total *= len(config.seeds) * len(config.partitions)
+    total *= len(config.seeds) * len(config.partitions) * len(config.draws)
     unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
+    unit += f" on {len(config.draws)} draws" if len(config.draws) > 1 else ""
     finished, state = 0, ""  # rounds of the methods before this one; its latest accuracies
 
     def look(p: running.Progress) -> None:
         nonlocal finished, state
-        name, done = f"{p.partition} {p.method}", finished + p.round
+        draw = f" {p.partition_seed}" if len(config.draws) > 1 else ""
+        name, done = f"{p.partition}{draw} {p.method}", finished + p.round
         if p.compiling:
             state = ""
             watch(name, done, state="compiling", now=True)

@@ -537,8 +537,8 @@ def _finish(
 def _report(
     console: Console, sweep: Sweep, table: pl.DataFrame, ranking: sweep_results.Ranking
 ) -> None:
-    seeds, partitions = table["seed"].n_unique(), table["partition"].n_unique()
-    over = [f"{seeds} seeds"] if seeds > 1 else []
+    partitions = table["partition"].n_unique()
+    over = list(filter(None, [sweep_results.over(table)]))
     over += [f"{partitions} partitions"] if partitions > 1 else []
     lines = ["per partition: fairness (accuracy, %)"] if partitions > 1 else []
     lines += [f"means over {' and '.join(over)}"] if over else []
@@ -600,6 +600,7 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
 def _announce(job: _Job, sweep: Sweep, plan: Plan, known: int) -> None:
     first = sweep.points[0].config
     sizes = {"method": sweep.shown, "partition": first.partitions, "seed": first.seeds}
+    sizes |= {"draw": first.draws} if len(first.draws) > 1 else {}
     points = [_count(len(sweep.points), "point"), *(_count(len(x), n) for n, x in sizes.items())]
     lines = {"data set": f"{first.dataset}, model {first.model}", "sweep": " x ".join(points)}
     for name, values in sweep.axes.items():

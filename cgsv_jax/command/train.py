@@ -1,11 +1,13 @@
 """`cgsv run` and `cgsv compare`: a configuration in, a run directory and tables out."""
 
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from cgsv_jax.command import flags as flags_lib
@@ -19,6 +21,8 @@ from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
 from cgsv_jax.results import figures as figures_lib
 from cgsv_jax.results import tables
+
+DRAWS = 3  # of a partition, that a terminal shows one by one
 
 
 def must_have_devices() -> None:
@@ -200,12 +204,16 @@ def _profile(
     dealt: Sequence[Task],
     timing: dict[str, Any],
 ) -> None:
-    """Times the phases of a round if that is asked for, and adds what it finds to the timing."""
+    """Times the phases of a round if that is asked for, and adds what it finds to the timing.
+
+    Of several draws of a partition the first stands for all.
+    """
     if not args.profile:
         return
     profiles = [
         profiling.profile(bind.bind(config, method, task))
         for task in dealt
+        if task.partition_seed == config.partition_seed
         for method in config.methods
     ]
     timing["profiles"] = [profiling.plain(profile) for profile in profiles]
@@ -221,14 +229,17 @@ def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
         "model": f"{config.model}, D = {sum(dealt[0].tensors):,} parameters",
         "clients": f"N = {config.clients}",
         "seeds": ", ".join(map(str, config.seeds)),
+        **({"draws": _draws(config)} if config.partition_seeds > 1 else {}),
         "rounds": f"T = {config.rounds}, E = {config.epochs} local epochs, "
         f"B = {config.batch_size} rows per step",
         "layout": f"clients computed at once: {config.layout}, devices: {config.devices}",
     }
     if taking := _who_takes_part(config):
         shown["takes part"] = taking
-    if dealt[0].cheats:
-        shown["dishonest"] = _who_cheats(dealt[0].cheats)
+    for task in dealt[: min(len(config.draws), DRAWS)]:  # in every partition the same
+        if task.cheats:
+            draw = f", draw {task.partition_seed}" if config.partition_seeds > 1 else ""
+            shown[f"dishonest{draw}"] = _who_cheats(task.cheats)
     wide = max(10, *(len(method.name) for method in config.methods))
     for name, text in shown.items():
         terminal.say(console, f"{name:>{wide}}  {text}")
@@ -238,10 +249,35 @@ def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
             if value is not None and (letter := method.declared[name].letter):
                 numbers += f", {letter} = {value:.3g}"
         terminal.say(console, f"{method.name:>{wide}}  {numbers}")
-    for task in dealt:
-        console.print(tables.holdings(task.sizes, task.classes, task.partition))
+    for draws in _alike(dealt):
+        task, name = draws[0], draws[0].partition
+        if config.partition_seeds > 1:
+            seeds = ", ".join(str(own.partition_seed) for own in draws)
+            name += f", draw{'s' if len(draws) > 1 else ''} {seeds}"
+        classes = np.mean([own.classes for own in draws], axis=0)
+        console.print(tables.holdings(task.sizes, classes, name))
         if task.partition == "class_imbalance":
             terminal.say(console, "class_imbalance draws with replacement: clients share rows")
+
+
+def _draws(config: Config) -> str:
+    """Which draws of a partition there are."""
+    first, last = config.draws[0], config.draws[-1]
+    return f"{len(config.draws)} of each partition, with partition seeds {first} to {last}"
+
+
+def _alike(dealt: Sequence[Task]) -> Iterator[list[Task]]:
+    """The draws of a partition whose clients hold equally many rows; at most `DRAWS` such groups.
+
+    Where all clients hold equally many, as many classes too.
+    """
+    for _, draws in itertools.groupby(dealt, lambda task: task.partition):
+        alike: dict[Any, list[Task]] = {}
+        for task in draws:
+            even = len(np.unique(task.sizes)) == 1
+            key = task.sizes.tobytes(), task.classes.tobytes() if even else b""
+            alike.setdefault(key, []).append(task)
+        yield from itertools.islice(alike.values(), DRAWS)
 
 
 def _who_takes_part(config: Config) -> str:

@@ -43,7 +43,7 @@ TRAINING: dict[str, Option] = {
 }
 
 # What a config.json means that was written before there was such a key.
-EARLIER = {"plugin": None, "plugin_sha256": None, "select": "last"}
+EARLIER = {"plugin": None, "plugin_sha256": None, "select": "last", "partition_seeds": 1}
 EARLIER_OF_METHODS = {"gamma_decay": 1.0}
 
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
@@ -51,6 +51,8 @@ OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
 
 # Partitions whose rows somebody has chosen: they are not thinned out by --rows-per-client.
 CHOSEN_ROWS = ("by_owner", "from_lists")
+# Partitions in which a seed decides nothing about who holds what.
+NOT_DRAWN = ("from_lists",)
 
 LAYOUTS = ("all", "one", "balanced")
 
@@ -207,9 +209,9 @@ def _on(*partitions: str) -> When:
 class Config:
     """An experiment with nothing left open; equal configs give equal results.
 
-    Every method runs on every partition with every seed, from the same start. A default that is
-    None is the data set's, or follows from other fields, see `resolve`; where None is a value, the
-    field is optional.
+    Every method runs on every draw of every partition with every seed, from the same start. A
+    default that is None is the data set's, or follows from other fields, see `resolve`; where None
+    is a value, the field is optional.
     """
 
     dataset: str = _task(Name(None, "datasets", "data set: {datasets}"))
@@ -237,6 +239,14 @@ class Config:
         "0.1, cifar10 0.2, sst and mr 0 (they have such rows)",
     )
     partition_seed: int = _task(Count(0, from_(0), "seed of the partition, the same for all seeds"))
+    partition_seeds: int = _task(
+        Count(
+            1,
+            Interval(1, MAX_SEEDS, whole=True),
+            "draws of the partition, with --partition-seed, the next, ...: every method runs on "
+            "each with every seed",
+        )
+    )
     concentration: float = _rows(
         Number(0.5, _POSITIVE, "above 0, small is uneven", when=_on("dirichlet", "size_dirichlet"))
     )
@@ -401,6 +411,11 @@ class Config:
     plugin: str | None = None  # a file of rules of one's own, absolute
     plugin_sha256: str | None = None  # of its content
     tables: Any = dataclasses.field(default=None, compare=False, repr=False)  # `Tables`
+
+    @property
+    def draws(self) -> range:
+        """The seeds with which every partition is drawn."""
+        return range(self.partition_seed, self.partition_seed + self.partition_seeds)
 
 
 FIELDS = fields_lib.of(Config)

@@ -107,6 +107,16 @@ def _at_most_all(name: str) -> _Between:
     return (name, "clients"), between
 
 
+def _something_to_draw(c: Config, tables: Tables) -> Iterable[str]:
+    # One partition would count as several, and every interval over draws would be too narrow.
+    for partition in schema.NOT_DRAWN:
+        if c.partition_seeds > 1 and partition in c.partitions:
+            yield (
+                f"--partition-seeds is {c.partition_seeds}, it must be 1 with --partition "
+                f"{partition}, which says who holds what: there is nothing to draw anew"
+            )
+
+
 def _a_share_each(c: Config, tables: Tables) -> Iterable[str]:
     if c.shares and len(c.shares) != c.clients:
         yield (
@@ -194,6 +204,7 @@ def _attackers_there_are(c: Config, tables: Tables) -> Iterable[str]:
 _BETWEEN: tuple[_Between, ...] = (
     (("dataset", "model"), _words_or_none),
     _at_most_all("eval_clients"),
+    (("partition_seeds", "partitions"), _something_to_draw),
     (("shares", "clients"), _a_share_each),
     _at_most_all("cohort"),
     (("cohort", "cohort_by", "attendance"), _drawn_or_told),

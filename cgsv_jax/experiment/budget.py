@@ -15,7 +15,7 @@ from cgsv_jax.experiment.bind import Bound
 from cgsv_jax.experiment.hardware import Memory
 from cgsv_jax.experiment.task import Task, counts_of, flags_of
 from cgsv_jax.host import files as files_lib
-from cgsv_jax.types import Model
+from cgsv_jax.types import Dataset, Model
 
 # A segment ends, and a checkpoint may be written, before a slow CPU has computed for so long.
 SECONDS = 30.0
@@ -139,6 +139,18 @@ def segments_of(bound: Bound) -> tuple[execute.Segment, ...]:
     return before + execute.segments(bound.rounds - alone, every, most)
 
 
+def unfit_data(config: Config, full: Dataset) -> list[str]:
+    """A sentence where the pools of several partition seeds do not fit, each a copy of its rows."""
+    if config.partition_seeds == 1:
+        return []
+    cap = config.clients * (config.rows_per_client or len(full.labels))
+    rows = min(len(full.labels), cap)
+    size = rows * full.inputs[:1].nbytes
+    many = ("--partition-seeds", *(("--rows-per-client",) if rows == cap else ()))
+    pools = Memory(len(config.draws) * size, f"{len(config.draws):,} pools of {rows:,} rows", many)
+    return hardware.beyond("the data", [pools], files_lib.host_memory())
+
+
 def unfit(config: Config, task: Task) -> list[str]:
     """What the methods, or the local epochs, cannot do on this task; nothing is compiled."""
     wrong = []
@@ -174,8 +186,9 @@ def unfit(config: Config, task: Task) -> list[str]:
             wrong.append(str(error))
             continue
         wrong += hardware.beyond(method.name, needed, there)
-    rows = number * len(config.partitions) * len(config.seeds)
+    rows = number * len(config.partitions) * len(config.draws) * len(config.seeds)
     rows *= sum(bind.rounds_of(config, method) for method in config.methods)
-    decide = (*flags.clients, "--rounds", "--seeds", "--algorithms", "--partition")
+    seeds = ("--seeds", "--partition-seeds") if config.partition_seeds > 1 else ("--seeds",)
+    decide = (*flags.clients, "--rounds", *seeds, "--algorithms", "--partition")
     table = Memory(A_ROW * rows, f"{rows:,} rows of rounds.parquet", decide)
     return wrong + hardware.beyond("the tables", [table], files_lib.host_memory())

@@ -1,6 +1,8 @@
 """From a configuration to tasks: the data, dealt out to clients, and a model."""
 
+import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -29,7 +31,12 @@ from cgsv_jax.types import Clients, Dataset, Model
 
 
 def tasks(config: Config) -> tuple[Task, ...]:
-    """Loads the data and deals them out, once per partition.
+    """Loads the data once and deals them out, for every partition once per partition seed.
+
+    Returns:
+      In the order of the partitions, those of one by their seed. What a seed decides is all that
+      is drawn of a task: the server's validation rows, which rows of a cap and which test rows are
+      read, who holds what, who cheats and who comes late.
 
     Raises:
       ConfigError: when the data are not there, cannot be dealt out as asked, or are not what a
@@ -50,21 +57,24 @@ def tasks(config: Config) -> tuple[Task, ...]:
         model = _model(config, full, source.num_classes)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
+    schema.refuse(budget.unfit_data(config, full))
+    pools: dict[Any, Any] = {}
     dealt, wrong = [], []
-    for name in config.partitions:
+    for name, seed in itertools.product(config.partitions, config.draws):
+        own = dataclasses.replace(config, partition_seed=seed, partition_seeds=1)
         try:
-            data, clients, owners = _deal(config, full, name, read.get(name))
+            data, clients, owners = _deal(own, full, name, read.get(name), pools)
             wrong += checks.complaints(data, clients, model)
-            dealt.append((name, data, clients, owners))
+            dealt.append((own, name, data, clients, owners))
         except (ValueError, OSError) as error:
             wrong += str(error).splitlines()
     schema.refuse(wrong)
     honest = [
-        (_task(config, name, data, clients, model)._replace(identity=identity), owners)
-        for name, data, clients, owners in dealt
+        (own, _task(own, name, data, clients, model)._replace(identity=identity), owners)
+        for own, name, data, clients, owners in dealt
     ]
-    schema.refuse(wrong for task, _ in honest for wrong in budget.unfit(config, task))
-    return tuple(_conducted(config, task, owners) for task, owners in honest)
+    schema.refuse(wrong for _, task, _ in honest for wrong in budget.unfit(config, task))
+    return tuple(_conducted(*each) for each in honest)
 
 
 def given(config: Config, data: Dataset, clients: Clients, model: Model | None = None) -> Task:
@@ -84,6 +94,11 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
         what a method of the config cannot do with them.
     """
     hardware.devices(config)
+    if config.partition_seeds > 1:
+        raise ConfigError(
+            f"--partition-seeds is {config.partition_seeds}, it must be 1 for clients that are "
+            "given: there is nothing to draw anew"
+        )
     own_model = model is not None
     if model is None:
         schema.refuse(checks.complaints(data, clients))  # before their shape and labels are used
@@ -196,16 +211,55 @@ def _joining(config: Config, clients: Clients) -> Clients:
 
 
 def _deal(
-    config: Config, full: Dataset, name: str, read: Any
+    config: Config, full: Dataset, name: str, read: Any, pools: dict[Any, Any]
 ) -> tuple[Dataset, Clients, np.ndarray | None]:
-    """The pool, who holds what of it, and the owners of its rows where clients are owners."""
-    # One generator per purpose: the cap or the partition never shifts the other's draws.
-    split_rng, deal_rng, test_rng = (
-        np.random.default_rng([config.partition_seed, i]) for i in range(3)
-    )
+    """The data with their pool, who holds what of it, and its rows' owners where these are clients.
+
+    Args:
+      config: of one partition seed.
+      full: all rows.
+      name: of the partition.
+      read: what its file says, if it has one.
+      pools: the pools that there are already, each a copy of its rows: partitions share one.
+    """
     cap = config.rows_per_client and config.rows_per_client * config.clients
     cap = None if name in schema.CHOSEN_ROWS else cap
     listed = np.concatenate([*read, ()]) if name == "from_lists" else None
+    key = config.partition_seed, cap, listed is None
+    if key not in pools:
+        pools[key] = _pool(config, full, cap, listed)
+    data, pool = pools[key]
+    options: dict[str, Any] = {}
+    if name == "class_imbalance":
+        options = {"num_classes": config.tables.datasets[config.dataset].num_classes}
+    if name in ("dirichlet", "size_dirichlet"):
+        options = {"concentration": config.concentration, "min_rows": config.min_rows}
+    if name == "dirichlet":
+        options["balanced"] = config.dirichlet_balanced
+    if name == "by_shares":
+        options = {"shares": config.shares}
+    if name == "k_classes":
+        options = {"classes_per_client": config.classes_per_client}
+    if name == "by_owner":
+        options = {"owners": read[pool], "min_rows": config.min_rows}
+    if name == "from_lists":
+        options = {"lists": read, "repeated_rows": config.repeated_rows}
+    _, rng, _ = _generators(config)
+    with files_lib.naming({"by_owner": config.owners, "from_lists": config.lists}.get(name)):
+        clients = config.tables.partitions[name](rng, data.labels, config.clients, **options)
+    return data, clients, options.get("owners")
+
+
+def _generators(config: Config) -> list[np.random.Generator]:
+    """Of the pool, of who holds what, and of the test rows: none shifts what another draws."""
+    return [np.random.default_rng([config.partition_seed, i]) for i in range(3)]
+
+
+def _pool(
+    config: Config, full: Dataset, cap: int | None, listed: np.ndarray | None
+) -> tuple[Dataset, np.ndarray]:
+    """The data of which the pool is dealt out, and the numbers of its rows in the whole set."""
+    split_rng, _, test_rng = _generators(config)
     wrong = []
     if full.validation is not None and config.validation_share > 0:
         wrong.append(
@@ -239,21 +293,4 @@ def _deal(
         labels=full.labels[pool],
         validation=validation,
     )
-    options: dict[str, Any] = {}
-    if name == "class_imbalance":
-        options = {"num_classes": config.tables.datasets[config.dataset].num_classes}
-    if name in ("dirichlet", "size_dirichlet"):
-        options = {"concentration": config.concentration, "min_rows": config.min_rows}
-    if name == "dirichlet":
-        options["balanced"] = config.dirichlet_balanced
-    if name == "by_shares":
-        options = {"shares": config.shares}
-    if name == "k_classes":
-        options = {"classes_per_client": config.classes_per_client}
-    if name == "by_owner":
-        options = {"owners": read[pool], "min_rows": config.min_rows}
-    if name == "from_lists":
-        options = {"lists": read, "repeated_rows": config.repeated_rows}
-    with files_lib.naming({"by_owner": config.owners, "from_lists": config.lists}.get(name)):
-        clients = config.tables.partitions[name](deal_rng, data.labels, config.clients, **options)
-    return data, clients, options.get("owners")
+    return data, pool

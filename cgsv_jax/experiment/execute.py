@@ -255,7 +255,7 @@ def execute(
     first = kept.place if kept else Place(0, 0, 0)
     states = [kept.state] if kept else []  # popped below, so that no second reference is left
     del kept
-    known = {} if compiled is None else compiled
+    known = _shared(compiled)
     results: list[list[Any]] = []
     for index, batch in enumerate(batches):
         if index == len(pieces):
@@ -309,7 +309,7 @@ def _moments(
     batch: Batch,
     index: int,
     build: Callable[[int], Programs],
-    known: dict[Any, dict],
+    known: Callable[[Any], dict],
     pieces: list[list[Seen]],
     first: int,
     resumed: ArrayTree | None,
@@ -321,7 +321,7 @@ def _moments(
       batch: what to compute.
       index: its number.
       build: makes its programs.
-      known: the compiled programs of those that share them.
+      known: code -> the compiled programs of those that share it.
       pieces: per chunk that was begun; the last one has `first` rounds behind it.
       first: as said, or all of them.
       resumed: the state there.
@@ -358,7 +358,7 @@ def _moments(
     yield moment(Place(index, finished, first), False)
     made = build(index)
     start = functools.partial(_start, made.begin)
-    compiled: dict[Any, Any] = {} if made.code is None else known.setdefault(made.code, {})
+    compiled = known(made.code)
 
     def ready(function: Callable, name: Any, *args: Any, **options: Any) -> Any:
         """The compiled function, compiled once per name and shapes."""
@@ -405,6 +405,24 @@ def _moments(
             yield moment(Place(index, number, behind), True, evaluation)
         # The next chunk's matrices take their place.
         first, state, arguments = 0, None, None
+
+
+def _shared(compiled: dict[Any, dict] | None) -> Callable[[Any], dict]:
+    """Finds the compiled programs of the batches with some code.
+
+    Where nobody keeps them, those of the latest code are kept alone: batches that share it are
+    neighbours.
+    """
+    known: dict[Any, dict] = {} if compiled is None else compiled
+
+    def of(code: Any) -> dict:
+        if code is None:
+            return {}
+        if compiled is None and code not in known:
+            known.clear()
+        return known.setdefault(code, {})
+
+    return of
 
 
 def _one_at_a_time(batches: Sequence[Batch]) -> Callable[[int], Programs]:

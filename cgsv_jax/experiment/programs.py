@@ -89,17 +89,23 @@ def programs(bound: Bound) -> Programs:
 
 
 def batch_of(bound: Bound) -> Batch:
-    """The runs of one method on one partition: all seeds."""
+    """The runs of one method on one draw of a partition: all seeds."""
 
     def chunk(seeds: tuple[int, ...]) -> Chunk:
         numbers = jax.tree.map(lambda x: np.full(len(seeds), x, np.float32), bound.hyper)
         return Chunk(np.asarray(seeds, np.uint32), numbers)
 
     return Batch(
-        build=lambda: programs(bound),
+        build=lambda: programs(bound)._replace(code=_code(bound)),
         chunks=tuple(map(chunk, _together(bound))),
         segments=budget.segments_of(bound),
     )
+
+
+def _code(bound: Bound) -> Any:
+    """What decides the code of a method's programs, within a config, besides shapes."""
+    task = bound.task
+    return bound.name, (*bound.hyper,), bound.laid_out(), task.model, task.attacks
 
 
 def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:

@@ -3,6 +3,7 @@
 Everything numerical happens in compiled functions; here they are built, timed and watched.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ from cgsv_jax.results import frames
 
 
 class Progress(NamedTuple):
-    """What the host sees between two segments; rounds are counted over all seeds of a method."""
+    """What the host sees between two segments; rounds are counted over all seeds of a method on one
+    draw of a partition.
+    """
 
     partition: str
     method: str
@@ -32,14 +35,15 @@ class Progress(NamedTuple):
     accuracy: np.ndarray | None  # [N] mean over the seeds that run, latest
     server_accuracy: float | None
     until: int  # rounds completed when the host looks again
+    partition_seed: int
 
 
 class Result(NamedTuple):
     """A finished experiment, as arrays."""
 
     config: Config
-    tasks: tuple[Task, ...]  # one per partition
-    cells: tuple[frames.Cell, ...]  # one per partition and method
+    tasks: tuple[Task, ...]  # one per partition and partition seed
+    cells: tuple[frames.Cell, ...]  # one per partition, method and partition seed, in this order
     timing: dict[str, Any]  # seconds, of compiling and running; loading the data is not in it
 
 
@@ -49,7 +53,7 @@ def run(
     dealt: tuple[Task, ...] | None = None,
     keeper: execute.Keeper | None = None,
 ) -> Result:
-    """Every method of the config on every partition, all seeds of a method in one program.
+    """Every method of the config on every draw of every partition, all seeds in one program.
 
     Args:
       config: see `configure`.
@@ -65,7 +69,12 @@ def run(
       execute.Stopped: when the keeper says so.
     """
     dealt = deal.tasks(config) if dealt is None else dealt
-    bounds = [bind.bind(config, method, task) for task in dealt for method in config.methods]
+    # All draws of a partition one after another: a method is compiled once for those of one shape.
+    bounds = [
+        bind.bind(config, method, task)
+        for _, draws in itertools.groupby(dealt, lambda task: task.partition)
+        for method, task in itertools.product(config.methods, draws)
+    ]
 
     def look(look: Look) -> None:
         if watch is None:
@@ -76,7 +85,8 @@ def run(
             accuracy = np.asarray(look.evaluation.accuracy[:, -1].mean(0))
             server = float(look.evaluation.server_accuracy[:, -1].mean())
         counts = look.done, look.rounds, look.compiling, look.pace
-        watch(Progress(bound.task.partition, bound.name, *counts, accuracy, server, look.until))
+        seen = accuracy, server, look.until, bound.task.partition_seed
+        watch(Progress(bound.task.partition, bound.name, *counts, *seen))
 
     batches = [programs_lib.batch_of(bound) for bound in bounds]
     seen, clocks = execute.execute(batches, look, keeper=keeper)
@@ -85,6 +95,7 @@ def run(
         {
             "partition": bound.task.partition,
             "method": bound.name,
+            "partition_seed": bound.task.partition_seed,
             "compile_seconds": seconds.compiling,
             "run_seconds": seconds.running,
             "rounds_per_second": bound.rounds * len(bound.seeds) / seconds.running,

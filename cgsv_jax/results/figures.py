@@ -161,7 +161,7 @@ def share(run: directory.Run, partition: str) -> Figure:
 
 def fairness(run: directory.Run, partition: str) -> Figure:
     """Accuracy alone against accuracy at the end, a panel per method, fairness in its title."""
-    clients = run.clients.filter(partition=partition)
+    _, clients, _, over = _of(run, partition)
     summary = run.summary.filter(partition=partition)
     methods = [m for m in _methods(clients) if m != frames.YARDSTICK] or _methods(clients)
     figure, panels = _panels(len(methods), title=f"Alone and together, {partition}", square=True)
@@ -185,14 +185,13 @@ def fairness(run: directory.Run, partition: str) -> Figure:
             axis.set_major_formatter(_PERCENT)
         axes.set_xlabel("standalone test accuracy, %")
     _label_left(panels, "final test accuracy, %")
-    several = summary["seed"].n_unique() > 1
-    label = "client, mean over seeds" if several else "client"
+    label = f"client, mean over {over}" if over else "client"
     handles = [
         Line2D([], [], color=GREY, linestyle=(0, (1, 2)), label="no gain"),
         Line2D([], [], color=GREY, marker="o", linestyle="", label=label),
     ]
-    if several and clients["client"].n_unique() <= LINES:
-        bars = Line2D([], [], color=GREY, marker="|", label="± standard deviation over seeds")
+    if over and clients["client"].n_unique() <= LINES:
+        bars = Line2D([], [], color=GREY, marker="|", label=f"± standard deviation over {over}")
         handles.append(bars)
     _legend(figure, handles)
     _colour_bar(figure, panels, scale)
@@ -369,7 +368,9 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
         Line2D([], [], linestyle="", label=label, **_style(index))
         for index, label in enumerate(labels)
     ]
-    figure.suptitle("Mean ± standard deviation over seeds", fontsize=11)
+    drawn = any(summary["partition_seed"].n_unique() > 1 for summary in summaries)
+    over = "seeds and draws" if drawn else "seeds"
+    figure.suptitle(f"Mean ± standard deviation over {over}", fontsize=11)
     _legend(figure, handles)
     _explain(figure, doubts)
     return figure
@@ -386,6 +387,26 @@ KINDS: dict[str, Callable[[directory.Run, str], Figure]] = {
 
 
 # ---------------------------------------------------------------- shared parts
+
+
+def _of(run: directory.Run, partition: str) -> tuple[pl.DataFrame, pl.DataFrame, str, str]:
+    """Rounds and clients of a partition, and what a mean of a client is over, at length and short.
+
+    Clients of several draws of the partition that have no more in common than their number (see
+    `frames.told_apart`) get other numbers, so that no line is a mean of a rich and a poor one.
+    """
+    rounds, clients = (x.filter(partition=partition) for x in (run.rounds, run.clients))
+    apart = len(frames.told_apart(clients)) > 1
+    draws = clients["partition_seed"].n_unique()
+    text = frames.over(clients, draws=not apart)
+    note = f", mean over {text}" if text else ""
+    kinds = {"seeds": clients["seed"].n_unique(), "draws": 1 if apart else draws}
+    if apart:
+        number = clients["client"].to_numpy().max() + 1
+        own = pl.col("partition_seed") * number + pl.col("client")
+        rounds, clients = (x.with_columns(client=own) for x in (rounds, clients))
+        note = f", clients of {draws} draws{note}"
+    return rounds, clients, note, " and ".join(name for name, n in kinds.items() if n > 1)
 
 
 class _Scale(NamedTuple):
@@ -428,19 +449,17 @@ def _over_rounds(
     label: str,
     extra: Callable[[Axes, pl.DataFrame], list[Line2D]] | None = None,
 ) -> Figure:
-    """A panel per method: `column` of every client over rounds, means over seeds.
+    """A panel per method: `column` of every client over rounds, means over seeds and draws.
 
     Few clients are lines coloured by what they hold; many are the median, bands, and the means of
     the tenths that hold least and most.
     """
-    rounds = run.rounds.filter(partition=partition)
-    clients = run.clients.filter(partition=partition)
+    rounds, clients, note, _ = _of(run, partition)
     methods = _methods(rounds)
     many = clients["client"].n_unique() > LINES
     scale = _scale(clients)
     titles = {"accuracy": "Test accuracy", "reputation": "Reputation", "share": "Entries received"}
-    seeds, last = rounds["seed"].n_unique(), rounds["round"].to_numpy().max()
-    note = f", mean over {seeds} seeds" if seeds > 1 else ""
+    last = rounds["round"].to_numpy().max()
     figure, panels = _panels(len(methods), title=f"{titles[column]}, {partition}{note}")
     held = clients.group_by("client").agg(pl.col(scale.column).first()).sort(scale.column, "client")
     handles: list[Line2D | Patch] = []
@@ -517,7 +536,7 @@ def _extremes(
 
 
 def _against_alone(axes: Axes, own: pl.DataFrame, scale: _Scale) -> None:
-    """A point per client at its means over seeds, with its deviations where they can be read."""
+    """A point per client at its means, with its deviations where they can be read."""
     values = ("standalone_accuracy", "accuracy")
     points = (
         own.group_by("client")
@@ -557,7 +576,8 @@ def _fairness_text(row: Mapping[str, Any]) -> str:
         return textwrap.fill(f"fairness undefined{mark}: {row['fairness_undefined'][:300]}", 38)
     text = f"fairness {tables.fairness_text(row)}"
     if row["fairness_seeds"] < row["seeds"]:
-        text += f" ({row['fairness_seeds']} of {row['seeds']} seeds)"
+        unit = "seeds" if row["draws"] == 1 else "runs"
+        text += f" ({row['fairness_seeds']} of {row['seeds']} {unit})"
     return text
 
 

@@ -258,6 +258,39 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     return _stacked(map(frame, cells), CLIENT_COLUMNS)
 
 
+def told_apart(clients: pl.DataFrame) -> list[str]:
+    """The columns by which the clients of a partition are told apart.
+
+    Their numbers; the partition seed before them where its draws are of clients that have no more
+    in common than a number: who holds how much, how many classes where all hold equally much, or
+    whose rows they are, or who cheats, is another's in another draw.
+
+    Args:
+      clients: rows of one partition, CLIENT_COLUMNS.
+    """
+    if clients["partition_seed"].n_unique() == 1:
+        return ["client"]
+    held = "classes" if clients["rows"].n_unique() == 1 else "rows"
+    known = clients.select("client", held, "attack", "owner").n_unique()
+    alike = known == clients["client"].n_unique()
+    return ["client"] if alike else ["partition_seed", "client"]
+
+
+def over(frame: pl.DataFrame, draws: bool = True) -> str:
+    """What a mean over the runs of a method on a partition is over; empty where there is one.
+
+    Args:
+      frame: rows of one partition of any table.
+      draws: whether the mean is over draws of the partition too.
+    """
+    seeds = frame["seed"].n_unique()
+    number = frame["partition_seed"].n_unique() if draws else 1
+    each = f"{seeds} seeds" if seeds > 1 else ""
+    if number <= 1:
+        return each
+    return f"{each}{' on each of ' if each else ''}{number} draws of the partition"
+
+
 def _frame(
     cell: Cell, shape: tuple[int, ...], columns: Mapping[str, Any], types: Mapping[str, Any]
 ) -> pl.DataFrame:

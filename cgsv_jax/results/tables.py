@@ -147,6 +147,10 @@ def plain(title: str, name: Any, *how: Any) -> Column:
     return Column(title, lambda row: number(row.get(name), *how) if how else str(row[name]))
 
 
+def _classes(count: float) -> str:
+    return number(count, 1, int(count % 1 > 0))
+
+
 METHOD = plain("method", "method")
 FAIRNESS = (
     METHOD,
@@ -200,7 +204,7 @@ HOLDINGS = (
     plain("client", "client"),
     plain("rows", "rows"),
     plain("share of rows, %", "share", 100, 2),
-    plain("classes", "classes"),
+    Column("classes", lambda row: _classes(row["classes"])),
 )
 
 
@@ -239,18 +243,19 @@ def fairness(summary: pl.DataFrame) -> Report:
     and (of the best), the gain.
     """
     table = frames_lib.fairness_table(summary)
-    (partition,), seeds = summary["partition"].unique(), summary["seed"].n_unique()
+    (partition,), seeds = summary["partition"].unique(), frames_lib.over(summary)
     lines = ["fairness = 100 x Pearson(standalone, final accuracy) over clients"]
     over = [x for x in table["interval_over"].drop_nulls().unique() if x != "seeds"]
     if over:
         lines.append(f"[95 % interval over {over[0]}]")
-    if seeds > 1:
+    if seeds:
         bootstrap = "" if over else "[95 % bootstrap interval], "
-        lines.append(f"mean over {seeds} seeds, {bootstrap}± standard deviation")
+        lines.append(f"mean over {seeds}, {bootstrap}± standard deviation")
         counts = [pl.col(f"{name}_seeds") for name in frames_lib.AVERAGED]
         some = pl.any_horizontal((n > 0) & (n < pl.col("seeds")) for n in counts)
         if table.select(some.any()).item():
-            lines.append("(k of n): in n - k seeds the value is undefined, and they are left out")
+            unit = _unit(table.row(0, named=True))
+            lines.append(f"(k of n): in n - k {unit} the value is undefined, and they are left out")
     clients, evaluated = summary["clients"][0], summary["evaluated"].min()
     if evaluated < clients:
         lines.append(f"over the {evaluated:,} of {clients:,} clients that were evaluated")
@@ -312,6 +317,11 @@ def chosen_rounds(summary: pl.DataFrame) -> list[str]:
     return [f"numbers of the round that validation rows chose: {which}"]
 
 
+def _unit(row: Row) -> str:
+    """What the runs of a row of `frames.fairness_table` differ in."""
+    return "seeds" if row["draws"] == 1 else "runs"
+
+
 def why_undefined(table: pl.DataFrame) -> list[str]:
     """A line per method, other than the yardstick, whose fairness is undefined in some seed."""
     several = table["partition"].n_unique() > 1
@@ -319,7 +329,7 @@ def why_undefined(table: pl.DataFrame) -> list[str]:
     for row in table.filter(pl.col("method") != YARDSTICK).iter_rows(named=True):
         where = f"{row['method']} on {row['partition']}" if several else row["method"]
         if row["fairness"] is not None:
-            where += f" in {row['seeds'] - row['fairness_seeds']} of {row['seeds']} seeds"
+            where += f" in {row['seeds'] - row['fairness_seeds']} of {row['seeds']} {_unit(row)}"
         if row["fairness_undefined"] is not None:
             lines.append(f"undefined for {where}: {row['fairness_undefined']}")
     return lines
@@ -393,10 +403,14 @@ def overview(summary: pl.DataFrame) -> Report:
         Column(name, functools.partial(cell, partition=name))
         for name in table["partition"].unique(maintain_order=True)
     ]
-    lines = ["fairness: 100 x Pearson(standalone, final accuracy), mean over seeds"]
+    lines = [f"fairness: 100 x Pearson(standalone, final accuracy), mean over {_overall(table)}"]
     title = "All partitions: fairness (average accuracy, %)"
     lines += doubts(table) + why_undefined(table)
     return Report(texts([METHOD, *columns], rows.values()), title, lines)
+
+
+def _overall(table: pl.DataFrame) -> str:
+    return "seeds" if (table["draws"] == 1).all() else "seeds and draws of a partition"
 
 
 def seconds(timing: Mapping[str, Any]) -> Report:
@@ -411,7 +425,10 @@ def seconds(timing: Mapping[str, Any]) -> Report:
             f"{phase['name']}, ms": phase["seconds"]["median"] for phase in profile["phases"]
         }
         phases[profile["partition"], profile["method"]] = medians
-    rows = [own | phases.get((own["partition"], own["method"]), {}) for own in timing["methods"]]
+    rows = [
+        own | phases.get((own["partition"], own["method"]), {})
+        for own in _of_all_draws(timing["methods"])
+    ]
     columns = list(SECONDS)
     if len({row["partition"] for row in rows}) > 1:
         columns.insert(0, plain("partition", "partition"))
@@ -422,12 +439,27 @@ def seconds(timing: Mapping[str, Any]) -> Report:
     return Report(texts(columns, rows), "Seconds", lines)
 
 
+def _of_all_draws(methods: Iterable[Row]) -> list[dict[str, Any]]:
+    """The seconds of every method on a partition, of all its draws together."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for own in methods:
+        groups.setdefault((own["partition"], own["method"]), []).append(own)
+    rows = []
+    for draws in groups.values():
+        compiling, running = (sum(x[f"{n}_seconds"] for x in draws) for n in ("compile", "run"))
+        rounds = sum(own["rounds_per_second"] * own["run_seconds"] for own in draws)
+        sums = {"compile_seconds": compiling, "run_seconds": running}
+        rows.append({**draws[0], **sums, "rounds_per_second": rounds / running})
+    return rows
+
+
 def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report]:
     """The clients of one partition after the last round, in more tables where one is too wide."""
     lines = ["entries received: share of the aggregate's entries, mean over rounds"]
-    if clients["seed"].n_unique() > 1:
-        lines.append(f"means over {clients['seed'].n_unique()} seeds")
-    lines += _selection_line(clients["client"].n_unique())
+    apart = frames_lib.told_apart(clients)
+    means = frames_lib.over(clients, draws=apart == ["client"])
+    lines += [f"means over {means}"] if means else []
+    lines += _selection_line(clients.select(apart).n_unique())
     title = f"Clients of {clients['partition'][0]} after the last round"
     wide = Console(width=10_000, file=io.StringIO())
     made: list[Report] = []
@@ -449,6 +481,9 @@ def _methods(clients: pl.DataFrame) -> list[str]:
 def clients_of(clients: pl.DataFrame, methods: Sequence[str] | None = None) -> pl.DataFrame:
     """The clients of one partition as texts, means over seeds; a selection where they are many.
 
+    Means over its draws as well, unless these differ in who holds how much: then every draw has
+    clients of its own.
+
     Args:
       clients: rows of one partition, CLIENT_COLUMNS.
       methods: which methods to show; default all but the yardstick.
@@ -456,20 +491,24 @@ def clients_of(clients: pl.DataFrame, methods: Sequence[str] | None = None) -> p
     methods = _methods(clients) if methods is None else methods
     values = pl.col("standalone_accuracy", "accuracy", "reputation", "share")
     whole = pl.when(values.null_count() == 0)  # what one seed lacks has no mean
-    means = clients.group_by("method", "client", maintain_order=True).agg(
-        pl.col("owner", "rows", "classes").first(), whole.then(values.cast(pl.Float64).mean())
+    apart = frames_lib.told_apart(clients)
+    means = clients.group_by("method", *apart, maintain_order=True).agg(
+        pl.col("owner", "rows").first(),
+        pl.col("classes").cast(pl.Float64).mean(),
+        whole.then(values.cast(pl.Float64).mean()),
     )
-    rows = means.filter(method=clients["method"][0]).sort("client").to_dicts()
+    rows = means.filter(method=clients["method"][0]).sort(apart).to_dicts()
     digits = 4 if len(rows) <= MANY else 6  # of reputations, which are about 1 / N
     columns = [
+        Column("draw", lambda row: None if len(apart) == 1 else str(row[apart[0]])),
         plain("client", "client"),
         Column("owner", lambda row: row["owner"] and _cut(row["owner"])),
         plain("rows", "rows"),
-        plain("classes", "classes"),
+        Column("classes", lambda row: _classes(row["classes"])),
         plain(f"{YARDSTICK} accuracy, %", "standalone_accuracy", 100),
     ]
     for method in methods:
-        own = means.filter(method=method).sort("client").iter_rows(named=True)
+        own = means.filter(method=method).sort(apart).iter_rows(named=True)
         rows = [
             row | {(method, name): value for name, value in of_method.items()}
             for row, of_method in zip(rows, own, strict=True)
@@ -493,7 +532,7 @@ def holdings(sizes: np.ndarray, classes: np.ndarray, partition: str = "") -> Rep
 
     Args:
       sizes: [N] rows.
-      classes: [N] distinct labels.
+      classes: [N] distinct labels; a mean over draws need not be whole.
       partition: named in the title.
     """
     total = int(np.sum(sizes))

@@ -190,7 +190,7 @@ def _points(
 
 
 def line(compared: pl.DataFrame, name: str, criterion: str) -> Figure:
-    """The criterion over one swept option, a line per partition: 95 % intervals over seeds."""
+    """The criterion over one swept option, a line per partition: 95 % intervals over runs."""
     factor = _factor(criterion)
     methods = compared["method"].unique(maintain_order=True).to_list()
     partitions = compared["partition"].unique(maintain_order=True).to_list()
@@ -256,8 +256,8 @@ def _panels(
     size = (max(width * columns, 4.6) + 1.1, height * rows + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    seeds = compared["seed"].n_unique()
-    over = f", mean over {seeds} seeds" if seeds > 1 else ""
+    over = sweep_results.over(compared)
+    over = f", mean over {over}" if over else ""
     figure.suptitle(f"{_label(criterion).capitalize()}{over}", fontsize=11)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[len(panels) :]:

@@ -19,7 +19,10 @@ CRITERIA = (
 )
 
 # One config holds several of these: they are no axis, and multiply the trials of a point.
-LISTS = ("partitions", "algorithms", "seeds", "late", "attacks", "attackers", "shares")
+LISTS = (
+    *("partitions", "algorithms", "seeds", "partition_seeds", "late", "attacks", "attackers"),
+    "shares",
+)
 # Where files are, and how a run is computed or looked at; not what is computed.
 FIXED = (
     *schema.PATHS,

@@ -22,13 +22,16 @@ from cgsv_jax.sweep.points import Sweep
 
 # Fields of a Config that a program knows only through the shapes of its arrays.
 _DATA_FIELDS = (*schema.ROWS, "partition_seed", "eval_rows", "eval_clients")
-_WITHOUT_AXES: dict[str, Any] = {"partitions": (), "seeds": (), "methods": ()}
+_WITHOUT_AXES: dict[str, Any] = {
+    **{"partitions": (), "seeds": (), "methods": ()},
+    "partition_seeds": 1,
+}
 
 
 class Trial(NamedTuple):
-    """One method from one seed on one partition, identified by the options that it reads."""
+    """One method from one seed on one draw of a partition, identified by the options it reads."""
 
-    config: Config  # no partitions, seeds or methods
+    config: Config  # no partitions, seeds or methods, and one partition seed
     method: Method
     partition: str
     seed: int
@@ -82,19 +85,29 @@ class Plan(NamedTuple):
 # ---------------------------------------------------------------- which trials
 
 
-def trial_of(config: Config, method: Method, partition: str, seed: int) -> Trial:
-    """The trial of a method, whatever it was asked for as."""
+def trial_of(config: Config, method: Method, partition: str, draw: int, seed: int) -> Trial:
+    """The trial of a method, whatever it was asked for as.
+
+    Args:
+      config: of a point.
+      method: of the config.
+      partition: which.
+      draw: the partition seed.
+      seed: of the run.
+    """
     method = dataclasses.replace(method, name=method.algorithm)
-    return Trial(dataclasses.replace(config, **_WITHOUT_AXES), method, partition, seed)
+    config = dataclasses.replace(config, **_WITHOUT_AXES, partition_seed=draw)
+    return Trial(config, method, partition, seed)
 
 
 def trials_of(sweep: Sweep) -> tuple[Trial, ...]:
     """Every trial that the points need, once; the standalone baseline's first."""
     every = dict.fromkeys(
-        trial_of(point.config, method, partition, seed)
+        trial_of(point.config, method, partition, draw, seed)
         for point in sweep.points
         for partition in point.config.partitions
         for method in point.config.methods
+        for draw in point.config.draws
         for seed in point.config.seeds
     )
     return tuple(sorted(every, key=lambda trial: trial.method.algorithm != YARDSTICK))
@@ -109,8 +122,8 @@ def key_of(trial: Trial, eval_split: str = "test", data: str = "") -> str:
       data: see `content_of`; the trial's config only says where its files are.
     """
     whole = resolve.to_dict(dataclasses.replace(trial.config, methods=(trial.method,)))
-    # Where data lie and how they are laid out is not what is computed.
-    for name in (*schema.PATHS, "layout", "devices"):
+    # Where data lie and how they are laid out is not what is computed; a trial is of one draw.
+    for name in (*schema.PATHS, "layout", "devices", "partition_seeds"):
         del whole[name]
     return files.digest_of([whole, trial.partition, trial.seed, eval_split, data])[:20]
 

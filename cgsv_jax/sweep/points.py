@@ -98,7 +98,13 @@ def of_values(
         algorithms = tuple(names_lib.tables(options.get("plugin")).algorithms)
     options["algorithms"] = algorithms
     every = algorithms if YARDSTICK in algorithms else (YARDSTICK, *algorithms)
-    if complaints := _complaints(best, eval_split, len(combinations)):
+    complaints = _complaints(best, eval_split, len(combinations))
+    if "partition_seed" in axes and options.get("partition_seeds", 1) != 1:
+        complaints.append(
+            "--partition-seeds draws partitions with one --partition-seed, the next, ...: where "
+            "that takes several values, every value is a draw already"
+        )
+    if complaints:
         raise ConfigError("\n".join(complaints))
     points, refused, count = [], {}, 0
     for values in combinations:
@@ -124,11 +130,13 @@ def _too_large(points: Sequence[Point], swept: Sequence[str]) -> list[str]:
     trials = size = 0
     for _, config in points:
         count = len(config.partitions) * len(config.methods) * len(config.seeds)
+        count *= len(config.draws)
         trials += count
         late = late_evaluations(-(-config.rounds // config.eval_every))
         arrays = len(Outcome._fields) + 2 * (late - 1)
         size += count * (TRIAL_BYTES + 8 * arrays * counts_of(config)[0])
-    names = (*swept, "seeds", "partitions", "algorithms")
+    drawn = ("partition_seeds",) if points[0].config.partition_seeds > 1 else ()
+    names = (*swept, "seeds", *drawn, "partitions", "algorithms")
     needed = hardware.Memory(size, f"{trials:,} trials", tuple(map(validate.flag, names)))
     return hardware.beyond("the sweep", [needed], files.host_memory())
 

@@ -154,6 +154,11 @@ def compared(table: pl.DataFrame) -> pl.DataFrame:
     return rows if len(rows) else table
 
 
+def over(table: pl.DataFrame) -> str:
+    """What a mean of a point and method on a partition is over, see `frames.over`."""
+    return frames.over(table.filter(pl.col("point") == pl.col("point").first()))
+
+
 def shown_points(own: Ranking, axes: Sequence[str], criterion: str) -> pl.DataFrame:
     """The points as text, best first; a selection where they are many.
 

@@ -284,25 +284,25 @@ def _so_far(seen: Evaluation, place: int) -> Outcome:
 
 
 def rows(sweep: Sweep, outcomes: Mapping[Trial, Outcome]) -> list[dict[str, Any]]:
-    """A row per point, partition, method and seed that is through: values and summary.
+    """A row per point, partition, method and both seeds that is through: values and summary.
 
     `point` is the point's number.
 
-    Fairness is against the standalone baseline of the same training options, partition and seed.
+    Fairness is against the standalone baseline of the same training options, partition and seeds.
     """
     made = []
     for number, point in enumerate(sweep.points):
         config = point.config
         (yardstick,) = (m for m in config.methods if m.name == YARDSTICK)
         shown_methods = [m for m in config.methods if m.name in sweep.shown]
-        for partition, method, seed in itertools.product(
-            config.partitions, shown_methods, config.seeds
+        for partition, method, draw, seed in itertools.product(
+            config.partitions, shown_methods, config.draws, config.seeds
         ):
-            outcome = outcomes.get(plan_lib.trial_of(config, method, partition, seed))
+            outcome = outcomes.get(plan_lib.trial_of(config, method, partition, draw, seed))
             if outcome is None:
                 continue
-            alone = outcomes.get(plan_lib.trial_of(config, yardstick, partition, seed))
-            place = partition, method.name, config.partition_seed, seed
+            alone = outcomes.get(plan_lib.trial_of(config, yardstick, partition, draw, seed))
+            place = partition, method.name, draw, seed
             row = frames.summary_row(*place, outcome, alone)
             made.append({"point": number, **points_lib.in_table(point.values), **row})
     return made
