@@ -319,6 +319,36 @@ def test_the_best_point(values, best):
     assert len(sweep_results.shown_points(own, ("beta",), "fairness")) == 2
 
 
+def test_a_settled_fairness_comes_before_a_higher_one():
+    """One trial of point 1 changes its sign late; of the criterion accuracy that says nothing."""
+    rows = _rows({(p, s): (50.0 + 40 * p, p / 10) for p in (0, 1) for s in (0, 1)})
+    for row, unsettled in zip(rows, (False, None, False, True), strict=True):
+        row["unsettled"] = unsettled
+    table = sweep_results.frame(rows, {"beta": ()})
+    own = sweep_results.ranking(table, ("beta",), "fairness")
+    assert own.best["point"] == 0
+    shown = sweep_results.shown_points(own, ("beta",), "fairness")
+    assert shown["fairness (accuracy, %)"].to_list() == ["50.0 (50.0)", "90.0* (60.0)"]
+    assert sweep_results.doubts_of_best(own) == []
+    assert sweep_results.ranking(table, ("beta",), "mean_accuracy").best["point"] == 1
+    # Where nothing is settled the best says so.
+    (alone,) = (own for (point,), own in table.group_by("point") if point == 1)
+    assert sweep_results.doubts_of_best(sweep_results.ranking(alone, ("beta",), "fairness")) == [
+        "its fairness on uniform changes its sign, or is lost, over the last quarter in 1 of 2 runs"
+    ]
+
+
+def test_a_best_point_of_either_sign_says_so():
+    table = sweep_results.frame(
+        _rows({(0, seed): (value, 0) for seed, value in enumerate((-40.0, 20.0, 50.0))}), {}
+    )
+    own = sweep_results.ranking(table, (), "fairness")
+    assert sweep_results.doubts_of_best(own) == [
+        "its fairness on uniform may have either sign: its interval is [-40.0, 50.0]"
+    ]
+    assert sweep_results.shown_points(own, (), "fairness")["fairness (accuracy, %)"][0][:2] == "±?"
+
+
 @pytest.mark.parametrize("name", ["clients", "preset", "hidden"])
 def test_names_that_a_table_has_already(name):
     """Swept options may be called like a column of the summary, or be no numbers."""

@@ -544,6 +544,7 @@ def _report(
     lines += [f"means over {' and '.join(over)}"] if over else []
     lines += _on_validation(sweep)
     shown = sweep_results.shown_points(ranking, tuple(sweep.axes), sweep.best)
+    lines += tables.doubts(ranking.table)
     count = ranking.table["rank"].n_unique()
     if count > len(shown):
         lines.append(f"{count} points in all, see points.parquet")
@@ -556,6 +557,8 @@ def _report(
     values = {name: ranking.best[name] for name in sweep.axes if name in ranking.best}
     named = points_lib.in_words(values) or "the only point"
     say(console, f"best: {ranking.best['method']} with {named}")
+    for doubt in sweep_results.doubts_of_best(ranking):
+        say(console, doubt)
     if ranking.near:
         others = "another point is" if ranking.near == 1 else f"{ranking.near} other points are"
         say(console, f"{others} within one standard error of it")

@@ -31,7 +31,7 @@ from cgsv_jax.experiment.task import counts_of
 from cgsv_jax.host import files
 from cgsv_jax.host.files import Path
 from cgsv_jax.results import directory as directory_lib
-from cgsv_jax.results import frames
+from cgsv_jax.results import frames, tables
 from cgsv_jax.results.directory import PART_FILES, PARTS, RAYS, SWEEP_FILES
 from cgsv_jax.results.frames import YARDSTICK, Outcome
 from cgsv_jax.sweep import points as points_lib
@@ -109,8 +109,10 @@ def ranked(
     """A row per point and method, best first, and the best of all if there is something to go by.
 
     The criterion of a point and method is the mean over partitions of the means over seeds. What
-    is defined in every trial comes before what is not, whose mean would leave out its worst cases;
-    then the larger mean; of equal ones the larger mean accuracy; then the first.
+    is defined in every trial comes before what is not, whose mean would leave out its worst cases.
+    So does a fairness that is settled in every trial, for which another round would have given
+    another sign nowhere (`frames.unsettled`). Then comes the larger mean; of equal ones the larger
+    mean accuracy; then the first.
 
     Args:
       table, axes, criterion: as in `ranking`.
@@ -121,6 +123,8 @@ def ranked(
         pl.col(axes).first(),
         pl.col(criterion, "mean_accuracy").mean().name.suffix("_of"),
         pl.col(criterion).count().alias("defined"),
+        # `any` leaves out what nobody can tell.
+        (pl.col("unsettled").any() & (criterion == "fairness")).alias("unsettled"),
         pl.len().alias("seeds"),
     )  # fmt: skip
     whole = (
@@ -130,17 +134,18 @@ def ranked(
             pl.col(f"{criterion}_of").mean().alias("criterion"),
             pl.col("mean_accuracy_of").mean().alias("accuracy"),
             (pl.col("defined").sum() / pl.col("seeds").sum()).alias("criterion_defined"),
+            pl.col("unsettled").any(),
         )
         .with_row_index("place")
         # Rounded: what differs in the last bits ties.
         .with_columns(pl.col("criterion").round(9).alias("value"))
         .sort(
-            [pl.col("criterion_defined") == 1, "value", "accuracy", "place"],
-            descending=[True, True, True, False],
+            [pl.col("criterion_defined") == 1, "unsettled", "value", "accuracy", "place"],
+            descending=[True, False, True, True, False],
             nulls_last=True,
         )
         .with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int64).alias("rank"))
-        .drop("place", "value")
+        .drop("place", "value", "unsettled")
     )
     first = whole.row(0, named=True) if len(whole) else None
     if first is None or first["criterion"] is None:
@@ -180,14 +185,27 @@ def shown_points(own: Ranking, axes: Sequence[str], criterion: str) -> pl.DataFr
             else ""
         )
         for row in sorted(rows.iter_rows(named=True), key=lambda r: r["partition"]):
-            fairness = "undefined" if row["fairness"] is None else f"{row['fairness']:.1f}"
-            fairness = "yardstick" if row["method"] == YARDSTICK else fairness
+            fairness = tables.fairness_text(row, with_interval=False)
             text = f"{fairness} ({100 * row['mean_accuracy']:.1f})"
             line[row["partition"] if len(partitions) > 1 else "fairness (accuracy, %)"] = text
         lines.append(line)
     if len(lines) > MANY:
         lines = [*lines[: MANY // 2], {"rank": "…"}, *lines[-MANY // 4 :]]
     return pl.DataFrame(lines, infer_schema_length=None).with_columns(pl.all().fill_null(""))
+
+
+def doubts_of_best(own: Ranking) -> list[str]:
+    """Sentences on why the fairness of the best point is none to build on; none where it is."""
+    said = []
+    for row in own.table.filter("best").iter_rows(named=True):
+        where = f"its fairness on {row['partition']}"
+        if row["fairness"] is not None and tables.both_signs(row):
+            ends = (tables.number(row[f"fairness_{end}"]) for end in ("low", "high"))
+            said.append(f"{where} may have either sign: its interval is [{', '.join(ends)}]")
+        if row["unsettled"]:
+            runs = f"{row['unsettled']} of {row['seeds']} runs"
+            said.append(f"{where} changes its sign, or is lost, over the last quarter in {runs}")
+    return said
 
 
 def _value(value: Any) -> str:
