@@ -175,8 +175,11 @@ BAD = [
     ({"partitions": "from_lists"}, r"--partition from_lists needs --lists, a file"),
     ({"partitions": "by_shares"}, r"--partition by_shares needs --shares, a number per client"),
     ({"partitions": "by_shares", "shares": (1, 2), "clients": 3}, r"--shares names 2, .* the 3"),
-    ({"partitions": "by_shares", "shares": (1, 0)}, r"--shares is 0, it must be a number above 0"),
-    ({"partitions": "by_shares", "shares": "x"}, r"--shares is 'x', it must be a number"),
+    (
+        {"partitions": "by_shares", "shares": (1, 0)},
+        r"--shares holds 0, .* a number above 0",
+    ),
+    ({"partitions": "by_shares", "shares": "x"}, r"--shares holds 'x', it must be a number"),
     ({"partitions": "by_shares", "shares": range(1, 10**12)}, r"--shares names too many"),
     ({"partitions": "k_classes", "classes_per_client": 0}, r"--classes-per-client is 0"),
     ({"lists": "a\0b"}, r"--lists is 'a\\x00b', it must be the name of a file"),
@@ -187,7 +190,7 @@ BAD = [
     ({"seeds": (-1,)}, r"--seeds holds -1"),
     ({"layout": "two"}, r"--layout is 'two'"),
     ({"layout": "0"}, r"--layout is '0'"),
-    ({"hidden": (0,)}, r"--hidden is 0"),
+    ({"hidden": (0,)}, r"--hidden holds 0"),
     ({"nonsense": 1}, r"'nonsense' is no option"),
     ({"optimizer_state": "keep"}, r"--optimizer-state is 'keep', it must be one of persist, rest"),
     ({"dataset": "sst", "model": "mlp"}, r"--dataset sst is words, it needs --model text_cnn"),
@@ -206,7 +209,7 @@ BAD = [
     ({"seeds": ([1], [1])}, r"--seeds holds \[1\]"),
     ({"seeds": range(10**12)}, r"--seeds names too many, it must name at most 10000"),
     ({"hidden": (8,) * 101}, r"--hidden has too many layers"),
-    ({"hidden": b"ab"}, r"--hidden is b'ab', it must be a whole number"),
+    ({"hidden": b"ab"}, r"--hidden holds b'ab', it must be a whole number"),
     ({"data_dir": "a\0b"}, r"--data-dir is 'a\\x00b', it must be the name of a file"),
     ({"owners": "\udcff.npy"}, r"--owners is '\\udcff.npy', it must be the name of a file"),
 ]
@@ -351,11 +354,11 @@ def test_what_a_field_is_declared_as_is_what_it_is(name):
     assert not field.optional or kind.default is None
     if kind.default is not None:
         assert validate.judged(name, kind.default, kind, TABLES) == []
-    if kind.when is not None:
-        (other,) = kind.when.options
-        table = getattr(FIELDS[other].kind, "of", FIELDS[other].kind).table
-        assert set(kind.when.words) <= set(getattr(TABLES, table))
-    assert not field.needed or kind.when.options == ("partitions",)
+    assert set(field.on) <= set(TABLES.partitions)
+    if field.when is not None:
+        (other,) = field.when.options
+        assert set(field.when.words) <= set(getattr(TABLES, FIELDS[other].kind.table))
+    assert not field.needed or field.on
 
 
 def test_every_field_has_a_flag_and_every_flag_of_a_config_a_field():

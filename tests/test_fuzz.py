@@ -167,9 +167,9 @@ def asked(draw):
     for name in names:
         odd = draw(st.floats(0, 1)) < share
         values[name] = draw(ODD if odd else RIGHT.get(name, WHOLE))
-        when = schema.FIELDS[name].kind.when if name in schema.FIELDS else None
-        if when and when.options == ("partitions",) and share < 1:  # or it were nearly always idle
-            values.setdefault("partitions", when.words[0])
+        on = schema.FIELDS[name].on if name in schema.FIELDS else ()
+        if on and share < 1:  # or it would nearly always be idle
+            values.setdefault("partitions", on[0])
     if draw(st.integers(0, 20)) == 0:
         values[draw(st.sampled_from(["nonsense", "name", "methods", "Clients", "beta_"]))] = draw(
             ODD

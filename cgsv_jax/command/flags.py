@@ -116,8 +116,6 @@ def _argument_of(kind: Kind) -> Argument:
         return _ARGUMENTS[type(kind)]
     if kind.counted:
         return SEEDS
-    if isinstance(kind.of, fields.Word):
-        return INTS if kind.of.kind is int else NAMES
     return {INT: INTS, NUMBER: NUMBERS, NAME: NAMES}[_argument_of(kind.of)]
 
 
@@ -132,8 +130,7 @@ def _of_field(field: fields.Field, tables: schema.Tables) -> Flag:
     """The flag of a field of a config; in braces its help names a table."""
     names = {table: ", ".join(getattr(tables, table)) for table in schema.NAMED}
     flag = _of_option(field.kind)._replace(default=field.shown, alias=field.alias)
-    when = field.kind.when
-    on = f" ({', '.join(when.words)})" if when and when.options == ("partitions",) else ""
+    on = f" ({', '.join(field.on)})" if field.on else ""
     return flag._replace(help=flag.help.format(**names) + on)
 
 

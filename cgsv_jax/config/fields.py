@@ -23,15 +23,13 @@ class Name(NamedTuple):
 
     default: str | None
     table: str  # field of `schema.Tables`
-    help: str
-    when: When | None = None
+    help: str = ""
 
 
 class Path(NamedTuple):
     """Where something lies: absolute in a config, since it may be read from another folder."""
 
     help: str
-    when: When | None = None
     default: None = None
 
 
@@ -41,9 +39,7 @@ class Word(NamedTuple):
     read: Callable[[Any], Any]
     must: str  # what is said of a word that cannot be read: it must ...
     help: str = ""
-    kind: type = str  # what the command makes of the word
     default: str | None = None
-    when: When | None = None
 
 
 class Several(NamedTuple):
@@ -57,7 +53,6 @@ class Several(NamedTuple):
     distinct: bool = False  # at least one, and none twice
     counted: bool = False  # a number n stands for 0, 1, ..., n - 1
     flag: str = ""  # as in `rules.spec`
-    when: When | None = None
 
 
 Kind = Number | Count | Choice | Truth | Name | Path | Word | Several
@@ -70,6 +65,8 @@ class Field(NamedTuple):
     kind: Kind
     shown: str | None = None  # the default, as help says it; None: as the tables of defaults say
     alias: str | None = None  # a second name of the flag
+    on: tuple[str, ...] = ()  # the only partitions on which it means anything; empty: all
+    when: When | None = None  # what else it needs to mean anything
     needed: str = ""  # what the partitions that it is for cannot be without
     rows: bool = False  # it says which examples there are, or who holds which
     optional: bool = False  # None is a value, as the annotation says

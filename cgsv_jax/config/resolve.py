@@ -124,11 +124,13 @@ def method_of(
 def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") -> list[str]:
     """An option that would do nothing is a misunderstanding, so it is refused."""
     thinned = tuple(name for name in tables.partitions if name not in schema.CHOSEN_ROWS)
-    beside = {name: field.kind.when for name, field in schema.FIELDS.items()}
-    beside["rows_per_client"] = When(("partitions",), thinned)
+    on = {name: field.on for name, field in schema.FIELDS.items() if field.on}
+    on["rows_per_client"] = thinned
     for name, option in tables.options.items():
         if isinstance(option, Number) and option.instead_of:
-            beside[name] = When(("partitions",), (option.partition,))
+            on[name] = (option.partition,)
+    beside = {name: field.when for name, field in schema.FIELDS.items() if field.when}
+    beside |= {name: When(("partitions",), names) for name, names in on.items()}
     complaints = []
     for name in asked:
         if when := beside.get(name):

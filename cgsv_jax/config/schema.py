@@ -153,28 +153,6 @@ def _digits(text: Any) -> int:
     return int(text)
 
 
-def seed(value: Any) -> int:
-    """A seed of JAX's.
-
-    Raises:
-      ValueError: it is none.
-    """
-    if not whole(value) or not 0 <= value < 2**32:
-        raise ValueError(value)
-    return value
-
-
-def client(value: Any) -> int:
-    """The number of a client.
-
-    Raises:
-      ValueError: it is none.
-    """
-    if not whole(value) or not 0 <= value <= MAX_WHOLE:
-        raise ValueError(value)
-    return value
-
-
 def layout_of(text: Any) -> str:
     """A layout's name, or how many clients are computed at once.
 
@@ -201,10 +179,6 @@ _rows = functools.partial(_task, rows=True)
 _ONE, _POSITIVE = from_(1), Interval(0, math.inf, "()")
 
 
-def _on(*partitions: str) -> When:
-    return When(("partitions",), partitions)
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     """An experiment with nothing left open; equal configs give equal results.
@@ -224,8 +198,8 @@ class Config:
             "hidden units of the mlp, a number per layer",
             100,  # beyond, to trace it takes minutes
             "has too many layers, it must have",
-            when=When(("model",), ("mlp",)),
-        )
+        ),
+        when=When(("model",), ("mlp",)),
     )
     clients: int = _task(
         Count(None, RANGES["clients"], "number of clients N"), "10, or as many as --shares"
@@ -248,62 +222,51 @@ class Config:
         )
     )
     concentration: float = _rows(
-        Number(0.5, _POSITIVE, "above 0, small is uneven", when=_on("dirichlet", "size_dirichlet"))
+        Number(0.5, _POSITIVE, "above 0, small is uneven"), on=("dirichlet", "size_dirichlet")
     )
     dirichlet_balanced: bool = _rows(
-        Truth(
-            False,
-            "of the next class nobody gets rows who has n / N of them already",
-            when=_on("dirichlet"),
-        )
+        Truth(False, "of the next class nobody gets rows who has n / N of them already"),
+        on=("dirichlet",),
     )
     min_rows: int = _rows(
-        Count(
-            1,
-            _ONE,
-            "fewest rows of a client",
-            when=_on("dirichlet", "size_dirichlet", "by_owner"),
-        )
+        Count(1, _ONE, "fewest rows of a client"), on=("dirichlet", "size_dirichlet", "by_owner")
     )
     shares: tuple[float, ...] = _rows(
         Several(
             (),
             Number(None, _POSITIVE, ""),
             "a number per client, sizes are proportional to them",
-            when=_on("by_shares"),
         ),
+        on=("by_shares",),
         needed="a number per client",
     )
     classes_per_client: int = _rows(
-        Count(2, _ONE, "classes that every client holds", when=_on("k_classes"))
+        Count(2, _ONE, "classes that every client holds"), on=("k_classes",)
     )
     owners: str | None = _rows(
-        Path("file with an owner id per training row, .npy or .npz", _on("by_owner")),
+        Path("file with an owner id per training row, .npy or .npz"),
+        on=("by_owner",),
         needed="a file with an owner id per row",
     )
     lists: str | None = _rows(
         Path(
             "file with the row numbers of every client: .npz, an array per client, .npy [N, M], "
-            ".json, a list of lists, or a line per client, commas between",
-            _on("from_lists"),
+            ".json, a list of lists, or a line per client, commas between"
         ),
+        on=("from_lists",),
         needed="a file with the row numbers of every client",
     )
     repeated_rows: bool = _rows(
-        Truth(False, "a row may be listed more than once", when=_on("from_lists"))
+        Truth(False, "a row may be listed more than once"), on=("from_lists",)
     )
     synthetic_rows: int = _rows(
-        Count(
-            10_000,
-            _ONE,
-            "training rows of the data set synthetic",
-            when=When(("dataset",), ("synthetic",)),
-        )
+        Count(10_000, _ONE, "training rows of the data set synthetic"),
+        when=When(("dataset",), ("synthetic",)),
     )
     partitions: tuple[str, ...] = _dealt(
         Several(
             None,
-            Name(None, "partitions", ""),
+            Name(None, "partitions"),
             "partitions, comma-separated: {partitions}",
             distinct=True,
             flag="partition",
@@ -312,7 +275,7 @@ class Config:
     seeds: tuple[int, ...] = _training(
         Several(
             None,
-            Word(seed, "every seed must be in 0..2^32-1", kind=int),
+            Count(None, Interval(0, 2**32 - 1, whole=True), ""),
             "how many seeds (0, 1, ...), or a comma-separated list of them",
             distinct=True,
             counted=True,
@@ -385,7 +348,7 @@ class Config:
     attackers: tuple[int, ...] = _who(  # none: drawn with the partition's seed
         Several(
             (),
-            Word(client, "it must hold clients from 0 to N - 1", kind=int),
+            Count(None, from_(0), ""),
             "who they are by number, those of the first attack first",
         ),
         "drawn",
@@ -404,8 +367,9 @@ class Config:
         Name("default", "precisions", "of local training: {precisions}; scores are float32")
     )
     conv: str = _hardware(
-        Name("auto", "convs", "form of the convolutions: {convs}", When(("model",), CONVOLUTIONAL)),
+        Name("auto", "convs", "form of the convolutions: {convs}"),
         "auto: block to train, lax to test",
+        when=When(("model",), CONVOLUTIONAL),
     )
     methods: tuple[Method, ...] = ()
     plugin: str | None = None  # a file of rules of one's own, absolute
@@ -424,12 +388,7 @@ NAMED = ("datasets", "models", "partitions", "precisions", "convs", "attacks")
 PATHS = tuple(name for name, field in FIELDS.items() if isinstance(field.kind, Path))
 FILES = tuple(name for name in PATHS if name != "data_dir")  # told by their content
 # Partitions that cannot be without a field.
-NEEDS = {
-    partition: name
-    for name, field in FIELDS.items()
-    if field.needed and field.kind.when is not None
-    for partition in field.kind.when.words
-}
+NEEDS = {partition: name for name, own in FIELDS.items() if own.needed for partition in own.on}
 # What stands for arrays from Python in a config.json, and the fields that say nothing about them:
 # how the rows of a data set are found and dealt out, and which network the config's own is.
 GIVEN = "given"

@@ -81,7 +81,7 @@ def judged(name: str, value: Any, kind: Kind, tables: Tables, what: str = "is") 
             ]
     if isinstance(kind, Number) and kind.instead_of and value is None:
         return []
-    return number(name, value, kind.allowed)
+    return [line.replace(" is ", f" {what} ", 1) for line in number(name, value, kind.allowed)]
 
 
 # ---------------------------------------------------------------- fields beside each other
