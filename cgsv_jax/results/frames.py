@@ -40,9 +40,9 @@ CLIENT_COLUMNS = {  # a row per key and client
     "owner": pl.String,  # null where clients are not owners of rows
     **dict.fromkeys(("rows", "classes"), pl.Int32),
     "standalone_accuracy": pl.Float32,  # null where the partition was not run with `standalone`
-    **dict.fromkeys(("accuracy", "reputation"), pl.Float32),  # after the last round
+    **dict.fromkeys(("accuracy", "reputation"), pl.Float32),  # at the end
     **dict.fromkeys(("share", "energy"), pl.Float32),  # means over rounds
-    "distance": pl.Float32,  # after the last round
+    "distance": pl.Float32,  # at the end
     **dict.fromkeys(("upload_bytes", "download_bytes"), pl.Int64),  # sums, see `metrics.volumes`
     "attack": pl.String,  # null where honest
     "present": pl.Float64,  # share of rounds taken part in
@@ -499,7 +499,7 @@ def _ends(cell: Cell) -> Outcome:
 
 
 def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
-    """A row per key, after the last round: SUMMARY_COLUMNS."""
+    """A row per key, at the run's end: SUMMARY_COLUMNS."""
     cells = list(cells)
     ends = [
         (cell.partition, cell.method, cell.partition_seed, int(seed), end)
