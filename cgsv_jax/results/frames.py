@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
@@ -420,12 +421,14 @@ def _judged(alone: Array, final: Array) -> dict[str, Array]:
     """[2, K] and [E, 2, K] -> leaves [E]."""
 
     def one(final: Array) -> dict[str, Array]:
-        both = [
-            *jax.vmap(metrics.fairness)(alone, final),
-            *100.0 * jax.vmap(metrics.rank_correlation)(alone, final),
-        ]
+        # Values and ranks are one batch: half as much to compile as `metrics.rank_correlation` is
+        # beside `metrics.fairness`, of which it is the same.
+        sides = jnp.stack([alone, final])
+        sides = jnp.concatenate([sides, jax.vmap(jax.vmap(metrics.ranks))(sides)], axis=1)
+        found = jax.vmap(metrics.fairness)(*sides)
+        found = jnp.where(jnp.isnan(jnp.tile(found[:2], 2)), jnp.nan, found)
         rate = metrics.bounded_rate(alone[0], final[0])
-        return dict(zip(BY, both, strict=True)) | {"bounded_rate": rate}
+        return dict(zip(BY, found, strict=True)) | {"bounded_rate": rate}
 
     return jax.vmap(one)(final)
 
