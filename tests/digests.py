@@ -22,14 +22,18 @@ import polars as pl
 from cgsv_jax.command import main as main_lib
 from cgsv_jax.experiment.names import TABLES
 
-_SMALL = "--dataset digits --clients 5 --rounds 4 --epochs 1 --hidden 8 --eval-rows 100 --seeds 2"
+_ANYWHERE = (
+    "--dataset digits --clients 5 --rounds 4 --epochs 1 --hidden 8 --eval-rows 100 --seeds 2"
+)
+_SMALL = f"{_ANYWHERE} --partition power_law"
 
 # name -> what follows `cgsv`; DATA stands for a folder of stored sets, and needs --data-dir.
 RUNS = {
     **{f"method {name}": f"compare {_SMALL} --algorithms standalone,{name}"
        for name in TABLES.algorithms if name != "standalone"},
     "released": f"compare {_SMALL} --algorithms standalone,cgsv:released,rffl:released",
-    "partitions": f"compare {_SMALL} --partition uniform,class_imbalance,dirichlet",
+    "partitions": f"compare {_ANYWHERE} --partition uniform,class_imbalance,dirichlet"
+    " --algorithms standalone,fedavg,cgsv",
     "cohort": f"run {_SMALL} --cohort 3",
     "cohort by reputation": f"run {_SMALL} --cohort 3 --cohort-by reputation",
     "dropout": f"compare {_SMALL} --algorithms standalone,cgsv,fedavg --dropout 0.3",
@@ -47,9 +51,9 @@ RUNS = {
     "synthetic": f"run {_SMALL} --dataset synthetic".replace("--dataset digits ", ""),
     "network": f"run {_SMALL} --model tutorial_cnn --dataset mnist --data-dir DATA"
     " --rows-per-client 20".replace("--dataset digits ", "").replace("--hidden 8 ", ""),
-    "text": "run --dataset mr --clients 3 --rounds 2 --epochs 1 --seeds 1 --eval-rows 50"
-    " --data-dir DATA",
-    "sweep": f"sweep {_SMALL} --beta 0.5,2 --partition uniform,power_law",
+    "text": "run --dataset mr --partition power_law --clients 3 --rounds 2 --epochs 1 --seeds 1"
+    " --eval-rows 50 --data-dir DATA",
+    "sweep": f"sweep {_ANYWHERE} --beta 0.5,2 --partition uniform,power_law",
     "search": f"sweep {_SMALL} --beta 0.5:2 --search random --trials 3 --judge validation",
 }  # fmt: skip
 # Files of a sweep, by the names that they had when digests were first written.

@@ -528,3 +528,17 @@ def test_a_profile_times_the_phases_of_a_round():
     for word in ("GFLOP/s", "of floor", "steps computed / needed", "peak memory"):
         assert word in text
     assert json.loads(json.dumps(profiling.plain(profile)))["phases"][0]["name"] == "training"
+
+
+def test_methods_that_differ_in_numbers_share_programs():
+    """And are bit for bit what each is alone."""
+    asked = {**SMALL, "rounds": 2, "seeds": 1, "eval_rows": 40}
+    names = ("cgsv", "cgsv:steady", "cgsv:released")
+    together = running.run(names_lib.configure(algorithms=names, **asked))
+    seconds = {own["method"]: own["compile_seconds"] for own in together.timing["methods"]}
+    assert seconds["cgsv:steady"] == 0 < min(seconds["cgsv"], seconds["cgsv:released"])
+    for cell in together.cells:
+        (alone,) = running.run(names_lib.configure(algorithms=cell.method, **asked)).cells
+        both = ((own.record, own.evaluation) for own in (cell, alone))
+        for one, other in zip(*map(jax.tree.leaves, both), strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -38,6 +38,7 @@ class Bound(NamedTuple):
     """A method on a task, as functions, shapes and arrays."""
 
     name: str  # of the method, as asked for
+    rules: tuple  # what the method is, but for its numbers: methods with equal ones share programs
     task: Task
     seeds: tuple[int, ...]
     hyper: Hyper  # the method's numbers on this task
@@ -108,7 +109,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         mesh=layout_lib.mesh_of(hardware.devices(config)),
         start_loss=needs.start_loss,
         alone=needs.alone,
-        answers=keeps_answers(config, task),
+        answers=evaluated * len(task.data.test_labels) <= MOST_ANSWERS,
     )
 
     def trainer(hyper: Hyper) -> Trainer:
@@ -153,6 +154,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     listed = None if task.attendance is None else task.attendance.shape[1]
     return Bound(
         name=method.name,
+        rules=(method.algorithm, *method.words().items()),
         task=task,
         seeds=config.seeds,
         hyper=method.hyper(task.partition),
@@ -173,11 +175,6 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),
     )
-
-
-def keeps_answers(config: Config, task: Task) -> bool:
-    """Whether the answers of the evaluated clients to all test examples are few enough to keep."""
-    return counts_of(config)[1] * len(task.data.test_labels) <= MOST_ANSWERS
 
 
 def algorithm_of(

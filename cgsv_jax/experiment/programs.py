@@ -105,7 +105,7 @@ def batch_of(bound: Bound) -> Batch:
 def _code(bound: Bound) -> Any:
     """What decides the code of a method's programs, within a config, besides shapes."""
     task = bound.task
-    return bound.name, (*bound.hyper,), bound.laid_out(), task.model, task.attacks
+    return bound.rules, (*bound.hyper,), bound.laid_out(), task.model, task.attacks
 
 
 def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
