@@ -388,6 +388,22 @@ def test_rounds_alone_give_the_same_fairness(courses, cells):
     assert frames.fairness_of_rounds(nothing).schema == frames.FAIRNESS_COLUMNS
 
 
+def test_an_earlier_summary_is_completed_from_the_evaluations(courses):
+    whole = frames.summary_frame(courses)
+    without = whole.with_columns(pl.lit(None, kind).alias(n) for n, kind in frames.TRUST.items())
+    again = frames.trust_of_rounds(without, frames.fairness_frame(courses))
+    assert again.schema == whole.schema
+    for name in whole.columns:
+        found, want = again[name], whole[name]
+        if want.dtype == pl.Float64:
+            assert found.is_null().to_list() == want.is_null().to_list(), name
+            np.testing.assert_allclose(found.drop_nulls(), want.drop_nulls(), rtol=1e-5)
+        else:
+            assert found.to_list() == want.to_list(), name
+    diverged = frames.trust_of_rounds(without, frames.fairness_frame(courses[:1]))
+    assert diverged.filter(method="cgsv")["accuracy_spread"].null_count() == 2
+
+
 def test_many_evaluations_are_judged_as_few(courses):
     alone, own = courses
     pair = np.stack([alone.evaluation.accuracy, alone.evaluation.loss], axis=2)[0, -1]
@@ -1069,6 +1085,14 @@ def test_a_run_of_an_earlier_version_is_read(earlier, cells):
     assert dict(read.summary.schema) == frames.SUMMARY_COLUMNS  # in whatever order
     # What only this version writes of the evaluations is found from the rounds, to the last bit.
     assert read.fairness.equals(frames.fairness_frame(cells), null_equal=True)
+    for name in frames.TRUST:
+        np.testing.assert_allclose(
+            read.summary[name].cast(pl.Float64).fill_null(np.nan),
+            made[name].cast(pl.Float64).fill_null(np.nan),
+            rtol=1e-5,
+            atol=1e-7,
+            err_msg=name,
+        )
     made = frames.clients_frame(cells)
     assert read.clients.select(made.columns).equals(made, null_equal=True)
     (earlier / "config.json").write_text('{"partition_seed": 4}')

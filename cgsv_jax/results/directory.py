@@ -357,6 +357,7 @@ def read(directory: Path) -> Run:
     if "fairness" not in tables:
         with files.reading(files.inside(directory, "rounds.parquet")):
             tables["fairness"] = frames_lib.fairness_of_rounds(tables["rounds"])
+            tables["summary"] = frames_lib.trust_of_rounds(tables["summary"], tables["fairness"])
     return Run(config, environment, timing, **tables, directory=directory)
 
 

@@ -638,14 +638,47 @@ def _trust(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]:
     loss = np.concatenate([end.late_loss, end.loss[None]])
     each = judged(ends, np.stack([accuracy, loss], axis=1))
     found |= {name: each[name][-1] for name in (*BY[1:], "bounded_rate")}
+    return found | _late({name: values[:-1] for name, values in each.items()})
+
+
+def _late(each: Mapping[Any, np.ndarray]) -> dict[str, Any]:
+    """LATE of one run, from JUDGED at the last quarter of its evaluations, leaves [Q]."""
+    found: dict[str, Any] = {}
     for by in ("", "_by_loss"):
-        values = each[f"fairness{by}"][:-1]
+        values = each[f"fairness{by}"]
         known = values[np.isfinite(values)]
         if known.size:
             found |= {f"late_fairness{by}": known.mean(dtype=np.float64)}
             found |= {f"late_fairness{by}_min": known.min(), f"late_fairness{by}_max": known.max()}
         found[f"unsettled{by}"] = unsettled(values)
     return found
+
+
+def trust_of_rounds(summary: pl.DataFrame, fairness: pl.DataFrame) -> pl.DataFrame:
+    """A summary whose TRUST is what its evaluations say; of INTERVALS these know nothing.
+
+    Args:
+      summary: SUMMARY_COLUMNS, among others.
+      fairness: FAIRNESS_COLUMNS of its runs.
+    """
+    alone, rows = {}, []
+    for key, own in fairness.group_by(*KEYS, maintain_order=True):
+        (row,) = (
+            own.filter("counts")
+            .select(*KEYS, *BY[1:], "bounded_rate", "accuracy_spread")
+            .to_dicts()
+        )
+        late = own.sort("round").tail(late_evaluations(len(own)))
+        values = {name: late[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in JUDGED}
+        row |= {name: _defined(value) for name, value in _late(values).items()}
+        if row["method"] == YARDSTICK:
+            alone[key[0], *key[2:]] = row["accuracy_spread"]
+        rows.append((key, row))
+    known = [row | {"standalone_spread": alone.get((key[0], *key[2:]))} for key, row in rows]
+    found = pl.DataFrame(known, schema=KEYS | TRUST, orient="row")
+    order = summary.columns
+    joined = summary.drop(TRUST).join(found, on=[*KEYS], how="left", maintain_order="left")
+    return joined.select(order)
 
 
 def late_evaluations(number: int) -> int:
