@@ -245,6 +245,19 @@ def interval(values: Sequence[float | None], digits: int = 0) -> str:
     return spread(values, 1, digits, "interval")
 
 
+def whole(value: float | None, factor: float = 1, digits: int = 0) -> str:
+    """A number of one run, "undefined" where it has none."""
+    return "undefined" if value is None else tables.number(value, factor, digits)
+
+
+def ranged(values: pl.Series) -> str:
+    """`mean (least to greatest)` of what is defined."""
+    known = values.drop_nulls()
+    if not len(known):
+        return "undefined"
+    return f"{whole(known.mean())} ({whole(known.min())} to {whole(known.max())})"
+
+
 def paired(frame: pl.DataFrame, by: str, one: str, other: str, column: str) -> np.ndarray:
     """Differences [S] of a column between two values of `by`, seed by seed; NaN where undefined."""
     wide = frame.pivot(by, index="seed", values=column)

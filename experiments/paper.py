@@ -14,7 +14,7 @@ import io
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,6 @@ from cgsv_jax import data
 from cgsv_jax.command import progress, stopping
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.core import metrics
 from cgsv_jax.experiment import deal, execute, identity, names, running
 from cgsv_jax.host import files, terminal
 from cgsv_jax.results import directory, environment, frames
@@ -117,7 +116,7 @@ def table(cells: list[Known]) -> pl.DataFrame:
     """Which cells are there, where they ran and how long they took."""
     return pl.DataFrame(
         {
-            "cell": f"{known.cell.dataset} {known.cell.partition}-{known.cell.clients}",
+            "cell": where(known.cell),
             "method": known.cell.method,
             "seed": str(known.cell.seed),
             "minutes": f"{known.seconds / 60:.0f}",
@@ -136,53 +135,40 @@ OVER_ROUNDS = (
 
 def over_rounds(cells: Sequence[Known]) -> pl.DataFrame:
     """When a method is fair, by which measure."""
-    alone = {_where(known): known.found for known in cells if known.cell.method == frames.YARDSTICK}
     rows = []
-    for known in cells:
-        if known.cell.method == frames.YARDSTICK or _where(known) not in alone:
-            continue
-        baseline, found = alone[_where(known)].evaluation, known.found.evaluation
-        accuracy = np.asarray(found.accuracy[0])
-        by_accuracy, by_loss = (
-            np.array([metrics.fairness(sign * own[0, -1], sign * at) for at in other[0]])
-            for sign, own, other in (
-                (1, baseline.accuracy, found.accuracy),
-                (-1, baseline.loss, found.loss),
+    for dataset in dict.fromkeys(known.cell.dataset for known in cells):
+        of_set = [known for known in cells if known.cell.dataset == dataset]
+        frame = frames.fairness_frame(known.found for known in of_set)
+        for known in of_set:
+            own = frame.filter(partition=known.cell.partition, method=known.cell.method).sort(
+                "round"
             )
-        )
-        best, last = int(accuracy.mean(-1).argmax()), slice(-max(1, -(-len(accuracy) // 4)), None)
-        row = {
-            "cell": f"{known.cell.dataset} {known.cell.partition}-{known.cell.clients}",
-            "method": known.cell.method,
-            "best round": str(found.round[0][best]),
-            "accuracy, %: best, last": f"{_percent(accuracy[best])}, {_percent(accuracy[-1])}",
-            "spread of the last, points": f"{100 * accuracy[-1].std():.2f}",
-        }
-        for name, values in (("fairness", by_accuracy), ("by loss", by_loss)):
-            row[f"{name}: best, last"] = f"{_whole(values[best])}, {_whole(values[-1])}"
-            row[f"{name}, last quarter"] = _ranged(values[last])
-        rows.append(row)
+            if known.cell.method == frames.YARDSTICK or own["fairness_by_loss"].is_null().all():
+                continue  # nothing to be compared, or with
+            late, last = own.tail(-(-len(own) // 4)), own.row(-1, named=True)
+            best = own.row(own["mean_accuracy"].arg_max(), named=True)
+            row = {
+                "cell": where(known.cell),
+                "method": known.cell.method,
+                "best round": str(best["round"]),
+                "accuracy, %: best, last": both(best, last, "mean_accuracy", 100),
+                "spread of the last, points": f"{100 * last['accuracy_spread']:.2f}",
+            }
+            for title, name in (("fairness", "fairness"), ("by loss", "fairness_by_loss")):
+                row[f"{title}: best, last"] = both(best, last, name)
+                row[f"{title}, last quarter"] = common.ranged(late[name])
+            rows.append(row)
     return pl.DataFrame(rows)
 
 
-def _where(known: Known) -> tuple:
-    return known.cell._replace(method="")
+def where(cell: Cell) -> str:
+    """Without its method."""
+    return f"{cell.dataset} {cell.partition}-{cell.clients}"
 
 
-def _percent(values: np.ndarray) -> str:
-    return f"{100 * values.mean():.1f}"
-
-
-def _whole(value: float) -> str:
-    return f"{value:.0f}" if np.isfinite(value) else "undefined"
-
-
-def _ranged(values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return "undefined"
-    text = f"{known.mean():.0f} ({known.min():.0f} to {known.max():.0f})"
-    return text + ("" if known.size == values.size else f", {values.size - known.size} undefined")
+def both(best: Mapping[str, Any], last: Mapping[str, Any], name: str, factor: int = 1) -> str:
+    """A value at two rounds."""
+    return ", ".join(common.whole(own[name], factor, int(factor > 1)) for own in (best, last))
 
 
 # ---------------------------------------------------------------- one cell

@@ -216,8 +216,8 @@ def by_round(frame: pl.DataFrame) -> pl.DataFrame:
             wide.setdefault(row["round"], {"round": str(row["round"])}).update(
                 {
                     f"d = {decay:g}: accuracy, %": f"{100 * row['accuracy']:.1f}",
-                    f"fairness (d = {decay:g})": whole(row["fairness"]),
-                    f"by loss (d = {decay:g})": whole(row["by_loss"]),
+                    f"fairness (d = {decay:g})": common.whole(row["fairness"]),
+                    f"by loss (d = {decay:g})": common.whole(row["by_loss"]),
                 }
             )
     return pl.DataFrame(list(wide.values()))
@@ -243,9 +243,9 @@ def by_decay(frame: pl.DataFrame) -> pl.DataFrame:
                 "d": f"{decay:g}",
                 "accuracy, %": f"{100 * last['accuracy'].mean():.1f}",
                 "spread, points": f"{100 * last['spread'].mean():.1f}",
-                "fairness": ranged(last["fairness"]),
+                "fairness": common.ranged(last["fairness"]),
                 "changes sign": f"{runs['changes'].sum()} of {len(runs)}",
-                "by loss": ranged(last["by_loss"]),
+                "by loss": common.ranged(last["by_loss"]),
                 "cosine": f"{last['cosine'].mean():.2f}",
             }
         )
@@ -263,9 +263,11 @@ def last_round(frame: pl.DataFrame) -> pl.DataFrame:
                 "partition": partition,
                 "d": f"{decay:g}",
                 "accuracy, %": f"{100 * last['accuracy'].mean():.1f}",
-                "fairness": ", ".join(map(whole, last["fairness"])),
-                "by loss": ", ".join(map(whole, last["by_loss"])),
-                "by loss, least of the last quarter": ", ".join(map(whole, least["by_loss"])),
+                "fairness": ", ".join(map(common.whole, last["fairness"])),
+                "by loss": ", ".join(map(common.whole, last["by_loss"])),
+                "by loss, least of the last quarter": ", ".join(
+                    map(common.whole, least["by_loss"])
+                ),
             }
         )
     return pl.DataFrame(rows)
@@ -307,19 +309,6 @@ def mean_by(frame: pl.DataFrame, *keys: str) -> pl.DataFrame:
     """Means of what is defined, sorted by the keys."""
     values = ("accuracy", "fairness", "by_loss", "cosine")
     return frame.group_by(*keys).agg(pl.col(*values).mean()).sort(*keys)
-
-
-def whole(value: float | None) -> str:
-    """Without decimals, an en dash where undefined."""
-    return "–" if value is None else f"{value:.0f}"
-
-
-def ranged(values: pl.Series) -> str:
-    """`mean (least to greatest)`."""
-    known = values.drop_nulls()
-    if not len(known):
-        return "undefined"
-    return f"{known.mean():.0f} ({known.min():.0f} to {known.max():.0f})"
 
 
 # ---------------------------------------------------------------- figure
