@@ -358,6 +358,19 @@ def test_what_is_undefined_late_leaves_the_mean_and_unsettles():
     assert without.is_null().to_list() == [False] * 4 + [True, False, True, False]
 
 
+def test_one_model_for_all_until_the_end_is_no_lost_fairness():
+    """Fine-tuned FedAvg: what it ends with is its only evaluation of models that differ."""
+    alone, good, losses = [0.3, 0.5, 0.6], [0.4, 0.5, 0.7], [3.0, 2.0, 1.0]
+    yardstick = course([[alone] * 12], [[losses] * 12], "standalone")
+    for last, verdict in ((1, None), (2, False)):
+        own = [[[0.9] * 3] * (12 - last) + [good] * last]
+        loss = [[[0.2] * 3] * (12 - last) + [losses] * last]
+        summary = frames.summary_frame([yardstick, course(own, loss)])
+        row = summary.row(1, named=True)
+        assert row["late_fairness"] == pytest.approx(correlations(alone, good)[0], abs=1e-3)
+        assert (row["unsettled"], row["unsettled_by_loss"]) == (verdict, verdict)
+
+
 def test_equal_models_are_as_fair_as_nobody_can_tell(cells):
     row = frames.summary_frame(cells).filter(method="fedavg").row(0, named=True)
     for name in (*frames.BY, "late_fairness", "unsettled"):

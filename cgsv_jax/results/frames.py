@@ -644,13 +644,15 @@ def _trust(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]:
 def _late(each: Mapping[Any, np.ndarray]) -> dict[str, Any]:
     """LATE of one run, from JUDGED at the last quarter of its evaluations, leaves [Q]."""
     found: dict[str, Any] = {}
+    # Where neither is defined all hold one model, as before fine-tuning: nothing is lost there.
+    apart = np.any([np.isfinite(each[name]) for name in JUDGED], axis=0)
     for by in ("", "_by_loss"):
         values = each[f"fairness{by}"]
         known = values[np.isfinite(values)]
         if known.size:
             found |= {f"late_fairness{by}": known.mean(dtype=np.float64)}
             found |= {f"late_fairness{by}_min": known.min(), f"late_fairness{by}_max": known.max()}
-        found[f"unsettled{by}"] = unsettled(values)
+        found[f"unsettled{by}"] = unsettled(values[apart])
     return found
 
 
