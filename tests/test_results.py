@@ -1205,3 +1205,14 @@ def test_checkout_is_the_packages_own(tmp_path, monkeypatch):
     (package / "new.py").unlink()
     (package / "types.py").write_text("changed")
     assert environment._checkout(package) == {**clean, "dirty": True}
+
+
+def test_of_many_methods_the_clients_accuracies_stand_side_by_side(cells):
+    """Of two all that is known of a client; of more one column each, and nothing else."""
+    names = ("standalone", "a", "b", "c")
+    several = [cells[0]._replace(method=name) for name in names]
+    (table,) = tables_lib.clients_after(frames.clients_frame(several))
+    assert table.cells.columns == ["client", "rows", "classes", *names]
+    assert table.cells["a"].to_list() == table.cells["standalone"].to_list()
+    few = tables_lib.clients_after(frames.clients_frame(several[:3]), console_width=200)
+    assert "a reputation" in few[0].cells.columns

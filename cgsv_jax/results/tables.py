@@ -454,8 +454,14 @@ def _of_all_draws(methods: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report]:
-    """The clients of one partition after the last round, in more tables where one is too wide."""
+    """The clients of one partition after the last round, in more tables where one is too wide.
+
+    Of more than two methods their accuracies are shown, side by side.
+    """
+    brief = len(_methods(clients)) > 2
     lines = ["entries received: share of the aggregate's entries, mean over rounds"]
+    if brief:
+        lines = ["test accuracies, %; reputations and shares are in files and figures"]
     apart = frames_lib.told_apart(clients)
     means = frames_lib.over(clients, draws=apart == ["client"])
     lines += [f"means over {means}"] if means else []
@@ -465,11 +471,11 @@ def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report
     made: list[Report] = []
     group: list[str] = []
     for method in _methods(clients):
-        wider = Report(clients_of(clients, [*group, method]), title, lines)
+        wider = Report(clients_of(clients, [*group, method], brief), title, lines)
         if group and wide.measure(wider).maximum <= console_width:
             made[-1], group = wider, [*group, method]
         else:
-            made.append(Report(clients_of(clients, [method]), title, lines))
+            made.append(Report(clients_of(clients, [method], brief), title, lines))
             group = [method]
     return made or [Report(clients_of(clients), title, lines)]
 
@@ -478,7 +484,9 @@ def _methods(clients: pl.DataFrame) -> list[str]:
     return [m for m in clients["method"].unique(maintain_order=True) if m != YARDSTICK]
 
 
-def clients_of(clients: pl.DataFrame, methods: Sequence[str] | None = None) -> pl.DataFrame:
+def clients_of(
+    clients: pl.DataFrame, methods: Sequence[str] | None = None, brief: bool = False
+) -> pl.DataFrame:
     """The clients of one partition as texts, means over seeds; a selection where they are many.
 
     Means over its draws as well, unless these differ in who holds how much: then every draw has
@@ -487,6 +495,7 @@ def clients_of(clients: pl.DataFrame, methods: Sequence[str] | None = None) -> p
     Args:
       clients: rows of one partition, CLIENT_COLUMNS.
       methods: which methods to show; default all but the yardstick.
+      brief: their accuracies alone.
     """
     methods = _methods(clients) if methods is None else methods
     values = pl.col("standalone_accuracy", "accuracy", "reputation", "share")
@@ -499,13 +508,14 @@ def clients_of(clients: pl.DataFrame, methods: Sequence[str] | None = None) -> p
     )
     rows = means.filter(method=clients["method"][0]).sort(apart).to_dicts()
     digits = 4 if len(rows) <= MANY else 6  # of reputations, which are about 1 / N
+    what = "" if brief else " accuracy, %"
     columns = [
         Column("draw", lambda row: None if len(apart) == 1 else str(row[apart[0]])),
         plain("client", "client"),
         Column("owner", lambda row: row["owner"] and _cut(row["owner"])),
         plain("rows", "rows"),
         Column("classes", lambda row: _classes(row["classes"])),
-        plain(f"{YARDSTICK} accuracy, %", "standalone_accuracy", 100),
+        plain(YARDSTICK + what, "standalone_accuracy", 100),
     ]
     for method in methods:
         own = means.filter(method=method).sort(apart).iter_rows(named=True)
@@ -513,11 +523,15 @@ def clients_of(clients: pl.DataFrame, methods: Sequence[str] | None = None) -> p
             row | {(method, name): value for name, value in of_method.items()}
             for row, of_method in zip(rows, own, strict=True)
         ]
-        columns += [
-            plain(f"{method} accuracy, %", (method, "accuracy"), 100),
-            plain(f"{method} reputation", (method, "reputation"), 1, digits),
-            plain(f"{method} entries received, %", (method, "share"), 100),
-        ]
+        columns.append(plain(method + what, (method, "accuracy"), 100))
+        columns += (
+            []
+            if brief
+            else [
+                plain(f"{method} reputation", (method, "reputation"), 1, digits),
+                plain(f"{method} entries received, %", (method, "share"), 100),
+            ]
+        )
     return texts(columns, [rows[i] for i in _selection([row["rows"] for row in rows])])
 
 
