@@ -278,7 +278,7 @@ def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
 
 def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
     """What run, compare and sweep may be told, where there are these names."""
-    methods = ", ".join(tables.algorithms)
+    methods, usual = ", ".join(tables.algorithms), defaults.DEFAULTS
     task, dealt, training, evaluation, who, hardware = (
         of_group(group, tables) for group in schema.GROUPS
     )
@@ -298,8 +298,8 @@ def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
     compare = of(
         "Compare",
         "Several methods on the same partition, start and seeds: the fairness table.\n\n"
-        "Without arguments: standalone, fedavg and cgsv on digits, 10 clients, power law, "
-        "three seeds.",
+        f"Without arguments: {', '.join(usual['algorithms'])} on {usual['dataset']}, "
+        f"{usual['clients']} clients, {', '.join(usual['partitions'])}, {usual['seeds']} seeds.",
         dealt,
         Flag(
             NAMES,

@@ -571,7 +571,7 @@ def _on_validation(sweep: Sweep) -> list[str]:
 
 
 def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
-    """What runs the best point beside the yardstick."""
+    """What runs the best point beside the standalone baseline."""
     point = sweep.points[best["point"]]
     words = ["cgsv", "compare"]
     options = dict(sweep.options) | point.values

@@ -1,4 +1,4 @@
-"""Everybody alone: the yardstick of fairness."""
+"""Everybody alone: the standalone baseline, which fairness is held against."""
 
 from cgsv_jax.rules.aggregation import uniform
 from cgsv_jax.rules.compose import compose
