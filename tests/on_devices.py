@@ -35,7 +35,10 @@ def equal():
     seen = {}
     for a, b in zip(one, many, strict=True):
         pairs = [*zip(a.record._fields, a.record, b.record, strict=True)]
-        pairs += zip(a.evaluation._fields, a.evaluation, b.evaluation, strict=True)
+        ends = a.evaluation._asdict(), b.evaluation._asdict()
+        pairs += [(name, x, ends[1][name]) for name, x in ends[0].items() if x is not None]
+        pairs += [("test_loss of every row", a.answers.loss, b.answers.loss)]
+        pairs += [("accuracy by rows", *(x.answers.right.mean(-1) for x in (a, b)))]
         if a.method == few.method:
             chosen = a.evaluation.accuracy[..., few.evaluated]
             pairs += [("few_accuracy", chosen, few.evaluation.accuracy)]
@@ -99,6 +102,7 @@ def traffic():
 def resumed():
     """Bytes in which runs that went on from a checkpoint differ from one that never stopped."""
     asked = {"clients": 13, "rounds": 3, "seeds": 2, "layout": "2", "checkpoint_every": 1}
+    asked |= {"select": "validation"}
     config = names.configure(**asked, algorithms="rffl", optimizer="adam")
     differing, stopped = 0, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +113,8 @@ def resumed():
             kept = checkpoint.of_run(path, dict, 1, stop)
             found = running.run(config, keeper=kept.keeper).cells
             last = checkpoint.read_manifest(directory.checkpoints(path)[-1])
-            return [(c.record, c.evaluation) for c in found], last["arrays"]
+            kept = [(c.record, c.evaluation, c.answers, c.counts) for c in found]
+            return kept, last["arrays"]
 
         whole, state = run("whole")
         for after in (2, 4):  # in either seed

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgsv_jax.command import main
 from cgsv_jax.core import evaluation as evaluation_lib
 from cgsv_jax.core import grid, simulation
+from cgsv_jax.experiment import bind
+from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.types import Settings, State
 
 EPS = float(np.finfo(np.float32).eps)
@@ -129,6 +132,18 @@ def test_of_a_run_at_every_evaluation(tiny, every):
         np.testing.assert_allclose(evaluation.answers.loss[-1], loss, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(both[2].answers.right[index], evaluation.answers.right)
         np.testing.assert_allclose(both[2].answers.loss[index], evaluation.answers.loss, rtol=1e-5)
+
+
+def test_of_too_many_none_are_kept_and_a_line_says_so(monkeypatch, tmp_path, capsys):
+    """One above the bound; what else is computed is the same."""
+    words = ["run", "--clients=3", "--rounds=1", "--epochs=1", "--seeds=1", "--eval-rows=30"]
+    for most in (90, 89):
+        monkeypatch.setattr(bind, "MOST_ANSWERS", most)
+        assert main.main([*words, "--out", str(tmp_path / str(most))]) == 0
+        said = capsys.readouterr()
+        assert ("answers to test examples are not kept" in said.out + said.err) == (most == 89)
+    tables = [directory_lib.read(tmp_path / name).rounds for name in ("89", "90")]
+    assert tables[0].equals(tables[1])
 
 
 def test_nothing_of_rounds_without_evaluation(tiny):

@@ -25,6 +25,7 @@ from cgsv_jax.config import defaults, resolve, schema, validate
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.data import builders
 from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.experiment import plugins
 from cgsv_jax.host import terminal
 from cgsv_jax.results import directory
 from cgsv_jax.rules import spec as spec_lib
@@ -90,6 +91,7 @@ RIGHT = {
     "learning_rate": number(1e-5, 10),
     "decay": st.floats(0.1, 1),
     "gamma": number(1e-5, 1e5),
+    "gamma_decay": st.floats(0.1, 1),
     "alpha": number(0, 1),
     "beta": number(0, 100) | st.just(math.inf),
     "floor": number(0, 1),
@@ -188,7 +190,7 @@ def judge(make):
         lines = str(error).splitlines()
         assert lines
         assert all(
-            line.startswith("--")
+            line.startswith(("--", *plugins.FIELDS))  # a dictionary is of rules of one's own
             or " key " in line
             or "is no option" in line
             or "it must be" in line
@@ -410,6 +412,7 @@ def test_many_commands():
 
 NUMBERS = {  # of few digits, so that a failure can be typed again
     "gamma": (0.01, 0.5, 3.0),
+    "gamma_decay": (0.1, 1.0),
     "alpha": (0.0, 0.5, 1.0),
     "beta": (0.0, 0.5, 30.0, math.inf),
     "floor": (0.0, 1e-3, 0.9),

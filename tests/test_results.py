@@ -774,8 +774,8 @@ def test_the_table_of_all_partitions_fits_a_terminal():
 
 def test_of_many_methods_no_clients_are_printed():
     made = [cell(name) for name in ("standalone", *"abcdefg")]
-    assert not any("after the last round" in t.title for t in tables_lib.reports(made))
-    assert any("after the last round" in t.title for t in tables_lib.reports(made[:3]))
+    assert not any("at the end" in t.title for t in tables_lib.reports(made))
+    assert any("at the end" in t.title for t in tables_lib.reports(made[:3]))
 
 
 def test_many_clients_are_a_selection_that_says_so():

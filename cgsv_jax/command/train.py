@@ -249,6 +249,13 @@ def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
             if value is not None and (letter := method.declared[name].letter):
                 numbers += f", {letter} = {value:.3g}"
         terminal.say(console, f"{method.name:>{wide}}  {numbers}")
+    if not all(bind.keeps_answers(config, task) for task in dealt):
+        terminal.say(
+            console,
+            "answers to test examples are not kept, clients times examples are above "
+            f"{bind.MOST_ANSWERS:,}: the interval of fairness leaves out the doubt of few examples "
+            "(--eval-clients and --eval-rows evaluate fewer)",
+        )
     for draws in _alike(dealt):
         task, name = draws[0], draws[0].partition
         if config.partition_seeds > 1:

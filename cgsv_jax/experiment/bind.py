@@ -109,7 +109,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         mesh=layout_lib.mesh_of(hardware.devices(config)),
         start_loss=needs.start_loss,
         alone=needs.alone,
-        answers=evaluated * len(task.data.test_labels) <= MOST_ANSWERS,
+        answers=keeps_answers(config, task),
     )
 
     def trainer(hyper: Hyper) -> Trainer:
@@ -175,6 +175,11 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),
     )
+
+
+def keeps_answers(config: Config, task: Task) -> bool:
+    """Whether the answers of the evaluated clients to all test examples are few enough to keep."""
+    return counts_of(config)[1] * len(task.data.test_labels) <= MOST_ANSWERS
 
 
 def algorithm_of(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
@@ -40,9 +41,9 @@ CLIENT_COLUMNS = {  # a row per key and client
     "owner": pl.String,  # null where clients are not owners of rows
     **dict.fromkeys(("rows", "classes"), pl.Int32),
     "standalone_accuracy": pl.Float32,  # null where the partition was not run with `standalone`
-    **dict.fromkeys(("accuracy", "reputation"), pl.Float32),  # after the last round
+    **dict.fromkeys(("accuracy", "reputation"), pl.Float32),  # at the end
     **dict.fromkeys(("share", "energy"), pl.Float32),  # means over rounds
-    "distance": pl.Float32,  # after the last round
+    "distance": pl.Float32,  # at the end
     **dict.fromkeys(("upload_bytes", "download_bytes"), pl.Int64),  # sums, see `metrics.volumes`
     "attack": pl.String,  # null where honest
     "present": pl.Float64,  # share of rounds taken part in
@@ -420,12 +421,14 @@ def _judged(alone: Array, final: Array) -> dict[str, Array]:
     """[2, K] and [E, 2, K] -> leaves [E]."""
 
     def one(final: Array) -> dict[str, Array]:
-        both = [
-            *jax.vmap(metrics.fairness)(alone, final),
-            *100.0 * jax.vmap(metrics.rank_correlation)(alone, final),
-        ]
+        # Values and ranks are one batch: half as much to compile as `metrics.rank_correlation` is
+        # beside `metrics.fairness`, of which it is the same.
+        sides = jnp.stack([alone, final])
+        sides = jnp.concatenate([sides, jax.vmap(jax.vmap(metrics.ranks))(sides)], axis=1)
+        found = jax.vmap(metrics.fairness)(*sides)
+        found = jnp.where(jnp.isnan(jnp.tile(found[:2], 2)), jnp.nan, found)
         rate = metrics.bounded_rate(alone[0], final[0])
-        return dict(zip(BY, both, strict=True)) | {"bounded_rate": rate}
+        return dict(zip(BY, found, strict=True)) | {"bounded_rate": rate}
 
     return jax.vmap(one)(final)
 
@@ -499,7 +502,7 @@ def _ends(cell: Cell) -> Outcome:
 
 
 def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
-    """A row per key, after the last round: SUMMARY_COLUMNS."""
+    """A row per key, at the run's end: SUMMARY_COLUMNS."""
     cells = list(cells)
     ends = [
         (cell.partition, cell.method, cell.partition_seed, int(seed), end)

@@ -366,7 +366,7 @@ def traffic(summary: pl.DataFrame) -> Report:
     """Gains, distance and traffic of the methods on one partition."""
     lines = (
         "CGS: standard deviation of the gains; IPR: clients no worse than alone",
-        "distance to the server's model after the last round, ‖w_N - w_i‖",
+        "distance to the server's model at the end, ‖w_N - w_i‖",
         "energy and entries received, of ‖u_N‖² and of its entries, mean over rounds",
         "MB of one client in the whole run, values and indices",
     )
@@ -454,7 +454,7 @@ def _of_all_draws(methods: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report]:
-    """The clients of one partition after the last round, in more tables where one is too wide.
+    """The clients of one partition at the end, in more tables where one is too wide.
 
     Of more than two methods their accuracies are shown, side by side.
     """
@@ -466,7 +466,7 @@ def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report
     means = frames_lib.over(clients, draws=apart == ["client"])
     lines += [f"means over {means}"] if means else []
     lines += _selection_line(clients.select(apart).n_unique())
-    title = f"Clients of {clients['partition'][0]} after the last round"
+    title = f"Clients of {clients['partition'][0]} at the end"
     wide = Console(width=10_000, file=io.StringIO())
     made: list[Report] = []
     group: list[str] = []
