@@ -145,3 +145,30 @@ def test_a_sweep_chooses_as_a_run_does(runs):
         back = sweep_results.unpacked(sweep_results.packed(end), 4, 4)
         jax.tree.map(np.testing.assert_array_equal, back, end)
     assert table["chosen_round"].dtype == pl.Int32
+
+
+def test_a_sweep_keeps_what_an_interval_needs(runs):
+    """Of every trial whether each row is right, as bits; so it tells the interval that a run tells.
+
+    By accuracy alone, and of those points alone that it shows.
+    """
+    asked = {**SMALL, "algorithms": ("cgsv",), "select": "validation"}
+    sweep = points_lib.grid(asked, {"beta": (1.0, math.inf)})
+    ends, _ = sweep_running.execute(plan_lib.plan(plan_lib.trials_of(sweep)))
+    made = sweep_running.rows(sweep, ends)
+    place = sweep.axes["beta"].index(runs[2].config.methods[1].beta)
+    told = sweep_running.with_intervals(made, sweep, ends, {(place, "cgsv")})
+    table = sweep_results.frame(told, sweep.axes)
+    want = frames.summary_frame(runs[2].cells).filter(method="cgsv")
+    got = table.filter(point=place)
+    for name in frames.INTERVALS:
+        if "_by_loss" in name:
+            assert got[name].null_count() == 2
+        else:
+            assert got[name].to_list() == pytest.approx(want[name].to_list(), abs=1e-6), name
+    assert want["fairness_low"].null_count() == 0
+    others = table.filter(pl.col("point") != place)
+    assert others["fairness_low"].null_count() == len(others) > 0
+    for end in ends.values():
+        right = frames.answers_of(end).right
+        np.testing.assert_allclose(right[0].mean(-1), end.accuracy, rtol=1e-6)

@@ -187,7 +187,8 @@ def with_(place, value):
     return change
 
 
-CHANGES = {  # of 3 clients: first their accuracies; at the end bytes, ..., who is honest, and seen
+_ACCURACY = 5  # the first place after the number of test rows, 60, and 3 x 60 bits in 4 numbers
+CHANGES = {  # of 3 clients: at the end bytes, ..., who is honest, and seen
     "one client": lambda x: x[:12],
     "nothing": lambda x: x[:0],
     "another shape": lambda x: x[None],
@@ -195,8 +196,10 @@ CHANGES = {  # of 3 clients: first their accuracies; at the end bytes, ..., who 
     "text": lambda x: x.astype(np.str_),
     "no number": with_(0, math.nan),
     "infinity": with_(0, math.inf),
-    "accuracy 2": with_(1, 2.0),
-    "accuracy below 0": with_(2, -0.5),
+    "other answers": with_(1, 2.0),
+    "half an answer": with_(2, 0.5),
+    "accuracy 2": with_(_ACCURACY, 2.0),
+    "accuracy below 0": with_(_ACCURACY + 1, -0.5),
     "half a byte": with_(-20, 0.5),
     "half honest": with_(-4, 0.5),
 }
@@ -230,8 +233,13 @@ def test_an_outcome_comes_back_without_a_rounding():
     for name, (of, _, most, kind) in sweep_results._HOLDS.items():
         size = {"clients": 5, "evaluated": 3, "late": (4, 3), "one": 1}[of]
         fields[name] = (rng.random(size) * min(most, 1e6)).astype(kind)
-    assert tuple(fields) == frames.Outcome._fields
-    end = frames.Outcome(**fields)._replace(server_accuracy=fields["server_accuracy"][0])
+    assert (*fields, "rows", "right") == frames.Outcome._fields
+    ones = ("server_accuracy", "chosen_round")
+    end = frames.Outcome(**fields)._replace(**{name: fields[name][0] for name in ones})
+    right = rng.random((3, 7)) < 0.5
+    accuracy = right.mean(-1).astype(np.float32)
+    end = end._replace(accuracy=accuracy, rows=np.int32(7), right=np.packbits(right))
+    np.testing.assert_array_equal(frames.answers_of(end).right[0], right)
     again = sweep_results.unpacked(sweep_results.packed(end), 5, 3)
     for before, after in zip(end, again, strict=True):
         np.testing.assert_array_equal(before, after)

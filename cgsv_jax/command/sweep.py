@@ -519,7 +519,11 @@ def _finish(
     """Tables, figures, and what a person wants to know."""
     keys = plan_lib.keys_of(sweep, plan_lib.content_of(job.data))
     outcomes = sweep_results.through(keys, job.known, terminal.complain)
-    table = sweep_results.frame(sweep_running.rows(sweep, outcomes), sweep.axes)
+    rows = sweep_running.rows(sweep, outcomes)
+    table = sweep_results.frame(rows, sweep.axes)
+    first = sweep_results.first_points(table, tuple(sweep.axes), sweep.best)
+    rows = sweep_running.with_intervals(rows, sweep, outcomes, first)
+    table = sweep_results.frame(rows, sweep.axes)
     ranking = sweep_results.ranking(table, tuple(sweep.axes), sweep.best)
     if (best := ranking.best) is not None:
         ranking = ranking._replace(best=best | {"command": _command_line(sweep, best)})

@@ -158,6 +158,16 @@ class Cell(NamedTuple):
     partition_seed: int = 0
 
 
+class Answered(NamedTuple):
+    """What an interval needs of a cell."""
+
+    partition: str
+    method: str
+    partition_seed: int
+    seeds: tuple[int, ...]  # S
+    answers: Answers | None  # leaves [S, K, n]
+
+
 class Outcome(NamedTuple):
     """What a summary needs of one run at its end."""
 
@@ -176,7 +186,9 @@ class Outcome(NamedTuple):
     broken: np.ndarray  # [N] updates that were not finite
     honest: np.ndarray  # [N] bool
     honest_seen: np.ndarray  # [K] bool, of the clients that were evaluated
-    chosen_round: np.ndarray  # [] int32, which validation rows chose; 0: it is the last
+    chosen_round: Any = np.int32(0)  # [] which validation rows chose; 0: it is the last
+    rows: Any = np.int32(0)  # [] n, test rows of which `right` is known; 0: it was not kept
+    right: Any = np.zeros(0, np.uint8)  # [K n / 8] whether each is classified right, as bits
 
 
 # ---------------------------------------------------------------- rounds and clients
@@ -498,7 +510,27 @@ def _ends(cell: Cell) -> Outcome:
         honest=honest,
         honest_seen=honest if cell.evaluated is None else honest[:, cell.evaluated],
         chosen_round=chosen,
+        **_bits(cell),
     )
+
+
+def _bits(cell: Cell) -> dict[str, np.ndarray]:
+    """`Outcome.rows` and `Outcome.right`, stacked over seeds."""
+    seeds = len(cell.seeds)
+    if cell.answers is None:
+        return {"rows": np.zeros(seeds, np.int32), "right": np.zeros((seeds, 0), np.uint8)}
+    right = np.asarray(cell.answers.right)
+    rows = np.full(seeds, right.shape[-1], np.int32)
+    return {"rows": rows, "right": np.packbits(right.reshape(seeds, -1), axis=1)}
+
+
+def answers_of(end: Outcome) -> Answers | None:
+    """What is left of a run's answers, leaves [1, K, n]."""
+    shape = (1, len(end.accuracy), int(end.rows))
+    if not end.rows:
+        return None
+    bits = np.unpackbits(end.right, count=shape[1] * shape[2])
+    return Answers(bits.reshape(shape).astype(bool), None)
 
 
 def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
@@ -520,11 +552,13 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     return summary_of(row | known.get((row["partition"], row["method"]), {}) for row in rows)
 
 
-def intervals(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, float | None]]:
+def intervals(
+    cells: Sequence[Cell] | Sequence[Answered],
+) -> dict[tuple[str, str], dict[str, float | None]]:
     """INTERVALS by partition and method, where answers are there on every draw and both sides."""
     yardsticks = [cell for cell in cells if cell.method == YARDSTICK]
     alone = {(cell.partition, cell.partition_seed, cell.seeds): cell for cell in yardsticks}
-    groups: dict[tuple[str, str], list[tuple[Cell | None, Cell]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Any, Any]]] = {}
     for cell in cells:
         if cell.method != YARDSTICK:
             own = alone.get((cell.partition, cell.partition_seed, cell.seeds))

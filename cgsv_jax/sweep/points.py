@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from cgsv_jax.config import resolve, schema, validate
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.experiment import hardware
+from cgsv_jax.experiment import bind, hardware
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.task import counts_of
 from cgsv_jax.host import files
@@ -16,6 +16,7 @@ from cgsv_jax.sweep.options import CRITERIA, EVAL_SPLITS, FIXED, LISTS, sweepabl
 
 MAX_POINTS = 100_000
 REFUSED = 100  # points; after so many that are refused no further one is looked at
+TEST_ROWS = 10_000  # of the largest data set, whose number nobody knows before it is loaded
 TRIAL_BYTES = 15_000  # of a trial on the host, as measured: its config, its outcome and its row
 
 
@@ -134,7 +135,9 @@ def _too_large(points: Sequence[Point], swept: Sequence[str]) -> list[str]:
         trials += count
         late = late_evaluations(-(-config.rounds // config.eval_every))
         arrays = len(Outcome._fields) + 2 * (late - 1)
-        size += count * (TRIAL_BYTES + 8 * arrays * counts_of(config)[0])
+        number, evaluated = counts_of(config)
+        answers = min(evaluated * (config.eval_rows or TEST_ROWS), bind.MOST_ANSWERS)
+        size += count * (TRIAL_BYTES + 8 * arrays * number + answers // 8)
     drawn = ("partition_seeds",) if points[0].config.partition_seeds > 1 else ()
     names = (*swept, "seeds", *drawn, "partitions", "algorithms")
     needed = hardware.Memory(size, f"{trials:,} trials", tuple(map(validate.flag, names)))

@@ -153,6 +153,14 @@ def ranked(
     return whole, {name: first[name] for name in ("point", *axes, "method", "criterion")}
 
 
+def first_points(
+    table: pl.DataFrame, axes: Collection[str], criterion: str
+) -> set[tuple[int, str]]:
+    """The points and methods that a terminal shows, best first; axes as in `ranking`."""
+    whole, _ = ranked(table, axes, criterion)
+    return {*whole.head(MANY).select("point", "method").iter_rows()}
+
+
 def compared(table: pl.DataFrame) -> pl.DataFrame:
     """The rows without those of the standalone baseline, unless there are no others."""
     rows = table.filter(pl.col("method") != YARDSTICK)
@@ -321,9 +329,15 @@ _HOLDS = {
 }
 
 
+_BYTES = 6  # of bits in a number: of so many every whole number is a float64
+
+
 def packed(end: Outcome) -> np.ndarray:
-    """All numbers of an outcome in the order of its fields, float64."""
-    return np.concatenate([np.ravel(x) for x in end]).astype(np.float64)
+    """All numbers of an outcome, float64: test rows, answers, then the fields in their order."""
+    fields = end._replace(rows=(), right=())
+    bits = np.pad(end.right, (0, -end.right.size % _BYTES)).reshape(-1, _BYTES)
+    words = bits @ 256.0 ** np.arange(_BYTES)
+    return np.concatenate([[end.rows], words, *(np.ravel(x) for x in fields)]).astype(np.float64)
 
 
 def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
@@ -333,22 +347,42 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
       ValueError: no trial of so many clients gives these numbers.
     """
     numbers = np.asarray(numbers)
+    odd = ValueError(f"it holds {numbers.dtype} {list(numbers.shape)}, not what a trial gives")
+    if numbers.dtype != np.float64 or numbers.ndim != 1 or not numbers.size:
+        raise odd
+    rows, numbers = numbers[0], numbers[1:]
+    if not (0 <= rows * evaluated <= MAX_WHOLE and rows == np.int32(rows)):
+        raise ValueError("it is of no number of test rows")
+    size = -(-evaluated * int(rows) // 8)
+    words = -(-size // _BYTES)
+    if words > numbers.size:
+        raise odd
+    words, numbers = np.split(numbers, [words])
+    if not ((words >= 0) & (words < 256.0**_BYTES) & (words == np.floor(words))).all():
+        raise ValueError("its answers are no bits")
+    bits = (words[:, None] // 256.0 ** np.arange(_BYTES) % 256).astype(np.uint8).ravel()
     counts = {"clients": clients, "evaluated": evaluated, "late": 0, "one": 1}
     # What the other fields leave are the evaluations of the last quarter.
     fixed = sum(counts[of] for of, *_ in _HOLDS.values())
     late = (numbers.size - fixed) // (2 * evaluated)
     counts["late"] = late * evaluated
     ends = np.cumsum([counts[of] for of, *_ in _HOLDS.values()])
-    if numbers.dtype != np.float64 or numbers.shape != (ends[-1],) or late < 1:
-        what = f"it holds {numbers.dtype} {list(numbers.shape)}"
-        raise ValueError(f"{what}, not {fixed} numbers and those of the last evaluations")
+    if numbers.shape != (ends[-1],) or late < 1:
+        what = f"it holds {numbers.size} numbers beside its answers"
+        raise ValueError(f"{what}, not {fixed} and those of the last evaluations")
     fields = {}
     pieces = np.split(numbers, ends[:-1])
     for x, (name, (of, least, most, kind)) in zip(pieces, _HOLDS.items(), strict=True):
         if not ((least <= x) & (x <= most)).all() or (x != x.astype(kind)).any():
             raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
         fields[name] = x.astype(kind).reshape((late, evaluated) if of == "late" else -1)
-    return Outcome(**{n: x[0] if _HOLDS[n][0] == "one" else x for n, x in fields.items()})
+    fields = {n: x[0] if _HOLDS[n][0] == "one" else x for n, x in fields.items()}
+    end = Outcome(**fields, rows=np.int32(rows), right=bits[:size])
+    if (answers := frames.answers_of(end)) is not None:
+        share = np.asarray(answers.right)[0].mean(axis=-1)
+        if not np.allclose(share, end.accuracy, atol=1e-6):
+            raise ValueError("its answers are not those of its accuracies")
+    return end
 
 
 def add_part(directory: Path, done: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,7 @@ swept. Trials that differ only in traced numbers, seed or partition share one pr
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -177,6 +177,7 @@ def _outcomes(
 ) -> dict[Trial, Outcome]:
     outcomes = {}
     counts = programs_lib.which_counts(portion.world.select, seen.evaluation, seen.counted)
+    answers = None if seen.counted is None else seen.counted.answers
     for index, trial in enumerate(trials):
         cheats, chosen = portion.clients[trial.partition]
         cell = frames.Cell(
@@ -191,6 +192,7 @@ def _outcomes(
             evaluated=chosen,
             cheats=cheats,
             counts=None if counts is None else counts[index : index + 1],
+            answers=answers and jax.tree.map(lambda x, i=index: x[i : i + 1], answers),
             partition_seed=trial.config.partition_seed,
         )
         (outcomes[trial],) = frames.outcomes(cell)
@@ -306,6 +308,40 @@ def rows(sweep: Sweep, outcomes: Mapping[Trial, Outcome]) -> list[dict[str, Any]
             row = frames.summary_row(*place, outcome, alone)
             made.append({"point": number, **points_lib.in_table(point.values), **row})
     return made
+
+
+def with_intervals(
+    made: Sequence[Mapping[str, Any]],
+    sweep: Sweep,
+    outcomes: Mapping[Trial, Outcome],
+    wanted: Collection[tuple[int, str]],
+) -> list[dict[str, Any]]:
+    """Rows with the interval of their fairness by accuracy; each takes a fraction of a second.
+
+    Args:
+      made: see `rows`.
+      sweep: of these rows.
+      outcomes: likewise.
+      wanted: numbers of points and names of methods whose intervals are asked for.
+    """
+    found: dict[tuple, dict[str, float | None]] = {}
+    for number, name in wanted:
+        config = sweep.points[number].config
+        cells = [
+            frames.Answered(partition, method.name, draw, (seed,), end and frames.answers_of(end))
+            for partition, method, draw, seed in itertools.product(
+                config.partitions,
+                [own for own in config.methods if own.name in (name, YARDSTICK)],
+                config.draws,
+                config.seeds,
+            )
+            for end in [outcomes.get(plan_lib.trial_of(config, method, partition, draw, seed))]
+        ]
+        for key, interval in frames.intervals(cells).items():
+            found[number, *key] = interval
+    return [
+        {**row, **found.get((row["point"], row["partition"], row["method"]), {})} for row in made
+    ]
 
 
 def criterion(sweep: Sweep, outcomes: Mapping[Trial, Outcome]) -> float | None:
