@@ -254,7 +254,7 @@ def read(what: common.Asked, cell: Cell) -> Known | None:
     file = file_of(what, cell)
     if not file.exists():
         return None
-    with np.load(file) as stored:
+    with np.load(file, allow_pickle=False) as stored:
         arrays = dict(stored)
     said = json.loads(str(arrays.pop("said")))
     config = configured(what, cell)
