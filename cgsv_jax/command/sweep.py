@@ -546,7 +546,7 @@ def _report(
     over += [f"{partitions} partitions"] if partitions > 1 else []
     lines = ["per partition: fairness (accuracy, %)"] if partitions > 1 else []
     lines += [f"means over {' and '.join(over)}"] if over else []
-    lines += _on_validation(sweep)
+    lines += tables.chosen_rounds(table) + _on_validation(sweep)
     shown = sweep_results.shown_points(ranking, tuple(sweep.axes), sweep.best)
     lines += tables.doubts(ranking.table)
     count = ranking.table["rank"].n_unique()
