@@ -21,7 +21,7 @@ from cgsv_jax.sweep import results as sweep_results
 from cgsv_jax.sweep import running as sweep_running
 
 DRAWS = (5, 6, 7)
-# All that a partition seed decides: rows, test rows, who is evaluated, cheats, or comes late.
+# All that a partition seed decides: rows, who is evaluated, cheats, or comes late.
 SMALL = {
     **{"dataset": "digits", "hidden": (8,), "clients": 5, "epochs": 1, "rounds": 3, "seeds": 2},
     **{"eval_rows": 100, "eval_clients": 4, "attacks": ("sign_flip:1",), "late": ("1:1",)},
@@ -120,8 +120,10 @@ def test_pools_are_shared_by_partitions_and_not_by_draws(drawn):
         one, other = (tasks[name, seed].data for name in SMALL["partitions"])
         assert one is other
     pools = [tasks["power_law", seed].data for seed in DRAWS]
-    for leaf in ("labels", "test_labels"):
-        assert len({getattr(pool, leaf).tobytes() for pool in pools}) == 3
+    assert len({pool.labels.tobytes() for pool in pools}) == 3
+    # One draw of test rows serves all, so that an interval resamples them for all at once.
+    assert len({pool.test_inputs.tobytes() for pool in pools}) == 1
+    assert len(pools[0].test_labels) == SMALL["eval_rows"]
     assert len({pool.validation[1].tobytes() for pool in pools}) == 3
     assert len({tasks["power_law", seed].cheats for seed in DRAWS}) > 1
 

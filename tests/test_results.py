@@ -453,6 +453,13 @@ def test_the_interval_of_the_rows_is_that_of_all_seeds_and_draws():
     want = frames.intervals([cell for pair in pairs for cell in pair])["power_law", "cgsv"]
     assert {name: row[name] for name in want} == want
     assert row["interval_over"] == "test rows, seeds, partitions"
+    # Draws that have rows of their own, as validation rows are, are resampled each by itself.
+    apart = frames.intervals([c for pair in pairs for c in pair], False)["power_law", "cgsv"]
+    sides = (np.concatenate([c.answers.right for c in side]) for side in zip(*pairs, strict=True))
+    rng = np.random.default_rng(0)
+    own = uncertainty.fairness_interval(rng, *sides, [0, 0, 1, 1], tested=[0, 0, 1, 1])
+    assert (apart["fairness_low"], apart["fairness_high"]) == (own.low, own.high)
+    assert apart["fairness_width_by_rows"] < want["fairness_width_by_rows"]
     assert row["fairness_low"] < row["fairness"] < row["fairness_high"]
 
 

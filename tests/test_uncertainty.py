@@ -131,6 +131,21 @@ def test_a_run_twice_over_is_no_more_rows():
     assert often[:3] == pytest.approx(once[:3])
 
 
+def test_other_rows_are_more_rows():
+    """Runs on sets of rows of their own average noise out, by the root of the number of sets."""
+    rng = np.random.default_rng(3)
+    levels = np.linspace(0.2, 0.8, 8)
+    sides = levels, rng.permutation(levels)
+    alone, final = (rng.random((8, 5_000)) < level[:, None] for level in sides)
+    copies = [np.stack([side] * 4) for side in (alone, final)]
+    once = uncertainty.fairness_interval(np.random.default_rng(0), *copies)
+    for tested, ratio in (([7] * 4, 1.0), ([0, 0, 1, 1], 2**-0.5), ([3, 2, 1, 0], 0.5)):
+        own = uncertainty.fairness_interval(np.random.default_rng(0), *copies, tested=tested)
+        assert own.by_rows == pytest.approx(once.by_rows * ratio, rel=0.1), tested
+    with pytest.raises(ValueError, match="tested must be"):
+        uncertainty.fairness_interval(rng, *copies, tested=[0])
+
+
 @pytest.mark.parametrize(
     ("shape", "says"),
     [((10, 20), "must be"), ((1, 2, 20), "2 clients"), ((1, 10, 1), "on 1 rows")],

@@ -290,7 +290,7 @@ class Config:
         "--evaluate-every",
     )
     eval_rows: int | None = _evaluation(
-        Count(None, _ONE, "test rows to evaluate on, drawn once with --partition-seed"), "all"
+        Count(None, _ONE, "test rows to evaluate on, drawn once, the same in every draw"), "all"
     )
     eval_clients: int | None = _evaluation(
         Count(None, _ONE, "clients to evaluate, evenly from the fewest rows to the most"), "all"

@@ -45,6 +45,7 @@ def fairness_interval(
     final: np.ndarray,
     partitions: Sequence[int] | None = None,
     *,
+    tested: Sequence[int] | None = None,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Interval:
@@ -53,9 +54,10 @@ def fairness_interval(
     x [2, N] are the mean scores of N clients alone and at the end, S the covariance of these means
     over rows, M = X X^T the moments [2, 2] of the centred x, E = the same of S. A resample is
     (M - E)^1/2 M^-1/2 X + noise of covariance S, and its moments less E give the correlation; one
-    draw of the rows serves all clients, all runs, and both sides. Rows are resampled by Gaussian
-    multipliers, which for means of some hundred rows is the bootstrap. Seeds are drawn anew within
-    partitions and these among themselves, k - 1 of k, so that the variance is unbiased for few.
+    draw of the rows serves all clients, both sides, and all runs that were tested on them. Rows are
+    resampled by Gaussian multipliers, which for means of some hundred rows is the bootstrap. Seeds
+    are drawn anew within partitions and these among themselves, k - 1 of k, so that the variance is
+    unbiased for few.
 
     Where less is left than noise, the correlation may be anything, and counts as -100 and as 100.
 
@@ -66,6 +68,9 @@ def fairness_interval(
       final: [R, N, n] the same at the end of the collaboration.
       partitions: [R] which partition a run is on; runs on the same one differ in their seed.
         Default: all on one.
+      tested: [R] which test rows a run was tested on; those of different numbers are taken to be
+        drawn independently, and have no more in common than how many they are. Default: all on the
+        same.
       resamples: how many.
       level: of confidence.
 
@@ -83,10 +88,14 @@ def fairness_interval(
     groups = np.zeros(runs, int) if partitions is None else np.asarray(partitions)
     if groups.shape != (runs,):
         raise ValueError(f"partitions must be [{runs}], got {groups.shape}")
-    multipliers = rng.standard_normal((rows, resamples), np.float32)
-    drawn = np.stack(
-        [_resampled(*pair, multipliers) for pair in zip(standalone, final, strict=True)]
-    )
+    sets = np.zeros(runs, int) if tested is None else np.asarray(tested)
+    if sets.shape != (runs,):
+        raise ValueError(f"tested must be [{runs}], got {sets.shape}")
+    drawn = np.empty((runs, resamples))
+    for own in np.unique(sets):
+        multipliers = rng.standard_normal((rows, resamples), np.float32)
+        for run in np.flatnonzero(sets == own):
+            drawn[run] = _resampled(standalone[run], final[run], multipliers)
     means = zip(standalone.mean(2), final.mean(2), strict=True)
     observed = np.array([_observed(*pair) for pair in means])
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]

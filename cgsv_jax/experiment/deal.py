@@ -35,7 +35,7 @@ def tasks(config: Config) -> tuple[Task, ...]:
 
     Returns:
       In the order of the partitions, those of one by their seed. What a seed decides is all that
-      is drawn of a task: the server's validation rows, which rows of a cap and which test rows are
+      is drawn of a task but the test rows: the server's validation rows, which rows of a cap are
       read, who holds what, who cheats and who comes late.
 
     Raises:
@@ -251,8 +251,13 @@ def _deal(
 
 
 def _generators(config: Config) -> list[np.random.Generator]:
-    """Of the pool, of who holds what, and of the test rows: none shifts what another draws."""
-    return [np.random.default_rng([config.partition_seed, i]) for i in range(3)]
+    """Of the pool, of who holds what, and of the test rows: none shifts what another draws.
+
+    All draws of a partition are judged on the same test rows, so that no draw differs from another
+    by the rows that it met, and an interval over draws takes several of them for no more rows.
+    """
+    seed = config.partition_seed
+    return [np.random.default_rng(own) for own in ([seed, 0], [seed, 1], [0, 2])]
 
 
 def _pool(

@@ -553,9 +553,14 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
 
 
 def intervals(
-    cells: Sequence[Cell] | Sequence[Answered],
+    cells: Sequence[Cell] | Sequence[Answered], same_rows: bool = True
 ) -> dict[tuple[str, str], dict[str, float | None]]:
-    """INTERVALS by partition and method, where answers are there on every draw and both sides."""
+    """INTERVALS by partition and method, where answers are there on every draw and both sides.
+
+    Args:
+      cells: of any partitions and methods, the yardstick's among them.
+      same_rows: whether all draws of a partition were judged on the same rows, as on test rows.
+    """
     yardsticks = [cell for cell in cells if cell.method == YARDSTICK]
     alone = {(cell.partition, cell.partition_seed, cell.seeds): cell for cell in yardsticks}
     groups: dict[tuple[str, str], list[tuple[Any, Any]]] = {}
@@ -579,12 +584,17 @@ def intervals(
             if all(scores is not None for side in sides for scores in side):
                 # Of losses both sides have the other sign, which falls out.
                 standalone, final = map(np.concatenate, sides)
-                found[key] |= _interval(name, standalone, final, draws)
+                tested = None if same_rows else draws
+                found[key] |= _interval(name, standalone, final, draws, tested)
     return found
 
 
 def _interval(
-    name: str, standalone: np.ndarray, final: np.ndarray, draws: Sequence[int]
+    name: str,
+    standalone: np.ndarray,
+    final: np.ndarray,
+    draws: Sequence[int],
+    tested: Sequence[int] | None,
 ) -> dict[str, float | None]:
     """INTERVALS of one name, of scores [R, K, n]; none of what has none, or would take long."""
     runs, clients, rows = final.shape
@@ -593,7 +603,8 @@ def _interval(
         return {}
     if (final == final[:, :1]).all():  # one model for all
         return {}
-    found = uncertainty.fairness_interval(np.random.default_rng(0), standalone, final, draws)
+    rng = np.random.default_rng(0)
+    found = uncertainty.fairness_interval(rng, standalone, final, draws, tested=tested)
     parts = {f"width_{source}": getattr(found, source) for source in SOURCES}
     parts |= {"low": found.low, "high": found.high}
     return {f"{name}_{part}": _defined(value) for part, value in parts.items()}

@@ -337,7 +337,10 @@ def with_intervals(
             )
             for end in [outcomes.get(plan_lib.trial_of(config, method, partition, draw, seed))]
         ]
-        for key, interval in frames.intervals(cells).items():
+        # Every draw has other validation rows, but for the few that two draws share by chance,
+        # unless the data set has its own; those of a test are the same for all.
+        same_rows = sweep.eval_split == "test" or not config.validation_share
+        for key, interval in frames.intervals(cells, same_rows).items():
             found[number, *key] = interval
     return [
         {**row, **found.get((row["point"], row["partition"], row["method"]), {})} for row in made
