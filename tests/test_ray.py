@@ -211,6 +211,38 @@ def test_the_driver_is_killed_at_every_operation(marked, cluster, forking, tmp_p
         assert at > 15
 
 
+PLUGIN = """
+import cgsv_jax as cg
+from cgsv_jax.rules.spec import Interval, Number, Spec
+
+
+def patient(patience):
+    reputation = cg.reputation.moving_average(cg.contribution.cosine(), patience)
+    return cg.compose(reputation, cg.aggregation.by_size(), cg.reward.sparsify(2.0))
+
+
+METHODS = {
+    "patient": Spec(patient, {"patience": Number(0.5, Interval(0, 1), "of the past", "patience")})
+}
+"""
+
+
+def test_a_plugins_own_number_is_swept(marked, tmp_path):
+    """Tasks find the file by themselves; to the bit, on one thread as each task of Ray's has."""
+    env, _ = marked
+    plugin, one, two = (tmp_path / name for name in ("my_rules.py", "one", "two"))
+    plugin.write_text(PLUGIN)
+    words = [*SWEEP, "--plugin", str(plugin), "--algorithms", "patient", "--patience", "0.1,0.9"]
+    words += ["--rounds", "6", "--best", "mean_accuracy", "--quiet"]
+    _end(_start(env | {"NPROC": "1"}, *words, "--out", str(one)))
+    _end(_start(env, *words, "--on", "ray", "--cpus-per-task", "1", "--out", str(two)))
+    for name in ("points.parquet", "sweep.parquet", "config.json"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert pl.read_parquet(two / "points.parquet")["patience"].n_unique() == 2
+    table = pl.read_parquet(two / "sweep.parquet")
+    assert table.group_by("patience").agg(pl.col("share").mean())["share"].n_unique() == 2
+
+
 def test_a_search_is_stopped_and_goes_on(marked, cluster, tmp_path):
     """The same points are drawn again, and those that are through are not run again."""
     env, _ = marked

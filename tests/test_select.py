@@ -147,6 +147,32 @@ def test_a_sweep_chooses_as_a_run_does(runs):
     assert table["chosen_round"].dtype == pl.Int32
 
 
+def test_a_scheduler_compares_by_the_best_so_far(runs):
+    """At every look the round that counts were the run to end there, not the latest."""
+    asked = {**SMALL, "algorithms": ("cffl",), "select": "validation"}
+    sweep = points_lib.grid(asked, {}, "mean_accuracy")
+    looks = []
+
+    def report(rounds, criterion):
+        looks.append((rounds, criterion))
+        return False
+
+    _, score = sweep_running.score(sweep, "", {}, report)
+    (cell,) = (own for own in runs[2].cells if own.method == "cffl")
+    rows = len(runs[2].tasks[0].data.validation[1])
+    right = np.rint(np.asarray(cell.evaluation.validation_accuracy, np.float64) * rows).sum(-1)
+    means = np.asarray(cell.evaluation.accuracy, np.float64).mean(-1)
+    assert len(looks) > 5
+    earlier = 0
+    for rounds, criterion in looks:  # a round is an evaluation
+        at = right[:, :rounds].argmax(1)
+        earlier += int((at < rounds - 2).any())  # before this look's segment
+        assert criterion == pytest.approx(means[np.arange(len(at)), at].mean(), rel=1e-5)
+    assert earlier > 1
+    last = frames.summary_frame([cell])["mean_accuracy"].mean()
+    assert score["criterion"] == pytest.approx(last, rel=1e-5)
+
+
 def test_a_sweep_keeps_what_an_interval_needs(runs):
     """Of every trial whether each row is right, as bits; so it tells the interval that a run tells.
 

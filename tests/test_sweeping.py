@@ -517,6 +517,8 @@ BAD = {
     "--on mars": "--on is 'mars'",
     "--together 0": "--together is 0",
     "--judge train": "--eval-split is 'train'",
+    "--eval-split validation --select validation": "the rows that chose the round would judge it",
+    "--eval-split validation --select last,validation": "cannot be combined with --select",
     "--resume /nowhere": "it must be a sweep's",
     "--resume /nowhere --beta 1": "cannot be combined with --beta",
     "--config /nowhere/config.json": "/nowhere/config.json cannot be read",

@@ -120,7 +120,12 @@ def of_values(
             break
     if refused:
         raise ConfigError("\n".join(_sentences(refused, count, count < len(combinations))))
-    if complaints := _too_large(points, tuple(axes)):
+    if eval_split == "validation" and any(own.config.select == "validation" for own in points):
+        complaints.append(
+            "--eval-split validation cannot be combined with --select validation: the rows that "
+            "chose the round would judge it"
+        )
+    if complaints := complaints or _too_large(points, tuple(axes)):
         raise ConfigError("\n".join(complaints))
     paths = {name: getattr(points[0].config, name) for name in schema.PATHS if name in options}
     return Sweep(options | paths, dict(axes), tuple(points), algorithms, best, eval_split)

@@ -8,7 +8,7 @@ swept. Trials that differ only in traced numbers, seed or partition share one pr
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -247,14 +247,17 @@ def score(
         for _ in batch.chunks
     ]
     looks: list[tuple[int, float | None]] = []
+    so_far: dict[Trial, _SoFar] = {}
 
     def watch(look: Look) -> None:
         if len(calls) > 1 or look.evaluation is None or look.done == look.rounds:
             return
         batch, trials = calls[0]
-        so_far = {trial: _so_far(look.evaluation, place) for place, trial in enumerate(trials)}
+        for place, trial in enumerate(trials):
+            so_far[trial] = _so_far(look.evaluation, place, so_far.get(trial))
         rounds = look.done // len(batch.chunks[0].seeds)
-        looks.append((rounds, criterion(sweep, outcomes | so_far)))
+        ends = {trial: own.outcome for trial, own in so_far.items()}
+        looks.append((rounds, criterion(sweep, outcomes | ends)))
         if report(*looks[-1]):
             raise _Stopped
 
@@ -268,18 +271,39 @@ def score(
     return new, Score(values=values, state=state, criterion=value, looks=looks)
 
 
-def _so_far(seen: Evaluation, place: int) -> Outcome:
-    """A trial in its course, by its latest evaluation."""
+class _SoFar(NamedTuple):
+    """A trial in its course, were it to end now."""
+
+    merit: float  # mean accuracy on the validation rows that choose the round; 0 without any
+    outcome: Outcome
+
+
+def _so_far(seen: Evaluation, place: int, before: _SoFar | None) -> _SoFar:
+    """A trial in its course, by its latest evaluation, or the best one where rows choose it.
+
+    Args:
+      seen: the evaluations since the look before, leaves [R, K, ...].
+      place: of the trial among the R.
+      before: what counted at the look before; None: this is the first.
+    """
+    at, merit = -1, 0.0
+    if seen.validation_accuracy is not None:
+        # Means of the same number of right answers are equal but for the last bits.
+        merits = np.asarray(seen.validation_accuracy, np.float64)[place].mean(-1).round(6)
+        at = int(merits.argmax())
+        merit = float(merits[at])
+        if before is not None and before.merit >= merit:
+            return before
     ends = (seen.accuracy, seen.loss, seen.distance)
-    accuracy, loss, distance = (np.asarray(x)[place, -1] for x in ends)
+    accuracy, loss, distance = (np.asarray(x)[place, at] for x in ends)
     nothing = np.zeros(accuracy.shape)
-    server = np.asarray(seen.server_accuracy)[place, -1]
+    server = np.asarray(seen.server_accuracy)[place, at]
     honest = np.ones(accuracy.shape, bool)  # attackers count when the trial is through
     fields: dict[str, Any] = dict.fromkeys(Outcome._fields, nothing)
     fields |= {"accuracy": accuracy, "loss": loss, "distance": distance}
     fields |= {"late_accuracy": accuracy[None], "late_loss": loss[None], "server_accuracy": server}
     fields |= {"chosen_round": np.int32(0)}
-    return Outcome(**fields | {"honest": honest, "honest_seen": honest})
+    return _SoFar(merit, Outcome(**fields | {"honest": honest, "honest_seen": honest}))
 
 
 # ---------------------------------------------------------------- what they gave
