@@ -51,6 +51,7 @@ class Asked(NamedTuple):
     out: pathlib.Path
     data_dir: str | None
     again: bool
+    there: bool = False  # of the paper's scale: nothing is run
 
 
 def asked(
@@ -70,10 +71,14 @@ def asked(
     parser.add_argument("--out", default=str(RESULTS), help="folder (default: %(default)s)")
     parser.add_argument("--data-dir", default=None, help="folder of the TFDS sets")
     parser.add_argument("--again", action="store_true", help="ignore runs that are there already")
+    if "paper" in scales:
+        help_ = "of the paper's scale: show the cells that are there, run none"
+        parser.add_argument("--there", action="store_true", help=help_)
     values = parser.parse_args(argv)
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    return Asked(item, values.scale, out, values.data_dir, values.again)
+    there = getattr(values, "there", False)
+    return Asked(item, values.scale, out, values.data_dir, values.again, there)
 
 
 # ---------------------------------------------------------------- runs

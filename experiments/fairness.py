@@ -1,7 +1,9 @@
 """Fairness of every method: 100 x Pearson(standalone, final accuracy), mean over seeds.
 
-The paper's first table. An interval is the 95 % bootstrap of the mean over seeds; what is undefined
-leaves the mean, and its reason stands below.
+The paper's first table. An interval is of 95 %, over test rows and seeds where the answers to test
+rows were kept, else the bootstrap of the mean over seeds; `±?` stands where it contains both signs,
+`*` where the sign changes over the last quarter of the evaluations. What is undefined leaves the
+mean, and its reason stands below.
 """
 
 from collections.abc import Sequence
@@ -11,8 +13,10 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cgsv_jax.results import frames
+from cgsv_jax.results import frames, tables
 from experiments import cells, common, paper
+
+FAIRNESS = tables.over_seeds("", "fairness", 0, text=tables.fairness_text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,11 +44,11 @@ def datasets(frame: pl.DataFrame) -> list[str]:
 
 
 def shown(frame: pl.DataFrame) -> pl.DataFrame:
-    """Methods x cells: mean [interval] (seeds in which it is defined)."""
+    """Methods x cells: mean [interval] (seeds in which it is defined), as a run's table says it."""
 
     def text(own: pl.DataFrame) -> str:
-        values = own["fairness"].to_list()
-        return common.interval(values) if any(v is not None for v in values) else "undefined"
+        (row,) = frames.fairness_table(own).iter_rows(named=True)
+        return FAIRNESS.text(row)
 
     return cells.table(frame, text)
 
@@ -62,9 +66,12 @@ def undefined(frame: pl.DataFrame) -> str:
 
 
 def figure(frame: pl.DataFrame) -> Figure:
-    """A panel per cell, a row per method: the seeds as dots, their mean as a bar."""
+    """A panel per cell, a row per method: the seeds as dots, their mean as a bar, the interval."""
 
     def draw(axes: Axes, place: int, own: pl.DataFrame, colour: str) -> None:
+        (row,) = frames.fairness_table(own).iter_rows(named=True)
+        bounds = [row["fairness_low"], row["fairness_high"]]
+        axes.plot(bounds, [place, place], color=colour, linewidth=1, alpha=0.5)
         values = [v for v in own["fairness"].to_list() if v is not None]
         axes.scatter(values, [place] * len(values), s=9, color=colour, alpha=0.6, linewidths=0)
         if values:
@@ -73,7 +80,8 @@ def figure(frame: pl.DataFrame) -> Figure:
         else:
             axes.text(0, place, "undefined", fontsize=6, ha="center", va="center", color="grey")
 
-    drawn, panels = cells.panels(frame, "Fairness of every seed, and the mean", draw)
+    title = "Fairness of every seed, the mean and its 95 % interval"
+    drawn, panels = cells.panels(frame, title, draw)
     for axes in panels:
         axes.axvline(0, color="#999999", linewidth=0.8)
         axes.set_xlim(-108, 108)

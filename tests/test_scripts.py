@@ -297,6 +297,8 @@ def test_a_cell_of_the_papers_scale_goes_on_where_it_was(tmp_path, monkeypatch, 
         patch.setattr(running, "run", ended)
         fairness.main([*argv, str(stopped)])
     assert "## Not run\n\n* digits power_law: cgsv:steady" in capsys.readouterr().out
+    fairness.main([*argv, str(stopped), "--there"])
+    assert "## Not run\n\n* digits power_law: cgsv:steady" in capsys.readouterr().out
     assert not paper.file_of(common.Asked("", "paper", stopped, None, False), cells[2]).exists()
     fairness.main([*argv, str(stopped)])
     assert not list((stopped / paper.UNFINISHED).iterdir())
