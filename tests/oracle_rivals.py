@@ -41,6 +41,9 @@ class Server:
         self.places = places  # [C, F + 1] of the last layer's weights and bias in the vector
         self.__dict__.update(numbers)
 
+    def length(self, seen) -> float:
+        return self.gamma * self.gamma_decay ** seen["t"]  # Gamma_t = Gamma d^t
+
     def accuracy(self, weights: Array) -> float:
         inputs, labels = self.validation
         logits = self.logits(oracle.unravel(weights, self.like), inputs)
@@ -99,21 +102,21 @@ def masked(s, aggregate, reputation, seen):
 
 
 def size_weighted(s, memory, server, clients, deltas, seen):
-    aggregate = s.share @ np.array([oracle.upload(d, s.gamma, 0.0) for d in deltas])
+    aggregate = s.share @ np.array([oracle.upload(d, s.length(seen), 0.0) for d in deltas])
     return aggregate, s.share, masked(s, aggregate, s.share, seen), s.share, memory
 
 
 def random_reward(s, memory, server, clients, deltas, seen):
     """Reputations are drawn: x_i / sum x, x given."""
     weights = s.share if memory is None else memory
-    aggregate = weights @ np.array([oracle.upload(d, s.gamma, 0.0) for d in deltas])
+    aggregate = weights @ np.array([oracle.upload(d, s.length(seen), 0.0) for d in deltas])
     reputation = seen["drawn"] / seen["drawn"].sum()
     return aggregate, weights, masked(s, aggregate, reputation, seen), reputation, reputation
 
 
 def rffl(s, memory, server, clients, deltas, seen):
     """No removal: it begins in round 10."""
-    uploads = np.array([clipped(d, s.gamma) for d in deltas])
+    uploads = np.array([clipped(d, s.length(seen)) for d in deltas])
     old = np.zeros(len(deltas)) if memory is None else memory
     weights = s.share if memory is None else memory
     aggregate = weights @ uploads
@@ -150,7 +153,7 @@ def eci(s, memory, server, clients, deltas, seen):
     number = len(deltas)
     total, old = (np.zeros(number), None) if memory is None else memory
     weights = s.share if old is None else old
-    uploads = np.array([oracle.upload(d, s.gamma, 0.0) for d in deltas])
+    uploads = np.array([oracle.upload(d, s.length(seen), 0.0) for d in deltas])
     values = np.zeros(2**number)
     for coalition in range(2**number):
         inside = np.array([coalition >> i & 1 for i in range(number)]) * weights

@@ -245,7 +245,15 @@ def test_more_attackers_than_clients_are_refused():
 
 # ---------------------------------------------------------------- in an experiment
 
-SMALL = {"dataset": "digits", "hidden": (8,), "clients": 6, "epochs": 1, "rounds": 4, "seeds": 2}
+SMALL = {
+    "partitions": ("power_law",),
+    "dataset": "digits",
+    "hidden": (8,),
+    "clients": 6,
+    "epochs": 1,
+    "rounds": 4,
+    "seeds": 2,
+}
 
 
 @pytest.fixture(scope="module")

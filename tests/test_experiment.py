@@ -433,6 +433,7 @@ def test_a_budget_changes_what_is_seen_and_nothing_else(compared):
     """
     _, whole, _ = compared
     asked = {**SMALL, "algorithms": ("standalone", "cgsv"), "eval_every": 2}
+    asked |= {"partitions": ("power_law",)}
     result = running.run(names_lib.configure(**asked, eval_clients=3, eval_rows=50))
     for method in ("standalone", "cgsv"):
         cell, full = _cell(result, method), _cell(whole, method)
@@ -476,7 +477,8 @@ def test_what_the_hardware_cannot_do_is_said(asked, message):
 @pytest.mark.parametrize("layout", ["balanced", "all", "3"])
 def test_every_layout_has_a_width_that_fits(layout):
     """Chunks that waste at most a tenth, and models under evaluation that fit the memory."""
-    config = names_lib.configure(**{**SMALL, "clients": 40}, layout=layout)
+    asked = {**SMALL, "clients": 40, "partitions": ("power_law",)}
+    config = names_lib.configure(**asked, layout=layout)
     (task,), (method, *_) = deal.tasks(config), config.methods
     bound = bind.bind(config, method, task)
     settings, steps = bound.laid_out(), bound.steps

@@ -38,7 +38,8 @@ TOO_MUCH = {
         ("--clients, --hidden: cgsv would take 60.",),
     ),
     "rounds": (
-        "compare --rounds 2000000000 --epochs 1 --eval-every 1 --checkpoint-every 1",
+        "compare --algorithms standalone,fedavg,cgsv --rounds 2000000000 --epochs 1 --eval-every 1"
+        " --checkpoint-every 1",
         ("--clients, --rounds, --seeds, --algorithms, --partition: ", "180,000,000,000 rows"),
     ),
     "seeds": (

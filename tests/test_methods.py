@@ -569,7 +569,7 @@ def test_who_needs_no_validation_rows_does_not_get_them():
     config = names_lib.configure(algorithms="all", rounds=1, seeds=1)
     (task,) = deal.tasks(config)
     for method in config.methods:
-        data = programs.programs(bind.bind(config, method, task)).shared[0]
+        data, _ = programs.programs(bind.bind(config, method, task)).shared[0]
         assert (data.validation is not None) == (method.algorithm in JUDGES)
 
 
@@ -683,7 +683,10 @@ def test_method_defaults_are_those_of_its_text():
         ({"algorithms": "rffl", "negative": "maybe"}, "--negative is 'maybe'"),
         ({"algorithms": "rffl", "own_off": "after"}, "--own-off does nothing here"),
         ({"algorithms": "cgsv", "removed": "alone"}, "it needs --removal above 0"),
-        ({"algorithms": "cffl", "removal_imbalanced": 0.1}, "it needs --partition class_imbalance"),
+        (
+            {"algorithms": "cffl", "removal_imbalanced": 0.1, "partitions": "uniform"},
+            "it needs --partition class_imbalance",
+        ),
         ({"algorithms": ("all", "cgsv")}, "'all', it must be one of"),
     ],
 )

@@ -1,5 +1,6 @@
 """The server's rules against the oracle, option by option, and their edges and algebra."""
 
+import dataclasses
 import itertools
 from typing import NamedTuple
 
@@ -56,8 +57,8 @@ def play(algorithm, updates, sizes, present, upload):
     """[(download, standing)] round by round, eagerly."""
     state = algorithm.init(updates.shape[1], updates.shape[2])
     seen = []
-    for dw, here in zip(updates, present, strict=True):
-        sent = upload(dw, sizes, here)
+    for t, (dw, here) in enumerate(zip(updates, present, strict=True)):
+        sent = upload(dw, sizes, here)._replace(round=jnp.int32(t))
         download, standing, state = algorithm.update(jax.random.key(0), sent, state)
         seen.append((download, standing))
     return seen
@@ -76,12 +77,16 @@ def check(seen, updates, sizes, present, numbers, options, eps, ratios_on=None):
     setting = oracle_options(numbers, options)
     tensors = options.tensors
     state = oracle.start(np.zeros(updates.shape[2]), count)
-    for (download, standing), dw, here in zip(seen, np.float64(updates), present, strict=True):
+    for t, ((download, standing), dw, here) in enumerate(
+        zip(seen, np.float64(updates), present, strict=True)
+    ):
+        gamma = setting.gamma * float(numbers.gamma_decay) ** t  # Gamma_t = Gamma d^t
+        of_round = dataclasses.replace(setting, gamma=gamma)
         # Quotas are only comparable if they start from the same ratio.
         ratio = reward.ratios(standing.reputation, here, numbers.beta, on=options.beta_on)
         given_ratio = np.asarray(ratio)
         state, want = oracle.server_round(
-            state, dw, np.array(sizes), here, setting, ratios=given_ratio, tensors=tensors
+            state, dw, np.array(sizes), here, of_round, ratios=given_ratio, tensors=tensors
         )
         close = {"rtol": 0, "atol": roundings}
         np.testing.assert_allclose(download.weights, want["weights"], **close)
@@ -244,6 +249,7 @@ HYPER_CHANGES = {
     "learning_rate": 0.1,
     "decay": 0.5,
     "gamma": 0.2,
+    "gamma_decay": 0.5,
     "alpha": 0.3,
     "beta": 4.0,
     "floor": 0.2,

@@ -10,6 +10,7 @@ from test_rules import in_rounds, oracle_world
 
 ROUNDS, EPOCHS, BATCH = 4, 2, 4
 NUMBERS = {
+    "gamma_decay": 0.9,
     "learning_rate": 0.3,
     "decay": 0.8,
     "gamma": 0.5,
