@@ -128,6 +128,7 @@ def test_pools_are_shared_by_partitions_and_not_by_draws(drawn):
     assert len({tasks["power_law", seed].cheats for seed in DRAWS}) > 1
 
 
+@pytest.mark.long
 def test_a_run_of_several_draws_goes_on_where_it_was_stopped(drawn, config, tmp_path):
     """Stopped in the second draw of the second method, between two rounds."""
     seen = []
