@@ -557,20 +557,13 @@ def structural(path, way):
     return own + [(name, True) for name in STRANGERS.get(path.suffix, {})]
 
 
-LONG, NIGHTLY = pytest.mark.long, pytest.mark.nightly
-
-
-@pytest.mark.parametrize(
-    "times", [150, pytest.param(300, marks=LONG), pytest.param(5000, marks=NIGHTLY)]
-)
+@pytest.mark.parametrize("times", [150, pytest.param(5000, marks=pytest.mark.nightly)])
 def test_a_flipped_bit(world, tmp_path, times):
     wrong = tried(world, tmp_path, times, lambda path, way: [("flip", False)], 1)
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(
-    "times", [150, pytest.param(300, marks=LONG), pytest.param(500, marks=NIGHTLY)]
-)
+@pytest.mark.parametrize("times", [150, pytest.param(500, marks=pytest.mark.nightly)])
 def test_another_structure(world, tmp_path, times):
     wrong = tried(world, tmp_path, times, structural, 2)
     assert not wrong, "\n".join(wrong)

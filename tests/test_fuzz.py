@@ -530,7 +530,7 @@ def test_a_whole_command_ends_with_a_run_or_a_sentence(seed, tmp_path, capsys):
         read = directory.read(out)
         assert resolve.from_dict(read.config, TABLES).methods
         assert {path.name for path in out.iterdir()} == {*directory.FILES, "figures"}
-        assert len(list((out / "figures").iterdir())) == 4
+        assert len(list((out / "figures").iterdir())) == len(directory.FIGURE_KINDS)
         for name in ("accuracy", "reputation", "share"):
             assert read.rounds[name].drop_nulls().is_between(0, 1).all()
         assert read.rounds["reputation"].null_count() == 0

@@ -178,6 +178,7 @@ def test_released_takes_one_line_at_a_time(smoked, capsys):
     assert mnist["learning rate, decay"] == {"learning_rate": 1e-3, "decay": 0.955}
 
 
+@pytest.mark.nightly
 def test_rivals_take_one_choice_at_a_time(smoked, capsys):
     frame, printed = smoked("rivals", capsys)
     lines = frame["line"].unique(maintain_order=True).to_list()
@@ -188,6 +189,7 @@ def test_rivals_take_one_choice_at_a_time(smoked, capsys):
     assert all(f"| {line} |" in printed for line in lines)
 
 
+@pytest.mark.nightly
 def test_populations_show_what_the_options_change(smoked, capsys):
     frame, printed = smoked("populations", capsys)
     assert set(frame["options"]) == {"as it is", "relative floor", "both options"}
