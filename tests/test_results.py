@@ -171,7 +171,7 @@ def test_whose_rows_a_client_holds(cells):
     owned = [cell._replace(owners=names) for cell in cells[:3]]
     shown = tables_lib.clients_of(frames.clients_frame(owned))
     assert shown["owner"].to_list() == ["ann", "[/b]", "c\\x1b[2J", "d" * 23 + "…"]
-    assert "[/b]" in printed(tables_lib.reports(owned)[-1])
+    assert "[/b]" in printed(reports(owned)[-1])
 
 
 def test_share_is_the_mean_over_rounds(cells):
@@ -585,6 +585,10 @@ def test_no_cells_are_empty_frames():
 # ---------------------------------------------------------------- for people
 
 
+def reports(cells, *width):
+    return tables_lib.reports(frames.frames_of(cells), *width)
+
+
 def printed(table, width=80):
     console = Console(width=width, file=io.StringIO(), record=True)
     console.print(table)
@@ -596,7 +600,7 @@ def unbroken(text):
 
 
 def test_tables_fit_and_say_what_is_undefined(cells):
-    tables = tables_lib.reports(cells, 80)
+    tables = reports(cells, 80)
     texts = [printed(table) for table in tables]
     assert not any("…" in text for text in texts)
     assert max(len(line) for text in texts for line in text.splitlines()) <= 80
@@ -609,7 +613,7 @@ def test_tables_fit_and_say_what_is_undefined(cells):
     assert "Gains, distance and traffic on power_law" in texts[2]
     assert re.search(r"standalone +– +– +5500 +14.5 +18.8 +0 ", texts[2])
     assert re.search(r"cgsv +11.2 +100.0 +5500 +14.5 +18.8 +0.00012", texts[2])
-    wide = tables_lib.reports(cells, 200)
+    wide = reports(cells, 200)
     # Two pairs, how far to trust one, two of clients, and all partitions in one.
     assert len(wide) == 8 < len(tables)
     assert re.search(
@@ -630,7 +634,7 @@ def test_a_sign_that_changes_is_marked_wherever_the_number_stands():
     settled, turning = doubtful(late=(0.4, 0.5, 0.7)), doubtful()
     parts = [c._replace(partition=name) for c, name in zip(turning * 2, "aabb", strict=True)]
     for made, mark in ((settled, ""), (turning, "*")):
-        table, trust, *_ = tables_lib.reports(made)
+        table, trust, *_ = reports(made)
         assert table.cells["fairness"].to_list() == ["yardstick", f"92.9{mark}"]
         assert trust.cells["by loss"].to_list() == [None, "100"]  # by which the order stays
         explained = [line for line in table.lines if line.startswith("* ")]
@@ -656,7 +660,7 @@ def test_an_interval_with_both_signs_leaves_no_number():
         assert tables_lib.fairness_text(row, digits=digits) == f"±? [{low}, {high}]"
     assert tables_lib.fairness_text(row, with_interval=False) == "±?"
     assert tables_lib.both_signs(row)
-    table, trust, *_ = tables_lib.reports([pair[0], unsure])
+    table, trust, *_ = reports([pair[0], unsure])
     assert table.cells["fairness"][1].startswith("±? [")
     assert "[95 % interval over test rows, seeds]" in table.lines
     assert any(line.startswith("±? ") for line in table.lines)
@@ -747,10 +751,10 @@ def test_long_method_names_fit_too(cells):
     """And those too long for any width break, so that no number is cut."""
     for name in ("cgsv:released", "size_weighted:released", "a_method_of_thirty_letters:xyz"):
         named = [cells[0], cells[2]._replace(method=name)]
-        texts = [printed(table) for table in tables_lib.reports(named, 80)[:2]]
+        texts = [printed(table) for table in reports(named, 80)[:2]]
         assert not any("…" in text for text in texts), name
         assert "±? [-100.0, 100.0]" in texts[0]
-    tables = tables_lib.reports([cells[0], cells[2]._replace(method="cgsv:released")], 80)
+    tables = reports([cells[0], cells[2]._replace(method="cgsv:released")], 80)
     assert not any("…" in printed(table) for table in tables)
 
 
@@ -763,10 +767,10 @@ def test_all_partitions_in_one_table():
     assert shown["method"].to_list() == list(names)
     want = ["yardstick (45.0)", "undefined (90.0)", "100 (67.5)"]
     assert shown["dirichlet"].to_list() == shown["uniform"].to_list() == want
-    last = printed(tables_lib.reports(made)[-1])
+    last = printed(reports(made)[-1])
     assert "All partitions" in last
     assert "undefined for fedavg on dirichlet: all clients end with" in " ".join(last.split())
-    assert not any("All partitions" in printed(t) for t in tables_lib.reports(made[:3]))
+    assert not any("All partitions" in printed(t) for t in reports(made[:3]))
 
 
 def test_the_table_of_all_partitions_fits_a_terminal():
@@ -774,15 +778,15 @@ def test_the_table_of_all_partitions_fits_a_terminal():
     final = [0.6, 0.7, 0.65, 0.75]
     names = {"standalone": [0.3, 0.5, 0.4, 0.6], "fedavg_finetuned": final}
     made = [cell(name, part, accuracy) for part in parts for name, accuracy in names.items()]
-    text = printed(tables_lib.reports(made)[-1])
+    text = printed(reports(made)[-1])
     assert "…" not in text
     assert re.search(r"fedavg_finetuned( +100 \(67.5\)){3}", text)
 
 
 def test_of_many_methods_no_clients_are_printed():
     made = [cell(name) for name in ("standalone", *"abcdefg")]
-    assert not any("at the end" in t.title for t in tables_lib.reports(made))
-    assert any("at the end" in t.title for t in tables_lib.reports(made[:3]))
+    assert not any("at the end" in t.title for t in reports(made))
+    assert any("at the end" in t.title for t in reports(made[:3]))
 
 
 def test_many_clients_are_a_selection_that_says_so():
@@ -792,7 +796,7 @@ def test_many_clients_are_a_selection_that_says_so():
     assert len(shown) == 11
     assert shown["rows"].to_list()[0] == "10"
     assert shown["rows"].to_list()[-1] == "10000"
-    text = " ".join(printed(tables_lib.reports(many)[-1]).split())
+    text = " ".join(printed(reports(many)[-1]).split())
     assert "11 of 1,000 clients" in text
     sizes = np.random.default_rng(0).permutation(1000)
     held = tables_lib.holdings(sizes, np.ones(1000, int)).cells

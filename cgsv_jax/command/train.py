@@ -177,8 +177,8 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
     every = config.checkpoint_every
     with stopping.kept(console, directory, computed, every, work) as (result, earlier):
         with stopping.written(directory):
-            running.save(directory, result, earlier)
-        for report in tables.reports(result.cells, console.width):
+            frames = running.save(directory, result, earlier)
+        for report in tables.reports(frames, console.width):
             console.print(report)
         with stopping.written(directory):
             figures = figures_lib.draw([directory])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import Config
@@ -106,7 +107,7 @@ def run(
     return Result(config, dealt, tuple(cells), timing)
 
 
-def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> None:
+def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> dict[str, pl.DataFrame]:
     """Writes a run directory (see `results.directory`); figures are drawn from it, not from here.
 
     Args:
@@ -114,13 +115,16 @@ def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> None:
       result: what `run` gave.
       earlier: other environments in which a part of it was computed.
 
+    Returns:
+      Its tables, see `frames.frames_of`.
+
     Raises:
       OSError: when it cannot be written.
     """
     environment = environment_lib.environment() | {"data": result.tasks[0].identity}
     own = [task for task in result.tasks if task.identity is None]
     described_ = resolve.of_given(result.config, identity_lib.described(own[0])) if own else None
-    directory_lib.write(
+    return directory_lib.write(
         directory,
         described_ or resolve.to_dict(result.config),
         environment | ({"earlier": list(earlier)} if earlier else {}),

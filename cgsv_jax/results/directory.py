@@ -286,8 +286,11 @@ def write(
     environment: Mapping[str, Any],
     timing: Mapping[str, Any],
     cells: Iterable[Cell],
-) -> None:
+) -> dict[str, pl.DataFrame]:
     """Writes all files of a run; equal arguments give equal bytes.
+
+    Returns:
+      Its tables, see `frames.frames_of`.
 
     Raises:
       OSError: when something cannot be written.
@@ -301,6 +304,7 @@ def write(
         "summary.json": files.document(frames_lib.fairness_table(frames["summary"]).to_dicts()),
     }
     files.write_files(directory, documents | tables)
+    return frames
 
 
 def parquet(frame: pl.DataFrame) -> bytes:

@@ -308,8 +308,8 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
       summaries: one per run, frames.SUMMARY_COLUMNS.
       labels: one per run, all different.
     """
-    tables = [frames.fairness_table(summary) for summary in summaries]
-    every = pl.concat([table.select("partition", "method") for table in tables]).unique(
+    means = [frames.fairness_table(summary) for summary in summaries]
+    every = pl.concat([table.select("partition", "method") for table in means]).unique(
         maintain_order=True
     )
     partitions = every["partition"].unique(maintain_order=True).to_list()
@@ -327,7 +327,7 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
     slot, doubts = 0.7 / len(labels), list[str]()
     for place, partition in enumerate(partitions):
         for axes, (name, label, factor) in zip(grid[:, place], columns, strict=True):
-            for index, table in enumerate(tables):
+            for index, table in enumerate(means):
                 own = table.filter(partition=partition)
                 offset = (index - (len(labels) - 1) / 2) * slot
                 style = _style(index)
@@ -352,9 +352,11 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
                         capsize=2.5,
                         linewidth=1.2,
                     )
-                    if name == "fairness" and (signs := _signs(row)):
+                    if name == "fairness" and (signs := tables.signs(row)):
                         y = factor * row[name]
-                        axes.annotate(signs, (x, y), (4, 3), textcoords="offset points", fontsize=7)
+                        axes.annotate(
+                            "".join(signs), (x, y), (4, 3), textcoords="offset points", fontsize=7
+                        )
                         doubts += _doubts(row)
             axes.set_xlim(-0.6, len(methods) - 0.4)
             axes.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -572,25 +574,21 @@ def _against_alone(axes: Axes, own: pl.DataFrame, scale: _Scale) -> None:
 
 def _fairness_text(row: Mapping[str, Any]) -> str:
     if row["fairness"] is None:
-        mark = tables.MARK if row["unsettled"] else ""
+        mark = tables.MARK if tables.unsettled(row) else ""
         return textwrap.fill(f"fairness undefined{mark}: {row['fairness_undefined'][:300]}", 38)
     text = f"fairness {tables.fairness_text(row)}"
     if row["fairness_seeds"] < row["seeds"]:
-        unit = "seeds" if row["draws"] == 1 else "runs"
-        text += f" ({row['fairness_seeds']} of {row['seeds']} {unit})"
+        text += f" ({row['fairness_seeds']} of {row['seeds']} {tables.unit(row)})"
     return text
 
 
 def _doubts(row: Mapping[str, Any]) -> list[str]:
     """What the signs beside a fairness mean, of those that are there."""
-    both = [f"{tables.BOTH} its interval contains both signs"]
-    late = [f"{tables.MARK} its sign changes over the last quarter, or it is lost there"]
-    known = row["fairness"] is not None
-    return both * (known and tables.both_signs(row)) + late * bool(row["unsettled"])
-
-
-def _signs(row: Mapping[str, Any]) -> str:
-    return "".join(doubt.split(" ")[0] for doubt in _doubts(row))
+    said = {  # shorter than below a table: there is less room
+        tables.BOTH: "its interval contains both signs",
+        tables.MARK: "its sign changes over the last quarter, or it is lost there",
+    }
+    return [f"{sign} {said[sign]}" for sign in tables.signs(row)]
 
 
 def _explain(figure: Figure, doubts: Sequence[str]) -> None:

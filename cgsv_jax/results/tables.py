@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cgsv_jax.host import terminal
 from cgsv_jax.results import frames as frames_lib
-from cgsv_jax.results.frames import YARDSTICK, Cell
+from cgsv_jax.results.frames import YARDSTICK
 
 BOTH = "±?"  # in place of a fairness whose interval contains both signs
 MARK = "*"  # beside a fairness that the last quarter of the evaluations does not bear out
@@ -108,7 +108,7 @@ def fairness_text(
       digits: after the point.
       with_interval: show that, too.
     """
-    mark = MARK if row[f"unsettled{name.removeprefix('fairness')}"] else ""
+    mark = MARK if unsettled(row, name) else ""
     if row[name] is None:
         return ("yardstick" if row["method"] == YARDSTICK else "undefined") + mark
     low, high = row[f"{name}_low"], row[f"{name}_high"]
@@ -117,10 +117,21 @@ def fairness_text(
     return value + mark + (f" [{', '.join(bounds)}]" if bounds and with_interval else "")
 
 
+def unsettled(row: Row, name: str = "fairness") -> bool:
+    """Whether the last quarter of the evaluations does not bear a fairness out, in some run."""
+    return bool(row[f"unsettled{name.removeprefix('fairness')}"])
+
+
 def both_signs(row: Row, name: str = "fairness") -> bool:
     """Whether the interval of a fairness contains 0, so that even its sign is not known."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return low is not None and low <= 0 <= high
+
+
+def signs(row: Row) -> list[str]:
+    """What stands in place of a fairness, or beside it, and needs a sentence."""
+    both = row["fairness"] is not None and both_signs(row)
+    return [BOTH] * both + [MARK] * unsettled(row)
 
 
 def _late(row: Row, name: str) -> str | None:
@@ -211,18 +222,21 @@ HOLDINGS = (
 # ---------------------------------------------------------------- reports
 
 
-def reports(cells: Iterable[Cell], console_width: int = 80) -> list[Report]:
+def reports(frames: Mapping[str, pl.DataFrame], console_width: int = 80) -> list[Report]:
     """What a terminal shows after a run; nothing is printed here.
+
+    Args:
+      frames: the tables of the run, see `frames.frames_of`.
+      console_width: characters in a line.
 
     Returns:
       Per partition, the fairness table, how far to trust it, and gains, distance and traffic; one
       of dishonest clients if there are any; then the clients in as many tables as the width asks
       for, unless the methods are many; for several partitions one table of all at the end.
     """
-    cells = list(cells)
-    summary = frames_lib.summary_frame(cells)
+    summary = frames["summary"]
     few = summary["method"].n_unique() <= FEW
-    clients = frames_lib.clients_frame(cells if few else ())
+    clients = frames["clients"] if few else frames["clients"].clear()
     partitions = summary.partition_by("partition", maintain_order=True)
     return [
         *(report for own in partitions for report in (fairness(own), *trust(own), traffic(own))),
@@ -254,8 +268,8 @@ def fairness(summary: pl.DataFrame) -> Report:
         counts = [pl.col(f"{name}_seeds") for name in frames_lib.AVERAGED]
         some = pl.any_horizontal((n > 0) & (n < pl.col("seeds")) for n in counts)
         if table.select(some.any()).item():
-            unit = _unit(table.row(0, named=True))
-            lines.append(f"(k of n): in n - k {unit} the value is undefined, and they are left out")
+            runs = unit(table.row(0, named=True))
+            lines.append(f"(k of n): in n - k {runs} the value is undefined, and they are left out")
     clients, evaluated = summary["clients"][0], summary["evaluated"].min()
     if evaluated < clients:
         lines.append(f"over the {evaluated:,} of {clients:,} clients that were evaluated")
@@ -267,21 +281,17 @@ def fairness(summary: pl.DataFrame) -> Report:
 
 def doubts(table: pl.DataFrame) -> list[str]:
     """What the words and the mark of `fairness_text` mean, of those that are in the table."""
-    rows = table.to_dicts()
-    lines = []
-    if any(row["fairness"] is not None and both_signs(row) for row in rows):
-        lines.append(f"{BOTH} its interval contains both signs: the data do not say which is right")
-    if any(row["unsettled"] for row in rows):
-        lines.append(
-            f"{MARK} its sign changes, or it comes and goes, over the last quarter of rounds"
-        )
-    return lines
+    said = {
+        BOTH: "its interval contains both signs: the data do not say which is right",
+        MARK: "its sign changes, or it comes and goes, over the last quarter of rounds",
+    }
+    there = {sign for row in table.iter_rows(named=True) for sign in signs(row)}
+    return [f"{sign} {what}" for sign, what in said.items() if sign in there]
 
 
 def trust(summary: pl.DataFrame) -> list[Report]:
     """How far the fairness on one partition can be trusted; no report where nothing is known."""
     table = frames_lib.fairness_table(summary)
-    cells = texts(TRUST, table.iter_rows(named=True))
     if not table["late_fairness"].count() + table["fairness_by_loss"].count():
         return []
     lines = [
@@ -290,6 +300,7 @@ def trust(summary: pl.DataFrame) -> list[Report]:
         "spread: standard deviation of the accuracies over clients, points",
         *_widths(table),
     ]
+    cells = texts(TRUST, table.iter_rows(named=True))
     return [Report(cells, f"How far to trust it, on {summary['partition'][0]}", lines)]
 
 
@@ -317,7 +328,7 @@ def chosen_rounds(summary: pl.DataFrame) -> list[str]:
     return [f"numbers of the round that validation rows chose: {which}"]
 
 
-def _unit(row: Row) -> str:
+def unit(row: Row) -> str:
     """What the runs of a row of `frames.fairness_table` differ in."""
     return "seeds" if row["draws"] == 1 else "runs"
 
@@ -329,7 +340,7 @@ def why_undefined(table: pl.DataFrame) -> list[str]:
     for row in table.filter(pl.col("method") != YARDSTICK).iter_rows(named=True):
         where = f"{row['method']} on {row['partition']}" if several else row["method"]
         if row["fairness"] is not None:
-            where += f" in {row['seeds'] - row['fairness_seeds']} of {row['seeds']} {_unit(row)}"
+            where += f" in {row['seeds'] - row['fairness_seeds']} of {row['seeds']} {unit(row)}"
         if row["fairness_undefined"] is not None:
             lines.append(f"undefined for {where}: {row['fairness_undefined']}")
     return lines
