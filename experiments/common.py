@@ -12,7 +12,7 @@ import json
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -190,9 +190,6 @@ def over_settings(
     Returns:
       The record, leaves [S, H, T, N], and the accuracies after the last round [S, H, N].
     """
-    count = len(next(iter(changes.values())))
-    hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), method.hyper(task.partition))
-    hyper |= {k: jnp.asarray(v, jnp.float32) for k, v in changes.items()}
     config = dataclasses.replace(config, eval_every=config.rounds)
     bound = bind.bind(config, method, task)
 
@@ -200,9 +197,29 @@ def over_settings(
         _, record, evaluation = simulation.run(key, data, clients, bound.federation(hyper))
         return record, evaluation.accuracy[-1]
 
-    keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
+    return on_grid(one, bound, data, changes)
+
+
+def on_grid(
+    one: Callable[..., Any],
+    bound: bind.Bound,
+    data: Dataset,
+    changes: Mapping[str, Sequence[float]],
+) -> Any:
+    """`one` of every seed and setting of a method, as one compiled program: leaves [S, H, ...].
+
+    Args:
+      one: (key, hyper, data, clients) -> arrays, of one run.
+      bound: the method on its task.
+      data: the rows.
+      changes: number -> its value in every setting [H]; none: as it is, H = 1.
+    """
+    count = len(next(iter(changes.values()), (0,)))
+    hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), bound.hyper)
+    hyper |= {k: jnp.asarray(v, jnp.float32) for k, v in changes.items()}
+    keys = jax.vmap(jax.random.key)(jnp.asarray(bound.seeds, jnp.uint32))
     grid = jax.jit(lambda *args: grid_lib.grid(one, *args, width=1))
-    return jax.device_get(grid(keys, hyper, data, task.clients))
+    return jax.device_get(grid(keys, hyper, data, bound.task.clients))
 
 
 # ---------------------------------------------------------------- tables

@@ -33,9 +33,8 @@ from experiments import common
 FOLDER = "paper"
 UNFINISHED = "unfinished"  # folder of run directories that are gone on with
 SCALE = {"seeds": [0], "rounds": 60, "eval_every": 5}
-ALL = ("standalone", "cgsv", "cgsv:steady", "cgsv:released", "fedavg_finetuned", "rffl", "cffl")
-ALL += ("iafl",)
-MAIN = ALL[:4]
+MAIN = ("standalone", "cgsv", "cgsv:steady", "cgsv:released")
+ALL = (*MAIN, "fedavg_finetuned", "rffl", "cffl", "iafl")
 
 
 class Cell(NamedTuple):
@@ -147,7 +146,7 @@ def over_rounds(cells: Sequence[Known]) -> pl.DataFrame:
             )
             if known.cell.method == frames.YARDSTICK or own["fairness_by_loss"].is_null().all():
                 continue  # nothing to be compared, or with
-            late, last = own.tail(-(-len(own) // 4)), own.row(-1, named=True)
+            late, last = own.tail(frames.late_evaluations(len(own))), own.row(-1, named=True)
             best = own.row(own["mean_accuracy"].arg_max(), named=True)
             row = {
                 "cell": where(known.cell),

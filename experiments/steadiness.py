@@ -21,9 +21,10 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from cgsv_jax.config.schema import Config, Method
-from cgsv_jax.core import grid, metrics, simulation, vectors
+from cgsv_jax.core import metrics, simulation, vectors
 from cgsv_jax.experiment import bind, deal, names
 from cgsv_jax.experiment.task import Task
+from cgsv_jax.results import frames
 from cgsv_jax.types import Array, Clients, Dataset, Hyper
 from experiments import common
 
@@ -79,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs all parts at the chosen scale."""
     what = common.asked("steadiness", __doc__, argv)
     with common.compiled_once():
-        frames = [frame for part in SCALES[what.scale] for frame in runs(part, what.data_dir)]
-    frame = pl.concat(frames)
+        parts = [frame for part in SCALES[what.scale] for frame in runs(part, what.data_dir)]
+    frame = pl.concat(parts)
     common.report(
         *(what, "Fairness over rounds, and a Gamma that decays", sections(frame)),
         *(frame, figure(frame), common.provenance(frame["seed"].max() + 1)),
@@ -115,9 +116,6 @@ def runs(part: Part, data_dir: str | None) -> Iterator[pl.DataFrame]:
 def curves(config: Config, method: Method, task: Task, decays: Sequence[float]) -> Curves:
     """A method with every seed and decay, as one program; without decays, as it is."""
     bound = bind.bind(config, method, task)
-    count = max(1, len(decays))
-    hyper = jax.tree.map(lambda x: jnp.full(count, x, jnp.float32), bound.hyper)
-    hyper |= {"gamma_decay": jnp.asarray(decays, jnp.float32)} if decays else {}
 
     def one(key: Array, hyper: Hyper, data: Dataset, clients: Clients) -> tuple[Array, ...]:
         federation = bound.federation(hyper)
@@ -138,9 +136,8 @@ def curves(config: Config, method: Method, task: Task, decays: Sequence[float]) 
         start = state, jnp.zeros_like(state.server)
         return jax.lax.scan(block, start, None, config.rounds // config.eval_every)[1]
 
-    keys = jax.vmap(jax.random.key)(jnp.asarray(config.seeds, jnp.uint32))
-    program = jax.jit(lambda *args: grid.grid(one, *args, width=1))
-    return Curves(*jax.device_get(program(keys, hyper, bound.data, task.clients)))
+    changes = {"gamma_decay": decays} if decays else {}
+    return Curves(*common.on_grid(one, bound, bound.data, changes))
 
 
 def tidy(
@@ -301,7 +298,7 @@ def against_paper(frame: pl.DataFrame) -> pl.DataFrame:
 def last_quarter(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows of the last quarter of the evaluations, of every data set its own."""
     rounds = frame.group_by("dataset").agg(pl.col("round").unique().sort())
-    first = {name: own[-max(1, -(-len(own) // 4))] for name, own in rounds.iter_rows()}
+    first = {name: own[-frames.late_evaluations(len(own))] for name, own in rounds.iter_rows()}
     return frame.filter(pl.col("round") >= pl.col("dataset").replace_strict(first))
 
 

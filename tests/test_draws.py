@@ -6,11 +6,11 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from traced import counted
 
 from cgsv_jax.command import main
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError
-from cgsv_jax.core import simulation
 from cgsv_jax.experiment import budget, checkpoint, deal, execute, names, running
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
@@ -29,18 +29,6 @@ SMALL = {
 }
 
 
-def _counted(patch):
-    """What is traced of whole programs, as long as the patch holds."""
-    traces, advance = [], simulation.advance
-
-    def counting(*args, **kwargs):
-        traces.append(1)
-        return advance(*args, **kwargs)
-
-    patch.setattr(simulation, "advance", counting)
-    return traces
-
-
 @pytest.fixture(scope="module")
 def config():
     return names.configure(**SMALL, partition_seed=5, partition_seeds=3)
@@ -50,7 +38,7 @@ def config():
 def drawn(config):
     """Three draws of two partitions in one run, and how often a whole program was traced."""
     with pytest.MonkeyPatch.context() as patch:
-        traces = _counted(patch)
+        traces = counted(patch)
         result = running.run(config)
     return result, len(traces)
 
@@ -207,7 +195,7 @@ def test_a_sweep_runs_every_point_on_every_draw(drawn):
     over_axis = points_lib.grid({k: v for k, v in asked.items() if k != "partition_seed"}, axes)
     assert {*trials} == {*plan_lib.trials_of(over_axis)}
     with pytest.MonkeyPatch.context() as patch:
-        traces = _counted(patch)
+        traces = counted(patch)
         ends, _ = sweep_running.execute(plan_lib.plan(trials))
     assert len(traces) == 2  # programs, for nine trials
     table = sweep_results.frame(sweep_running.rows(sweep, ends), sweep.axes)

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
+from traced import counted
 
 from cgsv_jax.command import main
 from cgsv_jax.config.schema import ConfigError
-from cgsv_jax.core import simulation
 from cgsv_jax.experiment import deal, names, running
 from cgsv_jax.host import files
 from cgsv_jax.results import directory, frames
@@ -37,20 +37,9 @@ def swept():
     sweep = points_lib.grid(SMALL, GRID)
     plan = plan_lib.plan(plan_lib.trials_of(sweep))
     with pytest.MonkeyPatch.context() as patch:
-        traces = _counted(patch)
+        traces = counted(patch)
         ends, _ = sweep_running.execute(plan)
     return sweep, plan, ends, len(traces)
-
-
-def _counted(patch):
-    traces, advance = [], simulation.advance
-
-    def counting(*args, **kwargs):
-        traces.append(1)
-        return advance(*args, **kwargs)
-
-    patch.setattr(simulation, "advance", counting)
-    return traces
 
 
 def _table(sweep, ends):
@@ -159,7 +148,7 @@ def test_shapes_are_compiled_once_each():
         *([2, 2], [2, 2]),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        traces = _counted(patch)
+        traces = counted(patch)
         ends, _ = sweep_running.execute(plan)
     assert len(traces) == 4
     table = _table(sweep, ends)
