@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import Config
@@ -107,7 +106,7 @@ def run(
     return Result(config, dealt, tuple(cells), timing)
 
 
-def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> dict[str, pl.DataFrame]:
+def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> dict[str, Any]:
     """Writes a run directory (see `results.directory`); figures are drawn from it, not from here.
 
     Args:
