@@ -1,6 +1,8 @@
 """What is printed costs no result, and no stranger's control character reaches a terminal."""
 
+import contextlib
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -93,19 +95,90 @@ def test_streams_are_given_back():
     assert (sys.stdout, sys.stderr) == before
 
 
-def test_progress_is_a_line_now_and_then(out):
-    """Elsewhere than in a terminal: what is known, at once when asked, else every two seconds."""
+def test_progress_is_a_line_for_every_twentieth(out):
+    """Elsewhere than in a terminal: where another twentieth is done, when asked, and at the end."""
     stream = out("utf-8")
     with terminal.watching(terminal.console(), 1200, "rounds") as watch:
         watch("a\x1b", 0, state="compiling", now=True)
-        watch("a", 300, 2.5)  # within two seconds of the line before
-        watch("a", 600, 2.5, now=True)
-        watch("b", 1200, 1234.5, "accuracy 90 %", now=True)
+        watch("a", 59, 2.5)  # less than a twentieth further
+        watch("a", 60, 2.5, part=(60, 600, "rounds (300 × 2 seeds)"))
+        watch("a", 61, 2.5, now=True)
+        watch("b", 1200, 1234.5, "accuracy 90 %")
     assert stream.buffer.getvalue().decode().splitlines() == [
-        r"a\x1b: 0/1,200 rounds, compiling",
-        "a: 600/1,200 rounds, 2.5/s, 240 s left",
-        "b: 1,200/1,200 rounds, 1.23e+03/s, 0 s left, accuracy 90 %",
+        r"a\x1b: 0 %, 0/1,200 rounds, compiling",
+        "a: 5 %, 60/600 rounds (300 × 2 seeds), 2.5/s, 0:07:36 left",
+        "a: 5 %, 61/1,200 rounds, 2.5/s, 0:07:36 left",
+        "b: 100 %, 1,200/1,200 rounds, 1.23e+03/s, accuracy 90 %",
     ]
     with terminal.watching(terminal.console(quiet=True), 2, "rounds") as watch:
         watch("a", 1, now=True)
-    assert len(stream.buffer.getvalue().decode().splitlines()) == 3
+    assert len(stream.buffer.getvalue().decode().splitlines()) == 4
+
+
+def test_a_long_run_writes_few_lines(out, monkeypatch):
+    """Ten at their own pace, then one a minute; and the last one, whenever that is."""
+    clock = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
+    stream = out("utf-8")
+    with terminal.watching(terminal.console(), 10_000, "rounds") as watch:
+        for done in range(10_000):
+            clock[0] += 7.3  # twenty hours
+            watch("a", done, now=done % 3 == 0)
+        watch("a", 10_000)
+    found = stream.buffer.getvalue().decode().splitlines()
+    counts = [int(line.split()[3].split("/")[0].replace(",", "")) for line in found]
+    assert counts[:10] == list(range(0, 30, 3))
+    assert all(7.3 * (b - a) >= 60 for a, b in itertools.pairwise(counts[9:-1]))
+    assert counts[-1] == 10_000
+    assert 7.3 * 10_000 / 70 < len(found) < 7.3 * 10_000 / 60
+
+
+NAMES = (
+    "uniform fedavg",
+    "class_imbalance 12 cgsv[contribution=shapley,beta=5]:released",
+    "零 式" * 9,
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_bar_shows_its_numbers_whole(name, width):
+    """At every width the count, the share and the time left; names and states give way to them."""
+    part = 12_000, 24_000, "rounds (12,000 × 2 seeds)"
+    to = terminal.Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    shown = terminal._Shown(name, 5_400, "12,000/24,000", 12.5, "accuracy 88.1 %, best 91.2 %")
+    to.print(terminal._bar(shown, 54_000, 3.0, width))
+    (line,) = to.file.getvalue().splitlines()
+    assert terminal.cell_len(line) <= width
+    for text in (f"{part[0]:,}/{part[1]:,}", " 10 %", "1:04:48 left"):
+        assert text in line
+    # Without colours what is left to do is blank.
+    assert line.index(" 10 %") - line.index("24,000 ") - len("24,000 ") >= terminal.LEAST_BAR
+    assert line[:3] == name[:3]
+    if width == 120:
+        assert "accuracy 88.1 %" in line
+    if len(name) < 20 and width >= 80:
+        assert line.startswith(name + " ")
+        assert "accuracy 88.1 %" in line
+
+
+@pytest.mark.parametrize(("widgets", "lives"), [(True, True), (False, False)])
+def test_a_notebook_has_a_bar_where_it_can_be_redrawn(monkeypatch, widgets, lives):
+    """Rich draws it by ipywidgets; without them it could only be printed over and over."""
+    begun, said = [], []
+
+    class Live(contextlib.nullcontext):
+        def __init__(self, **how):
+            super().__init__()
+            begun.append(how["get_renderable"])
+
+    found = object() if widgets else None
+    monkeypatch.setattr(terminal, "Live", Live)
+    monkeypatch.setattr(terminal.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(terminal, "say", lambda to, text: said.append(text))
+    to = terminal.Console(force_jupyter=True)
+    assert to.is_jupyter
+    assert not to.is_terminal
+    with terminal.watching(to, 4, "rounds") as watch:
+        watch("a", 4)
+    assert (bool(begun), said) == (lives, [] if lives else ["a: 100 %, 4/4 rounds"])

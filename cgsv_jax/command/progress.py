@@ -15,24 +15,26 @@ def watching(console: Console, config: Config) -> Iterator[Callable[[running.Pro
     """Shows how far the rounds of all methods are, while the body lasts."""
     total = sum(bind.rounds_of(config, method) for method in config.methods)
     total *= len(config.seeds) * len(config.partitions) * len(config.draws)
-    unit = "rounds" if len(config.seeds) == 1 else f"rounds of {len(config.seeds)} seeds"
-    unit += f" on {len(config.draws)} draws" if len(config.draws) > 1 else ""
+    seeds = len(config.seeds)
     finished, state = 0, ""  # rounds of the methods before this one; its latest accuracies
 
     def look(p: running.Progress) -> None:
         nonlocal finished, state
         draw = f" {p.partition_seed}" if len(config.draws) > 1 else ""
         name, done = f"{p.partition}{draw} {p.method}", finished + p.round
+        each = f"rounds ({p.rounds // seeds:,} × {seeds} seeds)" if seeds > 1 else "rounds"
+        part = p.round, p.rounds, each
         if p.compiling:
             state = ""
-            watch(name, done, state="compiling", now=True)
+            watch(name, done, state="compiling", now=True, part=part)
             return
         if p.accuracy is not None:  # not every segment ends in an evaluation
             mean, most = 100 * p.accuracy.mean(), 100 * p.accuracy.max()
-            state = f"accuracy mean {mean:.1f} %, max {most:.1f} %"
-        watch(name, done, p.rounds_per_second, state, now=p.round == p.rounds)
-        if p.round == p.rounds:
+            state = f"accuracy {mean:.1f} %, best {most:.1f} %"
+        ends = p.round == p.rounds
+        watch(name, done, p.rounds_per_second, state, now=ends, part=part)
+        if ends:
             finished += p.rounds
 
-    with terminal.watching(console, total, unit) as watch:
+    with terminal.watching(console, total, "rounds") as watch:
         yield look

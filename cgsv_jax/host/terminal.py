@@ -6,23 +6,24 @@ the first failure, silently; whoever opened the guard is told at the end.
 
 import codecs
 import contextlib
+import importlib.util
 import io
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
-_SECONDS_BETWEEN_LINES = 2.0  # of progress, where there is no bar to redraw
+# Lines of progress, where there is no bar to redraw: one for every twentieth, and of a long run,
+# whose log somebody keeps, few.
+TWENTIETHS, FIRST_LINES, SECONDS_BETWEEN_LINES = 20, 10, 60.0
+LEAST_BAR, LEAST_NAME = 8, 20  # columns
 # What stands for a character where the terminal's encoding lacks it; "?" for all others.
 _SPELLED = {"‖": "||", "±": "+-", "–": "-", "…": "...", "×": "x", "≥": ">=", "≤": "<="}
 _SPELLED |= {"²": "^2", "\N{NO-BREAK SPACE}": " "}
@@ -123,7 +124,7 @@ def say(to: Console, text: str) -> None:
 
 @contextlib.contextmanager
 def watching(to: Console, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
-    """How far something long is: a bar in a terminal, a line now and then elsewhere.
+    """How far something long is: a bar in a terminal or a notebook, a line now and then elsewhere.
 
     Args:
       to: where; nothing where that is quiet.
@@ -132,34 +133,105 @@ def watching(to: Console, total: int, unit: str, done: int = 0) -> Iterator[Call
       done: before it starts.
 
     Yields:
-      watch(name, done, rate=0.0, state="", now=False): a look at it, `rate` in units per second
-      where it is known. Lines come every two seconds, or now.
+      watch(name, done, rate=0.0, state="", now=False, part=None): a look at it, `rate` in units per
+      second where it is known; `part` is (done, of how many, unit) of what has the name, which is
+      shown in place of the whole's. Of a state that has no room the bar leaves out what stands
+      behind commas. A line comes where another twentieth is done, or now; after the first ten at
+      most one a minute, and the last one always.
     """
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit}  {{task.fields[pace]}}  left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=to,
-        disable=not to.is_terminal or to.quiet,
-        transient=True,
-    )
-    task = bar.add_task("start", total=total, completed=done, pace="", state="")
-    next_line = [0.0]
+    shown = _Shown("start", done, f"{done:,}/{total:,}", 0.0, "")
+    began = time.monotonic()
+    live = not to.quiet and (to.is_terminal or _is_notebook(to))
+    lines, before, when = 0, -total, began  # how many; what was done at the last one, and when
 
-    def watch(name: str, done: int, rate: float = 0.0, state: str = "", now: bool = False) -> None:
+    def bar() -> Table:
+        return _bar(shown, total, time.monotonic() - began, to.width)
+
+    def watch(
+        name: str,
+        done: int,
+        rate: float = 0.0,
+        state: str = "",
+        now: bool = False,
+        part: tuple[int, int, str] | None = None,
+    ) -> None:
+        nonlocal shown, lines, before, when
+        own, of, what = part or (done, total, unit)
+        shown = _Shown(plain(name), done, f"{own:,}/{of:,}", rate, plain(state))
+        if live:
+            return
+        often = lines >= FIRST_LINES and time.monotonic() - when < SECONDS_BETWEEN_LINES
+        due = now or TWENTIETHS * (done - before) >= total
+        if done < total and (often or not due):
+            return
+        lines, before, when = lines + 1, done, time.monotonic()
+        left = f"{_clock((total - done) / rate)} left" if rate and done < total else ""
         pace = f"{rate:.3g}/s" if rate else ""
-        bar.update(task, description=plain(name), completed=done, pace=pace, state=plain(state))
-        if not to.is_terminal and (now or time.monotonic() > next_line[0]):
-            left = f"{(total - done) / rate:.0f} s left" if rate else ""
-            parts = f"{done:,}/{total:,} {unit}", pace, left, state
-            say(to, f"{name}: {', '.join(filter(None, parts))}")
-            next_line[0] = time.monotonic() + _SECONDS_BETWEEN_LINES
+        said = _percent(done, total), f"{shown.count} {what}", pace, left, state
+        say(to, f"{name}: {', '.join(filter(None, said))}")
 
-    with bar:
+    if not live:
         yield watch
+        return
+    with Live(console=to, get_renderable=bar, transient=True, refresh_per_second=4):
+        yield watch
+
+
+class _Shown(NamedTuple):
+    """What the latest look at something long was."""
+
+    name: str
+    done: int
+    count: str  # of what has the name
+    rate: float  # units per second, 0 where it is not known
+    state: str
+
+
+def _bar(shown: _Shown, total: int, seconds: float, width: int) -> Table:
+    """The bar as a line of `width` columns; states and names give way, numbers do not."""
+    name, done, count, rate, state = shown
+    percent = _percent(done, total)
+    left = f"{_clock((total - done) / rate)} left" if rate else _clock(seconds)
+    room = width - sum(len(text) + 1 for text in (percent, count, left)) - LEAST_BAR - 2
+    parts = state.split(", ")
+    states = [", ".join(parts[:number]) for number in range(len(parts), -1, -1)]
+    rooms = {text: room - cell_len(text) for text in states}
+    whole = (text for text in states if rooms[text] >= cell_len(name))
+    state = next(whole, None) or next((text for text in states if rooms[text] >= LEAST_NAME), "")
+    name = _cut(name, max(room - cell_len(state), 1))
+    line = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    for ratio in (None, None, 1, None, None, None):
+        line.add_column(no_wrap=True, ratio=ratio)
+    line.add_row(name, count, ProgressBar(max(total, 1), done), percent, left, state)
+    return line
+
+
+def _percent(done: int, total: int) -> str:
+    return f"{100 * done // max(total, 1)} %"
+
+
+def _cut(text: str, room: int) -> str:
+    """The two ends of a text that is too long: names differ there."""
+    if cell_len(text) <= room:
+        return text
+    head = (room - 1) // 2
+    tail = set_cell_size(text[::-1], max(room - 1 - head, 0))[::-1]
+    return f"{set_cell_size(text, head)}…{tail}"
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as h:mm:ss.
+
+    >>> _clock(59.6), _clock(86400 + 61)
+    ('0:01:00', '24:01:01')
+    """
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def _is_notebook(to: Console) -> bool:
+    """Whether a bar can live there: without widgets rich could only print it over and over."""
+    return to.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 def complain(sentence: str) -> None:
