@@ -1,5 +1,8 @@
 """Arrays from Python: what does not belong together is named, all of it, before a trace."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +13,9 @@ from flax import linen as nn
 from flax import nnx
 
 import cgsv_jax as cg
-from cgsv_jax import models
+from cgsv_jax import experiment, models
 from cgsv_jax.command import main
+from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import checks, local, simulation
 from cgsv_jax.experiment import deal, identity, names, running
@@ -487,8 +491,13 @@ def test_paths_are_paths(tmp_path):
 # ---------------------------------------------------------------- through an experiment
 
 
+# All that would be digits' own otherwise.
+TRAINED = {"epochs": 3, "batch_size": 16, "learning_rate": 0.1, "decay": 0.99}
+
+
 def given(world, **asked):
     asked = {"clients": 4, "algorithms": "fedavg", "rounds": 2, "seeds": 1, "hidden": (4,)} | asked
+    asked = TRAINED | asked
     config = names.configure(**asked)
     return config, lambda *model: deal.given(config, *world, *model)
 
@@ -550,9 +559,68 @@ def test_the_config_of_a_run_on_ones_own_arrays_is_of_no_other_experiment(
     assert again == values["given"]["digest"] != differs
     file = str(tmp_path / "one" / "config.json")
     assert main.main(["run", "--config", file, "--out", str(tmp_path / "again")]) == 2
-    assert "given from Python, which no file holds" in capsys.readouterr().err
+    assert "with experiment.again and the same arrays" in capsys.readouterr().err
     (tmp_path / "one" / "summary.json").unlink()  # as if it had not finished
     assert main.main(["run", "--resume", str(tmp_path / "one")]) == 2
-    assert "given from Python, which no file holds" in capsys.readouterr().err
+    assert "with experiment.again and the same arrays" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
     assert main.main(["plot", str(tmp_path / "two")]) == 0
+
+
+def test_what_nobody_asked_for_is_said_where_arrays_are_ones_own(world):
+    config = names.configure(
+        clients=4, algorithms=("fedavg", "cgsv"), rounds=2, decay=0.5, hidden=(4,)
+    )
+    said = (
+        "arrays of your own are trained on with the numbers of digits: epochs = 3, "
+        "batch_size = 16, learning_rate = 0.1, gamma = 0.5; what is given to configure is not "
+        "said here"
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(said)}$"):
+        deal.given(config, *world)
+    asked = names.configure(clients=4, algorithms="fedavg", rounds=2, hidden=(4,), **TRAINED)
+    assert asked.taken == ()
+    assert asked == dataclasses.replace(asked, taken=(("rounds", 3),))  # it is no part of a config
+
+
+@pytest.mark.parametrize("own_model", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_run_on_ones_own_arrays_is_repeated_with_the_same_arrays_only(
+    world, tiny, own_model, tmp_path
+):
+    config, make = given(world, algorithms="fedavg", eval_clients=3, late=("1:1",))
+    model = [tiny.softmax()] if own_model else []
+    running.save(directory.create(tmp_path / "one"), running.run(config, dealt=(make(*model),)))
+    found, task = experiment.again(tmp_path / "one", *world, *model)
+    running.save(directory.create(tmp_path / "two"), running.run(found, dealt=(task,)))
+    for name in ("config.json", "rounds.parquet", "clients.parquet", "summary.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    data, clients = world
+    labels = set_at(data.labels, 0, (data.labels[0] + 1) % 3)
+    swapped = clients.rows[::-1], clients.mask[::-1]
+    file = tmp_path / "one" / "config.json"
+    for others, sentence in (
+        ((of(data, labels=labels), clients), "other arrays than those of the run: the rows differ"),
+        ((data, of(clients, rows=swapped[0], mask=swapped[1])), "the run: the partition differ"),
+        ((of(data, test_inputs=data.test_inputs[1:], test_labels=data.test_labels[1:]), clients),
+         r"Dataset.test_inputs is float32 .*, in the run it was float32"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=sentence):
+            experiment.again(file, *others, *model)
+    with pytest.raises(ConfigError, match="the model is another one than that of the run"):
+        experiment.again(file, *world, *([] if own_model else [tiny.softmax()]))
+    with pytest.raises(ConfigError, match=r"experiment\.again and the same arrays"):
+        experiment.read(file)
+
+
+def test_two_tasks_of_one_name_are_refused(world):
+    config, make = given(world)
+    with pytest.raises(ConfigError, match="dealt holds two tasks of one name"):
+        running.run(config, dealt=(make(), make()))
+
+
+def test_a_config_is_read_from_python(tmp_path):
+    config = names.configure(algorithms=("standalone", "cgsv"), clients=3)
+    directory.begin(directory.create(tmp_path / "run"), resolve.to_dict(config))
+    assert experiment.read(tmp_path / "run") == config
+    with pytest.raises(ConfigError, match="a run on a data set, which needs no arrays"):
+        experiment.again(tmp_path / "run", None, None)

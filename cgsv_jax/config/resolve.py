@@ -1,6 +1,5 @@
 """From what somebody asked for, or from a file, to a `Config`; and back."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,7 +87,8 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
         rounds = fields["rounds"]
         fields["eval_every"] = -(-rounds // 20) if schema.whole(rounds) and rounds > 0 else 1
     methods = tuple(method(name) for name in algorithms)
-    config = Config(methods=methods, **_of_tables(tables), **fields)
+    taken = _taken(methods, source.training, {*asked}, fields, tables)
+    config = Config(methods=methods, taken=taken, **_of_tables(tables), **fields)
     schema.refuse(
         complaints + validate_lib.complaints(config, tables) + _idle_options(config, asked, tables)
     )
@@ -111,6 +111,28 @@ def _method(
         if isinstance(option, Number) and option.instead_of in given:
             values[flag] = None  # what is asked for holds on every partition
     return method_of(name, algorithm, {**values, **given}, options)
+
+
+def _taken(
+    methods: Iterable[Method],
+    training: Mapping[str, Any],
+    asked: set[str],
+    fields: Mapping[str, Any],
+    tables: Tables,
+) -> tuple[tuple[str, Any], ...]:
+    """What a data set says of training, where nobody else says it: neither a method nor a flag."""
+    found = {}
+    for name, value in training.items():
+        if name in asked:
+            continue
+        if name in schema.FIELDS:
+            found[name] = fields[name]
+        for method in methods:
+            if name in method.values and method.values[name] == value:
+                spec = tables.algorithms[method.algorithm]
+                if name not in spec_lib.defaults_of(spec, method.values, tables.parts):
+                    found[name] = value
+    return tuple(found.items())
 
 
 def method_of(
@@ -197,8 +219,7 @@ def to_dict(config: Config) -> dict[str, Any]:
             return [plain(item) for item in value]
         return "inf" if isinstance(value, float) and value == math.inf else value
 
-    fields = [field.name for field in dataclasses.fields(config) if field.name != "tables"]
-    return {name: plain(getattr(config, name)) for name in fields}
+    return {name: plain(getattr(config, name)) for name in schema.WRITTEN}
 
 
 def from_dict(values: Any, tables: Tables) -> Config:
@@ -212,12 +233,12 @@ def from_dict(values: Any, tables: Tables) -> Config:
     if values.get("dataset") == schema.GIVEN:
         raise ConfigError(
             "the config is of a run on arrays that were given from Python, which no file holds: "
-            "it can only be repeated there, with experiment.given and experiment.run"
+            "it can only be repeated there, with experiment.again and the same arrays"
         )
     values = schema.EARLIER | values
     refuse_other_plugin(values["plugin"], values["plugin_sha256"], tables)
     what, lacking = "the config", validate_lib.LACKING
-    names = [field.name for field in dataclasses.fields(Config) if field.name != "tables"]
+    names = schema.WRITTEN
     complaints = [
         validate_lib.unknown(f"key of {what}", key, names) for key in values if key not in names
     ]
@@ -319,6 +340,29 @@ def of_given(config: Config, described: Mapping[str, Any]) -> dict[str, Any]:
     named = {"dataset": schema.GIVEN, "partitions": [schema.GIVEN]}
     named |= {"model": schema.GIVEN} if "model" in described else {}
     return {**named, **values, schema.GIVEN: dict(described)}
+
+
+def from_given(values: Mapping[str, Any], tables: Tables) -> Config:
+    """The inverse of `of_given`; what such a file does not say is as if nobody had asked for it.
+
+    Raises:
+      ConfigError: as `from_dict`, and where the file is of a data set.
+    """
+    if values.get("dataset") != schema.GIVEN:
+        raise ConfigError(
+            "the config is of a run on a data set, which needs no arrays: "
+            "experiment.run(experiment.read(file)) repeats it"
+        )
+    said = {name: value for name, value in values.items() if name != schema.GIVEN}
+    usual = {**said, "dataset": defaults.DEFAULTS["dataset"]}
+    if said.get("model") in schema.OF_TOKENS:
+        usual["dataset"] = next(name for name, own in tables.datasets.items() if own.tokens)
+    default = to_dict(resolve(tables, dataset=usual["dataset"]))
+    usual["partitions"] = default["partitions"]
+    if said.get("model") == schema.GIVEN:
+        usual["model"] = default["model"]
+    unsaid = {name: default[name] for name in (*schema.OF_DATA, *schema.OF_MODEL)}
+    return from_dict(unsaid | usual, tables)
 
 
 def _no_object(what: str, value: Any) -> str:

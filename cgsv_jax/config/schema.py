@@ -375,6 +375,9 @@ class Config:
     plugin: str | None = None  # a file of rules of one's own, absolute
     plugin_sha256: str | None = None  # of its content
     tables: Any = dataclasses.field(default=None, compare=False, repr=False)  # `Tables`
+    # Option -> value, of those that nobody asked for and that are the data set's own, of which
+    # arrays from Python know nothing. Of a config from a file it is empty.
+    taken: tuple[tuple[str, Any], ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @property
     def draws(self) -> range:
@@ -383,6 +386,8 @@ class Config:
 
 
 FIELDS = fields_lib.of(Config)
+# The keys of a config.json: all that makes one config another.
+WRITTEN = tuple(field.name for field in dataclasses.fields(Config) if field.compare)
 # Tables whose names a field's help may show.
 NAMED = ("datasets", "models", "partitions", "precisions", "convs", "attacks")
 PATHS = tuple(name for name, field in FIELDS.items() if isinstance(field.kind, Path))

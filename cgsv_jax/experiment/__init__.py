@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from cgsv_jax.core import deprecated
 
 if TYPE_CHECKING:
-    from cgsv_jax.experiment.deal import given, tasks
-    from cgsv_jax.experiment.names import configure
+    from cgsv_jax.experiment.deal import again, given, tasks
+    from cgsv_jax.experiment.names import configure, read
     from cgsv_jax.experiment.running import Progress, Result, run, save
 
-__all__ = ["Progress", "Result", "configure", "given", "run", "save", "tasks"]
+__all__ = ["Progress", "Result", "again", "configure", "given", "read", "run", "save", "tasks"]
 
 # Where they are. What computes and writes is loaded by whoever asks for it, and not where only
 # another module of this folder is needed.
 _MODULES = {
-    **dict.fromkeys(("given", "tasks"), "deal"),
-    "configure": "names",
+    **dict.fromkeys(("again", "given", "tasks"), "deal"),
+    **dict.fromkeys(("configure", "read"), "names"),
     **dict.fromkeys(("Progress", "Result", "run", "save"), "running"),
 }
 _former = deprecated.names(__name__, {"problems": "cgsv_jax.experiment.tasks"}, within=1)

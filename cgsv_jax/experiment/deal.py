@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import itertools
+import warnings
 from typing import Any
 
 import jax
 import numpy as np
 
 from cgsv_jax import data as data_lib
-from cgsv_jax.config import schema
+from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.core import attacks, checks, vectors
 from cgsv_jax.core import evaluation as evaluation_lib
@@ -17,7 +18,7 @@ from cgsv_jax.data import attendance as attendance_lib
 from cgsv_jax.data import lists
 from cgsv_jax.data import owners as owners_lib
 from cgsv_jax.data import partition as partition_lib
-from cgsv_jax.experiment import budget, hardware
+from cgsv_jax.experiment import budget, hardware, names
 from cgsv_jax.experiment import identity as identity_lib
 from cgsv_jax.experiment.task import (
     DataIdentity,
@@ -92,8 +93,18 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
     Raises:
       ConfigError: naming everything that is wrong with the arrays, see `checks.complaints`, and
         what a method of the config cannot do with them.
+
+    Warns:
+      UserWarning: numbers of training that nobody asked for are those of a data set.
     """
     hardware.devices(config)
+    if config.taken:
+        numbers = ", ".join(f"{name} = {value}" for name, value in config.taken)
+        warnings.warn(
+            f"arrays of your own are trained on with the numbers of {config.dataset}: {numbers}; "
+            "what is given to configure is not said here",
+            stacklevel=2,
+        )
     if config.partition_seeds > 1:
         raise ConfigError(
             f"--partition-seeds is {config.partition_seeds}, it must be 1 for clients that are "
@@ -120,6 +131,36 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
     task = task._replace(own_model=own_model)
     schema.refuse(budget.unfit(config, task))
     return _conducted(config, task)
+
+
+def again(
+    file: Any, data: Dataset, clients: Clients, model: Model | None = None, plugin: Any = None
+) -> tuple[Config, Task]:
+    """What a run on arrays from Python needs to be repeated: `run(config, dealt=(task,))`.
+
+    Args:
+      file: the config.json of the run, or its directory.
+      data: the same rows as then.
+      clients: the same clients.
+      model: the same network, if that was given.
+      plugin: a file of rules of one's own, where the run had one.
+
+    Raises:
+      ConfigError: the file is of another kind of run, or these are other arrays; a sentence says
+        which.
+      ValueError: it cannot be read.
+    """
+    values = names.document(file)
+    config = resolve.from_given(values, names.tables(plugin))
+    before = values.get(schema.GIVEN)
+    if not isinstance(before, dict):
+        raise ConfigError(f"the config lacks the key {schema.GIVEN!r}")
+    if ("model" in before) != (model is not None):
+        was = "another network was given" if model is None else "the network was the config's"
+        raise ConfigError(f"the model is another one than that of the run: {was}")
+    task = given(config, data, clients, model)
+    schema.refuse(identity_lib.other_arrays(before, identity_lib.described(task)))
+    return config, task
 
 
 def _model(config: Config, data: Dataset, num_classes: int) -> Model:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -118,7 +118,12 @@ def described(task: Task) -> dict[str, Any]:
         for path, x in jax.tree_util.tree_flatten_with_path(part)[0]
         for name in [f"{type(part).__name__}{jax.tree_util.keystr(path)}"]
     }
-    found = {"arrays": arrays, "digest": fingerprint([task])}
+    found = {
+        "arrays": arrays,
+        "digest": fingerprint([task]),
+        "rows": files_lib.digest_of_arrays(jax.tree.leaves(task.data)),
+        "partition": files_lib.digest_of_arrays(jax.tree.leaves(task.clients)),
+    }
     if task.own_model:
         key, row = jax.random.key(0), task.data.inputs[:1]
         params = jax.eval_shape(task.model.init, key)
@@ -129,3 +134,30 @@ def described(task: Task) -> dict[str, Any]:
         digest = hashlib.sha256("".join(programs).encode()).hexdigest()
         found["model"] = {"parameters": sum(task.tensors), "digest": digest}
     return found
+
+
+def other_arrays(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence for each array, and the model, that is not what it was; see `described`.
+
+    Args:
+      before: as a config.json has it.
+      now: of the arrays that somebody hands over.
+    """
+    shapes, found = before.get("arrays"), now["arrays"]
+    shapes = shapes if isinstance(shapes, dict) else {}
+    wrong = [
+        f"{name} is {found.get(name, 'nothing')}, in the run it was {shapes.get(name, 'nothing')}"
+        for name in {**shapes, **found}
+        if shapes.get(name) != found.get(name)
+    ]
+    if not wrong and before.get("digest") != now["digest"]:
+        # An earlier version kept no digests of the two.
+        parts = [part for part in ("rows", "partition") if before.get(part) != now[part]]
+        what = " and ".join(f"the {part}" for part in parts) or "who is evaluated or takes part"
+        wrong = [f"other arrays than those of the run: {what} differ, by SHA-256"]
+    if before.get("model") != now.get("model"):
+        wrong.append(
+            "the model is another one than that of the run, by SHA-256 of its program as JAX "
+            "lowers it, which another version of JAX may do otherwise"
+        )
+    return wrong

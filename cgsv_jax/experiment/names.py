@@ -15,6 +15,7 @@ from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.core import attacks, local
 from cgsv_jax.data import partition as partition_lib
 from cgsv_jax.experiment import plugins
+from cgsv_jax.host import files
 from cgsv_jax.rules.aggregation import AGGREGATIONS
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
 from cgsv_jax.rules.methods import METHODS
@@ -78,6 +79,28 @@ def with_plugin(options: Mapping[str, Any], plugin: Any) -> dict[str, Any]:
     if needed is not None and plugin is None:
         raise ConfigError(resolve.missing_plugin(needed))
     return {**options, **({"plugin": plugin} if needed is not None else {})}
+
+
+def read(file: Any, plugin: Any = None) -> Config:
+    """The configuration that a config.json holds: `run(read(file))` repeats the run.
+
+    Args:
+      file: the config.json of a run, or its directory.
+      plugin: a file of rules of one's own, where the run had one; it must be the same.
+
+    Raises:
+      ConfigError: on what is missing, unknown or out of range, and where the run was on arrays
+        from Python: then `deal.again` takes them.
+      ValueError: it cannot be read.
+    """
+    return resolve.from_dict(document(file), tables(plugin))
+
+
+def document(file: Any) -> dict[str, Any]:
+    """What a config.json says, unjudged, of which a run directory may be named in its place."""
+    path = files.path_of(file, "the file")
+    file = path / "config.json" if files.kind(path) == "folder" else path
+    return files.read_json(file, edited=lambda line: warnings.warn(line, stacklevel=3))
 
 
 def configure(plugin: Any = None, plugin_sha256: str | None = None, **asked: Any) -> Config:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cgsv_jax.config import resolve
-from cgsv_jax.config.schema import Config
+from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.experiment import bind, deal, execute
 from cgsv_jax.experiment import identity as identity_lib
 from cgsv_jax.experiment import programs as programs_lib
@@ -69,6 +69,10 @@ def run(
       execute.Stopped: when the keeper says so.
     """
     dealt = deal.tasks(config) if dealt is None else dealt
+    if len({(task.partition, task.partition_seed) for task in dealt}) < len(dealt):
+        raise ConfigError(
+            "dealt holds two tasks of one name, it must hold one: results are by name"
+        )
     # All draws of a partition one after another: a method is compiled once for those of one shape.
     bounds = [
         bind.bind(config, method, task)
