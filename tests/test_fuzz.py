@@ -266,7 +266,7 @@ def test_the_examples_are_of_both_kinds():
 
 # ---------------------------------------------------------------- commands, up to their directory
 
-_RUN, _COMPARE, _SWEEP = flags_lib.training_commands(TABLES)
+_RUN, _COMPARE, _SWEEP = (action.record for action in flags_lib.training_actions(TABLES))
 COMMANDS = {
     ("run",): _RUN,
     ("compare",): _COMPARE,

@@ -1,6 +1,8 @@
 """What may be asked of the command, word by word."""
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -10,6 +12,7 @@ from cgsv_jax.config import defaults, fields, schema, validate
 from cgsv_jax.config.defaults import PRESETS
 from cgsv_jax.config.fields import Kind, Name, Path, Several
 from cgsv_jax.experiment import plugins
+from cgsv_jax.rules import spec as spec_lib
 from cgsv_jax.rules.spec import Choice, Count, Number, Truth
 from cgsv_jax.sweep import options
 
@@ -30,7 +33,7 @@ class Flag(NamedTuple):
     alias: str | None = None
 
 
-def _parser(argument: Argument) -> Any:
+def _parser(argument: Argument) -> tyro.constructors.PrimitiveConstructorSpec:
     """Converts if it can: what cannot be stays a string, and config.validate says so."""
 
     def parse(words: Sequence[str]) -> Any:
@@ -39,14 +42,13 @@ def _parser(argument: Argument) -> Any:
         except ValueError:
             return words[0]
 
-    spec = tyro.constructors.PrimitiveConstructorSpec(
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=argument.metavar,
         instance_from_str=parse,
         is_instance=lambda value: True,  # None stands for the data set's default
         str_from_instance=lambda value: [str(value)],
     )
-    return Annotated[Any, spec]
 
 
 def _list_of(cast: Callable[[str], Any]) -> Callable[[str], tuple]:
@@ -86,14 +88,11 @@ def _several(cast: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 INT, NUMBER, NAME = Argument(int, "INT"), Argument(float, "NUMBER"), Argument(str, "NAME")
+PATH = Argument(str, "PATH")
 SWITCH = Argument(_truth, "true|false")  # which needs no word, except in a sweep
-_ARGUMENTS = {Number: NUMBER, Count: INT, Choice: NAME, Truth: SWITCH, Name: NAME, Path: NAME}
-_ARGUMENTS |= {fields.Word: NAME}
-NAMES, INTS = Argument(_list_of(str), "A,B,..."), Argument(_list_of(int), "INT,INT,...")
-NUMBERS, SEEDS = (
-    Argument(_list_of(float), "NUMBER,NUMBER,..."),
-    Argument(_number_or_list, "INT | INT,INT,..."),
-)
+_ARGUMENTS = {Number: NUMBER, Count: INT, Choice: NAME, Truth: SWITCH, Name: NAME, Path: PATH}
+NAMES, INTS = Argument(_list_of(str), "NAME,..."), Argument(_list_of(int), "INT,...")
+NUMBERS, SEEDS = Argument(_list_of(float), "NUMBER,..."), Argument(_number_or_list, "INT|INT,...")
 LAYERS = Argument(_layers, "INT[xINT...]")
 
 
@@ -106,17 +105,23 @@ def _default(name: str, tables: schema.Tables) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
     base, others = defaults.default_of(name, tables)
-    texts = [] if base is None else [text(base)]
-    texts += [f"{who} {text(value)}" for who, value in others.items()]
-    return ", ".join(filter(None, texts)) or "none"
+    alike: dict[str, list[str]] = {}  # value -> who has it
+    for who, value in others.items():
+        alike.setdefault(text(value), []).append(who)
+    texts = ["" if base is None else text(base)]
+    texts += [f"{', '.join(who)} {value}" for value, who in alike.items()]
+    return "; ".join(filter(None, texts)) or "none"
 
 
 def _argument_of(kind: Kind) -> Argument:
+    if isinstance(kind, fields.Word):
+        return NAME._replace(metavar=kind.metavar)
     if not isinstance(kind, Several):
         return _ARGUMENTS[type(kind)]
     if kind.counted:
         return SEEDS
-    return {INT: INTS, NUMBER: NUMBERS, NAME: NAMES}[_argument_of(kind.of)]
+    one = _argument_of(kind.of)
+    return {int: INTS, float: NUMBERS, str: NAMES}[one.cast]._replace(metavar=f"{one.metavar},...")
 
 
 def _of_option(option: Kind) -> Flag:
@@ -141,22 +146,27 @@ def of_group(group: str, tables: schema.Tables) -> dict[str, Flag]:
         for name, field in schema.FIELDS.items()
         if field.group == group
     }
-    if group == "training":
-        flags |= {name: _of_option(option) for name, option in schema.TRAINING.items()}
+    for name, option in schema.TRAINING.items():
+        if group == schema.ELSEWHERE.get(name, "training"):
+            flags[name] = _of_option(option)._replace(alias=schema.ALIASES.get(name))
     return flags
 
 
 def rules(tables: schema.Tables) -> dict[str, Flag]:
     """The flags of what rules declare."""
-    declared = {n: _of_option(o) for n, o in tables.options.items() if n not in schema.TRAINING}
+    return {n: _of_option(o) for n, o in tables.options.items() if n not in schema.TRAINING}
+
+
+def _by_reader(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, dict[str, Flag]]:
+    """The flags of rules, those that cgsv reads first."""
+    read = spec_lib.every_option([tables.algorithms["cgsv"]], tables.parts)
     return {
-        "preset": Flag(
-            NAME, f"bundle of rules and numbers: {', '.join(PRESETS)}", alias="--setting"
-        ),
-        **declared,
+        "cgsv": {name: flag for name, flag in flags.items() if name in read},
+        "other methods": {name: flag for name, flag in flags.items() if name not in read},
     }
 
 
+PRESET = Flag(NAME, f"bundle of rules and numbers: {', '.join(PRESETS)}", alias="--setting")
 CLUSTER = {
     "coordinator": Flag(
         NAME,
@@ -213,17 +223,19 @@ RAY = {
 }
 OUTPUT = {
     "config": Flag(
-        NAME, "a config.json to repeat; then only the flags of this group count", "none"
+        PATH,
+        "a config.json to repeat as it is: beside it only flags of this group, and --coordinator",
+        "none",
     ),
-    "out": Flag(NAME, "run directory to write", "runs/<command>-<data set>-<number>"),
+    "out": Flag(PATH, "run directory to write", "runs/<command>-<data set>-<number>"),
     "overwrite": Flag(SWITCH, "replace the run that the directory holds"),
     "resume": Flag(
-        NAME,
+        PATH,
         "an unfinished run's directory: go on with it; with --plugin, --profile, --quiet only",
         "none",
     ),
     "plugin": Flag(
-        NAME, f"a file with rules of your own: {', '.join(plugins.FIELDS)} by name", "none"
+        PATH, f"a file with rules of your own: {', '.join(plugins.FIELDS)} by name", "none"
     ),
     "profile": Flag(SWITCH, "then time the phases of a round, beside what the device could do"),
     "quiet": Flag(SWITCH, "print nothing but errors"),
@@ -241,23 +253,47 @@ def fields_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {validate.RENAMED.get(name, name): value for name, value in flags.items()}
 
 
-def _arguments(name: str, doc: str, flags: dict[str, Flag], tables: schema.Tables) -> type:
-    made_of = []
-    for flag, (argument, text, default, alias) in flags.items():
-        switch = argument is SWITCH
-        shown = default or ("off" if switch else _default(validate.RENAMED.get(flag, flag), tables))
-        note = tyro.conf.arg(
-            help=text,
-            help_behavior_hint=f"(default: {shown})",
-            aliases=[alias] if alias else None,
-        )
-        kind = bool if switch else _parser(argument)
-        made_of.append((flag, Annotated[kind, note], False if switch else None))
-    made = dataclasses.make_dataclass(
-        name, made_of, frozen=True, namespace={"command": name.lower()}
+Groups = Mapping[str, Mapping[str, Flag]]  # title -> flags
+
+
+class Action(NamedTuple):
+    """What the command may be told to do."""
+
+    record: type  # of what was asked for, flag by flag
+    spoken: Any  # the same as the parser takes it, in groups
+
+
+def _action(name: str, doc: str, groups: Groups, tables: schema.Tables) -> Action:
+    """What an action may be told, as one record, which the parser and its help read in groups."""
+    parts, flat = {}, []
+    for number, (title, flags) in enumerate(groups.items()):
+        made_of = []
+        for flag, (argument, text, default, alias) in flags.items():
+            switch = argument is SWITCH
+            own = _default(validate.RENAMED.get(flag, flag), tables)
+            note = tyro.conf.arg(
+                help=text,
+                help_behavior_hint=f"(default: {default or ('off' if switch else own)})",
+                aliases=[alias] if alias else None,
+            )
+            kind = bool if switch else Annotated[Any, _parser(argument)]
+            made_of.append((flag, Annotated[kind, note], False if switch else None))
+            flat.append((flag, Any, made_of[-1][-1]))
+        part = dataclasses.make_dataclass("Part", made_of, frozen=True)
+        parts[f"part_{number}"] = Annotated[part, tyro.conf.arg(name=title, help="")]
+    record = dataclasses.make_dataclass(
+        name, flat, frozen=True, namespace={"command": name.lower()}
     )
-    made.__doc__ = doc
-    return made
+
+    def made(**given: Any) -> Any:
+        return record(**{k: v for part in given.values() for k, v in vars(part).items()})
+
+    record.__doc__ = made.__doc__ = doc
+    made.__annotations__ = parts  # what the parser asks a function for
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [inspect.Parameter(name, keyword, annotation=part) for name, part in parts.items()]
+    made.__signature__ = inspect.Signature(own)  # pyright: ignore[reportFunctionMemberAccess]
+    return Action(record, Annotated[record, tyro.conf.subcommand(name.lower(), constructor=made)])
 
 
 def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
@@ -265,111 +301,150 @@ def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
     there = options.sweepable(tables)
 
     def swept(flag: Flag) -> Flag:
-        one = LAYERS if flag.argument is INTS else flag.argument
-        span = " | LOW:HIGH" if one in (INT, NUMBER) else ""
+        one = LAYERS if flag.argument == INTS else flag.argument
+        span = "|LOW:HIGH" if one in (INT, NUMBER) else ""
         return flag._replace(
             argument=Argument(_several(one.cast), f"{one.metavar},...{span}"),
-            help=f"{flag.help}; layers joined by x" if one is LAYERS else flag.help,
-            default="false" if one is SWITCH else flag.default,
+            help=f"{flag.help}; layers joined by x" if one == LAYERS else flag.help,
+            default="false" if one == SWITCH else flag.default,
         )
 
     return {name: swept(flag) if name in there else flag for name, flag in flags.items()}
 
 
-def training_commands(tables: schema.Tables) -> tuple[type, type, type]:
-    """What run, compare and sweep may be told, where there are these names."""
-    methods, usual = ", ".join(tables.algorithms), defaults.DEFAULTS
-    task, dealt, training, evaluation, who, hardware = (
-        of_group(group, tables) for group in schema.GROUPS
-    )
+def training_actions(tables: schema.Tables) -> tuple[Action, Action, Action]:
+    """What run, compare and sweep may be told, where there are these names.
 
-    def of(name: str, doc: str, dealt: dict[str, Flag], algorithms: Flag) -> type:
-        which = dealt | {"algorithms": algorithms}
-        how = training | evaluation | who | hardware | rules(tables)
-        return _arguments(name, doc, task | which | how | CLUSTER | OUTPUT, tables)
+    The groups stand in the order in which somebody who meets the command needs them.
+    """
+    methods, usual = ", ".join(tables.algorithms), defaults.DEFAULTS
+    own = {group: of_group(group, tables) for group in schema.GROUPS}
+    held = own["partition"]
+    partitions = {"partition": held.pop("partition")}
+
+    def groups(
+        swept: Callable[[dict[str, Flag]], dict[str, Flag]],
+        partition: dict[str, Flag],
+        algorithms: Flag,
+        **others: Mapping[str, Flag],
+    ) -> Groups:
+        of_rules = _by_reader(swept(rules(tables)), tables)
+        return {
+            "data and model": swept(own["data"]),
+            "partition": partition | swept(held),
+            "method": {"algorithms": algorithms} | swept({"preset": PRESET}),
+            "training": swept(own["training"]),
+            **others,
+            "evaluation": swept(own["evaluation"]),
+            "participation and attack": swept(own["participation"]),
+            "cgsv rule": of_rules["cgsv"],
+            "other methods' rule": of_rules["other methods"],
+            "hardware": swept(own["hardware"]) | (RAY if "sweep" in others else CLUSTER),
+        }
+
+    def trained(name: str, doc: str, partition: dict[str, Flag], algorithms: Flag) -> Action:
+        return _action(name, doc, groups(dict, partition, algorithms, output=OUTPUT), tables)
 
     one = Flag(NAME, f"partition: {', '.join(tables.partitions)}")
-    run = of(
+    run = trained(
         "Run",
         "One method on one partition.",
         {"partition": one},
         Flag(NAME, f"method: {methods}", "cgsv", "--algorithm"),
     )
-    compare = of(
+    compare = trained(
         "Compare",
-        "Several methods on the same partition, start and seeds: the fairness table.\n\n"
+        "Several methods on the same partition, start and seeds: the fairness table. Several "
+        "values are joined by commas: --partition uniform,power_law.\n\n"
         f"Without arguments: {', '.join(usual['algorithms'])} on {usual['dataset']}, "
         f"{usual['clients']} clients, {', '.join(usual['partitions'])}, {usual['seeds']} seeds.",
-        dealt,
+        partitions,
         Flag(
             NAMES,
-            f"methods, comma-separated, or all: {methods}; cgsv:released runs the released code's "
-            "preset beside the paper's",
+            f"methods, or all: {methods}; cgsv:released runs the released code's preset beside the "
+            "paper's",
             alias="--algorithm",
         ),
     )
-    sweep = _arguments(
+    algorithms = Flag(
+        NAMES,
+        f"methods, or all: {methods}; standalone is run with them wherever fairness needs it",
+        "cgsv",
+        "--algorithm",
+    )
+    beside = {
+        "config": OUTPUT["config"]._replace(help="the config.json of a sweep, to repeat it"),
+        "out": OUTPUT["out"]._replace(help="directory to write"),
+        "overwrite": OUTPUT["overwrite"]._replace(help="replace what the directory holds"),
+        "resume": Flag(
+            PATH, "the directory of a sweep that was stopped, to run what is missing", "none"
+        ),
+        "plugin": OUTPUT["plugin"],
+        "quiet": OUTPUT["quiet"],
+    }
+    several = functools.partial(_swept, tables=tables)
+    sweep = _action(
         "Sweep",
-        "Many points at once: every flag of a number or a choice takes several values.\n\n"
+        "Many points at once: every flag of a number or a choice takes several values, joined by "
+        "commas.\n\n"
         "`cgsv sweep --beta 0.5,1,2 --alpha 0.9,0.95 --seeds 5 --partition uniform,power_law` runs "
         "all combinations, as few compiled programs, and says which point is best.",
-        _swept(task, tables)
-        | dealt
-        | {
-            "algorithms": Flag(
-                NAMES,
-                f"methods, comma-separated, or all: {methods}; standalone is run with them "
-                "wherever fairness needs it",
-                "cgsv",
-                "--algorithm",
-            ),
-        }
-        | _swept(training | evaluation | hardware | rules(tables) | who, tables)
-        | SWEEP
-        | RAY
-        | {
-            "config": OUTPUT["config"]._replace(help="the config.json of a sweep, to repeat it"),
-            "out": OUTPUT["out"]._replace(help="directory to write"),
-            "overwrite": OUTPUT["overwrite"]._replace(help="replace what the directory holds"),
-            "resume": Flag(
-                NAME, "the directory of a sweep that was stopped, to run what is missing", "none"
-            ),
-            "plugin": OUTPUT["plugin"],
-            "quiet": OUTPUT["quiet"],
-        },
+        groups(several, partitions, algorithms, sweep=SWEEP, output=beside),
         tables,
     )
     return run, compare, sweep
+
+
+_AS_PATH = _parser(PATH)
+_OF_DATA = tyro.conf.arg(
+    help="folder of the data sets", help_behavior_hint="(default: TFDS_DATA_DIR, or TFDS's own)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
     """Draws the figures of finished runs again; several runs are also compared with each other."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
-    """Run directories."""
-    out: str | None = None
-    """Folder for the figures; default: figures/ inside the run, or here for several runs."""
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN ...", help="run directories", help_behavior_hint=""),
+    ]
+    out: Annotated[
+        str | None,
+        _AS_PATH,
+        tyro.conf.arg(
+            help="folder for the figures",
+            help_behavior_hint="(default: figures/ inside the run, or here for several runs)",
+        ),
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
     """Which data sets there are, and which of them are on this machine."""
 
-    data_dir: str | None = None
-    """Folder of the TFDS sets; default: TFDS_DATA_DIR, or TFDS's own."""
+    data_dir: Annotated[str | None, _AS_PATH, _OF_DATA] = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
     """Downloads a data set and writes it for reading; mnist and cifar10 need TensorFlow for it."""
 
-    name: tyro.conf.Positional[str]
-    """Data set: mnist, cifar10, sst or mr."""
-    data_dir: str | None = None
-    """Folder to write to; default: TFDS_DATA_DIR, or TFDS's own."""
-    archive: str | None = None
-    """A local copy of the archive of sst or mr, in place of downloading it."""
+    name: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="NAME", help="data set: mnist, cifar10, sst or mr"),
+    ]
+    data_dir: Annotated[str | None, _AS_PATH, _OF_DATA] = None
+    archive: Annotated[
+        str | None,
+        _AS_PATH,
+        tyro.conf.arg(
+            help="a local copy of the archive of sst or mr",
+            help_behavior_hint="(default: it is downloaded)",
+        ),
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,13 +459,15 @@ class Data:
 
 def commands(tables: schema.Tables) -> Any:
     """All that the command may be told."""
-    run, compare, sweep = training_commands(tables)
+    run, compare, sweep = training_actions(tables)
     return tyro.conf.OmitSubcommandPrefixes[
         tyro.conf.OmitArgPrefixes[
-            Annotated[compare, tyro.conf.subcommand("compare")]
-            | Annotated[run, tyro.conf.subcommand("run")]
-            | Annotated[sweep, tyro.conf.subcommand("sweep")]
-            | Annotated[Plot, tyro.conf.subcommand("plot")]
-            | Annotated[Data, tyro.conf.subcommand("data")]
+            tyro.conf.FlagCreatePairsOff[
+                compare.spoken
+                | run.spoken
+                | sweep.spoken
+                | Annotated[Plot, tyro.conf.subcommand("plot")]
+                | Annotated[Data, tyro.conf.subcommand("data")]
+            ]
         ]
     ]

@@ -50,10 +50,11 @@ DEFAULTS: dict[str, Any] = {
 
 
 def default_of(name: str, tables: Tables) -> tuple[Any, dict[str, Any]]:
-    """An option's value where nobody gives it, None if there is no general one, and other values.
+    """An option's value where nobody gives it, and other values.
 
     Returns:
-      The value, and data set, preset, method or part of one -> the value that it has instead.
+      The value, of the usual data set and preset, and data set, preset, method or part of one ->
+      the value that it has instead.
     """
     general = {name: field.kind.default for name, field in FIELDS.items()}
     general |= {flag: option.default for flag, option in tables.options.items()}
@@ -62,7 +63,8 @@ def default_of(name: str, tables: Tables) -> tuple[Any, dict[str, Any]]:
     of_sets = {who: source.training for who, source in tables.datasets.items()}
     for table in (of_sets, PRESETS, *({w: s.defaults for w, s in own.items()} for own in rules)):
         own = {who: values[name] for who, values in table.items() if name in values}
-        if table in (of_sets, PRESETS) and len(own) == len(table):  # no general one, or they agree
-            base = next(iter(own.values())) if len(set(own.values())) == 1 else None
+        usual = DEFAULTS["dataset" if table is of_sets else "preset"]
+        if table in (of_sets, PRESETS) and usual in own:
+            base = own[usual]
         others |= own
     return base, {who: value for who, value in others.items() if value != base}

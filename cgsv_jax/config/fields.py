@@ -40,6 +40,7 @@ class Word(NamedTuple):
     must: str  # what is said of a word that cannot be read: it must ...
     help: str = ""
     default: str | None = None
+    metavar: str = "NAME"  # how help writes such a word
 
 
 class Several(NamedTuple):

@@ -42,6 +42,10 @@ TRAINING: dict[str, Option] = {
     ),
 }
 
+# Of these options, the group of flags that they belong to where that is not training.
+ELSEWHERE = {"dropout": "participation"}
+ALIASES = {"learning_rate": "--lr"}  # of their flags
+
 # What a config.json means that was written before there was such a key.
 EARLIER = {"plugin": None, "plugin_sha256": None, "select": "last", "partition_seeds": 1}
 EARLIER_OF_METHODS = {"gamma_decay": 1.0}
@@ -169,13 +173,14 @@ def whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-GROUPS = ("task", "dealt", "training", "evaluation", "who", "hardware")  # of flags
-_task, _dealt, _training, _evaluation, _who, _hardware = (
+# Of flags, in the order of help.
+GROUPS = ("data", "partition", "training", "participation", "evaluation", "hardware")
+_data, _partition, _training, _participation, _evaluation, _hardware = (
     functools.partial(fields_lib.declared, group) for group in GROUPS
 )
 
 
-_rows = functools.partial(_task, rows=True)
+_rows, _held = (functools.partial(group, rows=True) for group in (_data, _partition))
 _ONE, _POSITIVE = from_(1), Interval(0, math.inf, "()")
 
 
@@ -188,10 +193,10 @@ class Config:
     is a value, the field is optional.
     """
 
-    dataset: str = _task(Name(None, "datasets", "data set: {datasets}"))
+    dataset: str = _data(Name(None, "datasets", "data set: {datasets}"))
     data_dir: str | None = _rows(Path("folder of the TFDS sets"), "TFDS_DATA_DIR, or TFDS's own")
-    model: str = _task(Name(None, "models", "network: {models}"), "the data set's")
-    hidden: tuple[int, ...] = _task(
+    model: str = _data(Name(None, "models", "network: {models}"), "the data set's")
+    hidden: tuple[int, ...] = _data(
         Several(
             (64,),
             Count(None, _ONE, ""),
@@ -201,7 +206,7 @@ class Config:
         ),
         when=When(("model",), ("mlp",)),
     )
-    clients: int = _task(
+    clients: int = _partition(
         Count(None, RANGES["clients"], "number of clients N"), "10, or as many as --shares"
     )
     rows_per_client: int | None = _rows(
@@ -212,8 +217,10 @@ class Config:
         Number(0.1, Interval(0, 1, "[)"), "share of the training rows that no client gets"),
         "0.1, cifar10 0.2, sst and mr 0 (they have such rows)",
     )
-    partition_seed: int = _task(Count(0, from_(0), "seed of the partition, the same for all seeds"))
-    partition_seeds: int = _task(
+    partition_seed: int = _partition(
+        Count(0, from_(0), "seed of the partition, the same for all seeds")
+    )
+    partition_seeds: int = _partition(
         Count(
             1,
             Interval(1, MAX_SEEDS, whole=True),
@@ -221,17 +228,17 @@ class Config:
             "each with every seed",
         )
     )
-    concentration: float = _rows(
+    concentration: float = _held(
         Number(0.5, _POSITIVE, "above 0, small is uneven"), on=("dirichlet", "size_dirichlet")
     )
-    dirichlet_balanced: bool = _rows(
+    dirichlet_balanced: bool = _held(
         Truth(False, "of the next class nobody gets rows who has n / N of them already"),
         on=("dirichlet",),
     )
-    min_rows: int = _rows(
+    min_rows: int = _held(
         Count(1, _ONE, "fewest rows of a client"), on=("dirichlet", "size_dirichlet", "by_owner")
     )
-    shares: tuple[float, ...] = _rows(
+    shares: tuple[float, ...] = _held(
         Several(
             (),
             Number(None, _POSITIVE, ""),
@@ -240,15 +247,15 @@ class Config:
         on=("by_shares",),
         needed="a number per client",
     )
-    classes_per_client: int = _rows(
+    classes_per_client: int = _held(
         Count(2, _ONE, "classes that every client holds"), on=("k_classes",)
     )
-    owners: str | None = _rows(
+    owners: str | None = _held(
         Path("file with an owner id per training row, .npy or .npz"),
         on=("by_owner",),
         needed="a file with an owner id per row",
     )
-    lists: str | None = _rows(
+    lists: str | None = _held(
         Path(
             "file with the row numbers of every client: .npz, an array per client, .npy [N, M], "
             ".json, a list of lists, or a line per client, commas between"
@@ -256,18 +263,18 @@ class Config:
         on=("from_lists",),
         needed="a file with the row numbers of every client",
     )
-    repeated_rows: bool = _rows(
+    repeated_rows: bool = _held(
         Truth(False, "a row may be listed more than once"), on=("from_lists",)
     )
     synthetic_rows: int = _rows(
         Count(10_000, _ONE, "training rows of the data set synthetic"),
         when=When(("dataset",), ("synthetic",)),
     )
-    partitions: tuple[str, ...] = _dealt(
+    partitions: tuple[str, ...] = _partition(
         Several(
             None,
             Name(None, "partitions"),
-            "partitions, comma-separated: {partitions}",
+            "partitions: {partitions}",
             distinct=True,
             flag="partition",
         )
@@ -276,7 +283,7 @@ class Config:
         Several(
             None,
             Count(None, Interval(0, 2**32 - 1, whole=True), ""),
-            "how many seeds (0, 1, ...), or a comma-separated list of them",
+            "how many seeds (0, 1, ...), or a list of them",
             distinct=True,
             counted=True,
         )
@@ -312,32 +319,37 @@ class Config:
         ),
         "about a minute",
     )
-    cohort: int | None = _who(
+    cohort: int | None = _participation(
         Count(None, RANGES["cohort"], "clients that take part in a round, drawn anew each time"),
         "all",
     )
-    cohort_by: str = _who(
+    cohort_by: str = _participation(
         Choice("uniform", ("uniform", "reputation"), "how a cohort is drawn: uniform or reputation")
     )
-    attendance: str | None = _who(
+    attendance: str | None = _participation(
         Path(
             "file with the clients of every round: .npy [T, C], or a line per round, commas between"
         )
     )
-    late: tuple[str, ...] = _who(
+    late: tuple[str, ...] = _participation(
         Several(
             (),
-            Word(late_joiners, "it must hold clients:round, for instance 3:20"),
+            Word(
+                late_joiners,
+                "it must hold clients:round, for instance 3:20",
+                metavar="CLIENTS:ROUND",
+            ),
             "clients:round, so many clients join in that round (from 0), drawn once",
         )
     )
-    attacks: tuple[str, ...] = _who(
+    attacks: tuple[str, ...] = _participation(
         Several(
             (),
             Word(
                 attacking,
                 "it must hold name:clients or name:clients:strength, for instance sign_flip:3 or "
                 "scaled:3:100",
+                metavar="NAME:CLIENTS[:STRENGTH]",
             ),
             "name:clients, so many clients cheat, drawn once; or name:clients:strength (label_flip "
             "and random_labels: the share of their rows, in (0, 1]); names: {attacks} "
@@ -345,7 +357,7 @@ class Config:
             flag="attack",
         )
     )
-    attackers: tuple[int, ...] = _who(  # none: drawn with the partition's seed
+    attackers: tuple[int, ...] = _participation(  # none: drawn with the partition's seed
         Several(
             (),
             Count(None, from_(0), ""),
@@ -359,12 +371,14 @@ class Config:
             f"it must be auto, {', '.join(LAYOUTS)} or a number of clients from 1",
             "clients computed at once: all, one, a number, or balanced (the widest chunks that fit "
             "the memory and whose padding costs at most a tenth)",
+            metavar="NAME|INT",
         ),
         "balanced; on a CPU one for models with convolutions, else 4",
     )
     devices: int = _hardware(Count(1, _ONE, "devices that share the clients"), "all there are")
     precision: str = _hardware(
-        Name("default", "precisions", "of local training: {precisions}; scores are float32")
+        Name("default", "precisions", "of local training: {precisions}; scores are float32"),
+        "default: what JAX takes on the device",
     )
     conv: str = _hardware(
         Name("auto", "convs", "form of the convolutions: {convs}"),
