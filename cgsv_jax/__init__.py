@@ -12,7 +12,7 @@ from cgsv_jax.core.checks import check
 from cgsv_jax.core.grid import grid
 from cgsv_jax.core.local import decayed, draw_order, trainer
 from cgsv_jax.core.metrics import fairness, pearson
-from cgsv_jax.core.simulation import advance, evaluate, init, round_, run
+from cgsv_jax.core.simulation import advance, evaluate, init, params_of, round_, run
 from cgsv_jax.core.uncertainty import fairness_interval
 from cgsv_jax.data import partition
 from cgsv_jax.rules import aggregation, contribution, reputation, reward
@@ -91,6 +91,7 @@ __all__ = [
     "grid",
     "init",
     "models",
+    "params_of",
     "participation",
     "partition",
     "pearson",

@@ -333,11 +333,17 @@ REFUSED = [
     (lambda: cheating([1, 1]), r"attackers is \[1, 1\], it must hold distinct clients from 0 to 2"),
     (lambda: cheating([-1, 0]), r"attackers is \[-1, 0\]"),
     (lambda: cheating([], -1), r"the number of clients of free_rider is -1"),
-    (lambda: cg.models.from_flax(nn.Dense(3), (4,)), r"module cannot be called, .*train: bool"),
+    (lambda: cg.models.from_linen(nn.Embed(3, 4), (4,)), r"module cannot be called, .*train: bool"),
     (
-        lambda: cg.models.from_flax(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), (4,)),
-        r"module is a Linear of flax.nnx\S*, .* nnx.split\(module, nnx.Param, ...\)",
+        lambda: cg.models.from_linen(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), (4,)),
+        r"module is a Linear of flax.nnx\S*, .* cg.models.from_nnx\(lambda rngs: Net",
     ),
+    (
+        lambda: cg.models.from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0))),
+        r"build is a Linear already, it must be a function nnx.Rngs -> module",
+    ),
+    (lambda: cg.models.from_nnx(nn.Dense(3)), r"build cannot be called, .* nnx.Rngs -> module"),
+    (lambda: cg.models.from_nnx(lambda rngs: 3), r"it gives a int of builtins, which is no"),
 ]
 
 

@@ -376,52 +376,6 @@ def test_contract(name):
     assert exported.platforms == ("tpu",)
 
 
-# ---------------------------------------------------------------- other networks
-
-
-class Network(nn.Module):
-    """A dense layer, a normalisation if any, dropout."""
-
-    norm: type[nn.Module] | None = None
-
-    @nn.compact
-    def __call__(self, inputs, train):
-        x = nn.Dense(8)(inputs)
-        if self.norm is nn.BatchNorm:
-            x = nn.BatchNorm(use_running_average=not train)(x)
-        if self.norm is nn.GroupNorm:
-            x = nn.GroupNorm(num_groups=2)(x)
-        return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(x))
-
-
-def test_batch_norm_is_refused_when_the_model_is_built():
-    with pytest.raises(ValueError, match=r"\['batch_stats'\].*GroupNorm in place of BatchNorm\.$"):
-        models.from_flax(Network(nn.BatchNorm), (4,))
-
-
-def test_a_key_switches_dropout_on():
-    model = models.from_flax(Network(nn.GroupNorm), (4,))
-    params, inputs = jax.jit(model.init)(jax.random.key(0)), jnp.ones((3, 4))
-    chex.assert_trees_all_equal(model.apply(params, inputs), model.apply(params, inputs))
-    train = jax.jit(model.apply)
-    draws = [train(params, inputs, jax.random.key(seed)) for seed in (1, 1, 2)]
-    chex.assert_trees_all_equal(draws[0], draws[1])
-    assert not np.array_equal(draws[0], draws[2])
-    assert not np.array_equal(draws[0], model.apply(params, inputs))
-
-
-def test_integer_inputs():
-    class Text(nn.Module):
-        @nn.compact
-        def __call__(self, inputs, train):
-            return nn.Dense(2)(nn.Embed(11, 3)(inputs).mean(axis=1))
-
-    model = models.from_flax(Text(), (6,), jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    logits = jax.eval_shape(model.apply, params, jnp.zeros((4, 6), jnp.int32))
-    assert logits.shape == (4, 2)
-
-
 # ---------------------------------------------------------------- PyTorch
 
 

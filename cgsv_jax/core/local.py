@@ -109,7 +109,7 @@ def trainer(
         as it is here, or (when traced) the loss is not one number per row.
     """
     checks.numbers(batch_size=batch_size)
-    checks.kinds(model=(model, Model, "cgsv_jax.models.from_flax(module, input_shape)"))
+    checks.kinds(model=(model, Model, "cgsv_jax.models.from_linen(module, input_shape)"))
     _judge(optimizer, schedule)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}, it must be one of {', '.join(PRECISIONS)}")

@@ -29,6 +29,7 @@ from cgsv_jax.types import (
     Evaluation,
     Examples,
     Federation,
+    Model,
     Participation,
     PRNGKey,
     Record,
@@ -75,6 +76,45 @@ def init(key: PRNGKey, num_clients: int, federation: Federation) -> State:
         attack=() if attack is None else attack.init(num_clients, start.size),
         alone=jnp.zeros(num_clients) if settings.alone else (),
     )
+
+
+def params_of(state: State, client: int | str, model: Model) -> ArrayTree:
+    """The parameters of one client, or of the server, as the model has them.
+
+    >>> model = Model(lambda key: {"kernel": jnp.zeros((2, 3))}, lambda params, inputs, key: inputs)
+    >>> state = State(jnp.zeros(6), jnp.ones((4, 6)), (), (), jnp.int32(1), jnp.zeros(4))
+    >>> float(params_of(state, 3, model)["kernel"][1, 2])
+    1.0
+
+    Args:
+      state: of one run, after any round.
+      client: its row of `State.clients`, which is its number unless `Clients.numbers` says
+        otherwise; or "server".
+      model: of the run.
+
+    Returns:
+      A tree whose leaves have the shapes of those of `model.init`.
+
+    Raises:
+      ValueError: there is no such client, the state is of several runs, or of another model.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    number = sum(x.size for x in jax.tree.leaves(shapes))
+    if np.ndim(state.server) != 1:
+        raise ValueError(
+            f"state holds {list(np.shape(state.server))} parameters of several runs, it must be "
+            "that of one: jax.tree.map(lambda x: x[0], state)"
+        )
+    if state.server.size != number:
+        raise ValueError(
+            f"model has {number} parameters, it must have {state.server.size}, those of the state"
+        )
+    if client == "server":
+        return vectors.unraveler(shapes)(state.server)
+    rows = len(state.clients)
+    if not isinstance(client, int | np.integer) or not 0 <= client < rows:
+        raise ValueError(f'client is {client!r}, it must be in 0..{rows - 1}, or "server"')
+    return vectors.unraveler(shapes)(state.clients[client])
 
 
 def train(

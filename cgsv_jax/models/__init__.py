@@ -8,7 +8,8 @@ line in `MODELS`.
 from collections.abc import Callable
 
 from cgsv_jax import types
-from cgsv_jax.models.adapter import from_flax
+from cgsv_jax.core import deprecated
+from cgsv_jax.models.adapter import from_equinox, from_linen, from_nnx
 from cgsv_jax.models.cnn import FORMS, cifar_cnn, mnist_cnn, tutorial_cnn
 from cgsv_jax.models.from_torch import params_from_torch, params_to_torch
 from cgsv_jax.models.mlp import mlp
@@ -22,11 +23,15 @@ MODELS: dict[str, Callable[..., types.Model]] = {
     "text_cnn": text_cnn,
 }
 
+__getattr__ = deprecated.names(__name__, {"from_flax": "cgsv_jax.models.from_linen"})
+
 __all__ = [
     "FORMS",
     "MODELS",
     "cifar_cnn",
-    "from_flax",
+    "from_equinox",
+    "from_linen",
+    "from_nnx",
     "mlp",
     "mnist_cnn",
     "params_from_torch",

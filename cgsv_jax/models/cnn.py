@@ -108,7 +108,7 @@ def _cnn(name, input_shape, num_classes, convs, hidden, activation, form) -> typ
         raise ValueError(f"{name} needs at least one class, got {num_classes}.")
     if form not in FORMS:
         raise ValueError(f"conv must be one of {FORMS}, got {form!r}.")
-    return adapter.from_flax(CNN(convs, hidden, num_classes, activation, form), input_shape)
+    return adapter.from_linen(CNN(convs, hidden, num_classes, activation, form), input_shape)
 
 
 def mnist_cnn(

@@ -41,4 +41,4 @@ def mlp(
     sizes = (math.prod(input_shape), *hidden, num_classes)
     if min(sizes) < 1:
         raise ValueError(f"every layer needs at least one unit, got widths {sizes}.")
-    return adapter.from_flax(MLP(tuple(hidden), num_classes), input_shape)
+    return adapter.from_linen(MLP(tuple(hidden), num_classes), input_shape)

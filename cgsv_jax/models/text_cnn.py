@@ -99,4 +99,4 @@ def text_cnn(
             f"in [0, 1), got {num_classes}, {vocabulary}, {embedding}, {kernels} and {dropout}."
         )
     module = TextCNN(vocabulary, embedding, kernels, dropout, num_classes)
-    return adapter.from_flax(module, input_shape, jnp.int32)
+    return adapter.from_linen(module, input_shape, jnp.int32)
