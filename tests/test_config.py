@@ -367,5 +367,5 @@ def test_every_field_has_a_flag_and_every_flag_of_a_config_a_field():
     named = [validate.RENAMED.get(name, name) for group in flags for name in group]
     assert sorted(named) == sorted({*FIELDS, *schema.TRAINING})
     others = {field.name for field in dataclasses.fields(schema.Config)} - {*FIELDS}
-    assert others == {"methods", "plugin", "plugin_sha256", "tables"}
+    assert others == {"methods", "plugin", "plugin_sha256", "taken", "tables"}
     assert not [f for group in flags for f in group.values() if "{" in f.help or not f.help]

@@ -121,7 +121,7 @@ RIGHT = {
 }
 FIELDS = [*(f.name for f in dataclasses.fields(Config)), *TABLES.options]
 # A plugin that cannot be is refused by itself: only its code knows which options there are.
-OPTIONS = sorted({*RIGHT, *FIELDS} - {"methods", "tables", "plugin", "plugin_sha256"})
+OPTIONS = sorted({*RIGHT, *FIELDS} - {"methods", "tables", "taken", "plugin", "plugin_sha256"})
 
 SCALARS = st.one_of(
     st.none(),
@@ -266,7 +266,8 @@ def test_the_examples_are_of_both_kinds():
 
 # ---------------------------------------------------------------- commands, up to their directory
 
-_RUN, _COMPARE, _SWEEP = (action.record for action in flags_lib.training_actions(TABLES))
+_ACTIONS = flags_lib.training_actions(TABLES)
+_RUN, _COMPARE, _SWEEP = (action.record for action in _ACTIONS)
 COMMANDS = {
     ("run",): _RUN,
     ("compare",): _COMPARE,
@@ -547,7 +548,7 @@ def test_whole_commands_are_of_all_methods_and_both_kinds():
     for seed in range(26):
         words = whole_command(seed)
         names |= set(words[words.index("--algorithms") + 1].split(","))
-        parsed = tyro.cli(flags_lib.commands(TABLES), args=["compare", *words], prog="cgsv")
+        parsed = tyro.cli(flags_lib.commands(_ACTIONS), args=["compare", *words], prog="cgsv")
         outcomes.append(judge(lambda p=parsed: train._configuration(p)) is not None)
     assert names == set(TABLES.algorithms)
     assert sum(outcomes) >= 16

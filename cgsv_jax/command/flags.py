@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -261,6 +262,7 @@ class Action(NamedTuple):
 
     record: type  # of what was asked for, flag by flag
     spoken: Any  # the same as the parser takes it, in groups
+    flags: Mapping[str, Flag]
 
 
 def _action(name: str, doc: str, groups: Groups, tables: schema.Tables) -> Action:
@@ -293,7 +295,8 @@ def _action(name: str, doc: str, groups: Groups, tables: schema.Tables) -> Actio
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = [inspect.Parameter(name, keyword, annotation=part) for name, part in parts.items()]
     made.__signature__ = inspect.Signature(own)  # pyright: ignore[reportFunctionMemberAccess]
-    return Action(record, Annotated[record, tyro.conf.subcommand(name.lower(), constructor=made)])
+    spoken = Annotated[record, tyro.conf.subcommand(name.lower(), constructor=made)]
+    return Action(record, spoken, {k: v for part in groups.values() for k, v in part.items()})
 
 
 def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
@@ -395,6 +398,58 @@ def training_actions(tables: schema.Tables) -> tuple[Action, Action, Action]:
     return run, compare, sweep
 
 
+_DEVICE = (
+    "JAX chooses the device: JAX_PLATFORMS=cuda or cpu in the environment says which, --devices "
+    "how many, and `cgsv --version` what there is"
+)
+# Flags that people try, by what they should say.
+_TRIED = {
+    **dict.fromkeys(("gpu", "gpus", "cuda", "cpu", "tpu", "device"), _DEVICE),
+    **dict.fromkeys(("method", "methods"), "it is called --algorithms"),
+    **dict.fromkeys(("local-epochs", "num-epochs"), "it is called --epochs"),
+    **dict.fromkeys(("iid", "non-iid"), "who holds what is --partition, for instance uniform"),
+    "dirichlet-alpha": "it is called --concentration, with --partition dirichlet",
+    "data": "it is called --dataset, and the folder of the data sets --data-dir",
+    "output": "it is called --out",
+    "momentum": "it is --optimizer momentum",
+    "formats": "it is called --format",
+}
+
+
+def misheard(words: Sequence[str], actions: Sequence[Action]) -> str:
+    """What is said of flags that people try, and of several values without commas; else nothing.
+
+    Args:
+      words: of the command.
+      actions: those that train.
+    """
+    named = {action.record.__name__.lower(): action.flags for action in actions}
+    own = named.get(words[0], {}) if words else {}
+    names = {f"--{name}".replace("_", "-"): name for name in own}
+    names |= {flag.alias: name for name, flag in own.items() if flag.alias}
+    for place, word in enumerate(words):
+        tried = word.partition("=")[0].replace("_", "-")
+        flag = own.get(names.get(tried, ""))
+        if tried.startswith("--") and flag is None and (said := _TRIED.get(tried[2:])):
+            return f"there is no {tried}: {said}"
+        if flag is None or "=" in word or (words[0] != "sweep" and flag.argument == SWITCH):
+            continue
+        values = list(itertools.takewhile(_is_value, words[place + 1 :]))
+        if len(values) > 1:
+            joined = ",".join(value.strip(",") for value in values)
+            if flag.argument.metavar.partition("|LOW")[0].endswith(",..."):
+                return f"several values are joined by commas: {tried} {joined:.100}"
+            hint = f", a sweep several: cgsv sweep {tried} {joined:.100}"
+            swept = named["sweep"].get(names[tried], flag).argument != flag.argument
+            return f"{tried} takes one value{hint * swept}"
+    return ""
+
+
+def _is_value(word: str) -> bool:
+    """Whether a word is no flag; a number below 0 is none."""
+    return not word.startswith("-") or word[1:2].isdigit()
+
+
 _AS_PATH = _parser(PATH)
 _OF_DATA = tyro.conf.arg(
     help="folder of the data sets", help_behavior_hint="(default: TFDS_DATA_DIR, or TFDS's own)"
@@ -457,9 +512,9 @@ class Data:
     )
 
 
-def commands(tables: schema.Tables) -> Any:
-    """All that the command may be told."""
-    run, compare, sweep = training_actions(tables)
+def commands(actions: tuple[Action, Action, Action]) -> Any:
+    """All that the command may be told; of what trains, see `training_actions`."""
+    run, compare, sweep = actions
     return tyro.conf.OmitSubcommandPrefixes[
         tyro.conf.OmitArgPrefixes[
             tyro.conf.FlagCreatePairsOff[

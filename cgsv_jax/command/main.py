@@ -16,7 +16,7 @@ import tyro
 from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command.flags import Data, List, Plot, Prepare
-from cgsv_jax.config.schema import ConfigError, Tables
+from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names
 from cgsv_jax.host import files, terminal
 
@@ -33,11 +33,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(word.partition("=")[0] == "--setting" for word in words):
             terminal.complain("--setting is now called --preset")
         try:
+            if words[:1] == ["--version"]:
+                return _version()
             tables = names.tables(_plugin_of(words))
         except ConfigError as error:
             terminal.complain(str(error))
             return 2
-        return _answered(_parsed(words, tables), lost)
+        actions = flags_lib.training_actions(tables)
+        if said := flags_lib.misheard(words, actions):
+            terminal.complain(said)
+            return 2
+        return _answered(_parsed(words, flags_lib.commands(actions)), lost)
+
+
+def _version() -> int:
+    """Versions of what computes, and the devices that JAX finds."""
+    from cgsv_jax.command import train
+    from cgsv_jax.results import environment
+
+    train.must_have_devices()
+    found = environment.versions()
+    device = environment.device()
+    lines = [f"cgsv_jax {found.pop('cgsv_jax')}"]
+    lines += [f"{name} {version}" for name, version in found.items()]
+    lines += [f"devices: {device['count']} x {device['platform']} ({device['kind']})"]
+    terminal.say(terminal.console(), "\n".join(lines))
+    return 0
 
 
 def _plugin_of(words: Sequence[str]) -> str | None:
@@ -50,13 +71,14 @@ def _plugin_of(words: Sequence[str]) -> str | None:
     return None
 
 
-def _parsed(words: list[str], tables: Tables) -> Any:
+def _parsed(words: list[str], commands: Any) -> Any:
     """The command that was asked for; the parser prints help, and what is wrong, and exits."""
     cli = functools.partial(
         tyro.cli,
-        flags_lib.commands(tables),
+        commands,
         prog="cgsv",
-        description=(__doc__ or "").partition("\n")[0],
+        description="Fair collaborative learning in JAX: flags in, a run directory and tables out. "
+        "`cgsv --version` prints versions and devices.",
     )
     if words != (plain := [terminal.plain(word) for word in words]):
         # The parser repeats what it does not know as it is.

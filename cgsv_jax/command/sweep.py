@@ -18,7 +18,7 @@ import polars as pl
 from rich.console import Console
 
 from cgsv_jax.command import stopping, train
-from cgsv_jax.config import validate
+from cgsv_jax.config import spelling, validate
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import ranges
 from cgsv_jax.experiment import checkpoint
@@ -149,6 +149,7 @@ def _search_of(own: Mapping[str, Any]) -> tuple[str, int, int, int, str]:
 def _from_flags(flags: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Search:
     tables = names_lib.tables(own.get("plugin"))
     there = sweepable(tables)
+    flags = spelling.spelled(flags, tables)
     options = {n: value for n, value in flags.items() if n not in there}
     spaces = {
         name: value if isinstance(value, Range | tuple) else (value,)

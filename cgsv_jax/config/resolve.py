@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cgsv_jax.config import defaults, schema
+from cgsv_jax.config import defaults, schema, spelling
 from cgsv_jax.config import validate as validate_lib
 from cgsv_jax.config.schema import Config, ConfigError, Method, Tables
 from cgsv_jax.core.ranges import MAX_WHOLE
@@ -29,6 +29,7 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
       ConfigError: naming every field that is unknown or out of range.
     """
     asked = {key: _plain(value) for key, value in asked.items() if value is not None}
+    asked = spelling.spelled(asked, tables)
     dataset = asked.pop("dataset", defaults.DEFAULTS["dataset"])
     preset = asked.pop("preset", defaults.DEFAULTS["preset"])
     algorithms = _sequence(asked.pop("algorithms", defaults.DEFAULTS["algorithms"]))

@@ -300,7 +300,9 @@ def unknown(what: str, value: Any, allowed: Iterable[str]) -> str:
 def _near(value: Any, allowed: Iterable[str]) -> str | None:
     # Cut, because the comparison takes time by the square of the length.
     text = value[:80] if isinstance(value, str) else ""
-    return next(iter(difflib.get_close_matches(text, sorted(allowed), 1)), None)
+    names = {name.casefold(): name for name in sorted(allowed)}
+    near = difflib.get_close_matches(text.casefold(), names, 1)
+    return names[near[0]] if near else None
 
 
 def _one_of(value: Any, allowed: Iterable[str]) -> str:

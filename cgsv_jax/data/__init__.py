@@ -14,7 +14,7 @@ import jax
 
 from cgsv_jax import types
 from cgsv_jax.data import builders, digits, images, store, synthetic, text
-from cgsv_jax.host import files
+from cgsv_jax.host import files, words
 
 
 class Source(NamedTuple):
@@ -201,7 +201,7 @@ def load(name: str, data_dir: files.Path | None = None, **options: Any) -> types
       ValueError: if the name or an option is unknown, a value is out of range, or the files are
         absent or damaged.
     """
-    return identified(name, data_dir, **options)[0]
+    return identified(words.meant(name, DATASETS), data_dir, **options)[0]
 
 
 def identified(
@@ -267,6 +267,7 @@ def prepare(
       ValueError: if the name is unknown, the set is built in or takes no archive, the archive is
         another one, the download fails, or TensorFlow is needed and not installed.
     """
+    name = words.meant(name, DATASETS)
     _source(name)
     if name not in store.SETS:
         raise ValueError(f"data set {name} is built in: there is nothing to prepare")

@@ -12,20 +12,24 @@ import jax
 
 def environment() -> dict[str, Any]:
     """What the numbers of a run may depend on besides its config; no times, no names of hosts."""
-    device = jax.devices()[0]
-    versions = {
-        name: _version(name) for name in ("jax", "jaxlib", "numpy", "flax", "optax", "cgsv_jax")
-    }
     return {
-        "versions": {"python": platform.python_version(), **versions},
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": jax.device_count(),
-        },
+        "versions": versions(),
+        "device": device(),
         "xla_flags": os.environ.get("XLA_FLAGS"),
         "git": _checkout(pathlib.Path(__file__).resolve().parent),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the libraries that compute."""
+    names = ("jax", "jaxlib", "numpy", "flax", "optax", "cgsv_jax")
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
+def device() -> dict[str, Any]:
+    """The first device, and how many there are."""
+    first = jax.devices()[0]
+    return {"platform": first.platform, "kind": first.device_kind, "count": jax.device_count()}
 
 
 def _version(name: str) -> str | None:
