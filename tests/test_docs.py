@@ -1,21 +1,50 @@
-"""What the README and the docstrings show is what happens."""
+"""What the README, the pages and the docstrings show is what happens."""
 
 import doctest
 import importlib
+import inspect
+import os
 import pkgutil
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import test_architecture
+import yaml
 
 import cgsv_jax
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 MODULES = [
     m.name
     for m in pkgutil.walk_packages(cgsv_jax.__path__, "cgsv_jax.")
     if not m.name.endswith("__main__")
 ]
+PAGES = sorted(DOCS.rglob("*.md"))
+WITH_LINKS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / folder / "README.md" for folder in ("experiments", "benchmarks")),
+    *PAGES,
+]
+LINK = re.compile(r"\]\(((?!https?:)[^)#\s]*)(#[^)\s]*)?\)")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
+
+
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def anchors_of(path):
+    """What headings are called in addresses."""
+    plain = re.sub(r"^```.*?^```", "", text_of(path), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", plain, re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -26,21 +55,133 @@ def test_docstring_examples(name):
 
 def test_readme_examples():
     result = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
-    assert result.attempted > 5
+    assert result.attempted >= 5
     assert not result.failed
 
 
-def test_readme_names_what_exists():
-    """Every path in the README is there, and every test that its lists name."""
-    text = (ROOT / "README.md").read_text()
-    for path in re.findall(r"\]\(((?!https?:|#)[^)]+)\)", text):
-        assert (ROOT / path).exists(), path
-    sources = {p.name: p.read_text() for p in (ROOT / "tests").glob("test_*.py")}
-    named = re.findall(r"`(test_\w+)`", text)
-    assert named
+@pages
+def test_examples_of_pages(page):
+    assert not doctest.testfile(str(page), module_relative=False).failed
+
+
+def test_readme_fits_a_page():
+    assert len(text_of(ROOT / "README.md").splitlines()) <= 160
+
+
+@pytest.mark.parametrize("page", WITH_LINKS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    """In a copy of the repository; pages that are made when the site is built have tests below."""
+    for target, anchor in LINK.findall(text_of(page)):
+        path = (page.parent / target).resolve() if target else page
+        if DOCS / "reference" in path.parents:
+            assert path.name in ("methods.md", "measures.md", "rules.md", "flags.md"), target
+            continue
+        assert path.exists(), f"{page.name} names {target}"
+        if anchor and path.suffix == ".md":
+            assert anchor[1:] in anchors_of(path), f"{page.name} names {target}{anchor}"
+
+
+def test_named_tests_exist():
+    """Every test that a page or the README names."""
+    sources = {p.stem: text_of(p) for p in (ROOT / "tests").glob("test_*.py")}
+    named = {n for p in WITH_LINKS for n in re.findall(r"`(test_\w+)`", text_of(p))}
+    assert len(named) > 20
     for name in named:
-        assert f"{name}.py" in sources or any(f"def {name}(" in s for s in sources.values()), name
+        assert name in sources or any(f"def {name}(" in s for s in sources.values()), name
+
+
+def test_every_page_is_in_the_navigation():
+    """Once, and nothing is there that is not a page."""
+
+    def leaves(node):
+        if isinstance(node, str):
+            return [node]
+        return [
+            leaf
+            for each in (node.values() if isinstance(node, dict) else node)
+            for leaf in leaves(each)
+        ]
+
+    class Loader(yaml.SafeLoader):
+        """Knows the tags with which mkdocs names Python objects."""
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+    listed = leaves(yaml.load(text_of(ROOT / "mkdocs.yml"), Loader)["nav"])
+    there = {p.relative_to(DOCS).as_posix() for p in PAGES}
+    there |= {f"tutorials/{p.stem}.md" for p in (DOCS / "tutorials").glob("*.py")}
+    made = {f"reference/{name}.md" for name in ("methods", "measures", "rules", "flags")}
+    assert sorted(listed) == sorted(there | made)
 
 
 def test_every_public_name_is_there():
     assert all(hasattr(cgsv_jax, name) for name in cgsv_jax.__all__)
+
+
+def test_every_public_name_is_documented():
+    """By a directive of the pages of the reference, for its module or for it."""
+    shown, members = {}, re.compile(r"^::: (\S+)(?:\n +options: \{members: \[(.*?)\]\})?", re.M)
+    for page in (DOCS / "api").glob("*.md"):
+        for module, names in members.findall(text_of(page)):
+            shown[module] = names.split(", ") if names else None
+    for name in set(cgsv_jax.__all__) - {"METHODS", "Hyper"}:
+        thing = getattr(cgsv_jax, name)
+        if inspect.ismodule(thing):
+            assert any(f"{each}.".startswith(f"{thing.__name__}.") for each in shown), name
+        elif not thing.__module__.startswith("cgsv_jax.rules.methods."):  # made of declarations
+            assert thing.__module__ in shown, f"{name}, of {thing.__module__}, is on no page"
+            assert thing.__name__ in (shown[thing.__module__] or [thing.__name__]), name
+
+
+def test_the_import_law_on_the_page_is_the_one_that_is_held():
+    """`docs/design.md` against the table of test_architecture."""
+    rows = re.findall(r"^\| \[?`(\w+)`.*\| .*? \| ?(.*?) ?\|$", text_of(DOCS / "design.md"), re.M)
+    told = {name: set(re.findall(r"`(\w+)`", below)) for name, below in rows}
+    assert told == {k: v for k, v in test_architecture.BELOW.items() if not k.startswith("_")}
+
+
+def test_the_job_goes_on_where_it_was_stopped(tmp_path):
+    """The job of docs/clusters.md, run by a shell, beside a scheduler that is two small scripts."""
+    job = re.search(r"```sh\n(#!/bin/bash\n.*?)```", text_of(DOCS / "clusters.md"), re.S)[1]
+    (tmp_path / "job").write_text(job)
+    log = tmp_path / "log"
+    # The first time it is told to stop, the second time it gets through.
+    once = "[ -d runs/mnist-7 ] && exit 0; mkdir -p runs/mnist-7; exit 143"
+    fakes = {
+        "srun": f'echo "$@" >> {log}; {once}',
+        "scontrol": f'echo scontrol "$@" >> {log}',
+    }
+    for name, body in fakes.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "DATA": "/d"}
+    codes = [
+        subprocess.run(["bash", "job"], cwd=tmp_path, env=environment, check=False).returncode
+        for _ in range(2)
+    ]
+    assert codes == [143, 0]
+    first, requeued, second = log.read_text().splitlines()
+    assert requeued == "scontrol requeue 7"
+    assert second == "cgsv compare --resume runs/mnist-7"
+    assert first.endswith("--out runs/mnist-7")
+    code = "from cgsv_jax.command import flags, main; from cgsv_jax.experiment import names\n"
+    code += "import sys; main._parsed(sys.argv[2:], names.tables())"
+    for line in (first, second):  # the words are flags of the command
+        subprocess.run([sys.executable, "-c", code, *line.split()], check=True)
+
+
+def test_links_on_an_index_are_absolute():
+    """The README as an index gets it, by the substitutions that pyproject.toml gives the build."""
+    hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    text = text_of(ROOT / hook["fragments"][0]["path"])
+    for each in hook["substitutions"]:
+        text = re.sub(each["pattern"], each["replacement"], text)
+    repository = PROJECT["project"]["urls"]["Repository"]
+    links = re.findall(r"(!?)\[[^\[\]]*\]\(([^)\s]+)\)", text)
+    assert len(links) > 20
+    for picture, link in links:
+        assert link.startswith(("https://", "#")), link
+        tail = link.partition("/main/")[2]
+        if tail:
+            assert (ROOT / tail.partition("#")[0]).exists(), link
+            raw = repository.replace("//github.com", "//raw.githubusercontent.com")
+            assert link.startswith(raw if picture else f"{repository}/blob"), link

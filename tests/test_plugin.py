@@ -273,12 +273,12 @@ def test_an_installed_package_offers_rules(rules, tmp_path, monkeypatch):
         names_lib.configure(plugin="nobody")
 
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+OWN_RULES = pathlib.Path(__file__).parent.parent / "docs" / "own-rules.md"
 
 
-def test_the_example_of_the_readme(tmp_path):
+def test_the_example_of_the_page(tmp_path):
     """A dozen lines, with a measure and a method of one's own, as they stand there."""
-    text = re.search(r"```python\n(# my_rules.py\n.*?)```", README.read_text(), re.S).group(1)
+    text = re.search(r"```python\n(# my_rules.py\n.*?)```", OWN_RULES.read_text(), re.S).group(1)
     file = tmp_path / "my_rules.py"
     file.write_text(text)
     assert sum(bool(line.strip()) for line in text.splitlines()) == 11  # and the name of the file

@@ -20,7 +20,7 @@ from cgsv_jax.types import Dataset, Model
 # A segment ends, and a checkpoint may be written, before a slow CPU has computed for so long.
 SECONDS = 30.0
 # What such a CPU does in a second. Two busy cores reach 34 GFLOP/s on MNIST's CNN, and 40,000 steps
-# per second on digits, where starting the operations is all (README, Long runs): these are three to
+# per second on digits, where starting the operations is all (docs/long-runs.md): these are three to
 # four times less. What is too low cuts segments needlessly, at a dispatch of a millisecond each.
 RATE = 1e10  # FLOP
 STEPS = 1e4  # mini-batch steps, beside their arithmetic
