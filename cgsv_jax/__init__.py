@@ -2,9 +2,12 @@
 
 The parts: `models` and `data` on one side, `cgsv`, `fedavg`, `standalone` and `compose` on the
 other, `trainer` for local epochs, `participation` and `attacks` for who takes part and who cheats,
-`run` for a whole federation and `grid` for many of them. `cgsv_jax.experiment` is the same with
-defaults, partitions and results; the command is built on it.
+`run` for a whole federation and `grid` for many of them. `compare` is the same with defaults, seeds
+and results, `cgsv_jax.experiment` what it is made of; the command is built on it.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from cgsv_jax import data, models
 from cgsv_jax.core import attacks, deprecated, participation
@@ -44,11 +47,22 @@ from cgsv_jax.types import (
     Upload,
 )
 
+if TYPE_CHECKING:
+    from cgsv_jax.experiment import compare
+
 __version__ = "0.1.0"
 
 compose = deprecated.arguments(_compose.compose, contribution="reputation")
 cgsv = deprecated.arguments(_methods.cgsv, measure="contribution")
-__getattr__ = deprecated.names(__name__, {"Measure": "cgsv_jax.Contribution"})
+_former = deprecated.names(__name__, {"Measure": "cgsv_jax.Contribution"}, within=1)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "compare":
+        return _former(name)
+    # Tables and what writes them are loaded by whoever compares.
+    return importlib.import_module("cgsv_jax.experiment").compare
+
 
 __all__ = [
     "METHODS",
@@ -79,6 +93,7 @@ __all__ = [
     "cgsv",
     "cgsv_released",
     "check",
+    "compare",
     "compose",
     "contribution",
     "data",

@@ -21,10 +21,10 @@ import numpy as np
 import polars as pl
 
 from cgsv_jax import data
-from cgsv_jax.command import progress, stopping
+from cgsv_jax.command import stopping
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.experiment import deal, execute, identity, names, running
+from cgsv_jax.experiment import deal, execute, identity, names, progress, running
 from cgsv_jax.host import files, terminal
 from cgsv_jax.results import directory, environment, frames
 from cgsv_jax.types import Answers, Evaluation, Record

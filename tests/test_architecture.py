@@ -26,7 +26,7 @@ BELOW = {
     "command": {
         *("types", "core", "host", "data", "rules", "config", "results", "experiment", "sweep"),
     },
-    "__init__": {"types", "core", "models", "data", "rules"},
+    "__init__": {"types", "core", "models", "data", "rules", "experiment"},
     "__main__": {"command"},
 }
 FAMILIES = {"contribution", "reputation", "aggregation", "reward"}  # of rules

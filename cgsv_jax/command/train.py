@@ -11,10 +11,10 @@ import numpy as np
 from rich.console import Console
 
 from cgsv_jax.command import flags as flags_lib
-from cgsv_jax.command import progress, stopping
+from cgsv_jax.command import stopping
 from cgsv_jax.config import resolve, schema, validate
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.experiment import bind, deal, execute, identity, names, profiling, running
+from cgsv_jax.experiment import bind, deal, execute, identity, names, profiling, progress, running
 from cgsv_jax.experiment.task import DataIdentity, Task
 from cgsv_jax.host import files, terminal
 from cgsv_jax.results import directory as directory_lib

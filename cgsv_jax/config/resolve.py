@@ -236,6 +236,19 @@ def from_dict(values: Any, tables: Tables) -> Config:
             "the config is of a run on arrays that were given from Python, which no file holds: "
             "it can only be repeated there, with experiment.again and the same arrays"
         )
+    methods = values.get("methods")
+    given = [
+        str(method.get("name"))
+        for method in (methods if isinstance(methods, list) else ())
+        if isinstance(method, dict)
+        and str(method.get("algorithm")).startswith(schema.GIVEN_METHOD)
+        and not validate_lib.among(method.get("algorithm"), tables.algorithms)
+    ]
+    if given:
+        raise ConfigError(
+            f"the config is of a run with methods given from Python ({', '.join(given)}), "
+            "which no file holds: it can only be repeated there, with cgsv_jax.compare"
+        )
     values = schema.EARLIER | values
     refuse_other_plugin(values["plugin"], values["plugin_sha256"], tables)
     what, lacking = "the config", validate_lib.LACKING

@@ -411,6 +411,7 @@ NEEDS = {partition: name for name, own in FIELDS.items() if own.needed for parti
 # What stands for arrays from Python in a config.json, and the fields that say nothing about them:
 # how the rows of a data set are found and dealt out, and which network the config's own is.
 GIVEN = "given"
+GIVEN_METHOD = "given_"  # how methods from Python, which no file holds, are told from others
 ROWS = tuple(name for name, field in FIELDS.items() if field.rows)
 OF_DATA = ("dataset", "partitions", *ROWS, "eval_rows")
 OF_MODEL = ("model", "hidden", "conv")

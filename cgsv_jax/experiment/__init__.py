@@ -12,16 +12,29 @@ from typing import TYPE_CHECKING, Any
 from cgsv_jax.core import deprecated
 
 if TYPE_CHECKING:
+    from cgsv_jax.experiment.comparing import compare
     from cgsv_jax.experiment.deal import again, given, tasks
     from cgsv_jax.experiment.names import configure, read
     from cgsv_jax.experiment.running import Progress, Result, run, save
 
-__all__ = ["Progress", "Result", "again", "configure", "given", "read", "run", "save", "tasks"]
+__all__ = [
+    "Progress",
+    "Result",
+    "again",
+    "compare",
+    "configure",
+    "given",
+    "read",
+    "run",
+    "save",
+    "tasks",
+]
 
 # Where they are. What computes and writes is loaded by whoever asks for it, and not where only
 # another module of this folder is needed.
 _MODULES = {
     **dict.fromkeys(("again", "given", "tasks"), "deal"),
+    "compare": "comparing",
     **dict.fromkeys(("configure", "read"), "names"),
     **dict.fromkeys(("Progress", "Result", "run", "save"), "running"),
 }

@@ -3,9 +3,12 @@
 Everything numerical happens in compiled functions; here they are built, timed and watched.
 """
 
+import dataclasses
+import functools
 import itertools
+import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +21,12 @@ from cgsv_jax.experiment.execute import Look
 from cgsv_jax.experiment.task import Task
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
-from cgsv_jax.results import frames
+from cgsv_jax.results import frames as frames_lib
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cgsv_jax.results import tables
 
 
 class Progress(NamedTuple):
@@ -38,13 +46,65 @@ class Progress(NamedTuple):
     partition_seed: int
 
 
-class Result(NamedTuple):
-    """A finished experiment, as arrays."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """A finished experiment: arrays, of which tables and figures are made when asked for."""
 
     config: Config
     tasks: tuple[Task, ...]  # one per partition and partition seed
-    cells: tuple[frames.Cell, ...]  # one per partition, method and partition seed, in this order
+    cells: tuple[frames_lib.Cell, ...]  # one per partition, method and partition seed, in order
     timing: dict[str, Any]  # seconds, of compiling and running; loading the data is not in it
+
+    @functools.cached_property
+    def frames(self) -> dict[str, Any]:
+        """The tables of a run directory: rounds, clients, fairness and summary, by name."""
+        return frames_lib.frames_of(self.cells)
+
+    def table(self) -> "tables.Report":
+        """Fairness and accuracy of the methods; of several partitions all in one table."""
+        from cgsv_jax.results import tables
+
+        summary = self.frames["summary"]
+        several = summary["partition"].n_unique() > 1
+        return tables.overview(summary) if several else tables.fairness(summary)
+
+    def figures(self) -> "dict[str, Figure]":
+        """What `cgsv plot` would draw, by name; of matplotlib."""
+        from cgsv_jax.results import figures
+
+        run = directory_lib.Run(described(self), {}, self.timing, **self.frames)
+        return figures.made(run)
+
+    def save(self, directory: Any, overwrite: bool = False) -> pathlib.Path:
+        """Writes a run directory, of which `cgsv show` and `cgsv plot` know all.
+
+        Args:
+          directory: where; made as needed.
+          overwrite: replace the files of a run that is there.
+
+        Raises:
+          ValueError: it holds a run already.
+          OSError: it cannot be written.
+        """
+        path = directory_lib.create(directory, overwrite)
+        with directory_lib.held(path):
+            save(path, self)
+        return path
+
+    def __repr__(self) -> str:
+        """A line for what it is, and one per method on a partition."""
+        summary = frames_lib.fairness_table(self.frames["summary"]).iter_rows(named=True)
+        lines = [
+            f"{row['method']} on {row['partition']}: accuracy {100 * row['mean_accuracy']:.1f} %"
+            + ("" if row["fairness"] is None else f", fairness {row['fairness']:.1f}")
+            for row in summary
+        ]
+        what = f"{len(self.config.seeds)} seeds, {self.config.rounds} rounds, {self.tasks[0]!r}"
+        return "\n  ".join([f"Result({what})", *lines])
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """In a notebook its table."""
+        return {"text/plain": repr(self), "text/html": self.table()._repr_html_()}
 
 
 def run(
@@ -119,18 +179,23 @@ def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> dict[st
       earlier: other environments in which a part of it was computed.
 
     Returns:
-      Its tables, see `frames.frames_of`.
+      Its tables, see `frames_lib.frames_of`.
 
     Raises:
       OSError: when it cannot be written.
     """
     environment = environment_lib.environment() | {"data": result.tasks[0].identity}
-    own = [task for task in result.tasks if task.identity is None]
-    described_ = resolve.of_given(result.config, identity_lib.described(own[0])) if own else None
     return directory_lib.write(
         directory,
-        described_ or resolve.to_dict(result.config),
+        described(result),
         environment | ({"earlier": list(earlier)} if earlier else {}),
         result.timing,
         result.cells,
     )
+
+
+def described(result: Result) -> dict[str, Any]:
+    """What config.json says of a result."""
+    own = [task for task in result.tasks if task.identity is None]
+    given = resolve.of_given(result.config, identity_lib.described(own[0])) if own else None
+    return given or resolve.to_dict(result.config)

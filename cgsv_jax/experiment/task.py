@@ -43,6 +43,15 @@ class Task(NamedTuple):
         """How many the server holds."""
         return 0 if self.data.validation is None else len(self.data.validation[1])
 
+    def __repr__(self) -> str:
+        """A line: arrays are many, and large."""
+        number, shape = len(self.sizes), list(self.data.inputs.shape)
+        held, test = f"{self.data.inputs.dtype} {shape}", len(self.data.test_labels)
+        return (
+            f"Task({self.partition}: {number} clients of inputs {held}, {test} test examples, "
+            f"{sum(self.tensors):,} parameters)"
+        )
+
 
 class Flags(NamedTuple):
     """The flags that decide a shape, for sentences about what does not fit."""

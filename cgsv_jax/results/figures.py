@@ -110,6 +110,17 @@ def draw(
     return written
 
 
+def made(run: directory.Run) -> dict[str, Figure]:
+    """The figures of a run, by the names that `draw` gives their files."""
+    partitions = run.summary["partition"].unique(maintain_order=True)
+    with _fixed():
+        return {
+            f"{kind}-{partition}": figure(run, partition)
+            for partition in partitions
+            for kind, figure in KINDS.items()
+        }
+
+
 def names(runs: Sequence[directory.Run]) -> list[str]:
     """A short name per run, all different: its directory's, numbered where that repeats."""
     labels: list[str] = []

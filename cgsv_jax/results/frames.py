@@ -157,6 +157,13 @@ class Cell(NamedTuple):
     counts: np.ndarray | None = None  # [S] which evaluation (0..) counts; None: the last
     partition_seed: int = 0
 
+    def __repr__(self) -> str:
+        """A line: arrays are many, and large."""
+        runs, rounds, number = self.record.present.shape
+        what = f"{runs} seeds, {rounds} rounds, {number} clients"
+        accuracy = 100 * float(np.mean([end.accuracy.mean() for end in outcomes(self)]))
+        return f"Cell({self.method} on {self.partition}: {what}, accuracy {accuracy:.1f} %)"
+
 
 class Answered(NamedTuple):
     """What an interval needs of a cell."""

@@ -8,6 +8,7 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,16 @@ class Report(NamedTuple):
 
     def __rich__(self) -> Table:
         return rich_table(self)
+
+    def __repr__(self) -> str:
+        """As a terminal shows it."""
+        shown = io.StringIO()
+        Console(file=shown, highlight=False, markup=False, emoji=False).print(self)
+        return "\n".join(line.rstrip() for line in shown.getvalue().splitlines())
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        return html(self)
 
 
 def texts(columns: Iterable[Column], rows: Iterable[Row]) -> pl.DataFrame:
@@ -639,6 +650,24 @@ def markdown(frame: pl.DataFrame) -> str:
     ]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in frame.iter_rows()]
     return "\n".join(lines)
+
+
+def html(report: Report) -> str:
+    """A report as an HTML table with its title and the lines below it; no style but alignment."""
+
+    def cell(kind: str, text: str | None, right: bool) -> str:
+        align = ' style="text-align: right"' if right else ' style="text-align: left"'
+        return f"<{kind}{align}>{escape(terminal.plain('–' if text is None else text))}</{kind}>"
+
+    right = [_is_numeric(column) for column in report.cells]
+    head = "".join(map(cell, ("th",) * len(right), report.cells.columns, right))
+    rows = ("".join(map(cell, ("td",) * len(right), row, right)) for row in report.cells.rows())
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    lines = "<br>".join(escape(terminal.plain(line)) for line in report.lines)
+    return (
+        f"<table><caption>{escape(report.title)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table><p><small>{lines}</small></p>"
+    )
 
 
 def _is_numeric(values: pl.Series) -> bool:

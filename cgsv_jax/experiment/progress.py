@@ -2,16 +2,18 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from cgsv_jax.config.schema import Config
 from cgsv_jax.experiment import bind, running
 from cgsv_jax.host import terminal
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 @contextlib.contextmanager
-def watching(console: Console, config: Config) -> Iterator[Callable[[running.Progress], None]]:
+def watching(console: "Console", config: Config) -> Iterator[Callable[[running.Progress], None]]:
     """Shows how far the rounds of all methods are, while the body lasts."""
     total = sum(bind.rounds_of(config, method) for method in config.methods)
     total *= len(config.seeds) * len(config.partitions) * len(config.draws)
