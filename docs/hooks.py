@@ -86,6 +86,12 @@ def on_page_markdown(markdown, page, **_):
     return re.sub(r"\]\(((?!https?:)[^)#\s]*)\.py((?:#[^)\s]*)?)\)", r"](\1.md\2)", markdown)
 
 
+def on_page_content(html, **_):
+    """Lets the long names of tests break where their words end."""
+    words = r"<code>(test_\w+)</code>"
+    return re.sub(words, lambda match: match[0].replace("_", "_<wbr>"), html)
+
+
 def on_post_page(output, page, **_):
     """Refuses a page that would load something from elsewhere."""
     found = re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=\"?https?://[^>]*>", output)

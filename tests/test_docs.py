@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
@@ -186,3 +187,74 @@ def test_links_on_an_index_are_absolute():
             assert (ROOT / tail.partition("#")[0]).exists(), link
             raw = repository.replace("//github.com", "//raw.githubusercontent.com")
             assert link.startswith(raw if picture else f"{repository}/blob"), link
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_workflows_call_what_exists(path):
+    """Scripts, modules, extras, jobs and versions of Python that a workflow names."""
+    workflow = yaml.safe_load(text_of(path))
+    extras = PROJECT["project"]["optional-dependencies"]
+    classifiers = PROJECT["project"]["classifiers"]
+    assert {True, "name", "jobs", "permissions"} <= set(workflow)  # YAML reads `on` as a truth
+    jobs = workflow["jobs"]
+    commands = []
+    for job in jobs.values():
+        assert job["runs-on"]
+        needed = job.get("needs", [])
+        assert {needed} <= set(jobs) if isinstance(needed, str) else set(needed) <= set(jobs)
+        for python in job.get("strategy", {}).get("matrix", {}).get("python", []):
+            assert f"Programming Language :: Python :: {python}" in classifiers
+        for step in job["steps"]:
+            assert ("uses" in step) != ("run" in step)
+            assert "@" in step.get("uses", "@")
+            commands += [step["run"]] if "run" in step else []
+    known = {"pip", "python", "ruff", "basedpyright", "mkdocs", "twine", "cgsv"}
+    for command in commands:
+        word = command.split()[0]
+        if word.startswith(".ci/"):
+            assert os.access(ROOT / word, os.X_OK), command
+        else:
+            assert word in known, command
+        for group in re.findall(r"\.\[([\w,]+)\]", command):
+            assert set(group.split(",")) <= set(extras), command
+
+
+def test_the_workflows_try_the_pythons_that_a_newcomer_has():
+    """The versions of all matrices are those of `.ci/newcomer.py`."""
+    tested = set()
+    for path in WORKFLOWS:
+        for job in yaml.safe_load(text_of(path))["jobs"].values():
+            tested |= set(job.get("strategy", {}).get("matrix", {}).get("python", []))
+    assert tested == set(newcomer().PYTHONS)
+
+
+def newcomer():
+    """The module `.ci/newcomer.py`."""
+    spec = importlib.util.spec_from_file_location("newcomer", ROOT / ".ci" / "newcomer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_newcomer_does_what_the_readme_says(tmp_path):
+    """The steps have both commands as they stand in the README, and every tutorial."""
+    steps = {step.name: step for step in newcomer().steps(tmp_path / "clone", tmp_path)}
+    readme = text_of(ROOT / "README.md")
+    for name in ("first command", "second command"):
+        assert f"```sh\n{steps[name].command}\n```" in readme
+    assert "cgsv compare" in steps["first command"].command
+    assert "pytest" in steps["second command"].command
+    tutorials = {f"tutorial {p.stem}" for p in (DOCS / "tutorials").glob("*.py")}
+    assert tutorials == {name for name in steps if name.startswith("tutorial")}
+
+
+def test_versions_agree():
+    """Of the package, its metadata and its citation."""
+    citation = yaml.safe_load(text_of(ROOT / "CITATION.cff"))
+    versions = {str(citation["version"]), PROJECT["project"]["version"], cgsv_jax.__version__}
+    assert len(versions) == 1
+    assert citation["repository-code"] == PROJECT["project"]["urls"]["Repository"]
+    assert re.search(r"version = \{(.*?)\}", text_of(DOCS / "citing.md"))[1] in versions
