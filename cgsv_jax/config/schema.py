@@ -47,7 +47,13 @@ ELSEWHERE = {"dropout": "participation"}
 ALIASES = {"learning_rate": "--lr"}  # of their flags
 
 # What a config.json means that was written before there was such a key.
-EARLIER = {"plugin": None, "plugin_sha256": None, "select": "last", "partition_seeds": 1}
+EARLIER = {
+    "patience": None,
+    "plugin": None,
+    "plugin_sha256": None,
+    "select": "last",
+    "partition_seeds": 1,
+}
 EARLIER_OF_METHODS = {"gamma_decay": 1.0}
 
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
@@ -310,6 +316,15 @@ class Config:
             "which evaluation counts: last, or validation (where the mean accuracy over clients on "
             "the server's validation rows is best, for every method and seed)",
         )
+    )
+    patience: int | None = _evaluation(
+        Count(
+            None,
+            _ONE,
+            "ends a method's seed after so many evaluations without a better mean accuracy over "
+            "clients on the server's validation rows; a second stage is judged by itself",
+        ),
+        "every round is run",
     )
     checkpoint_every: int | None = _evaluation(
         Count(

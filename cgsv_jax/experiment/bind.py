@@ -55,6 +55,8 @@ class Bound(NamedTuple):
     num_clients: int  # N, those that one poses as included
     evaluated: int  # of these
     select: str  # which evaluation counts: the last, or the best on validation rows
+    patience: int | None  # evaluations without a better one on validation rows that end a run
+    patient_from: int  # the round from which these are counted
     cohort: int  # clients of a round, at most
     checkpoint_every: int | None  # rounds
     flags: Flags  # that decide N and D
@@ -82,8 +84,12 @@ class Bound(NamedTuple):
 
     @property
     def choosing(self) -> tuple[Array, Array] | None:
-        """Validation rows that choose the evaluation that counts; the method never sees them."""
-        return self.task.data.validation if self.select == "validation" else None
+        """Validation rows that choose the evaluation that counts, or end a run early.
+
+        The method never sees them.
+        """
+        judges = self.select == "validation" or self.patience is not None
+        return self.task.data.validation if judges else None
 
 
 def bind(config: Config, method: Method, task: Task) -> Bound:
@@ -171,6 +177,8 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         num_clients=number,
         evaluated=evaluated,
         select=config.select,
+        patience=config.patience,
+        patient_from=config.rounds if needs.more_rounds else 0,
         cohort=listed or config.cohort or number,
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),

@@ -133,6 +133,8 @@ def segments_of(bound: Bound) -> tuple[execute.Segment, ...]:
     most = max(1, int(SECONDS / seconds_per_round(bound)))
     most = min(most, bound.checkpoint_every or most)
     every = bound.settings.eval_every
+    if bound.patience is not None:  # a run may end with any evaluation
+        most = min(most, every)
     alone = bound.settings.rounds if bound.needs.alone else 0
     before = execute.segments(alone, every, most) if alone else ()
     before = tuple(execute.Segment(segment.rounds, 0, alone=True) for segment in before)
@@ -154,11 +156,16 @@ def unfit_data(config: Config, full: Dataset) -> list[str]:
 def unfit(config: Config, task: Task) -> list[str]:
     """What the methods, or the local epochs, cannot do on this task; nothing is compiled."""
     wrong = []
-    if config.select == "validation" and not task.validation_rows:
-        wrong.append(
-            "--select validation chooses by the server's validation rows, "
-            f"but --validation-share {config.validation_share:g} leaves none"
-        )
+    judging = {
+        "--select validation chooses": config.select == "validation",
+        f"--patience {config.patience} ends runs": config.patience is not None,
+    }
+    wrong += [
+        f"{what} by the server's validation rows, "
+        f"but --validation-share {config.validation_share:g} leaves none"
+        for what, asked in judging.items()
+        if asked and not task.validation_rows
+    ]
     visits = config.epochs * task.clients.mask.shape[1]
     if visits > ranges.MAX_WHOLE:
         wrong.append(

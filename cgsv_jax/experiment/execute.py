@@ -84,7 +84,10 @@ class Seen(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What the host sees between two segments; rounds are counted over all runs of a batch."""
+    """What the host sees between two segments; rounds are counted over all runs of a batch.
+
+    Of runs that ended early those count that they would have had, from the next look on.
+    """
 
     batch: int
     done: int  # rounds completed
@@ -93,6 +96,8 @@ class Look(NamedTuple):
     pace: float  # rounds per second of this batch so far, compilation apart
     evaluation: Evaluation | None  # of the latest segment; None where it has none
     until: int  # rounds completed when the next segment is
+    seeds: np.ndarray  # [R] of the chunk that runs, or that runs next
+    round: int  # rounds completed by each of these
 
 
 class Clock(NamedTuple):
@@ -217,18 +222,24 @@ def plan(batches: Sequence[Batch]) -> list[Any]:
 
 def execute(
     batches: Sequence[Batch],
-    watch: Callable[[Look], None] = lambda look: None,
+    watch: Callable[[Look], bool | None] = lambda look: None,
     finish: Callable[[int, int, Seen], Any] = lambda batch, chunk, seen: seen,
     keeper: Keeper | None = None,
     whole: bool = True,
     compiled: dict[Any, dict] | None = None,
+    ended: Callable[[int, Evaluation], np.ndarray] | None = None,
+    show: Callable[[int, int, np.ndarray, Seen, np.ndarray], None] = lambda *seen: None,
 ) -> tuple[list[list[Any]], list[Clock]]:
-    """Runs every chunk of every batch from its first to its last round.
+    """Runs every chunk of every batch from its first to its last round, or until it ends early.
+
+    What a run showed that ended early is as long as that of a whole one: after its end the rounds
+    of its evaluations are 0, its numbers 0 or NaN (see `ends_of`).
 
     Args:
       batches: what to run, in order.
       watch: called before a batch compiles, and after every segment; once for a batch that was
-        finished before.
+        finished before. Where it returns True, the runs of the chunk end with this evaluation, or
+        with the next if the segment had none.
       finish: (batch, chunk, what its runs showed) -> what is returned of it; called when a chunk is
         through, so that of many runs only little need stay in memory.
       keeper: saves between segments, and may have something to go on from: then what was finished
@@ -236,6 +247,11 @@ def execute(
       whole: if True, outputs of finished chunks are saved too, and `finish` is replayed on resume;
         all batches must record equally many clients. Otherwise the caller keeps what `finish` made.
       compiled: programs by the `code` of their batches, which calls with equal ones share.
+      ended: (batch, a chunk's evaluations so far, leaves [R, K, ...]) -> [R] the round of the
+        evaluation with which each run ends, 0 where it goes on. Needs `whole`, where it is to be
+        gone on with.
+      show: (batch, chunk, seeds [R], what its runs showed in the latest segment, the rounds [R] at
+        which they end, 0: they go on); of what an earlier process computed, all at once.
 
     Returns:
       What `finish` made of what was seen, per batch and chunk, clients in the order of their
@@ -263,9 +279,15 @@ def execute(
             clocks.append(Clock())
         resumed = states.pop() if states and index == first.batch else None
         done = first.done if index == first.batch else 0
+        asked, early = False, set[int]()  # to end what runs; the chunks that ended early
         started = time.perf_counter() - clocks[index].elapsed
-        moments = _moments(batch, index, build, known, pieces[index], done, resumed, clocks[index])
+        over = functools.partial(_over, functools.partial(ended, index) if ended else None)
+        moments = _moments(
+            batch, index, build, known, pieces[index], done, resumed, clocks[index], over, early
+        )
         del resumed
+        for number, (seen,) in enumerate(pieces[index]):
+            show(index, number, batch.chunks[number].seeds, seen, over([seen]))
         before = pieces[index][: len(pieces[index]) - (0 < done < batch.rounds)]
         results.append(
             [finish(index, i, _joined(own)) if whole else None for i, own in enumerate(before)]
@@ -273,20 +295,29 @@ def execute(
         for moment in moments:
             elapsed = time.perf_counter() - started
             clocks[index] = Clock(moment.compiling, moment.running, elapsed)
-            watch(moment.look)
+            asked = bool(watch(moment.look)) or asked
             if moment.state is None:
                 continue
-            number = moment.place.chunk
-            if moment.place.done == batch.rounds:
-                seen = _joined(pieces[index][number])
+            place, number = moment.place, moment.place.chunk
+            own = pieces[index][number]
+            ends = over(own)
+            show(index, number, batch.chunks[number].seeds, own[-1], ends)
+            if asked and own[-1].evaluation.round.shape[1]:
+                ends = np.where(ends > 0, ends, own[-1].evaluation.round[:, -1])
+            if ends.all() or (place.done == batch.rounds and ends.any()):
+                own[:] = [_cut(_joined(own), ends, batch)]
+                early.update([number] * (place.done < batch.rounds))
+                place, asked = place._replace(done=batch.rounds), False
+            if place.done == batch.rounds:
+                seen = _joined(own)
                 results[index].append(finish(index, number, seen))
                 if not whole:
-                    pieces[index][number] = [jax.tree.map(_nothing_of, seen)]
-            computed, (ahead, _) = _behind(batches, moment.place), _next(batches, moment.place)
+                    own[:] = [jax.tree.map(_nothing_of, seen)]
+            computed, (ahead, _) = _behind(batches, place), _next(batches, place)
             stop = ahead > 0 and keeper.stop()
             if stop or keeper.due(computed, ahead):
                 joined = [[_joined(own) for own in chunks] for chunks in pieces]
-                kept = Kept(moment.place, moment.state(), joined, list(clocks))
+                kept = Kept(place, moment.state(), joined, list(clocks))
                 keeper.save(sketch, computed, kept)
                 del kept
             if stop:
@@ -314,6 +345,8 @@ def _moments(
     first: int,
     resumed: ArrayTree | None,
     clock: Clock,
+    over: Callable[[list[Seen]], np.ndarray],
+    early: set[int],
 ) -> Iterator[_Moment]:
     """Computes what is left of a batch, and appends what is seen to the pieces of its chunks.
 
@@ -326,12 +359,15 @@ def _moments(
       first: as said, or all of them.
       resumed: the state there.
       clock: the seconds so far.
+      over: what a chunk showed -> [R] the rounds at which its runs ended, 0: they go on.
+      early: the chunks that have ended before their last round; it grows between two moments.
     """
     runs = [len(chunk.seeds) for chunk in batch.chunks]
     compiling, running = clock.compiling, clock.running
     finished = len(pieces) - (0 < first < batch.rounds)  # chunks
     first = first % batch.rounds
     done = batch.rounds * sum(runs[:finished]) + (first * runs[finished] if first else 0)
+    skipped = sum(_skipped(own, batch) for (own,) in pieces[:finished])  # of these
     state = None
 
     def moment(place: Place, held: bool, evaluation: Evaluation | None = None) -> _Moment:
@@ -341,9 +377,11 @@ def _moments(
             done=done,
             rounds=batch.rounds * sum(runs),
             compiling=not held and ahead > 0,
-            pace=done / running if running else 0.0,
+            pace=(done - skipped) / running if running else 0.0,
             evaluation=evaluation,
             until=done + ahead * count,
+            seeds=batch.chunks[place.chunk].seeds,
+            round=place.done,
         )
         return _Moment(look, place, compiling, running, on_host if held else None)
 
@@ -399,10 +437,15 @@ def _moments(
             name = (rounds, evaluations > 0, alone, count)
             arguments = (*numbers, state, made.shared)
             state, *seen = call(function, name, *arguments, donate_argnums=2)
-            _append(pieces[number], Seen(*made.in_order(*jax.device_get(seen))))
+            new = Seen(*made.in_order(*jax.device_get(seen)))
+            _append(pieces[number], new, over(pieces[number]) > 0)
             done += rounds * count
             evaluation = pieces[number][-1].evaluation if evaluations else None
             yield moment(Place(index, number, behind), True, evaluation)
+            if number in early:
+                done += (batch.rounds - behind) * count
+                skipped += (batch.rounds - behind) * count
+                break
         # The next chunk's matrices take their place.
         first, state, arguments = 0, None, None
 
@@ -443,10 +486,16 @@ def _nothing_of(x: np.ndarray) -> np.ndarray:
     return np.zeros((len(x), *[0] * (x.ndim - 1)), x.dtype)
 
 
-def _append(pieces: list[Seen], new: Seen) -> None:
-    """Adds what a segment gave; the answers of one evaluation stay, whatever their number."""
+def _append(pieces: list[Seen], new: Seen, over: np.ndarray) -> None:
+    """Adds what a segment gave; the answers of one evaluation stay, whatever their number.
+
+    Args:
+      pieces: of a chunk so far.
+      new: what its runs showed in the segment.
+      over: [R] which of them had ended before; no later evaluation counts.
+    """
     if pieces and (before := pieces[-1].counted) is not None and new.counted is not None:
-        wins = new.counted.score > before.score
+        wins = (new.counted.score > before.score) & ~over
         counted = jax.tree.map(
             lambda old, own: np.where(wins.reshape(-1, *[1] * (own.ndim - 1)), own, old),
             before,
@@ -460,6 +509,64 @@ def _joined(pieces: Sequence[Seen]) -> Seen:
     grown = [piece[:2] for piece in pieces]
     record, evaluation = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *grown)
     return Seen(record, evaluation, pieces[-1].counted)
+
+
+def _over(ended: Callable[[Evaluation], np.ndarray] | None, pieces: Sequence[Seen]) -> np.ndarray:
+    """The rounds [R] at which the runs of a chunk ended, 0 where they go on; [1] before any."""
+    if ended is None or not any(piece.evaluation.round.shape[1] for piece in pieces):
+        return np.zeros(len(pieces[0].evaluation.round) if pieces else 1, np.int32)
+    return ended(_joined(pieces).evaluation)
+
+
+def _recorded(batch: Batch) -> tuple[int, int]:
+    """Rounds and evaluations of a run that is not ended early."""
+    recorded = [segment for segment in batch.segments if not segment.alone]
+    return sum(s.rounds for s in recorded), sum(s.evaluations for s in recorded)
+
+
+def ends_of(evaluation: Evaluation) -> np.ndarray:
+    """The rounds [R] at which runs ended, of which nothing is known after their end."""
+    return np.asarray(evaluation.round).max(axis=1)
+
+
+def stopped(record: Record, evaluation: Evaluation) -> np.ndarray | None:
+    """The rounds [R] at which runs ended early, 0 where they did not; None where none did."""
+    ends = ends_of(evaluation)
+    early = ends < record.quota.shape[1]
+    return np.where(early, ends, 0) if early.any() else None
+
+
+def _skipped(seen: Seen, batch: Batch) -> int:
+    """Rounds that the runs of a chunk were spared, all together."""
+    if not seen.evaluation.round.shape[1]:  # nobody kept what was seen
+        return 0
+    ends = ends_of(seen.evaluation)
+    return len(ends) * (_recorded(batch)[0] - int(ends.max()))
+
+
+def _cut(seen: Seen, ends: np.ndarray, batch: Batch) -> Seen:
+    """What a chunk showed whose runs ended early, as long as if they had not.
+
+    Args:
+      seen: all so far; the answers are those of the evaluation that counts.
+      ends: [R] rounds at which the runs ended, each with an evaluation; 0: they did not.
+      batch: of the chunk.
+    """
+    rounds, evaluations = _recorded(batch)
+    last = np.where(ends > 0, ends, rounds)[:, None]
+    recorded = np.arange(seen.record.quota.shape[1]) < last
+    evaluated = np.asarray(seen.evaluation.round) <= last
+
+    def cut(x: np.ndarray, there: np.ndarray, length: int) -> np.ndarray:
+        nothing = np.nan if np.issubdtype(x.dtype, np.floating) else 0
+        whole = np.full((len(x), length, *x.shape[2:]), nothing, x.dtype)
+        place = np.nonzero(there)
+        whole[place] = x[place]
+        return whole
+
+    record = jax.tree.map(lambda x: cut(x, recorded, rounds), seen.record)
+    evaluation = jax.tree.map(lambda x: cut(x, evaluated, evaluations), seen.evaluation)
+    return Seen(record, evaluation, seen.counted)
 
 
 def _behind(batches: Sequence[Batch], place: Place) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cgsv_jax.core import grid, simulation
 from cgsv_jax.core import layout as layout_lib
-from cgsv_jax.experiment import budget, hardware
+from cgsv_jax.experiment import budget, execute, hardware
 from cgsv_jax.experiment.bind import Bound
 from cgsv_jax.experiment.execute import Batch, Chunk, Counted, Programs, Seen
 from cgsv_jax.results import frames
@@ -66,7 +66,9 @@ def programs(bound: Bound) -> Programs:
             else:
                 state, record, evaluation = go_on()
             # Of all evaluations but one the answers end here: they are the largest part.
-            rows = None if choosing is None else choosing[1].size
+            rows = None
+            if choosing is not None and bound.select == "validation":
+                rows = choosing[1].size
             outputs = record, evaluation._replace(answers=None), _counted(evaluation, rows)
             return state, *layout_lib.keep_whole(outputs, mesh)
 
@@ -127,6 +129,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         partition_seed=task.partition_seed,
         answers=None if counted is None else counted.answers,
         counts=which_counts(bound.select, evaluation, counted),
+        stopped=execute.stopped(record, evaluation),
     )
 
 

@@ -18,25 +18,24 @@ def watching(console: "Console", config: Config) -> Iterator[Callable[[running.P
     total = sum(bind.rounds_of(config, method) for method in config.methods)
     total *= len(config.seeds) * len(config.partitions) * len(config.draws)
     seeds = len(config.seeds)
-    finished, state = 0, ""  # rounds of the methods before this one; its latest accuracies
+    # Rounds of the methods before this one, and its own; which it is, and its latest accuracies.
+    finished, own, latest, state = 0, 0, (), ""
 
     def look(p: running.Progress) -> None:
-        nonlocal finished, state
+        nonlocal finished, own, latest, state
+        if (here := (p.partition, p.partition_seed, p.method)) != latest:
+            finished, own, latest, state = finished + own, p.rounds, here, ""
         draw = f" {p.partition_seed}" if len(config.draws) > 1 else ""
         name, done = f"{p.partition}{draw} {p.method}", finished + p.round
         each = f"rounds ({p.rounds // seeds:,} × {seeds} seeds)" if seeds > 1 else "rounds"
         part = p.round, p.rounds, each
         if p.compiling:
-            state = ""
             watch(name, done, state="compiling", now=True, part=part)
             return
         if p.accuracy is not None:  # not every segment ends in an evaluation
             mean, most = 100 * p.accuracy.mean(), 100 * p.accuracy.max()
             state = f"accuracy {mean:.1f} %, best {most:.1f} %"
-        ends = p.round == p.rounds
-        watch(name, done, p.rounds_per_second, state, now=ends, part=part)
-        if ends:
-            finished += p.rounds
+        watch(name, done, p.rounds_per_second, state, now=p.round == p.rounds, part=part)
 
     with terminal.watching(console, total, "rounds") as watch:
         yield look

@@ -14,14 +14,16 @@ import numpy as np
 
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.experiment import bind, deal, execute
+from cgsv_jax.experiment import bind, callbacks, deal, execute
 from cgsv_jax.experiment import identity as identity_lib
 from cgsv_jax.experiment import programs as programs_lib
+from cgsv_jax.experiment.bind import Bound
 from cgsv_jax.experiment.execute import Look
 from cgsv_jax.experiment.task import Task
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
 from cgsv_jax.results import frames as frames_lib
+from cgsv_jax.types import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +46,10 @@ class Progress(NamedTuple):
     server_accuracy: float | None
     until: int  # rounds completed when the host looks again
     partition_seed: int
+    seeds: tuple[int, ...]  # that run now, or next; the others of the method before or after them
+    seed_round: int  # rounds completed by each of these
+    validation_accuracy: float | None  # mean over clients and seeds that run, latest; None: nobody
+    # asked for it, by `select` or `patience`
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -109,7 +115,7 @@ class Result:
 
 def run(
     config: Config,
-    watch: Callable[[Progress], None] | None = None,
+    watch: Callable[[Progress], Any] | None = None,
     dealt: tuple[Task, ...] | None = None,
     keeper: execute.Keeper | None = None,
 ) -> Result:
@@ -117,12 +123,15 @@ def run(
 
     Args:
       config: see `configure`.
-      watch: called before compilation, and between segments.
+      watch: called before compilation, and between segments. Where it returns True, the seeds that
+        run end with the evaluation that it saw, or with the next if it saw none; all others of the
+        method, and all methods, go on (see `callbacks`).
       dealt: what `deal.tasks(config)` gave, if it has been called already.
       keeper: saves what is computed, and may know where to go on (see `execute.execute`).
 
     Returns:
-      Arrays; nothing is written, unless by the keeper.
+      Arrays; nothing is written, unless by the keeper. Of runs that ended early they are as long
+        as of the others, see `frames.Cell.stopped`.
 
     Raises:
       ConfigError: when data or partition cannot be had.
@@ -140,21 +149,17 @@ def run(
         for method, task in itertools.product(config.methods, draws)
     ]
 
-    def look(look: Look) -> None:
-        if watch is None:
-            return
-        bound = bounds[look.batch]
-        accuracy = server = None
-        if look.evaluation is not None:
-            accuracy = np.asarray(look.evaluation.accuracy[:, -1].mean(0))
-            server = float(look.evaluation.server_accuracy[:, -1].mean())
-        counts = look.done, look.rounds, look.compiling, look.pace
-        seen = accuracy, server, look.until, bound.task.partition_seed
-        watch(Progress(bound.task.partition, bound.name, *counts, *seen))
+    def look(look: Look) -> bool | None:
+        return None if watch is None else watch(_progress(bounds[look.batch], look))
+
+    def ended(batch: int, evaluation: Evaluation) -> np.ndarray:
+        return _ends(bounds[batch], evaluation)
 
     batches = [programs_lib.batch_of(bound) for bound in bounds]
-    seen, clocks = execute.execute(batches, look, keeper=keeper)
-    cells = map(programs_lib.cell_of, bounds, seen)
+    seen, clocks = execute.execute(
+        batches, look, keeper=keeper, ended=None if config.patience is None else ended
+    )
+    cells = tuple(map(programs_lib.cell_of, bounds, seen))
     clock = [
         {
             "partition": bound.task.partition,
@@ -162,12 +167,58 @@ def run(
             "partition_seed": bound.task.partition_seed,
             "compile_seconds": seconds.compiling,
             "run_seconds": seconds.running,
-            "rounds_per_second": bound.rounds * len(bound.seeds) / seconds.running,
+            "rounds_per_second": _rounds_run(bound, cell) / seconds.running,
         }
-        for bound, seconds in zip(bounds, clocks, strict=True)
+        for bound, cell, seconds in zip(bounds, cells, clocks, strict=True)
     ]
     timing = {"total_seconds": sum(seconds.elapsed for seconds in clocks), "methods": clock}
-    return Result(config, dealt, tuple(cells), timing)
+    return Result(config, dealt, cells, timing)
+
+
+def _progress(bound: Bound, look: Look) -> Progress:
+    accuracy = server = held = None
+    if (seen := look.evaluation) is not None:
+        accuracy = np.asarray(seen.accuracy[:, -1].mean(0))
+        server = float(seen.server_accuracy[:, -1].mean())
+        if seen.validation_accuracy is not None:
+            held = float(np.asarray(seen.validation_accuracy, np.float64)[:, -1].mean())
+    return Progress(
+        partition=bound.task.partition,
+        method=bound.name,
+        round=look.done,
+        rounds=look.rounds,
+        compiling=look.compiling,
+        rounds_per_second=look.pace,
+        accuracy=accuracy,
+        server_accuracy=server,
+        until=look.until,
+        partition_seed=bound.task.partition_seed,
+        seeds=tuple(map(int, look.seeds)),
+        seed_round=look.round,
+        validation_accuracy=held,
+    )
+
+
+def _ends(bound: Bound, evaluation: Evaluation) -> np.ndarray:
+    """The rounds [R] with which runs end whose patience is over, 0 where they go on."""
+    assert bound.patience is not None
+    # Rows that all clients have right, as `select` counts them: of means, equal ones may differ.
+    rows = bound.task.validation_rows
+    right = np.rint(np.asarray(evaluation.validation_accuracy, np.float64) * rows).sum(-1)
+    ends = (
+        callbacks.end_of(rounds, scores, bound.patience, bound.patient_from)
+        for rounds, scores in zip(np.asarray(evaluation.round), right, strict=True)
+    )
+    return np.fromiter(ends, np.int32, len(right))
+
+
+def _rounds_run(bound: Bound, cell: frames_lib.Cell) -> int:
+    """Rounds that the runs of a cell took, those alone before them too."""
+    every = np.full(len(bound.seeds), bound.rounds)
+    if cell.stopped is None:
+        return int(every.sum())
+    spared = cell.record.quota.shape[1] - cell.stopped
+    return int((every - np.where(cell.stopped > 0, spared, 0)).sum())
 
 
 def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> dict[str, Any]:

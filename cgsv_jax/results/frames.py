@@ -100,6 +100,8 @@ TRUST = {
 }
 # The round that validation rows chose, which is the run's end then; null: it is the last.
 CHOSEN = {"chosen_round": pl.Int32}
+# The last round of a run that was ended early; null: it was not.
+STOPPED = {"stopped_round": pl.Int32}
 SUMMARY_COLUMNS = {  # a row per key, at the run's end
     **KEYS,
     "fairness": pl.Float64,  # null where undefined; then the next says why
@@ -118,6 +120,7 @@ SUMMARY_COLUMNS = {  # a row per key, at the run's end
     **dict.fromkeys(HONESTY, pl.Float64),
     **TRUST,
     **CHOSEN,
+    **STOPPED,
 }
 COLUMNS = {
     "rounds": ROUND_COLUMNS,
@@ -129,7 +132,7 @@ _TYPES = [item for columns in COLUMNS.values() for item in columns.items()]
 TEXTS = {name for name, kind in _TYPES if kind == pl.String}
 TRUTHS = {name for name, kind in _TYPES if kind == pl.Boolean}  # in some table
 # Columns that not every version has written: where they lack, they are null, or of the config.
-LATER = {"owner": pl.String, "partition_seed": pl.Int64, **TRUST, **CHOSEN}
+LATER = {"owner": pl.String, "partition_seed": pl.Int64, **TRUST, **CHOSEN, **STOPPED}
 AVERAGED = (  # over seeds, and over partition seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", *TRAFFIC, "present", *HONESTY),
@@ -156,6 +159,9 @@ class Cell(NamedTuple):
     answers: Answers | None = None
     counts: np.ndarray | None = None  # [S] which evaluation (0..) counts; None: the last
     partition_seed: int = 0
+    # [S] rounds at which runs were ended early, 0: they were not; None: none was. Arrays are as
+    # long as if none had been; what comes after an end is nothing (see `execute.execute`).
+    stopped: np.ndarray | None = None
 
     def __repr__(self) -> str:
         """A line: arrays are many, and large."""
@@ -212,9 +218,33 @@ def frames_of(cells: Iterable[Cell]) -> dict[str, pl.DataFrame]:
     }
 
 
+def ended(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells, each as long as its runs; a cell per seed where one of all was ended early."""
+    cells = list(cells)
+    if all(cell.stopped is None for cell in cells):
+        return cells
+    return [_one_seed(cell, place) for cell in cells for place in range(len(cell.seeds))]
+
+
+def _one_seed(cell: Cell, place: int) -> Cell:
+    """One seed of a cell, cut where it ended."""
+    rounds = 0 if cell.stopped is None else int(cell.stopped[place])
+    own = slice(place, place + 1)
+    last = rounds or np.shape(cell.record.reputation)[1]
+    number = int((np.asarray(cell.evaluation.round)[place] > 0).sum())  # it has 0 after an end
+    return cell._replace(
+        seeds=cell.seeds[own],
+        record=jax.tree.map(lambda x: x[own, :last], cell.record),
+        evaluation=jax.tree.map(lambda x: x[own, :number], cell.evaluation),
+        answers=jax.tree.map(lambda x: x[own], cell.answers),
+        counts=None if cell.counts is None else cell.counts[own],
+        stopped=None if cell.stopped is None else cell.stopped[own],
+    )
+
+
 def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     """A row per key, round and client: ROUND_COLUMNS."""
-    return _stacked(map(_rounds_of, cells), ROUND_COLUMNS)
+    return _stacked(map(_rounds_of, ended(cells)), ROUND_COLUMNS)
 
 
 def _rounds_of(cell: Cell) -> pl.DataFrame:
@@ -251,7 +281,7 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
 
 def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     """A row per key and client: CLIENT_COLUMNS."""
-    cells = list(cells)
+    cells = ended(cells)
     alone = {
         (cell.partition, cell.partition_seed, seed): own
         for cell in cells
@@ -366,7 +396,7 @@ def fairness_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     """A row per key and evaluation: FAIRNESS_COLUMNS."""
     return _fairness_of(
         _Course(cell.partition, cell.method, cell.partition_seed, seed, rounds, scores, int(counts))
-        for cell in cells
+        for cell in ended(cells)
         for seed, rounds, scores, counts in zip(
             cell.seeds,
             np.asarray(cell.evaluation.round),
@@ -542,7 +572,12 @@ def answers_of(end: Outcome) -> Answers | None:
 
 def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     """A row per key, at the run's end: SUMMARY_COLUMNS."""
-    cells = list(cells)
+    cells = ended(cells)
+    stopped = [
+        {"stopped_round": int(last) or None}
+        for cell in cells
+        for last in (np.zeros(len(cell.seeds)) if cell.stopped is None else cell.stopped)
+    ]
     ends = [
         (cell.partition, cell.method, cell.partition_seed, int(seed), end)
         for cell in cells
@@ -556,7 +591,10 @@ def summary_frame(cells: Iterable[Cell]) -> pl.DataFrame:
         for place, method, draw, seed, end in ends
     ]
     known = intervals(cells)
-    return summary_of(row | known.get((row["partition"], row["method"]), {}) for row in rows)
+    return summary_of(
+        row | known.get((row["partition"], row["method"]), {}) | end
+        for row, end in zip(rows, stopped, strict=True)
+    )
 
 
 def intervals(

@@ -284,7 +284,7 @@ def fairness(summary: pl.DataFrame) -> Report:
     clients, evaluated = summary["clients"][0], summary["evaluated"].min()
     if evaluated < clients:
         lines.append(f"over the {evaluated:,} of {clients:,} clients that were evaluated")
-    lines += chosen_rounds(summary) + doubts(table)
+    lines += chosen_rounds(summary) + stopped_rounds(summary) + doubts(table)
     lines += why_undefined(table) + close_accuracies(summary) + absences(summary)
     cells = texts(FAIRNESS, table.iter_rows(named=True))
     return Report(cells, f"Fairness and accuracy on {partition}", lines)
@@ -337,6 +337,19 @@ def chosen_rounds(summary: pl.DataFrame) -> list[str]:
     least, most = rounds.min(), rounds.max()
     which = f"{least}" if least == most else f"{least} to {most}"
     return [f"numbers of the round that validation rows chose: {which}"]
+
+
+def stopped_rounds(summary: pl.DataFrame) -> list[str]:
+    """A line where runs were ended early: of which methods, how many of them, and when."""
+    said = []
+    for own in summary.partition_by("method", maintain_order=True):
+        rounds = own["stopped_round"].drop_nulls()
+        if len(rounds):
+            least, most = rounds.min(), rounds.max()
+            which = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            some = "" if len(rounds) == len(own) else f" ({len(rounds)} of {len(own)})"
+            said.append(f"{own['method'][0]} at round {which}{some}")
+    return [f"stopped early: {', '.join(said)}"] if said else []
 
 
 def unit(row: Row) -> str:

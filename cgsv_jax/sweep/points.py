@@ -120,6 +120,11 @@ def of_values(
             break
     if refused:
         raise ConfigError("\n".join(_sentences(refused, count, count < len(combinations))))
+    if any(own.config.patience is not None for own in points):
+        complaints.append(
+            "--patience ends single runs: the points of a search that do badly are stopped by "
+            "--scheduler, and --select validation judges every point by its best round"
+        )
     if eval_split == "validation" and any(own.config.select == "validation" for own in points):
         complaints.append(
             "--eval-split validation cannot be combined with --select validation: the rows that "
