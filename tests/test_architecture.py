@@ -35,7 +35,7 @@ ONLY = {
     "flax": {"models"},
     "sklearn": set(),
     "scipy": set(),
-    "polars": {"results", "sweep", "command/sweep"},
+    "polars": {"results", "sweep", "command/sweep", "command/show"},
     "matplotlib": {"results/figures", "sweep/figures"},
     "orbax": {"experiment/checkpoint"},
     "tyro": {"command/flags", "command/main"},

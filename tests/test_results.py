@@ -562,7 +562,7 @@ def test_fairness_that_rests_on_little_says_so(cells):
     final = np.array([[0.9, 0.9, 0.9, 0.905], [0.6, 0.7, 0.8, 0.9]])
     summary = frames.summary_frame([*cells[:2], cell(final=final)])
     assert tables_lib.close_accuracies(summary) == [
-        "fairness of cgsv rests on little: final accuracies within 0.50 points in a seed"
+        "fairness rests on little where final accuracies are within a point: cgsv 0.50"
     ]
     assert tables_lib.close_accuracies(frames.summary_frame(cells)) == []
     assert "rests on little" in printed(tables_lib.fairness(summary))
@@ -606,8 +606,8 @@ def test_tables_fit_and_say_what_is_undefined(cells):
     assert max(len(line) for text in texts for line in text.splitlines()) <= 80
     assert "undefined for fedavg: all clients end with the same accuracy" in texts[0]
     assert re.search(r"standalone +yardstick +45.0 ± 0.0 \(60.0\) +–", texts[0])
-    assert re.search(r"cgsv +±\? \[-100.0, 100.0\] +67.5 ± 0.0 \(75.0\) +22.5 ± 0.0", texts[0])
-    assert re.search(r"method +fairness +\(max\), % +gain, points", unbroken(texts[0]))
+    assert re.search(r"cgsv +±\? \[-100.0, 100.0\] +67.5 ± 0.0 \(75.0\) +22.5 +5.6", texts[0])
+    assert re.search(r"method +fairness +\(max\), % +gain +spread", unbroken(texts[0]))
     assert "95 % bootstrap interval" in texts[0]
     assert "How far to trust it, on power_law" in texts[1]
     assert "Gains, distance and traffic on power_law" in texts[2]
@@ -673,11 +673,14 @@ def test_an_interval_with_both_signs_leaves_no_number():
 
 
 def test_how_far_to_trust_it_says_what_scipy_does(courses):
-    (report,) = tables_lib.trust(frames.summary_frame(courses))
+    summary = frames.summary_frame(courses)
+    (report,) = tables_lib.trust(summary)
+    spreads = tables_lib.fairness(summary).cells["spread"]
     last = frames.fairness_frame(courses).filter(pl.col("counts"))
-    for method, row in zip(("standalone", "cgsv"), report.cells.to_dicts(), strict=True):
+    methods = ("standalone", "cgsv")
+    for method, row, spread in zip(methods, report.cells.to_dicts(), spreads, strict=True):
         own = last.filter(method=method)
-        assert row["spread"] == f"{100 * own['accuracy_spread'].mean():.1f}"
+        assert spread == f"{100 * own['accuracy_spread'].mean():.1f}"
         rank = own["rank_fairness"].mean()
         assert row["by rank"] == (None if rank is None else f"{rank:.0f}")
     assert tables_lib.trust(frames.summary_frame(courses[:1])) == []
@@ -769,7 +772,9 @@ def test_all_partitions_in_one_table():
     assert shown["dirichlet"].to_list() == shown["uniform"].to_list() == want
     last = printed(reports(made)[-1])
     assert "All partitions" in last
-    assert "undefined for fedavg on dirichlet: all clients end with" in " ".join(last.split())
+    assert "undefined for fedavg on uniform, dirichlet: all clients end with" in " ".join(
+        last.split()
+    )
     assert not any("All partitions" in printed(t) for t in reports(made[:3]))
 
 

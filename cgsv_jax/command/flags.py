@@ -232,13 +232,15 @@ OUTPUT = {
     "overwrite": Flag(SWITCH, "replace the run that the directory holds"),
     "resume": Flag(
         PATH,
-        "an unfinished run's directory: go on with it; with --plugin, --profile, --quiet only",
+        "an unfinished run's directory: go on with it; beside it --plugin, --profile, --verbose, "
+        "--quiet alone",
         "none",
     ),
     "plugin": Flag(
         PATH, f"a file with rules of your own: {', '.join(plugins.FIELDS)} by name", "none"
     ),
     "profile": Flag(SWITCH, "then time the phases of a round, beside what the device could do"),
+    "verbose": Flag(SWITCH, "print all tables, as cgsv show does, not the first of them alone"),
     "quiet": Flag(SWITCH, "print nothing but errors"),
 }
 
@@ -456,15 +458,18 @@ _OF_DATA = tyro.conf.arg(
 )
 
 
+_RUNS = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN ...", help="directories of runs or sweeps", help_behavior_hint=""),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plot:
     """Draws the figures of finished runs again; several runs are also compared with each other."""
 
-    runs: Annotated[
-        tuple[str, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="RUN ...", help="run directories", help_behavior_hint=""),
-    ]
+    runs: _RUNS
     out: Annotated[
         str | None,
         _AS_PATH,
@@ -473,6 +478,24 @@ class Plot:
             help_behavior_hint="(default: figures/ inside the run, or here for several runs)",
         ),
     ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Prints all tables of finished runs and sweeps again, and what differs between several."""
+
+    runs: _RUNS
+    markdown: Annotated[bool, tyro.conf.arg(help="as Markdown", help_behavior_hint="")] = False
+    latex: Annotated[bool, tyro.conf.arg(help="as LaTeX with booktabs", help_behavior_hint="")] = (
+        False
+    )
+    csv: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="the means over seeds, unrounded: a row per run, partition, method and point",
+            help_behavior_hint="",
+        ),
+    ] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -521,6 +544,7 @@ def commands(actions: tuple[Action, Action, Action]) -> Any:
                 compare.spoken
                 | run.spoken
                 | sweep.spoken
+                | Annotated[Show, tyro.conf.subcommand("show")]
                 | Annotated[Plot, tyro.conf.subcommand("plot")]
                 | Annotated[Data, tyro.conf.subcommand("data")]
             ]

@@ -15,7 +15,7 @@ import tyro
 
 from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
-from cgsv_jax.command.flags import Data, List, Plot, Prepare
+from cgsv_jax.command.flags import Data, List, Plot, Prepare, Show
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names
 from cgsv_jax.host import files, terminal
@@ -103,6 +103,7 @@ def _answered(command: Any, lost: Callable[[], bool]) -> int:
         "run": _train,
         "sweep": _sweep,
         Plot: _plot,
+        Show: _show,
         List: _list,
         Prepare: _prepare,
     }
@@ -137,6 +138,12 @@ def _sweep(args: Any) -> None:
     where = flags_lib.SWEEP | flags_lib.RAY | flags_lib.OUTPUT
     own = {name: flags.pop(name) for name in where if name in flags}
     sweep_command.command(flags_lib.fields_of(flags), own)
+
+
+def _show(args: Show) -> None:
+    from cgsv_jax.command import show
+
+    show.show(args)
 
 
 def _plot(args: Plot) -> None:

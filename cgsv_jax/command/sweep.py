@@ -530,49 +530,17 @@ def _finish(
         ranking = ranking._replace(best=best | {"command": _command_line(sweep, best)})
     with stopping.written(job.directory):
         sweep_results.write(job.directory, config, environment, timing, table, ranking)
-    _report(job.console, sweep, table, ranking)
+    points, lines = sweep_results.report(sweep, table, ranking)
+    job.console.print()
+    job.console.print(points)
+    for line in lines:
+        say(job.console, line)
     drawn = _follow(job.directory)
     compiling = sum(program["compile_seconds"] for program in timing["programs"])
     spent = f", {compiling:.1f} s of them compiling" if timing["programs"] else ""
     say(job.console, f"\n{timing['total_seconds']:.1f} s in all{spent}")
     where = f"{len(drawn)} figures in {job.directory / directory_lib.FIGURES}"
     say(job.console, f"results: {job.directory}  ({where})")
-
-
-def _report(
-    console: Console, sweep: Sweep, table: pl.DataFrame, ranking: sweep_results.Ranking
-) -> None:
-    partitions = table["partition"].n_unique()
-    over = list(filter(None, [sweep_results.over(table)]))
-    over += [f"{partitions} partitions"] if partitions > 1 else []
-    lines = ["per partition: fairness (accuracy, %)"] if partitions > 1 else []
-    lines += [f"means over {' and '.join(over)}"] if over else []
-    lines += tables.chosen_rounds(table) + _on_validation(sweep)
-    shown = sweep_results.shown_points(ranking, tuple(sweep.axes), sweep.best)
-    lines += tables.doubts(ranking.table)
-    count = ranking.table["rank"].n_unique()
-    if count > len(shown):
-        lines.append(f"{count} points in all, see points.parquet")
-    console.print(tables.Report(shown, f"Points by {sweep.best.replace('_', ' ')}", lines))
-    if ranking.best is None:
-        say(console, f"{sweep.best} is undefined in every point: there is no best one")
-        for reason in table["fairness_undefined"].drop_nulls().unique().sort()[:3]:
-            say(console, f"undefined: {reason}")
-        return
-    values = {name: ranking.best[name] for name in sweep.axes if name in ranking.best}
-    named = points_lib.in_words(values) or "the only point"
-    say(console, f"best: {ranking.best['method']} with {named}")
-    for doubt in sweep_results.doubts_of_best(ranking):
-        say(console, doubt)
-    if ranking.near:
-        others = "another point is" if ranking.near == 1 else f"{ranking.near} other points are"
-        say(console, f"{others} within one standard error of it")
-    say(console, ranking.best["command"])
-
-
-def _on_validation(sweep: Sweep) -> list[str]:
-    one = sweep.eval_split == "validation"
-    return ["accuracies on the server's validation examples"] if one else []
 
 
 def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
@@ -639,7 +607,7 @@ def _announce(job: _Job, sweep: Sweep, plan: Plan, known: int) -> None:
     notes = [
         f"{_count(plan.num_trials, 'trial')} by {_count(len(rows), 'program')}, each compiled once",
         f"of {_bytes(plan.budget)} of memory",
-        *_on_validation(sweep),
+        *sweep_results.on_validation(sweep),
     ]
     notes += ["calls as on this machine; tasks go by their own"] if job.session else []
     notes += [f"{known:,} further trials are through already"] if known else []

@@ -1,8 +1,11 @@
 """`cgsv run` and `cgsv compare`: a configuration in, a run directory and tables out."""
 
+import functools
 import itertools
 import os
 import pathlib
+import shlex
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +26,7 @@ from cgsv_jax.results import figures as figures_lib
 from cgsv_jax.results import tables
 
 DRAWS = 3  # of a partition, that a terminal shows one by one
+INDENT = 16  # of what is announced
 
 
 def must_have_devices() -> None:
@@ -122,7 +126,7 @@ def _refuse_beside_resume(args: Any) -> None:
     beside = [
         validate.flag(name)
         for name in flags_lib.given(args)
-        if name not in ("resume", "plugin", "quiet", "profile")
+        if name not in ("resume", "plugin", "quiet", "verbose", "profile")
     ]
     if beside:
         raise ConfigError(
@@ -160,7 +164,7 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
     environment = environment_lib.environment() | {"data": dealt[0].identity}
     directory_lib.begin(directory, resolve.to_dict(config), environment)
     console = terminal.console(args.quiet)
-    _announce(console, config, dealt)
+    _announce(console, config, dealt, args.verbose)
 
     def work(keeper: execute.Keeper | None, see: Callable[[running.Progress], None]) -> Any:
         def look(p: running.Progress) -> None:
@@ -178,7 +182,9 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
     with stopping.kept(console, directory, computed, every, work) as (result, earlier):
         with stopping.written(directory):
             frames = running.save(directory, result, earlier)
-        for report in tables.reports(frames, console.width):
+        everything = functools.partial(tables.reports, frames, console.width)
+        for report in everything() if args.verbose else tables.first(frames):
+            console.print()
             console.print(report)
         with stopping.written(directory):
             figures = figures_lib.draw([directory])
@@ -188,12 +194,21 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
         raise stopping.Ended(
             stopping.INTERRUPTED, f"interrupted, the results are in {directory}"
         ) from None
-    console.print(tables.seconds(result.timing))
+    if args.verbose or args.profile:
+        console.print()
+        console.print(tables.seconds(result.timing))
     total = result.timing["total_seconds"]
     compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
     terminal.say(console, f"{total:.1f} s in all, {compiling:.1f} s of them compiling")
     where = f"{len(figures)} figures in {directory / directory_lib.FIGURES}"
     terminal.say(console, f"results: {directory}  ({where})")
+    if not args.verbose:
+        terminal.say(console, f"{showing(directory)} shows clients, gains, traffic and seconds")
+
+
+def showing(directory: pathlib.Path) -> str:
+    """The command that prints what a directory holds."""
+    return f"`cgsv show {shlex.quote(os.fspath(directory))}`"
 
 
 def _profile(
@@ -223,7 +238,9 @@ def _profile(
         terminal.say(console, "\n".join(["", *profiling.lines(profile), ""]))
 
 
-def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
+def _announce(
+    console: Console, config: Config, dealt: Sequence[Task], verbose: bool = False
+) -> None:
     shown = {
         "data set": config.dataset,
         "model": f"{config.model}, D = {sum(dealt[0].tensors):,} parameters",
@@ -240,15 +257,8 @@ def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
         if task.cheats:
             draw = f", draw {task.partition_seed}" if config.partition_seeds > 1 else ""
             shown[f"dishonest{draw}"] = _who_cheats(task.cheats)
-    wide = max(10, *(len(method.name) for method in config.methods))
-    for name, text in shown.items():
-        terminal.say(console, f"{name:>{wide}}  {text}")
-    for method in config.methods:
-        numbers = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
-        for name, value in method.options:
-            if value is not None and (letter := method.declared[name].letter):
-                numbers += f", {letter} = {value:.3g}"
-        terminal.say(console, f"{method.name:>{wide}}  {numbers}")
+    for name, text in (*shown.items(), *_numbers(config)):
+        _say_of(console, name, text)
     if not all(bind.keeps_answers(config, task) for task in dealt):
         terminal.say(
             console,
@@ -262,9 +272,46 @@ def _announce(console: Console, config: Config, dealt: Sequence[Task]) -> None:
             seeds = ", ".join(str(own.partition_seed) for own in draws)
             name += f", draw{'s' if len(draws) > 1 else ''} {seeds}"
         classes = np.mean([own.classes for own in draws], axis=0)
-        console.print(tables.holdings(task.sizes, classes, name))
+        if verbose:
+            console.print()
+            console.print(tables.holdings(task.sizes, classes, name))
+        else:
+            _say_of(console, name, f"{tables.held(task.sizes, classes)} each")
         if task.partition == "class_imbalance":
-            terminal.say(console, "class_imbalance draws with replacement: clients share rows")
+            _say_of(console, "", "drawn with replacement: clients share examples")
+
+
+def _numbers(config: Config) -> list[tuple[str, str]]:
+    """The numbers of every method; those of training once, where they are the same for all."""
+    training = {
+        m.name: f"eta = {m.learning_rate:g}, decay = {m.decay:g} per {m.decay_per}"
+        for m in config.methods
+    }
+    own = {
+        method.name: ", ".join(
+            f"{letter} = {value:.3g}"
+            for name, value in method.options
+            if value is not None and (letter := method.declared[name].letter)
+        )
+        for method in config.methods
+    }
+    if len(set(training.values())) > 1:
+        return [(name, ", ".join(filter(None, (training[name], own[name])))) for name in own]
+    return [
+        ("methods" if len(own) > 1 else "method", ", ".join(own)),
+        ("training", next(iter(training.values()))),
+        *((name, text) for name, text in own.items() if text),
+    ]
+
+
+def _say_of(to: Console, name: str, text: str) -> None:
+    """A line that says one thing of the run, in as many as the width asks for."""
+    indent = max(len(name), INDENT)
+    wide = max(to.width, 2 * indent) - indent - 2
+    whole, apart = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}", " = "
+    lines = textwrap.wrap(text.replace(apart, whole), wide, break_on_hyphens=False)
+    for head, line in zip([name, *[""] * len(lines)], lines, strict=False):
+        terminal.say(to, f"{head:>{indent}}  {line.replace(whole, apart)}")
 
 
 def _draws(config: Config) -> str:

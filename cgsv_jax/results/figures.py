@@ -25,7 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cgsv_jax.host import files
-from cgsv_jax.results import directory, frames, tables
+from cgsv_jax.results import differences, directory, frames, tables
 
 Path = str | os.PathLike[str]
 
@@ -91,7 +91,7 @@ def draw(
         raise ValueError("--out is missing, it must name a folder when several runs are compared")
     else:
         whole = files.inside(read[0].directory, directory.FIGURES)
-    labels = names(read)
+    labels = differences.names([run.directory for run in read])
     written: list[pathlib.Path] = []
     for run, label in zip(read, labels, strict=True):
         folder = files.inside(whole, label) if len(read) > 1 else whole
@@ -119,16 +119,6 @@ def made(run: directory.Run) -> dict[str, Figure]:
             for partition in partitions
             for kind, figure in KINDS.items()
         }
-
-
-def names(runs: Sequence[directory.Run]) -> list[str]:
-    """A short name per run, all different: its directory's, numbered where that repeats."""
-    labels: list[str] = []
-    for run in runs:
-        label = (run.directory.resolve().name if run.directory else "") or "run"
-        taken = [f"{label}-{n}" for n in range(2, len(runs) + 2)]
-        labels.append(next(name for name in (label, *taken) if name not in labels))
-    return labels
 
 
 # ---------------------------------------------------------------- one figure each

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -46,8 +46,10 @@ class Report(NamedTuple):
     title: str = ""
     lines: Sequence[str] = ()  # below the table
 
-    def __rich__(self) -> Table:
-        return rich_table(self)
+    def __rich__(self) -> Group:
+        # Not as a caption, which would be as narrow as the table.
+        table = [rich_table(self)] if self.cells.width else []
+        return Group(*table, *map(Text, self.lines))
 
     def __repr__(self) -> str:
         """As a terminal shows it."""
@@ -178,10 +180,12 @@ FAIRNESS = (
     METHOD,
     over_seeds("fairness", "fairness", text=fairness_text),
     over_seeds("accuracy: mean (max), %", "mean_accuracy", 100, 1, "sd", text=_with_best),
-    over_seeds("mean gain, points", "mean_gain", 100, 1, "sd"),
+    over_seeds("gain", "mean_gain", 100),
+    # What a fairness rests on: of nearly equal clients it is a matter of a few test examples.
+    _known("spread", "accuracy_spread", 100),
 )
 # Mean and range over the last quarter of the evaluations; by loss, its interval and the like; by
-# ranks; and the spread of the clients' accuracies, of the yardstick those alone.
+# ranks.
 _BY_LOSS = "fairness_by_loss"
 TRUST = (
     METHOD,
@@ -189,7 +193,6 @@ TRUST = (
     Column("by loss", lambda row: row[_BY_LOSS] and fairness_text(row, _BY_LOSS, 0)),
     Column("by loss, last quarter", lambda row: _late(row, _BY_LOSS)),
     _known("by rank", "rank_fairness", 1, 0),
-    _known("spread", "accuracy_spread", 100),
 )
 # CGS is the standard deviation of the gains over clients, IPR the share of clients no worse than
 # alone; the distance is that to the server's model; energy and entries are those received of u_N,
@@ -233,8 +236,22 @@ HOLDINGS = (
 # ---------------------------------------------------------------- reports
 
 
+def first(frames: Mapping[str, pl.DataFrame]) -> list[Report]:
+    """What a terminal shows after a run, as far as it answers the question: who got what.
+
+    The fairness of one partition at length, of several in one table; and how the honest clients
+    fare where some are not. All other tables are those of `reports`.
+    """
+    summary = frames["summary"]
+    partitions = summary.partition_by("partition", maintain_order=True)
+    return [
+        *(map(fairness, partitions) if len(partitions) == 1 else [overview(summary)]),
+        *(honesty(own) for own in partitions if (own["attackers"] > 0).any()),
+    ]
+
+
 def reports(frames: Mapping[str, pl.DataFrame], console_width: int = 80) -> list[Report]:
-    """What a terminal shows after a run; nothing is printed here.
+    """All that is known of a run but its seconds; nothing is printed here.
 
     Args:
       frames: the tables of the run, see `frames.frames_of`.
@@ -270,6 +287,8 @@ def fairness(summary: pl.DataFrame) -> Report:
     table = frames_lib.fairness_table(summary)
     (partition,), seeds = summary["partition"].unique(), frames_lib.over(summary)
     lines = ["fairness = 100 x Pearson(standalone, final accuracy) over clients"]
+    if table["accuracy_spread"].count():
+        lines.append("points: mean gain over standalone; spread, the deviation over clients")
     over = [x for x in table["interval_over"].drop_nulls().unique() if x != "seeds"]
     if over:
         lines.append(f"[95 % interval over {over[0]}]")
@@ -308,7 +327,6 @@ def trust(summary: pl.DataFrame) -> list[Report]:
     lines = [
         "last quarter: of the evaluations, mean (least, most)",
         "by loss: of log-likelihoods for accuracies; by rank: Spearman for Pearson",
-        "spread: standard deviation of the accuracies over clients, points",
         *_widths(table),
     ]
     cells = texts(TRUST, table.iter_rows(named=True))
@@ -358,28 +376,35 @@ def unit(row: Row) -> str:
 
 
 def why_undefined(table: pl.DataFrame) -> list[str]:
-    """A line per method, other than the yardstick, whose fairness is undefined in some seed."""
+    """A line per reason why a fairness is undefined in some seed: of which methods, and where."""
     several = table["partition"].n_unique() > 1
-    lines = []
+    reasons: dict[str, dict[str, list[str]]] = {}
     for row in table.filter(pl.col("method") != YARDSTICK).iter_rows(named=True):
-        where = f"{row['method']} on {row['partition']}" if several else row["method"]
+        if row["fairness_undefined"] is None:
+            continue
+        where = row["partition"] if several else ""
         if row["fairness"] is not None:
             where += f" in {row['seeds'] - row['fairness_seeds']} of {row['seeds']} {unit(row)}"
-        if row["fairness_undefined"] is not None:
-            lines.append(f"undefined for {where}: {row['fairness_undefined']}")
+        methods = reasons.setdefault(row["fairness_undefined"], {})
+        methods.setdefault(row["method"], []).append(where)
+    on = " on " if several else ""
+    lines = []
+    for why, methods in reasons.items():
+        named = ", ".join(method + on + ", ".join(own) for method, own in methods.items())
+        lines.append(f"undefined for {named}: {why}")
     return lines
 
 
 def close_accuracies(summary: pl.DataFrame) -> list[str]:
-    """A line per method whose fairness is a number but rests on very small differences."""
+    """A line on the methods whose fairness is a number but rests on very small differences."""
     spread = (pl.col("max_accuracy") - pl.col("min_accuracy")).min()
     defined = summary.filter(pl.col("fairness").is_not_null())
     spreads = defined.group_by("method", maintain_order=True).agg(spread.alias("spread"))
-    return [
-        f"fairness of {method} rests on little: final accuracies within {number(least, 100, 2)} "
-        "points in a seed"
-        for method, least in spreads.filter(pl.col("spread") < CLOSE).iter_rows()
-    ]
+    close = spreads.filter(pl.col("spread") < CLOSE).rows()
+    if not close:
+        return []
+    within = ", ".join(f"{method} {number(least, 100, 2)}" for method, least in close)
+    return [f"fairness rests on little where final accuracies are within a point: {within}"]
 
 
 def absences(summary: pl.DataFrame) -> list[str]:
@@ -493,10 +518,15 @@ def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report
 
     Of more than two methods their accuracies are shown, side by side.
     """
+    alike = _alike(clients)
+    clients = clients.filter(~pl.col("method").is_in([*alike])) if alike else clients
+    if not _methods(clients) and alike:
+        return [Report(pl.DataFrame(), "", [_ends_alike(alike)])]
     brief = len(_methods(clients)) > 2
     lines = ["entries received: share of the aggregate's entries, mean over rounds"]
     if brief:
         lines = ["test accuracies, %; reputations and shares are in files and figures"]
+    lines += [_ends_alike(alike)] if alike else []
     apart = frames_lib.told_apart(clients)
     means = frames_lib.over(clients, draws=apart == ["client"])
     lines += [f"means over {means}"] if means else []
@@ -507,12 +537,38 @@ def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report
     group: list[str] = []
     for method in _methods(clients):
         wider = Report(clients_of(clients, [*group, method], brief), title, lines)
-        if group and wide.measure(wider).maximum <= console_width:
+        if group and wide.measure(rich_table(wider)).maximum <= console_width:
             made[-1], group = wider, [*group, method]
         else:
             made.append(Report(clients_of(clients, [method], brief), title, lines))
             group = [method]
     return made or [Report(clients_of(clients), title, lines)]
+
+
+def _alike(clients: pl.DataFrame) -> dict[str, list[float]]:
+    """The methods under which all clients are alike in each run, and their accuracies.
+
+    They end with the same accuracy and received the same share of entries: a
+    column of them would be one number.
+    """
+    ends = ["accuracy", "share"]
+    of_runs = clients.filter(pl.col("method") != YARDSTICK).group_by(
+        *("method", "partition_seed", "seed"), maintain_order=True
+    ).agg(pl.col(ends).n_unique().eq(1), pl.col("accuracy").first().alias("value"))  # fmt: skip
+    return {
+        str(method): runs["value"].to_list()
+        for (method,), runs in of_runs.group_by("method", maintain_order=True)
+        if runs.select(pl.all_horizontal(pl.col(ends).all())).item()
+    }
+
+
+def _ends_alike(alike: Mapping[str, Sequence[float | None]]) -> str:
+    shown = []
+    for method, values in alike.items():
+        known = [value for value in values if value is not None]
+        whole = len(known) == len(values)  # what one run lacks has no mean
+        shown.append(f"{method} {number(float(np.mean(known)), 100) if whole else 'undefined'}")
+    return f"all clients alike, accuracy in %: {', '.join(shown)}"
 
 
 def _methods(clients: pl.DataFrame) -> list[str]:
@@ -595,6 +651,39 @@ def holdings(sizes: np.ndarray, classes: np.ndarray, partition: str = "") -> Rep
     return Report(texts(HOLDINGS, rows), title, lines)
 
 
+def holdings_of(clients: pl.DataFrame) -> list[Report]:
+    """What each client holds, of every partition of a run; of each draw, where they differ.
+
+    Args:
+      clients: CLIENT_COLUMNS.
+    """
+    made = []
+    for own in clients.partition_by("partition", maintain_order=True):
+        own = own.filter(method=own["method"][0]).unique(
+            ["partition_seed", "client"], maintain_order=True
+        )
+        draws = own.partition_by("partition_seed", maintain_order=True)
+        several = len(frames_lib.told_apart(own)) > 1
+        for draw in draws if several else draws[:1]:
+            name = draw["partition"][0]
+            name += f", draw {draw['partition_seed'][0]}" if several else ""
+            made.append(holdings(draw["rows"].to_numpy(), draw["classes"].to_numpy(), name))
+    return made
+
+
+def held(sizes: np.ndarray, classes: np.ndarray) -> str:
+    """What each client holds, in half a line: from the poorest to the richest.
+
+    >>> held(np.array([5, 10, 45]), np.array([2, 2, 2]))
+    '5 to 45 examples, 2 classes'
+    """
+    parts = []
+    for values, one, several in ((sizes, "example", "examples"), (classes, "class", "classes")):
+        ends = [_classes(float(end)) for end in (np.min(values), np.max(values))]
+        parts.append(f"{' to '.join(dict.fromkeys(ends))} {one if ends[1] == '1' else several}")
+    return ", ".join(parts)
+
+
 def _selection(sizes: Sequence[int] | np.ndarray) -> list[int]:
     """All clients, or eleven from the fewest rows to the most where there are many."""
     if len(sizes) <= MANY:
@@ -613,13 +702,12 @@ def _selection_line(number: int) -> list[str]:
 
 
 def rich_table(report: Report) -> Table:
-    """A report for a terminal; headers break between words, values never do."""
+    """The table of a report for a terminal; headers break between words, values never do."""
     table = Table(
         title=report.title or None,
-        caption="\n".join(report.lines) or None,
         title_justify="left",
-        caption_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         padding=(0, 1, 0, 0),
     )
     for column in report.cells:
@@ -654,7 +742,8 @@ def markdown(frame: pl.DataFrame) -> str:
 
     def cell(value: Any) -> str:
         text = number(value, digits=4) if isinstance(value, float) else str(value)
-        return "–" if value is None else text.replace("|", "\\|").replace("\n", " ")
+        text = text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+        return "–" if value is None else text
 
     right = [_is_numeric(column) for column in frame]
     lines = [
@@ -681,6 +770,55 @@ def html(report: Report) -> str:
         f"<table><caption>{escape(report.title)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table><p><small>{lines}</small></p>"
     )
+
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+_LATEX |= {"±": r"$\pm$", "–": "--", "‖": r"$\Vert$", "×": r"$\times$", "…": r"\ldots{}"}
+# A bracket after the end of a row would be its height.
+_LATEX |= {"[": "{[}", "]": "{]}", "²": r"\textsuperscript{2}", "\N{NO-BREAK SPACE}": "~"}
+
+
+def latex_text(text: str) -> str:
+    """A text as LaTeX prints it, in one line, whatever is in it.
+
+    >>> print(latex_text("50 % of a_b"))
+    50 \\% of a\\_b
+    """
+    # A control character would be one for TeX too, and a line's end the end of a comment.
+    line = " ".join(terminal.plain(text).split())
+    return "".join(_LATEX.get(character, character) for character in line)
+
+
+def latex(report: Report) -> str:
+    """A report as a table of LaTeX with the rules of booktabs."""
+    columns = "".join("r" if _is_numeric(column) else "l" for column in report.cells)
+    rows = [report.cells.columns, *report.cells.iter_rows()]
+    head, *body = (" & ".join(latex_text(x or "–") for x in row) + r" \\" for row in rows)
+    notes = [rf"  \par\footnotesize {latex_text(line)}" for line in report.lines]
+    table = [rf"  \begin{{tabular}}{{{columns}}}", r"    \toprule", f"    {head}"]
+    table += [r"    \midrule", *(f"    {row}" for row in body), r"    \bottomrule"]
+    table += [r"  \end{tabular}"]
+    title = [rf"  \caption{{{latex_text(report.title)}}}"] if report.title else []
+    shown = table if report.cells.width else []
+    whole = [r"\begin{table}", r"  \centering", *title, *shown, *notes, r"\end{table}"]
+    return "\n".join(whole)
+
+
+def markdown_of(report: Report) -> str:
+    """A report as Markdown: its title, the table, and the lines below it."""
+    title = [f"**{markdown_text(report.title)}**"] if report.title else []
+    table = [markdown(report.cells)] if report.cells.width else []
+    lines = ["  \n".join(map(markdown_text, report.lines))] if report.lines else []
+    return "\n\n".join([*title, *table, *lines])
+
+
+def markdown_text(text: str) -> str:
+    """A text in one line that is neither markup nor a border."""
+    for mark in "\\|<*_`":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split("\n"))
 
 
 def _is_numeric(values: pl.Series) -> bool:

@@ -36,6 +36,7 @@ from cgsv_jax.results.directory import PART_FILES, PARTS, RAYS, SWEEP_FILES
 from cgsv_jax.results.frames import YARDSTICK, Outcome
 from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep.plan import Trial
+from cgsv_jax.sweep.points import Sweep
 from cgsv_jax.sweep.search import Score
 
 MANY = 20  # points that a terminal shows
@@ -182,16 +183,27 @@ def shown_points(own: Ranking, axes: Sequence[str], criterion: str) -> pl.DataFr
     partitions = sorted(from_table["partition"].unique().to_list())
     several = from_table["method"].n_unique() > 1
     lines = []
+    place, before = 0, None
+    # With one partition its own column says the fairness too, unless not even its sign is known.
+    twice = criterion == "fairness" and len(partitions) == 1
+    twice = twice and (from_table["criterion_defined"] == 1).all()
+    twice = twice and not any(map(tables.both_signs, from_table.iter_rows(named=True)))
     for (rank,), rows in from_table.group_by("rank", maintain_order=True):
         first = rows.row(0, named=True)
-        line = {"rank": "best" if first["best"] else str(rank)}
+        # What ties has one place, though the table has an order: rounded as in `ranked`.
+        value = first["criterion"], first["criterion_defined"], first["unsettled"]
+        value = (None if value[0] is None else round(value[0], 9), *value[1:])
+        place = place if value == before else int(str(rank))
+        before = value
+        line = {"rank": "best" if first["best"] else str(place)}
         line |= {"method": first["method"]} if several else {}
         line |= {name.replace("_", " "): _value(first[name]) for name in names}
-        line[_header(criterion)] = _of(criterion, first["criterion"]) + (
-            f" ({100 * first['criterion_defined']:.0f} % defined)"
-            if first["criterion"] is not None and first["criterion_defined"] < 1
-            else ""
-        )
+        if not twice:
+            line[_header(criterion)] = _of(criterion, first["criterion"]) + (
+                f" ({100 * first['criterion_defined']:.0f} % defined)"
+                if first["criterion"] is not None and first["criterion_defined"] < 1
+                else ""
+            )
         for row in sorted(rows.iter_rows(named=True), key=lambda r: r["partition"]):
             fairness = tables.fairness_text(row, with_interval=False)
             text = f"{fairness} ({100 * row['mean_accuracy']:.1f})"
@@ -214,6 +226,45 @@ def doubts_of_best(own: Ranking) -> list[str]:
             runs = f"{row['unsettled']} of {row['seeds']} runs"
             said.append(f"{where} changes its sign, or is lost, over the last quarter in {runs}")
     return said
+
+
+def report(sweep: Sweep, table: pl.DataFrame, own: Ranking) -> tuple[tables.Report, list[str]]:
+    """What a person wants to know of a sweep: its points, and lines on which is best.
+
+    Args:
+      sweep: its options, axes and criteria; its points are not looked at.
+      table: `sweep.parquet`.
+      own: its points.
+    """
+    partitions = table["partition"].n_unique()
+    means = list(filter(None, [over(table)]))
+    means += [f"{partitions} partitions"] if partitions > 1 else []
+    lines = ["per partition: fairness (accuracy, %)"] if partitions > 1 else []
+    lines += [f"means over {' and '.join(means)}"] if means else []
+    lines += tables.chosen_rounds(table) + on_validation(sweep)
+    shown = shown_points(own, tuple(sweep.axes), sweep.best)
+    lines += tables.doubts(own.table)
+    count = own.table["rank"].n_unique()
+    if count > len(shown):
+        lines.append(f"{count} points in all, see points.parquet")
+    points = tables.Report(shown, f"Points by {sweep.best.replace('_', ' ')}", lines)
+    if own.best is None:
+        reasons = table["fairness_undefined"].drop_nulls().unique().sort()[:3]
+        none = f"{sweep.best} is undefined in every point: there is no best one"
+        return points, [none, *(f"undefined: {reason}" for reason in reasons)]
+    values = {name: own.best[name] for name in sweep.axes if name in own.best}
+    named = points_lib.in_words(values) or "the only point"
+    said = [f"best: {own.best['method']} with {named}", *doubts_of_best(own)]
+    if own.near:
+        others = "another point is" if own.near == 1 else f"{own.near} other points are"
+        said.append(f"{others} within one standard error of it")
+    return points, [*said, own.best["command"]]
+
+
+def on_validation(sweep: Sweep) -> list[str]:
+    """A line where accuracies are not on the test set."""
+    one = sweep.eval_split == "validation"
+    return ["accuracies on the server's validation examples"] if one else []
 
 
 def _value(value: Any) -> str:
@@ -510,6 +561,19 @@ def read(directory: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame]:
 def _column(values: Sequence[Any]) -> list[Any]:
     """Values of an axis as a table holds them."""
     return [*points_lib.in_table({str(i): value for i, value in enumerate(values)}).values()]
+
+
+def told_again(directory: Path) -> tuple[tables.Report, list[str]]:
+    """What a finished sweep printed at its end, see `report`; from its files alone.
+
+    Raises:
+      ValueError: as `read`.
+    """
+    config, table, points = read(directory)
+    kept = directory_lib.read_json(directory, "points.json")
+    sweep = points_lib.outline(config)
+    with files.reading(files.inside(directory, "points.parquet")):
+        return report(sweep, table, Ranking(points, kept["best"], kept["near"]))
 
 
 def is_sweep(directory: Path) -> bool:
