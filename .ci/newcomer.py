@@ -66,15 +66,12 @@ def steps(clone: Path, elsewhere: Path) -> Iterator[Step]:
 def environment(version: str) -> str:
     """What makes an environment `env` of a version of Python; nothing where none can be made."""
     if shutil.which("uv"):
-        found = subprocess.run(["uv", "python", "find", version], capture_output=True, check=False)
-        downloads = (
-            subprocess.run(["uv", "python", "install", version], capture_output=True, check=False)
-            if found.returncode
-            else found
-        )
-        if not downloads.returncode:
+        ask = ["uv", "python", "find", version]
+        if not subprocess.run(ask, capture_output=True, check=False).returncode:
             return f"uv venv --quiet --python {version} env"
-    return f"python{version} -m venv env" if shutil.which(f"python{version}") else ""
+    kept = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))  # whatever is chosen
+    python = kept[-1] if kept else shutil.which(f"python{version}")
+    return f"'{python}' -m venv env" if python else ""
 
 
 def installer(made: str) -> str:
