@@ -60,6 +60,22 @@ def test_readme_examples():
     assert not result.failed
 
 
+@pytest.mark.long
+def test_the_first_command_prints_what_is_shown(tmp_path):
+    """Line by line; numbers may differ by machine, words and columns may not."""
+    environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+    asked = [sys.executable, "-m", "cgsv_jax", "compare"]
+    done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    def plain(text):
+        return [re.sub(r"[\d.]+", "0", line.rstrip()) for line in text.splitlines()]
+
+    printed = [line for line in plain(done.stdout) if " 0/0 rounds" not in line]
+    for page in (ROOT / "README.md", DOCS / "first-run.md"):
+        shown = plain(re.search(r"```text\n(.*?)\n```", text_of(page), re.S)[1])
+        assert printed[printed.index(shown[0]) :] == shown
+
+
 @pages
 def test_examples_of_pages(page):
     assert not doctest.testfile(str(page), module_relative=False).failed
