@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from matplotlib import image
 
+from cgsv_jax.results import differences
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import figures as figures_lib
 from cgsv_jax.results import frames as frames_lib
@@ -232,7 +233,9 @@ def test_doubts_stand_in_titles_and_are_explained_once():
             "* its sign changes over the last quarter, or it is lost there"
         ]
     compared = figures_lib.comparison([run.summary], ["run"])
-    assert [text.get_text() for text in compared.axes[0].texts] == ["yardstick", "*", "undefined"]
+    assert [text.get_text() for text in compared.axes[0].texts] == [
+        *("yardstick", "100.0*", "undefined"),
+    ]
     assert compared.get_suptitle().splitlines()[1].startswith("* its sign")
     unsure = run.summary.with_columns(
         fairness_low=pl.when(pl.col("fairness").is_not_null()).then(-50.0), fairness_high=100.0
@@ -298,7 +301,8 @@ def test_comparison():
     assert labels == ["fairness\n(100 × Pearson)", "mean test accuracy, %"]
     assert [axes.get_title() for axes in figure.axes[:2]] == ["power_law", "uniform"]
     words = [text.get_text() for text in figure.axes[0].texts]
-    assert words == ["yardstick", "undefined"] * 2
+    assert words == ["yardstick", "undefined", "100.0"] * 2
+    assert figure.axes[2].texts[0].get_text() == "60.0"
     points = [c.lines[0].get_xydata()[0] for c in figure.axes[2].containers]
     np.testing.assert_allclose(points[2][1], 60, rtol=1e-5)
     assert len({tuple(point) for point in points}) == 6  # side by side
@@ -417,8 +421,33 @@ def test_draw_compares_several_runs(tmp_path):
     assert folders == ["run"] * 5 + ["run-2"] * 5 + ["comparison.png"]
 
 
+def test_runs_on_other_data_are_not_drawn_into_one_panel(tmp_path):
+    """What differs is said, in the labels too."""
+    runs = []
+    for name in ("digits", "mnist"):
+        directory = directory_lib.create(tmp_path / name)
+        cells = [cell(method, seeds=1) for method in METHODS]
+        directory_lib.write(directory, {"dataset": name, "rounds": 6}, {}, {}, cells)
+        runs.append(directory_lib.read(directory))
+    configs = [run.config for run in runs]
+    made = figures_lib.comparison(
+        [run.summary for run in runs],
+        differences.labels(configs, ["a", "b"]),
+        ["digits", "mnist"],
+        differences.sentence(configs),
+    )
+    titles = [axes.get_title() for axes in made.axes[:2]]
+    assert titles == ["digits, power_law", "mnist, power_law"]
+    assert legend(made) == ["a (dataset digits)", "b (dataset mnist)"]
+    assert "differ in dataset (digits; mnist)" in made.get_suptitle()
+    limits = [axes.get_shared_y_axes().get_siblings(axes) for axes in made.axes[:2]]
+    assert [len(own) for own in limits] == [1, 1]
+    drawn = figures_lib.draw(runs, tmp_path / "out", ("pdf", "svg"))
+    assert {file.suffix for file in drawn} == {".pdf", ".svg"}
+
+
 def test_draw_refuses(tmp_path, run):
-    with pytest.raises(ValueError, match=r"^--formats is 'png, gif', it must be of png, pdf, svg"):
+    with pytest.raises(ValueError, match=r"^--format is 'png,gif', it must be of png, pdf, svg"):
         figures_lib.draw([run], tmp_path, ("png", "gif"))
     with pytest.raises(ValueError, match="at least one is needed"):
         figures_lib.draw([], tmp_path)

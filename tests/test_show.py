@@ -200,3 +200,17 @@ def test_clients_that_are_alike_are_a_line(runs):
     only = tables.clients_after(clients.filter(pl.col("method").is_in(["standalone", "fedavg"])))
     assert [(table.cells.width, table.lines) for table in only] == [(0, [text])]
     Console(file=io.StringIO()).print(*only)
+
+
+def test_figures_come_in_the_formats_that_help_names(runs, tmp_path, capsys):
+    out = tmp_path / "figures"
+    both = [str(runs[0] / name) for name in ("a", "b")]
+    assert main.main(["plot", *both, "--out", str(out), "--format", "pdf, svg"]) == 0
+    assert {path.suffix for path in out.rglob("*.*")} == {".pdf", ".svg"}
+    assert "the runs differ in cgsv: beta (1; 2)" in capsys.readouterr().out
+    assert main.main(["plot", both[0], "--format", "jpg"]) == 2
+    allowed = ", ".join(directory_lib.FIGURE_FORMATS)
+    assert f"--format is 'jpg', it must be of {allowed}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main.main(["plot", "--help"])
+    assert f"of the files: {allowed}" in capsys.readouterr().out

@@ -478,6 +478,14 @@ class Plot:
             help_behavior_hint="(default: figures/ inside the run, or here for several runs)",
         ),
     ] = None
+    format: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="A,B,...",
+            help="of the files: png, pdf, svg",
+            help_behavior_hint="(default: png)",
+        ),
+    ] = "png"
 
 
 @dataclasses.dataclass(frozen=True)

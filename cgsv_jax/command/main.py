@@ -147,23 +147,28 @@ def _show(args: Show) -> None:
 
 
 def _plot(args: Plot) -> None:
-    from cgsv_jax.results import figures
+    from cgsv_jax.results import differences, figures
+    from cgsv_jax.results import directory as directory_lib
     from cgsv_jax.sweep import figures as sweep_figures
     from cgsv_jax.sweep import results as sweep_results
 
+    formats = figures.known_formats([word.strip() for word in args.format.split(",")])
     if not args.runs:
         raise ConfigError("cgsv plot needs at least one run directory")
     paths = [files.path_of(word, "the run's directory") for word in args.runs]
     sweeps = [path for path in paths if sweep_results.is_sweep(path)]
-    runs = [path for path in paths if path not in sweeps]
+    runs = [directory_lib.read(path) for path in paths if path not in sweeps]
     several = "figures" if len(paths) > 1 else None
     out = args.out or several
-    drawn = figures.draw(runs, out) if runs else []
+    drawn = figures.draw(runs, out, formats) if runs else []
     for path in sweeps:
         own = out and files.path_of(out, "--out") / (path.resolve().name if several else "")
-        drawn += sweep_figures.again(path, own)
+        drawn += sweep_figures.again(path, own, formats=formats)
+    console = terminal.console()
     for file in drawn:
-        terminal.say(terminal.console(), str(file))
+        terminal.say(console, str(file))
+    if said := differences.sentence([run.config for run in runs]):
+        terminal.say(console, f"the runs {said}")
 
 
 def _list(args: List) -> None:

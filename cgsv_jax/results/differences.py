@@ -15,6 +15,9 @@ ABSENT = "–"
 # Seals and places of files; the digests of tables say no more than the tables.
 _LEFT_OUT = {"sha256", "plugin_sha256", "tables", "command"}
 
+# What says how and where something was computed is in no label.
+_HOW = {"eval every", "eval batch", "layout", "devices", "checkpoint every", "data dir", "conv"}
+
 
 def of(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """What differs: name -> the value of every one of them, as text.
@@ -91,7 +94,7 @@ def labels(configs: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[s
     told = {
         name: values
         for name, values in differ.items()
-        if all(len(value) <= WORDS for value in values)
+        if name not in _HOW and all(len(value) <= WORDS for value in values)
     }
     told = {name: told[name] for name in [*told][:MOST]}
     return [

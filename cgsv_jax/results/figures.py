@@ -78,10 +78,7 @@ def draw(
         needed and missing.
       OSError: when a folder cannot be written to.
     """
-    unknown = [name for name in formats if name not in directory.FIGURE_FORMATS]
-    if unknown or not formats:
-        allowed = ", ".join(directory.FIGURE_FORMATS)
-        raise ValueError(f"--formats is {', '.join(formats)!r}, it must be of {allowed}")
+    known_formats(formats)
     if not runs:
         raise ValueError("no run directory is given, at least one is needed")
     read = [run if isinstance(run, directory.Run) else directory.read(run) for run in runs]
@@ -105,9 +102,29 @@ def draw(
         }
         written += save(figures, folder, formats, run.directory or "the run", missing)
     if len(read) > 1:
-        figure = functools.partial(comparison, [run.summary for run in read], labels)
+        configs = [run.config for run in read]
+        figure = functools.partial(
+            comparison,
+            [run.summary for run in read],
+            differences.labels(configs, labels),
+            [str(config.get("dataset", "")) for config in configs],
+            differences.sentence(configs),
+        )
         written += save({"comparison": figure}, whole, formats, "the comparison")
     return written
+
+
+def known_formats(formats: Sequence[str]) -> Sequence[str]:
+    """The formats themselves.
+
+    Raises:
+      ValueError: there is none, or one is none of directory.FIGURE_FORMATS.
+    """
+    unknown = [name for name in formats if name not in directory.FIGURE_FORMATS]
+    if unknown or not formats:
+        allowed = ", ".join(directory.FIGURE_FORMATS)
+        raise ValueError(f"--format is {','.join(formats)!r}, it must be of {allowed}")
+    return formats
 
 
 def made(run: directory.Run) -> dict[str, Figure]:
@@ -302,13 +319,26 @@ def _shade(axes: Axes, rounds: np.ndarray) -> None:
         axes.axvspan(begin, rounds[-1], color=SHADE, linewidth=0, zorder=0)
 
 
-def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figure:
-    """Fairness and mean accuracy of several runs side by side.
+def comparison(
+    summaries: Sequence[pl.DataFrame],
+    labels: Sequence[str],
+    datasets: Sequence[str] = (),
+    note: str = "",
+) -> Figure:
+    """Fairness and mean accuracy of several runs side by side, those on one data set in one panel.
 
     Args:
       summaries: one per run, frames.SUMMARY_COLUMNS.
       labels: one per run, all different.
+      datasets: one per run; (): all are on the same.
+      note: what differs between the runs, under the title.
     """
+    mixed = len(set(datasets)) > 1
+    if mixed:
+        summaries = [
+            summary.with_columns(pl.format("{}, {}", pl.lit(name), "partition").alias("partition"))
+            for summary, name in zip(summaries, datasets, strict=True)
+        ]
     means = [frames.fairness_table(summary) for summary in summaries]
     every = pl.concat([table.select("partition", "method") for table in means]).unique(
         maintain_order=True
@@ -319,12 +349,13 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
         ("fairness", "fairness\n(100 × Pearson)", 1.0),
         ("mean_accuracy", "mean test accuracy, %", 100.0),
     )
-    width = max(3.6, 0.9 + len(methods) * (0.35 + 0.2 * len(labels)))
+    width = max(3.6, 0.9 + len(methods) * (0.35 + 0.33 * len(labels)))  # room for the numbers
     figure = Figure(
         figsize=(width * len(partitions) + 0.4, 2.6 * len(columns) + 0.6), layout="constrained"
     )
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(columns), len(partitions), sharex="col", sharey="row", squeeze=False)
+    share: Any = False if mixed else "row"  # accuracies of two data sets have no common scale
+    grid = figure.subplots(len(columns), len(partitions), sharex="col", sharey=share, squeeze=False)
     slot, doubts = 0.7 / len(labels), list[str]()
     for place, partition in enumerate(partitions):
         for axes, (name, label, factor) in zip(grid[:, place], columns, strict=True):
@@ -353,12 +384,20 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
                         capsize=2.5,
                         linewidth=1.2,
                     )
-                    if name == "fairness" and (signs := tables.signs(row)):
-                        y = factor * row[name]
-                        axes.annotate(
-                            "".join(signs), (x, y), (4, 3), textcoords="offset points", fontsize=7
-                        )
+                    y, text = factor * row[name], tables.number(row[name], factor)
+                    if name == "fairness":
+                        text = tables.fairness_text(row, with_interval=False)
                         doubts += _doubts(row)
+                    axes.annotate(
+                        *(text, (x, min(y + factor * (row[f"{name}_sd"] or 0), 100)), (0, 5)),
+                        textcoords="offset points",
+                        fontsize=7,
+                        ha="center",
+                        color=style["color"],
+                    )
+            axes.margins(y=0.15)
+            if name == "fairness":
+                axes.set_ylim(-108, 125)  # with room for a number over 100
             axes.set_xlim(-0.6, len(methods) - 0.4)
             axes.grid(axis="y", color="#dddddd", linewidth=0.6)
             axes.set_axisbelow(True)
@@ -375,7 +414,8 @@ def comparison(summaries: Sequence[pl.DataFrame], labels: Sequence[str]) -> Figu
     over = "seeds and draws" if drawn else "seeds"
     figure.suptitle(f"Mean ± standard deviation over {over}", fontsize=11)
     _legend(figure, handles)
-    _explain(figure, doubts)
+    characters = max(40, int(14 * figure.get_figwidth()))
+    _explain(figure, [*([textwrap.fill(note, characters)] if note else []), *doubts])
     return figure
 
 
@@ -642,7 +682,9 @@ def _label_left(panels: Sequence[Axes], label: str) -> None:
 
 def _legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
     """Below all panels, where it covers nothing."""
-    columns = min(len(handles), 3)
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    room = int(14 * figure.get_figwidth() / (longest + 6))  # some fourteen characters in an inch
+    columns = max(1, min(len(handles), 3, room))
     figure.legend(
         handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
     )

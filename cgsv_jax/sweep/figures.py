@@ -63,13 +63,19 @@ def draw(
     return figures_lib.save(figures, folder, formats, folder.parent, missing)
 
 
-def again(directory: Path, folder: Path | None = None, missing: bool = False) -> list[pathlib.Path]:
+def again(
+    directory: Path,
+    folder: Path | None = None,
+    missing: bool = False,
+    formats: Sequence[str] = ("png",),
+) -> list[pathlib.Path]:
     """The figures of a finished sweep, from its directory.
 
     Args:
       directory: the sweep's.
       folder: where the files go; default: the sweep's own.
       missing: leave those that are there.
+      formats: of directory.FIGURE_FORMATS.
 
     Raises:
       ValueError: when it is none, or a file is damaged, or of another one.
@@ -78,7 +84,7 @@ def again(directory: Path, folder: Path | None = None, missing: bool = False) ->
     sweep = points_lib.outline(config)
     _, best = sweep_results.ranked(table, sweep.axes, sweep.best)
     folder = pathlib.Path(folder or files.inside(directory, directory_lib.FIGURES))
-    return draw(table, sweep.axes, sweep.best, best, folder, missing=missing)
+    return draw(table, sweep.axes, sweep.best, best, folder, formats, missing)
 
 
 def pair(
