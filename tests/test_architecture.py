@@ -42,13 +42,13 @@ ONLY = {
     "rich": {"host/terminal", "results/tables", "sweep/results", "command"},
     "msgspec": set(),
     "optax": {"core/local", "experiment/names"},
-    **{name: set() for name in ("ray", "optuna")},
+    **{name: set() for name in ("ray", "optuna", "tensorboardX", "wandb", "mlflow")},
     **{name: set() for name in ("tensorflow", "tensorflow_datasets", "torch", "torchvision")},
     **{name: set() for name in ("experiments", "benchmarks", "tests")},
 }
 # These open files; the others ask them to. Ray has a folder of its own, which goes with it.
 FILES = {"host", "data", "results", "experiment/checkpoint", "sweep/results", "sweep/figures"}
-FILES |= {"sweep/on_ray"}
+FILES |= {"sweep/on_ray", "experiment/tracking"}
 HOLDERS = {"command", "experiment", "sweep"}  # may hold a path, and hand it on
 FILE_MODULES = {"io", "os", "pathlib", "pickle", "shutil", "tempfile", "zipfile", "urllib"}
 FILE_CALLS = {

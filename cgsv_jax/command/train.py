@@ -17,7 +17,17 @@ from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import stopping
 from cgsv_jax.config import resolve, schema, validate
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.experiment import bind, deal, execute, identity, names, profiling, progress, running
+from cgsv_jax.experiment import (
+    bind,
+    deal,
+    execute,
+    identity,
+    names,
+    profiling,
+    progress,
+    running,
+    tracking,
+)
 from cgsv_jax.experiment.task import DataIdentity, Task
 from cgsv_jax.host import files, terminal
 from cgsv_jax.results import directory as directory_lib
@@ -91,6 +101,7 @@ def train(args: Any) -> None:
             must_have_devices()
             with files.naming(directory / "config.json"):
                 config = resolve.from_dict(values, names.tables(args.plugin))
+            tracking.must_have(config.track)
             dealt = deal.tasks(config)
             if wrong := identity.changed_data(directory, dealt[0].identity):
                 lines = (f"--resume is {os.fspath(directory)!r}, but {line}" for line in wrong)
@@ -103,6 +114,7 @@ def train(args: Any) -> None:
     _connect(args)
     must_have_devices()
     config = _configuration(args)
+    tracking.must_have(config.track)
     if jax.process_count() > 1 and config.checkpoint_every is not None:
         raise ConfigError(_NOT_TOGETHER)
     dealt = deal.tasks(config)
@@ -171,8 +183,10 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
             see(p)
             watch(p)
 
-        with progress.watching(console, config) as watch:
-            return running.run(config, look, dealt, keeper)
+        about = resolve.to_dict(config)
+        trackers = tracking.opened(config.track, directory, about, terminal.complain)
+        with progress.watching(console, config) as watch, trackers as track:
+            return running.run(config, look, dealt, keeper, track)
 
     def computed() -> dict[str, Any]:
         rows = identity.fingerprint(dealt)

@@ -47,7 +47,7 @@ class Several(NamedTuple):
     """A list."""
 
     default: Any
-    of: "Count | Number | Name | Word"  # every item
+    of: "Count | Number | Name | Word | Choice"  # every item
     help: str
     most: int = MOST
     too_many: str = "names too many, it must name"

@@ -49,6 +49,7 @@ ALIASES = {"learning_rate": "--lr"}  # of their flags
 # What a config.json means that was written before there was such a key.
 EARLIER = {
     "patience": None,
+    "track": (),
     "plugin": None,
     "plugin_sha256": None,
     "select": "last",
@@ -63,6 +64,9 @@ OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
 CHOSEN_ROWS = ("by_owner", "from_lists")
 # Partitions in which a seed decides nothing about who holds what.
 NOT_DRAWN = ("from_lists",)
+
+# Names of `experiment.tracking.TRACKERS`.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 LAYOUTS = ("all", "one", "balanced")
 
@@ -325,6 +329,15 @@ class Config:
             "clients on the server's validation rows; a second stage is judged by itself",
         ),
         "every round is run",
+    )
+    track: tuple[str, ...] = _evaluation(
+        Several(
+            (),
+            Choice("", TRACKERS, ""),
+            f"who is told accuracies, reputations and fairness as they come: {', '.join(TRACKERS)} "
+            "(extras of these names), into the run directory's folder tracking",
+        ),
+        "nobody",
     )
     checkpoint_every: int | None = _evaluation(
         Count(

@@ -1,12 +1,14 @@
 """Methods compared from Python: a configuration from a few words, arrays and rules of one's own."""
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import GIVEN_METHOD, Config, ConfigError, Method
-from cgsv_jax.experiment import deal, names, progress, running
+from cgsv_jax.experiment import deal, names, progress, running, tracking
 from cgsv_jax.experiment.running import Progress, Result
 from cgsv_jax.host import terminal
 from cgsv_jax.results import directory as directory_lib
@@ -38,6 +40,7 @@ def compare(
     *,
     out: Any = None,
     watch: Callable[[Progress], Any] | None = None,
+    track: Sequence[str | tracking.Tracker] = (),
     quiet: bool = False,
     **options: Any,
 ) -> Result:
@@ -61,7 +64,10 @@ def compare(
         a function that makes an `Algorithm` of those of `network`, `tensors` and `rounds` that its
         arguments are named after. Or names alone.
       out: a run directory that is to be written, which must be new.
-      watch: called between segments, in place of the bar that a terminal and a notebook show.
+      watch: called between segments, in place of the bar that a terminal and a notebook show; where
+        it returns True, the seeds that run end (see `experiment.callbacks`).
+      track: who is told the numbers of every evaluation: "tensorboard", "wandb", "mlflow", which
+        need `out`, or trackers of one's own (see `experiment.tracking`).
       quiet: whether nothing is shown.
       **options: all that `experiment.configure` takes, for instance `seeds=3`, `rounds=50`,
         `epochs`, `batch_size`, `learning_rate`, `eval_every`, `partition`, `beta`. What is not
@@ -95,6 +101,7 @@ def compare(
     asked |= {} if own_arrays else {"dataset": data}
     if own_arrays:
         asked = {**TRAINING, **asked}
+    asked["track"] = tuple(one for one in track if isinstance(one, str))
     config = _configured(methods, asked, own_arrays)
     dealt = None
     if isinstance(data, Dataset) and isinstance(clients, Clients):
@@ -104,24 +111,40 @@ def compare(
             f"data is a {type(data).__name__}, it must be a name or a cg.Dataset(inputs, labels, "
             "test_inputs, test_labels)"
         )
+    tracking.must_have(config.track)
+    if config.track and out is None:
+        raise ConfigError(
+            f"track is {', '.join(config.track)}, which needs a run directory: out must name it"
+        )
     directory = None if out is None else directory_lib.create(out)
-    result = _watched(config, dealt, watch, quiet)
-    if directory is not None:
-        with directory_lib.held(directory):
+    own = tuple(one for one in track if not isinstance(one, str))
+    with contextlib.ExitStack() as stack:
+        if directory is not None:
+            stack.enter_context(directory_lib.held(directory))
+            about = resolve.to_dict(config)
+            own += stack.enter_context(
+                tracking.opened(config.track, directory, about, terminal.complain)
+            )
+        result = _watched(config, dealt, watch, own, quiet)
+        if directory is not None:
             running.save(directory, result)
     return result
 
 
 def _watched(
-    config: Config, dealt: Any, watch: Callable[[Progress], Any] | None, quiet: bool
+    config: Config,
+    dealt: Any,
+    watch: Callable[[Progress], Any] | None,
+    track: Sequence[tracking.Tracker],
+    quiet: bool,
 ) -> Result:
     if watch is not None:
-        return running.run(config, watch, dealt)
+        return running.run(config, watch, dealt, track=track)
     console = terminal.console(stderr=True)
     # Of a script whose output goes into a file nobody waits for the lines.
     console.quiet = quiet or not (console.is_terminal or console.is_jupyter)
     with progress.watching(console, config) as look:
-        return running.run(config, look, dealt)
+        return running.run(config, look, dealt, track=track)
 
 
 def _configured(

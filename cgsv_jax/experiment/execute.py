@@ -295,13 +295,14 @@ def execute(
         for moment in moments:
             elapsed = time.perf_counter() - started
             clocks[index] = Clock(moment.compiling, moment.running, elapsed)
-            asked = bool(watch(moment.look)) or asked
-            if moment.state is None:
-                continue
             place, number = moment.place, moment.place.chunk
+            if moment.state is None:
+                asked = bool(watch(moment.look)) or asked
+                continue
             own = pieces[index][number]
             ends = over(own)
             show(index, number, batch.chunks[number].seeds, own[-1], ends)
+            asked = bool(watch(moment.look)) or asked
             if asked and own[-1].evaluation.round.shape[1]:
                 ends = np.where(ends > 0, ends, own[-1].evaluation.round[:, -1])
             if ends.all() or (place.done == batch.rounds and ends.any()):

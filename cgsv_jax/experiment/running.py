@@ -14,7 +14,7 @@ import numpy as np
 
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import Config, ConfigError
-from cgsv_jax.experiment import bind, callbacks, deal, execute
+from cgsv_jax.experiment import bind, callbacks, deal, execute, tracking
 from cgsv_jax.experiment import identity as identity_lib
 from cgsv_jax.experiment import programs as programs_lib
 from cgsv_jax.experiment.bind import Bound
@@ -118,6 +118,7 @@ def run(
     watch: Callable[[Progress], Any] | None = None,
     dealt: tuple[Task, ...] | None = None,
     keeper: execute.Keeper | None = None,
+    track: Sequence[tracking.Tracker] = (),
 ) -> Result:
     """Every method of the config on every draw of every partition, all seeds in one program.
 
@@ -128,6 +129,8 @@ def run(
         method, and all methods, go on (see `callbacks`).
       dealt: what `deal.tasks(config)` gave, if it has been called already.
       keeper: saves what is computed, and may know where to go on (see `execute.execute`).
+      track: who is told the numbers of every evaluation (see `tracking`); those that `config.track`
+        names need a run directory, and `tracking.opened` in it.
 
     Returns:
       Arrays; nothing is written, unless by the keeper. Of runs that ended early they are as long
@@ -157,7 +160,11 @@ def run(
 
     batches = [programs_lib.batch_of(bound) for bound in bounds]
     seen, clocks = execute.execute(
-        batches, look, keeper=keeper, ended=None if config.patience is None else ended
+        batches,
+        look,
+        keeper=keeper,
+        ended=None if config.patience is None else ended,
+        show=tracking.following(bounds, track),
     )
     cells = tuple(map(programs_lib.cell_of, bounds, seen))
     clock = [

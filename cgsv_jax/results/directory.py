@@ -32,6 +32,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from cgsv_jax.config import schema
 from cgsv_jax.host import files
 from cgsv_jax.host.files import Path
 from cgsv_jax.results import frames as frames_lib
@@ -52,7 +53,8 @@ RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
 PART_FILES = ("*.npz", "*.json")
 FIGURES = "figures"  # folder where results/figures.py puts its own
 CHECKPOINT = "checkpoint"  # folder where experiment/checkpoint.py puts its own, while it runs
-FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS)
+TRACKING = "tracking"  # folder where experiment/tracking.py has one for every tracker
+FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS, TRACKING)
 FIGURE_KINDS = ("fairness_rounds", "accuracy", "reputation", "fairness", "share")
 SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
@@ -176,6 +178,9 @@ def _empty(directory: pathlib.Path) -> None:
         for pattern in patterns:
             for file in (directory / folder).glob(pattern):
                 file.unlink()
+    tracked = files.inside(directory, TRACKING)
+    for name in schema.TRACKERS:
+        files.remove(files.inside(tracked, name))
     # The config last: without it nobody could go on with what is left.
     for name in reversed((*FILES, *SWEEP_FILES)):
         if is_there(directory, name):

@@ -120,6 +120,8 @@ def of_values(
             break
     if refused:
         raise ConfigError("\n".join(_sentences(refused, count, count < len(combinations))))
+    if any(own.config.track for own in points):
+        complaints.append("--track follows a run, or a comparison: a sweep has too many of them")
     if any(own.config.patience is not None for own in points):
         complaints.append(
             "--patience ends single runs: the points of a search that do badly are stopped by "
