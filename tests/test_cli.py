@@ -44,8 +44,14 @@ def test_compare_ends_with_table_directory_and_figures(tmp_path, capsys):
     assert "cgsv:released" in printed
     names = {path.name for path in out.iterdir()}
     assert {"config.json", "environment.json", "rounds.parquet", "clients.parquet"} <= names
-    assert {"timing.json", "figures"} <= names
-    assert len(list((out / "figures").glob("*.png"))) == 5
+    assert {"timing.json", "figures", "holdings.parquet"} <= names
+    held, clients = (pl.read_parquet(out / f"{name}.parquet") for name in ("holdings", "clients"))
+    own = held.group_by("client").agg(pl.col("rows").sum(), classes=pl.len())
+    own = own.sort("client").cast({"classes": pl.Int32})
+    assert own.equals(
+        clients.unique(["client", "rows", "classes"]).select(own.columns).sort("client")
+    )
+    assert len(list((out / "figures").glob("*.png"))) == 6
     rounds = pl.read_parquet(out / "rounds.parquet")
     assert rounds.height == 3 * 2 * 3 * 4  # methods, seeds, rounds, clients
     summary = json.loads((out / "summary.json").read_text())

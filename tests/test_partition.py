@@ -618,6 +618,16 @@ def test_take_maps_positions_to_rows_and_leaves_the_padding():
     np.testing.assert_array_equal(taken.mask, mask)
 
 
+def test_holdings_count_rows_of_every_label_without_the_padding():
+    clients = types.Clients(
+        np.array([[0, 1, 2], [3, 3, 0]]), np.array([[1, 1, 1], [1, 1, 0]], bool)
+    )
+    held = partition.holdings(clients, np.array([2, 1, 1, 0]))
+    assert held.tolist() == [[0, 2, 1], [2, 0, 0]]
+    own = clients._replace(labels=np.array([[1, 1, 0], [2, 2, 2]]))
+    assert partition.holdings(own, np.array([2, 1, 1, 0])).tolist() == [[1, 2, 0], [0, 0, 2]]
+
+
 def test_describe_counts_rows_and_labels_without_the_padding():
     mask = np.array([[True, True, True], [True, False, False]])
     clients = types.Clients(np.array([[1, 2, 3], [3, 0, 0]], np.int32), mask)

@@ -38,9 +38,10 @@ def cell(method, partition="power_law", clients=5, seeds=2, rounds=6, every=2, s
     )
     sizes = np.arange(10, 10 + clients) if sizes is None else sizes
     classes = np.arange(clients) % 10 + 1
-    return frames_lib.Cell(
-        partition, method, tuple(range(seeds)), sizes, classes, 100, record, evaluation
-    )
+    held = (np.arange(10) < classes[:, None]).astype(np.int32)
+    held[:, 0] += sizes - classes
+    what = partition, method, tuple(range(seeds)), sizes, classes, 100, record, evaluation
+    return frames_lib.Cell(*what, held=held)
 
 
 def run_of(cells):
@@ -80,6 +81,7 @@ LABELS = {
     "reputation": ("round", "reputation (sums to 1)"),
     "share": ("round", "share of entries received, %"),
     "fairness": ("standalone test accuracy, %", "final test accuracy, %"),
+    "holdings": ("class", "client"),
 }
 
 
@@ -88,7 +90,10 @@ def test_the_kinds_are_those_that_results_clears_away():
     assert set(figures_lib.METADATA) == set(directory_lib.FIGURE_FORMATS)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in figures_lib.KINDS if kind != "fairness_rounds"])
+OTHERWISE = ("fairness_rounds", "holdings")  # no panel per method, or two
+
+
+@pytest.mark.parametrize("kind", [kind for kind in figures_lib.KINDS if kind not in OTHERWISE])
 def test_axes_are_labelled_with_units(run, kind):
     figure = figures_lib.KINDS[kind](run, "power_law")
     axes = panels(figure)
@@ -100,6 +105,46 @@ def test_axes_are_labelled_with_units(run, kind):
     assert [a.get_ylabel() for a in figure.axes if a not in axes] == ["rows held"]
     assert "power_law" in figure.get_suptitle()
     assert len({a.get_ylim() for a in axes}) == 1  # one scale, or panels do not compare
+
+
+def test_who_holds_what_is_the_table_of_holdings(run, crowd):
+    """Every number is written where there is room; what nobody holds is left out."""
+    for case in (run, crowd):
+        table = case.holdings
+        figure = figures_lib.holdings(case, "power_law")
+        (axes,) = panels(figure)
+        assert (axes.get_xlabel(), axes.get_ylabel()) == LABELS["holdings"]
+        (drawn,) = axes.images
+        array = drawn.get_array()
+        found = {(c, label): int(array[c, label]) for c, label in np.argwhere(~array.mask).tolist()}
+        wanted = {row[2:4]: row[4] for row in table.iter_rows()}
+        assert found == wanted
+        assert sum(found.values()) == case.clients.unique("client")["rows"].sum()
+        if case is run:
+            assert {t.get_position(): int(t.get_text()) for t in axes.texts} == {
+                (label, client): count for (client, label), count in wanted.items()
+            }
+        else:
+            assert not axes.texts
+
+
+def test_who_holds_what_names_who_cheats_and_shows_every_draw():
+    one = cell("cgsv")._replace(cheats=("", "sign_flip", "", "", ""))
+    (axes,) = panels(figures_lib.holdings(run_of([one]), "power_law"))
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "1 sign_flip", "2", "3", "4"]
+    two = run_of([one, one._replace(partition_seed=3, held=one.held[:, ::-1])])
+    first, second = panels(figures_lib.holdings(two, "power_law"))
+    assert [first.get_title(), second.get_title()] == ["draw 0", "draw 3"]
+    a, b = (axes.images[0].get_array().filled(0) for axes in (first, second))
+    np.testing.assert_array_equal(a, b[:, ::-1])
+    assert [t.get_text() for t in first.get_yticklabels()] == list("01234")
+
+
+def test_a_run_of_an_earlier_version_says_nothing_of_holdings(tmp_path):
+    old = run_of([cell("cgsv")._replace(held=None)])
+    assert len(old.holdings) == 0
+    names = [file.name for file in figures_lib.draw([old], tmp_path)]
+    assert sorted(names) == sorted(f"{k}-power_law.png" for k in LABELS if k != "holdings")
 
 
 @pytest.mark.parametrize("kind", figures_lib.KINDS)
@@ -334,7 +379,7 @@ def test_draw_goes_to_the_runs_own_folder(tmp_path):
     directory_lib.write(directory, {}, {}, {}, [cell("cgsv", p) for p in ("a", "b")])
     files = figures_lib.draw([directory])
     assert {file.parent for file in files} == {directory / directory_lib.FIGURES}
-    assert len(files) == 10
+    assert len(files) == 12
     directory_lib.create(directory, overwrite=True)
     assert not any(file.exists() for file in files)
 
@@ -381,7 +426,7 @@ def test_a_users_settings_and_names_do_not_reach_the_figures(tmp_path, run):
         frame.with_columns(pl.col("method").replace(names))
         for frame in (run.rounds, run.clients, run.fairness, run.summary)
     ]
-    odd = directory_lib.Run({}, {}, {}, *renamed)
+    odd = directory_lib.Run({}, {}, {}, *renamed, run.holdings)
     plain = [file.read_bytes() for file in figures_lib.draw([odd], tmp_path / "plain", ("svg",))]
     users = {"text.usetex": True, "axes.prop_cycle": "cycler('color', ['r'])", "font.size": 30}
     with matplotlib.rc_context(users), warnings.catch_warnings():
@@ -407,7 +452,7 @@ def test_thousands_of_methods_are_refused(run, tmp_path):
         for f in (run.rounds, run.clients, run.fairness, run.summary)
     ]
     with pytest.raises(ValueError, match=r"holds 501 methods, 500 are drawn"):
-        figures_lib.draw([directory_lib.Run({}, {}, {}, *frames, tmp_path)])
+        figures_lib.draw([directory_lib.Run({}, {}, {}, *frames, run.holdings, tmp_path)])
 
 
 def test_draw_compares_several_runs(tmp_path):
@@ -418,7 +463,7 @@ def test_draw_compares_several_runs(tmp_path):
         runs.append(directory)
     files = figures_lib.draw(runs, tmp_path / "out")
     folders = [file.relative_to(tmp_path / "out").parts[0] for file in files]
-    assert folders == ["run"] * 5 + ["run-2"] * 5 + ["comparison.png"]
+    assert folders == ["run"] * 6 + ["run-2"] * 6 + ["comparison.png"]
 
 
 def test_runs_on_other_data_are_not_drawn_into_one_panel(tmp_path):

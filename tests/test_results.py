@@ -60,7 +60,9 @@ def cell(method="cgsv", partition="power_law", final=None, rounds=(2, 4, 5), sha
     )
     sizes, classes = np.arange(clients) * 10 + 10, np.arange(clients) + 1
     seeds = tuple(range(7, 7 + seeds))
-    return frames.Cell(partition, method, seeds, sizes, classes, PARAMETERS, record, evaluation)
+    held = np.tril(np.full((clients, clients), 10, np.int32))  # client 2 holds 10 of 0, 1 and 2
+    what = partition, method, seeds, sizes, classes, PARAMETERS, record, evaluation
+    return frames.Cell(*what, held=held)
 
 
 @pytest.fixture(scope="module")
@@ -861,16 +863,46 @@ def test_written_is_read(run, cells):
         "clients.parquet",
         "fairness.parquet",
         "summary.parquet",
+        "holdings.parquet",
     }
     assert read.environment == {"x": None}
     assert read.timing == {"seconds": 1.5}
     assert read.rounds.equals(frames.rounds_frame(cells), null_equal=True)
     assert read.clients.equals(frames.clients_frame(cells), null_equal=True)
     assert read.summary.equals(frames.summary_frame(cells), null_equal=True)
+    assert read.holdings.equals(frames.holdings_frame(cells))
     assert sorted(os.listdir(run)) == sorted(directory_lib.FILES)  # nothing temporary is left
     table = json.loads((run / "summary.json").read_text())
     assert table[0]["fairness"] is None
     assert table[1]["fairness_undefined"] == "all clients end with the same accuracy"
+
+
+def test_holdings_are_a_row_per_draw_client_and_label_that_is_held(cells):
+    """Not one per method or seed, which hold the same."""
+    table = frames.holdings_frame([*cells, cells[0]._replace(partition_seed=4)])
+    keys = table.select("partition", "partition_seed").unique(maintain_order=True)
+    assert keys.rows() == [("power_law", 0), ("uniform", 0), ("power_law", 4)]
+    own = table.filter(partition="uniform").select("client", "label", "rows")
+    assert own.rows() == [(client, label, 10) for client in range(4) for label in range(client + 1)]
+
+
+def test_holdings_of_other_clients_are_refused_and_none_are_of_an_earlier_version(cells, tmp_path):
+    directory = tmp_path / "run"
+    directory_lib.write(directory, {}, {}, {}, [cell._replace(held=None) for cell in cells])
+    assert len(directory_lib.read(directory).holdings) == 0
+    environment = directory_lib.read_json(directory, "environment.json")
+    holdings = directory / "holdings.parquet"
+    other = frames.holdings_frame([cells[0]._replace(held=np.ones((5, 1), np.int32))])
+    content = directory_lib.parquet(other)
+    environment["tables"] |= directory_lib.digests({"holdings.parquet": content})
+    documents = {"environment.json": files.document(environment), "holdings.parquet": content}
+    files.write_files(directory, documents)
+    with pytest.raises(ValueError, match="holdings and clients are not of the same"):
+        directory_lib.read(directory)
+    del environment["tables"]["holdings.parquet"]
+    files.write_files(directory, {"environment.json": files.document(environment)})
+    holdings.unlink()
+    assert len(directory_lib.read(directory).holdings) == 0
 
 
 def test_equal_results_are_equal_bytes(run, cells, tmp_path):
@@ -938,7 +970,7 @@ def test_what_a_directory_is(names, tmp_path):
     (tmp_path / "environment.json").touch()
     assert state(tmp_path) == "fresh"
     found = []
-    names = [name for name in names if name not in directory_lib.DERIVED]
+    names = [name for name in names if name not in directory_lib.LATER]
     for name in set(names) - {"environment.json"}:
         (tmp_path / name).touch()
         found.append(state(tmp_path))
@@ -1101,7 +1133,8 @@ def earlier(run):
     for name in frames.COLUMNS:
         table = pl.read_parquet(run / f"{name}.parquet")
         table.drop(frames.LATER, strict=False).write_parquet(run / f"{name}.parquet")
-    (run / "fairness.parquet").unlink()
+    for name in directory_lib.LATER:
+        (run / name).unlink()
     return run
 
 

@@ -571,12 +571,18 @@ def describe(clients: types.Clients, labels: types.Array) -> tuple[np.ndarray, n
       clients: the partition.
       labels: labels of the rows that `clients.rows` points at.
     """
+    held = holdings(clients, labels)
+    return held.sum(axis=1, dtype=np.int32), (held > 0).sum(axis=1, dtype=np.int32)
+
+
+def holdings(clients: types.Clients, labels: types.Array) -> np.ndarray:
+    """Rows [N, C] of every label that each client holds, as `describe` counts them."""
     mask = np.asarray(clients.mask)
     labels = np.asarray(labels)[clients.rows] if clients.labels is None else clients.labels
-    held = np.zeros((len(mask), int(labels.max(initial=0)) + 1), bool)
+    held = np.zeros((len(mask), int(labels.max(initial=0)) + 1), np.int32)
     client, slot = np.nonzero(mask)
-    held[client, labels[client, slot]] = True
-    return mask.sum(axis=1, dtype=np.int32), held.sum(axis=1, dtype=np.int32)
+    np.add.at(held, (client, labels[client, slot]), 1)
+    return held
 
 
 def _deal(order: np.ndarray, sizes: np.ndarray) -> types.Clients:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cgsv_jax.core import grid, simulation
 from cgsv_jax.core import layout as layout_lib
+from cgsv_jax.data import partition as partition_lib
 from cgsv_jax.experiment import budget, execute, hardware
 from cgsv_jax.experiment.bind import Bound
 from cgsv_jax.experiment.execute import Batch, Chunk, Counted, Programs, Seen
@@ -127,6 +128,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         cheats=task.cheats,
         owners=task.owners,
         partition_seed=task.partition_seed,
+        held=partition_lib.holdings(task.clients, task.data.labels),
         answers=None if counted is None else counted.answers,
         counts=which_counts(bound.select, evaluation, counted),
         stopped=execute.stopped(record, evaluation),

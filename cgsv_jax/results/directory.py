@@ -9,6 +9,7 @@
 | clients.parquet | a row per partition, method, partition seed, seed and client, at the end |
 | fairness.parquet | a row per partition, method, partition seed, seed and evaluation |
 | summary.parquet | a row per partition, method, partition seed and seed |
+| holdings.parquet | a row per partition, partition seed, client and label that it holds |
 | summary.json | mean and standard deviation over both kinds of seeds, per partition and method |
 
 What is not known is null in every file, never NaN.
@@ -43,9 +44,9 @@ FILES = (
     *(f"{name}.json" for name in (*JSON_FILES, "summary")),
     *(f"{name}.parquet" for name in frames_lib.COLUMNS),
 )
-# What no version before this one wrote, and what can be had from the other files.
-DERIVED = ("fairness.parquet",)
-REQUIRED = tuple(name for name in FILES if name not in DERIVED)
+# What not every version has written; of these, fairness follows from the other files.
+LATER = ("fairness.parquet", "holdings.parquet")
+REQUIRED = tuple(name for name in FILES if name not in LATER)
 # What the directory of a sweep holds besides config, environment and timing (see sweep/results.py).
 SWEEP_FILES = ("sweep.parquet", "points.parquet", "points.json")
 PARTS = "parts"  # folder of a sweep where the trials are that are through
@@ -55,7 +56,7 @@ FIGURES = "figures"  # folder where results/figures.py puts its own
 CHECKPOINT = "checkpoint"  # folder where experiment/checkpoint.py puts its own, while it runs
 TRACKING = "tracking"  # folder where experiment/tracking.py has one for every tracker
 FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS, TRACKING)
-FIGURE_KINDS = ("fairness_rounds", "accuracy", "reputation", "fairness", "share")
+FIGURE_KINDS = ("fairness_rounds", "accuracy", "reputation", "fairness", "share", "holdings")
 SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
 LONGEST = 100  # characters of the name of a partition or a method
@@ -71,6 +72,7 @@ class Run(NamedTuple):
     clients: pl.DataFrame  # CLIENT_COLUMNS
     fairness: pl.DataFrame  # FAIRNESS_COLUMNS
     summary: pl.DataFrame  # SUMMARY_COLUMNS
+    holdings: pl.DataFrame  # HOLDINGS_COLUMNS; of a run of an earlier version without rows
     directory: pathlib.Path | None = None
 
 
@@ -346,7 +348,7 @@ def read(directory: Path) -> Run:
     )
     known = _digests_of(environment)
     there = {name for name in FILES if name in REQUIRED or is_there(directory, name)}
-    if gone := [name for name in DERIVED if name in known and name not in there]:
+    if gone := [name for name in LATER if name in known and name not in there]:
         raise ValueError(f"the run in {directory} lacks {', '.join(gone)}")
     tables = {
         name: read_parquet(directory, f"{name}.parquet", tuple(columns), environment, config)
@@ -355,18 +357,27 @@ def read(directory: Path) -> Run:
     }
     # The tables are of the same cells, and two of them of the same clients.
     for keys, names in (
-        (tuple(frames_lib.KEYS), tuple(tables)),
+        (tuple(frames_lib.KEYS), ("rounds", "clients", "fairness", "summary")),
         ((*frames_lib.KEYS, "client"), ("rounds", "clients")),
     ):
+        names = tuple(name for name in names if name in tables)
         if len({frozenset(tables[name].select(*keys).unique().iter_rows()) for name in names}) > 1:
             raise ValueError(
                 f"the run in {directory} cannot be read: {', '.join(names)} are not of the same "
+                f"{', '.join(keys)}"
+            )
+    if "holdings" in tables:
+        keys = "partition", "partition_seed", "client"
+        if len(tables["holdings"].join(tables["clients"], on=keys, how="anti")):
+            raise ValueError(
+                f"the run in {directory} cannot be read: holdings and clients are not of the same "
                 f"{', '.join(keys)}"
             )
     if "fairness" not in tables:
         with files.reading(files.inside(directory, "rounds.parquet")):
             tables["fairness"] = frames_lib.fairness_of_rounds(tables["rounds"])
             tables["summary"] = frames_lib.trust_of_rounds(tables["summary"], tables["fairness"])
+    tables.setdefault("holdings", pl.DataFrame(schema=frames_lib.HOLDINGS_COLUMNS))
     return Run(config, environment, timing, **tables, directory=directory)
 
 

@@ -61,7 +61,7 @@ def draw(
     formats: Sequence[str] = ("png",),
     missing: bool = False,
 ) -> list[pathlib.Path]:
-    """Draws five figures per partition of every run, and a comparison where there are several.
+    """Draws six figures per partition of every run, and a comparison where there are several.
 
     Args:
       runs: run directories, read or by path.
@@ -99,6 +99,7 @@ def draw(
             f"{kind}-{partition}": functools.partial(figure, run, partition)
             for partition in cells["partition"].unique(maintain_order=True)
             for kind, figure in KINDS.items()
+            if figure is not holdings or partition in set(run.holdings["partition"])
         }
         written += save(figures, folder, formats, run.directory or "the run", missing)
     if len(read) > 1:
@@ -419,6 +420,66 @@ def comparison(
     return figure
 
 
+def holdings(run: directory.Run, partition: str) -> Figure:
+    """Who holds what: rows of every client by class, a panel per draw of the partition.
+
+    With few clients and classes every number is written out; a client that cheats is named so.
+    """
+    held = run.holdings.filter(partition=partition)
+    draws = held["partition_seed"].unique().sort().to_list()[:COLUMNS]
+    own = run.clients.filter(partition=partition)
+    clients = own["client"].to_numpy().max() + 1
+    labels = held["label"].to_numpy().max() + 1
+    # A place for every client and class, as far as they can be told apart.
+    height = np.clip(0.22 * clients, 1.6, 6.0)
+    width = np.clip(0.42 * labels, 2.2, 6.0)
+    figure = Figure(figsize=(width * len(draws) + 2.2, height + 1.4), layout="constrained", dpi=DPI)
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"Who holds what, {partition}: rows of every class", fontsize=11)
+    panels = list(figure.subplots(1, len(draws), squeeze=False, sharey=True).flat)
+    colormap = colors.ListedColormap(colormaps["cividis"](np.linspace(0.95, 0.0, 256)))
+    colormap = colormap.with_extremes(bad="white")
+    norm = colors.Normalize(0, held["rows"].to_numpy().max())
+    written = clients <= LINES and labels <= 20
+    for axes, draw in zip(panels, draws, strict=True):
+        table = np.zeros((clients, labels), int)
+        rows = held.filter(partition_seed=draw)
+        table[rows["client"], rows["label"]] = rows["rows"]
+        shown = np.ma.masked_equal(table, 0)
+        axes.imshow(shown, cmap=colormap, norm=norm, aspect="auto", interpolation="nearest")
+        for client, label in zip(*np.nonzero(table), strict=True) if written else ():
+            count = table[client, label]
+            dark = norm(count) > 0.5
+            axes.text(
+                *(label, client, f"{count}"),
+                **{"ha": "center", "va": "center", "fontsize": 6},
+                color="white" if dark else "black",
+            )
+        axes.set_xlabel("class")
+        axes.tick_params(labelsize=8, length=0)
+        axes.spines[:].set_color("#dddddd")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+        if labels <= 20:
+            axes.set_xticks(range(labels))
+        if len(draws) > 1:
+            axes.set_title(f"draw {draw}", fontsize=10)
+    panels[0].set_ylabel("client")
+    if clients <= LINES:
+        drawn = own.filter(partition_seed=draws[0]).unique("client").sort("client")
+        cheats = dict(drawn.select("client", "attack").iter_rows())
+        alike = len(draws) == 1  # others cheat in other draws
+        names = [f"{c} {cheats.get(c) or ''}".strip() if alike else f"{c}" for c in range(clients)]
+        panels[0].set_yticks(range(clients), names)
+    bar = figure.colorbar(cm.ScalarMappable(norm, colormap), ax=panels, pad=0.015, aspect=30)
+    bar.set_label("rows held; white: none")
+    bar.outline.set_visible(False)
+    bar.locator = MaxNLocator(5, integer=True)
+    bar.ax.tick_params(labelsize=8)
+    bar.update_ticks()
+    return figure
+
+
 # Named as in directory.FIGURE_KINDS: the file names of a run's figures begin with these.
 KINDS: dict[str, Callable[[directory.Run, str], Figure]] = {
     "fairness_rounds": fairness_rounds,
@@ -426,6 +487,7 @@ KINDS: dict[str, Callable[[directory.Run, str], Figure]] = {
     "reputation": reputation,
     "fairness": fairness,
     "share": share,
+    "holdings": holdings,
 }
 
 

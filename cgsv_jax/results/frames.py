@@ -122,11 +122,19 @@ SUMMARY_COLUMNS = {  # a row per key, at the run's end
     **CHOSEN,
     **STOPPED,
 }
+# Who holds what: a row per draw of a partition, client and label that it holds. Where clients carry
+# labels of their own, as those do that cheat with them, those count.
+HOLDINGS_COLUMNS = {
+    "partition": pl.String,
+    "partition_seed": pl.Int64,
+    **dict.fromkeys(("client", "label", "rows"), pl.Int32),
+}
 COLUMNS = {
     "rounds": ROUND_COLUMNS,
     "clients": CLIENT_COLUMNS,
     "fairness": FAIRNESS_COLUMNS,
     "summary": SUMMARY_COLUMNS,
+    "holdings": HOLDINGS_COLUMNS,
 }
 _TYPES = [item for columns in COLUMNS.values() for item in columns.items()]
 TEXTS = {name for name, kind in _TYPES if kind == pl.String}
@@ -162,6 +170,7 @@ class Cell(NamedTuple):
     # [S] rounds at which runs were ended early, 0: they were not; None: none was. Arrays are as
     # long as if none had been; what comes after an end is nothing (see `execute.execute`).
     stopped: np.ndarray | None = None
+    held: np.ndarray | None = None  # [N, C] rows of every label that each client holds
 
     def __repr__(self) -> str:
         """A line: arrays are many, and large."""
@@ -215,6 +224,7 @@ def frames_of(cells: Iterable[Cell]) -> dict[str, pl.DataFrame]:
         "clients": clients_frame(cells),
         "fairness": fairness_frame(cells),
         "summary": summary_frame(cells),
+        "holdings": holdings_frame(cells),
     }
 
 
@@ -240,6 +250,19 @@ def _one_seed(cell: Cell, place: int) -> Cell:
         counts=None if cell.counts is None else cell.counts[own],
         stopped=None if cell.stopped is None else cell.stopped[own],
     )
+
+
+def holdings_frame(cells: Iterable[Cell]) -> pl.DataFrame:
+    """A row per draw of a partition, client and label that it holds: HOLDINGS_COLUMNS."""
+    draws = {(cell.partition, cell.partition_seed): cell.held for cell in cells}
+    frames = []
+    for (partition, seed), held in draws.items():
+        if held is not None:
+            client, label = np.nonzero(held)
+            columns = {"client": client, "label": label, "rows": held[client, label]}
+            drawn = {"partition": [partition] * len(label), "partition_seed": [seed] * len(label)}
+            frames.append(pl.DataFrame(drawn | columns, schema=HOLDINGS_COLUMNS))
+    return _stacked(frames, HOLDINGS_COLUMNS)
 
 
 def rounds_frame(cells: Iterable[Cell]) -> pl.DataFrame:
