@@ -107,6 +107,8 @@ RIGHT = {
     "aggregation": word(TABLES.aggregations),
     "reward": word(TABLES.rewards),
     "game": word(TABLES.games),
+    "patience": st.integers(1, 3),
+    "track": st.lists(st.sampled_from(schema.TRACKERS), max_size=2, unique=True),
     "cohort": st.integers(1, 3),
     "cohort_by": word(schema.FIELDS["cohort_by"].kind.allowed),
     "attendance": st.just("attendance.npy"),

@@ -138,6 +138,25 @@ def test_tensorboard_reads_a_run_that_was_gone_on_with(config, told, tmp_path, a
 
 
 @pytest.mark.long
+def test_the_tutorial_stops_early_and_is_tracked(tmp_path):
+    """As a script of its own: under 25 lines, and TensorBoard reads what it wrote."""
+    script = Path(__file__).parents[1] / "docs" / "tutorials" / "early_stopping_tensorboard.py"
+    assert len(script.read_text(encoding="utf-8").splitlines()) < 25
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, script], cwd=tmp_path, env=env, timeout=280, check=True)
+    read = directory_lib.read(tmp_path / "runs" / "early")
+    ends = {
+        f"{partition}/{method}/draw {draw}/seed {seed}": stopped or 30
+        for partition, method, draw, seed, stopped in read.summary.select(
+            *frames.KEYS, "stopped_round"
+        ).iter_rows()
+    }
+    found = scalars(tmp_path / "runs" / "early" / "tracking" / "tensorboard")
+    assert {run: own["accuracy/mean"][-1][0] for run, own in found.items()} == ends
+    assert min(ends.values()) < 30
+
+
+@pytest.mark.long
 def test_the_command_tracks_and_repeats(tmp_path, capsys):
     words = [f"--{n.replace('_', '-')}={v}" for n, v in SMALL.items() if n not in
              ("algorithms", "hidden")]  # fmt: skip
