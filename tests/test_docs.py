@@ -34,8 +34,6 @@ WITH_LINKS = [
 LINK = re.compile(r"\]\(((?!https?:)[^)#\s]*)(#[^)\s]*)?\)")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
-
 
 def text_of(path):
     return path.read_text(encoding="utf-8")
@@ -76,7 +74,8 @@ def test_the_first_command_prints_what_is_shown(tmp_path):
         assert printed[printed.index(shown[0]) :] == shown
 
 
-@pages
+@pytest.mark.long  # they train; the README's are quick ones
+@pytest.mark.parametrize("page", [p for p in PAGES if ">>> " in text_of(p)], ids=lambda p: p.stem)
 def test_examples_of_pages(page):
     assert not doctest.testfile(str(page), module_relative=False).failed
 
