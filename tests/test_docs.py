@@ -17,6 +17,7 @@ import test_architecture
 import yaml
 
 import cgsv_jax
+from cgsv_jax.results import frames
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -102,7 +103,7 @@ def test_named_tests_exist():
     sources = {p.stem: text_of(p) for p in (ROOT / "tests").glob("test_*.py")}
     named = {n for p in WITH_LINKS for n in re.findall(r"`(test_\w+)`", text_of(p))}
     assert len(named) > 20
-    for name in named:
+    for name in named - {column for table in frames.COLUMNS.values() for column in table}:
         assert name in sources or any(f"def {name}(" in s for s in sources.values()), name
 
 
@@ -273,3 +274,13 @@ def test_versions_agree():
     assert len(versions) == 1
     assert citation["repository-code"] == PROJECT["project"]["urls"]["Repository"]
     assert re.search(r"version = \{(.*?)\}", text_of(DOCS / "citing.md"))[1] in versions
+
+
+def test_every_column_is_explained():
+    """Of every table that a run leaves, under the table's heading or among those that all have."""
+    text = text_of(DOCS / "files.md")
+    everywhere, *parts = re.split(r"^##+ ", text[text.index("## Columns") :], flags=re.M)[1:]
+    told = {part.partition(".")[0].strip("`"): part for part in parts}
+    for name, columns in frames.COLUMNS.items():
+        for column in columns:
+            assert f"`{column}`" in everywhere + told[name], f"{name}.{column}"
