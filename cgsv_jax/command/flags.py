@@ -507,6 +507,21 @@ class Show:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Writes finished runs and sweeps as one HTML page: tables that sort, figures that tell."""
+
+    runs: _RUNS
+    out: Annotated[
+        str | None,
+        _AS_PATH,
+        tyro.conf.arg(
+            help="the page",
+            help_behavior_hint="(default: report.html inside the run, or here for several runs)",
+        ),
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """Which data sets there are, and which of them are on this machine."""
 
@@ -554,6 +569,7 @@ def commands(actions: tuple[Action, Action, Action]) -> Any:
                 | sweep.spoken
                 | Annotated[Show, tyro.conf.subcommand("show")]
                 | Annotated[Plot, tyro.conf.subcommand("plot")]
+                | Annotated[Report, tyro.conf.subcommand("report")]
                 | Annotated[Data, tyro.conf.subcommand("data")]
             ]
         ]

@@ -15,7 +15,7 @@ import tyro
 
 from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
-from cgsv_jax.command.flags import Data, List, Plot, Prepare, Show
+from cgsv_jax.command.flags import Data, List, Plot, Prepare, Report, Show
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names
 from cgsv_jax.host import files, terminal
@@ -104,6 +104,7 @@ def _answered(command: Any, lost: Callable[[], bool]) -> int:
         "sweep": _sweep,
         Plot: _plot,
         Show: _show,
+        Report: _report,
         List: _list,
         Prepare: _prepare,
     }
@@ -144,6 +145,12 @@ def _show(args: Show) -> None:
     from cgsv_jax.command import show
 
     show.show(args)
+
+
+def _report(args: Report) -> None:
+    from cgsv_jax.command import report
+
+    report.report(args)
 
 
 def _plot(args: Plot) -> None:

@@ -53,6 +53,7 @@ PARTS = "parts"  # folder of a sweep where the trials are that are through
 RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
 PART_FILES = ("*.npz", "*.json")
 FIGURES = "figures"  # folder where results/figures.py puts its own
+REPORT = "report.html"  # which `cgsv report` puts beside the tables
 CHECKPOINT = "checkpoint"  # folder where experiment/checkpoint.py puts its own, while it runs
 TRACKING = "tracking"  # folder where experiment/tracking.py has one for every tracker
 FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS, TRACKING)
@@ -184,7 +185,7 @@ def _empty(directory: pathlib.Path) -> None:
     for name in schema.TRACKERS:
         files.remove(files.inside(tracked, name))
     # The config last: without it nobody could go on with what is left.
-    for name in reversed((*FILES, *SWEEP_FILES)):
+    for name in reversed((*FILES, *SWEEP_FILES, REPORT)):
         if is_there(directory, name):
             (directory / name).unlink()
 

@@ -1,0 +1,37 @@
+"""`cgsv report`: finished runs and sweeps as one HTML page."""
+
+import pathlib
+
+from cgsv_jax.command import show
+from cgsv_jax.command.flags import Report
+from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.host import files, terminal
+from cgsv_jax.results import differences, page
+from cgsv_jax.results import directory as directory_lib
+
+
+def report(args: Report) -> None:
+    """Writes the page, into the run's own directory unless a file is named, and says where.
+
+    Raises:
+      ValueError: a run cannot be read, or the page's name is a folder's.
+      OSError: it cannot be written.
+    """
+    every = show.read(args.runs)
+    if args.out is not None:
+        file = files.path_of(args.out, "--out")
+    else:
+        folder = every[0].directory if len(every) == 1 else pathlib.Path()
+        file = folder / directory_lib.REPORT
+    if files.kind(file) == "folder":
+        raise ConfigError(f"--out is {str(file)!r}, which is a folder, it must name a file")
+    configs, environments = [own.config for own in every], [own.environment for own in every]
+    sections = [
+        page.Section(own.name, own.config, own.environment, own.reports, own.lines, own.run)
+        for own in every
+    ]
+    differ = differences.report(configs, environments, [own.name for own in every])
+    with files.reading(every[0].directory):
+        text = page.page(sections, differ)
+    files.write_files(file.parent, {file.name: text.encode()})
+    terminal.say(terminal.console(), str(file))
