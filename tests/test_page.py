@@ -98,7 +98,7 @@ def test_names_of_strangers_are_text_and_nothing_is_fetched(run):
         )
         for frame in (run.rounds, run.clients, run.fairness, run.summary)
     ]
-    odd = directory_lib.Run({}, {}, {}, *renamed)
+    odd = directory_lib.Run({}, {}, {}, *renamed, run.holdings)
     text = _page(odd, EVIL, {"plugin": "</pre><script>x</script>", "a": "\x1b]0;x\x07"})
     read = Reader(text)
     tags = {tag for tag, _ in read.elements}
