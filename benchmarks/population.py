@@ -88,7 +88,7 @@ def measure(clients: int, rounds: int) -> dict[str, Any]:
     task = Task("uniform", data, dealt, *described, model, tensors, seen, None)
     made = programs.programs(bind.bind(config, config.methods[0], task))
     seeds = np.asarray(config.seeds, np.uint32)
-    state = jax.jit(made.begin)(seeds, made.hyper)
+    state = jax.jit(made.begin)(seeds, made.hyper, jax.jit(made.origin)(seeds))
     clock = time.perf_counter()
     step = jax.jit(lambda *args: made.segment(1, *args), donate_argnums=2)
     step = step.lower(seeds, made.hyper, state, made.shared).compile()

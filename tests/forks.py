@@ -55,7 +55,7 @@ CHANGING = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.sym
 # ---------------------------------------------------------------- what is computed
 
 
-def begin(seeds, hyper):
+def begin(seeds, hyper, origin):
     """The first state of runs; every number of a method has its part in it."""
     numbers = sum(jnp.nan_to_num(x, posinf=9.0) for x in jax.tree.leaves(hyper))
     return jax.vmap(lambda x: (jnp.zeros(CLIENTS) + x, jnp.int32(0)))(seeds + numbers)
@@ -76,7 +76,7 @@ def segment(rounds, seeds, hyper, state, shared, evaluated=True):
 
 def execute(original, batches, *rest, **options):
     """`execute.execute`, computing this in place of what the batches are of."""
-    made = execute_lib.Programs(begin, segment, None, (), lambda *seen: seen)
+    made = execute_lib.Programs(lambda seeds: (), begin, segment, None, (), lambda *seen: seen)
     return original([b._replace(build=lambda: made) for b in batches], *rest, **options)
 
 

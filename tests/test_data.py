@@ -21,6 +21,7 @@ from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.data import attendance, images, lists, owners, store, synthetic
 from cgsv_jax.experiment import deal, names
 from cgsv_jax.experiment import identity as identity_lib
+from cgsv_jax.host import files
 from cgsv_jax.host.files import digest_of_arrays
 
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
@@ -369,11 +370,11 @@ def test_an_unwritable_cache_is_no_error(tmp_path, monkeypatch):
 def test_the_cache_folder_follows_the_environment(monkeypatch):
     monkeypatch.setenv("CGSV_CACHE_DIR", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert store.cache_folder() == pathlib.Path("/a")
+    assert files.cache_folder() == pathlib.Path("/a")
     monkeypatch.delenv("CGSV_CACHE_DIR")
-    assert store.cache_folder() == pathlib.Path("/b/cgsv_jax")
+    assert files.cache_folder() == pathlib.Path("/b/cgsv_jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert store.cache_folder() == pathlib.Path("~/.cache/cgsv_jax").expanduser()
+    assert files.cache_folder() == pathlib.Path("~/.cache/cgsv_jax").expanduser()
 
 
 # ---------------------------------------------------------------- absent and damaged files

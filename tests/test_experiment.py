@@ -14,7 +14,17 @@ from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import grid, local, simulation
 from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.data import partition
-from cgsv_jax.experiment import bind, budget, deal, execute, identity, profiling, programs, running
+from cgsv_jax.experiment import (
+    bind,
+    budget,
+    compiling,
+    deal,
+    execute,
+    identity,
+    profiling,
+    programs,
+    running,
+)
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
@@ -496,7 +506,7 @@ def test_seeds_do_not_share_memory_on_a_cpu(compared):
     bound = bind.bind(config, config.methods[2], task)
     assert programs._together(bound) == [(0,), (1,)]
     made = programs.programs(bound)
-    state = jax.eval_shape(made.begin, np.zeros(1, np.uint32), made.hyper)
+    state = compiling.state_of(made, compiling.Chunk(np.zeros(1, np.uint32), made.hyper))
     assert state.clients.shape == (1, 4, sum(task.tensors))
 
 

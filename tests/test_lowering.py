@@ -55,8 +55,10 @@ def test_runs_lower_for_tpu(asked):
     made = programs.programs(bind.bind(config, method, task))
     seeds = np.asarray(config.seeds, np.uint32)
     hyper = jax.tree.map(lambda x: np.repeat(x, len(seeds)), made.hyper)
-    lowers(made.begin, seeds, hyper)
-    state = jax.eval_shape(made.begin, seeds, hyper)
+    origin = jax.eval_shape(made.origin, seeds)
+    lowers(made.origin, seeds)
+    lowers(made.begin, seeds, hyper, origin)
+    state = jax.eval_shape(made.begin, seeds, hyper, origin)
     module = lowers(functools.partial(made.segment, 2), seeds, hyper, state, made.shared)
     assert "stablehlo.while" in module
 

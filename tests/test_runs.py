@@ -1,5 +1,7 @@
 """The executor: how runs are cut, and going on from any cut to the same bits."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +40,7 @@ def _programs():
     """A walk with a typed key and a weakly typed number in its state."""
     shown = len(Record._fields)
 
-    def begin(seeds, hyper):
+    def begin(seeds, hyper, origin):
         def one(seed, eta):
             return {
                 "key": jax.random.key(seed),
@@ -72,7 +74,8 @@ def _programs():
         return jax.vmap(one)(state)
 
     hyper = Hyper(*[np.ones(1, np.float32)] * len(Hyper._fields))
-    return execute.Programs(begin, segment, hyper, (np.float32(0.3),), lambda *seen: seen)
+    shared = (np.float32(0.3),)
+    return execute.Programs(lambda s: (), begin, segment, hyper, shared, lambda *seen: seen)
 
 
 def _batches(built):
@@ -118,7 +121,11 @@ def test_from_every_cut_to_the_same_bits():
     whole, _ = execute.execute(_batches(built), keeper=_keeper(saved))
     assert [own[0].record.score.shape[1] for own in whole] == [5, 2, 4]  # of rounds alone, nothing
     assert [done for done, _ in saved] == [2, 4, 5, 7, 9, 10, 11, 12, 13, 15, 17, 19, 21]
-    assert built == [0, 1, 2]
+    assert [*dict.fromkeys(built)] == [
+        0,
+        1,
+        2,
+    ]  # more than once: their programs are compiled together
     for done, kept in saved[::2]:
         built, again, looks = [], [], []
         seen, clocks = execute.execute(_batches(built), looks.append, keeper=_keeper(again, kept))
@@ -225,3 +232,26 @@ def test_batches_of_equal_code_share_it():
     seen, clocks = execute.execute([batch("same"), batch("same"), batch("other")])
     jax.tree.map(np.testing.assert_array_equal, seen[0], seen[1])
     assert clocks[1].compiling == 0.0 < clocks[2].compiling
+
+
+def test_programs_of_batches_to_come_are_compiled_with_the_first():
+    """And are paid by their own batch: seconds add up to those that passed."""
+    began = time.perf_counter()
+    batches = _batches([])
+    _, clocks = execute.execute(batches)
+    passed = time.perf_counter() - began
+    assert all(clock.compiling > 0 for clock in clocks)
+    assert all(clock.elapsed >= clock.compiling + clock.running for clock in clocks)
+    assert 0.5 * passed < sum(clock.elapsed for clock in clocks) <= passed
+
+
+def test_what_is_wrong_with_a_batch_is_said_in_its_turn():
+    def refuse():
+        raise ValueError("this one cannot be")
+
+    first, *others = _batches([])
+    looks = []
+    with pytest.raises(ValueError, match="this one cannot be"):
+        execute.execute([first, others[0]._replace(build=refuse)], looks.append)
+    assert looks[-1].batch == 1
+    assert [look.done for look in looks if look.batch == 0][-1] == 5 * 3

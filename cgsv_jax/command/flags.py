@@ -233,7 +233,7 @@ OUTPUT = {
     "resume": Flag(
         PATH,
         "an unfinished run's directory: go on with it; beside it --plugin, --profile, --verbose, "
-        "--quiet alone",
+        "--quiet, --no-cache alone",
         "none",
     ),
     "plugin": Flag(
@@ -242,6 +242,7 @@ OUTPUT = {
     "profile": Flag(SWITCH, "then time the phases of a round, beside what the device could do"),
     "verbose": Flag(SWITCH, "print all tables, as cgsv show does, not the first of them alone"),
     "quiet": Flag(SWITCH, "print nothing but errors"),
+    "no_cache": Flag(SWITCH, "neither use nor keep the programs that were compiled before"),
 }
 
 

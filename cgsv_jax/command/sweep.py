@@ -45,7 +45,7 @@ from cgsv_jax.sweep.search import Score, Search, Study
 
 _SECONDS_BETWEEN_PARTS = 5.0  # what a kill may cost; a file per trial would be many
 _OF_RAY = ("address", "cpus_per_task", "gpus_per_task")
-_WHERE = ("on", *_OF_RAY, "together", "plugin", "quiet")
+_WHERE = ("on", *_OF_RAY, "together", "plugin", "quiet", "no_cache")
 _OF_SEARCH = ("points", "batch", "search_seed", "scheduler")
 
 
@@ -183,6 +183,7 @@ def _compute(
 ) -> None:
     """Runs a sweep, or the rest of one, which is held."""
     train.must_have_devices()
+    train.keep_compiled(flags.get("no_cache", False), flags.get("quiet", False))
     started = time.perf_counter()
     console = terminal.console(flags.get("quiet", False))
     search = wanted if isinstance(wanted, Search) else None

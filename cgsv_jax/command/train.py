@@ -29,7 +29,7 @@ from cgsv_jax.experiment import (
     tracking,
 )
 from cgsv_jax.experiment.task import DataIdentity, Task
-from cgsv_jax.host import files, terminal
+from cgsv_jax.host import compile_cache, files, terminal
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
 from cgsv_jax.results import figures as figures_lib
@@ -89,8 +89,19 @@ def _configuration(args: Any) -> Config:
     return names.configure(args.plugin, **flags_lib.fields_of(asked))
 
 
+def keep_compiled(no_cache: bool, quiet: bool) -> None:
+    """Has compiled programs kept for the next process, unless somebody minds."""
+    if not no_cache and (folder := compile_cache.use()) is not None:
+        terminal.say(
+            terminal.console(quiet),
+            f"compiled programs are kept in {folder} for the next time, {compile_cache.MOST >> 30} "
+            "GiB at most (--no-cache leaves them out)",
+        )
+
+
 def train(args: Any) -> None:
     """Runs what the flags ask for, from the start or from where it was left."""
+    keep_compiled(args.no_cache, args.quiet)
     if args.resume is not None:
         _refuse_beside_resume(args)
         directory, values = directory_lib.resumable(args.resume)
@@ -138,7 +149,7 @@ def _refuse_beside_resume(args: Any) -> None:
     beside = [
         validate.flag(name)
         for name in flags_lib.given(args)
-        if name not in ("resume", "plugin", "quiet", "verbose", "profile")
+        if name not in ("resume", "plugin", "quiet", "verbose", "profile", "no_cache")
     ]
     if beside:
         raise ConfigError(

@@ -47,7 +47,14 @@ PER_CLIENT = ("accuracy", "loss", "distance", "validation_accuracy")
 _START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK, _RECOVERY = range(6)
 
 
-def init(key: PRNGKey, num_clients: int, federation: Federation) -> State:
+def origin(key: PRNGKey, model: Model) -> ArrayTree:
+    """The random w_0 of a run, as the model's parameters."""
+    return model.init(jax.random.fold_in(key, _START))
+
+
+def init(
+    key: PRNGKey, num_clients: int, federation: Federation, params: ArrayTree | None = None
+) -> State:
     """The state before round 0: every client and the server hold the same random w_0.
 
     Args:
@@ -55,9 +62,10 @@ def init(key: PRNGKey, num_clients: int, federation: Federation) -> State:
       num_clients: N.
       federation: of its settings, `mesh` says where the rows lie and `alone` whether there is a
         place for what `train_alone` measures.
+      params: w_0, where it is there already; None: `origin` draws it.
     """
     model, trainer, algorithm, settings, _, attack = federation
-    params = model.init(jax.random.fold_in(key, _START))
+    params = origin(key, model) if params is None else params
     start = vectors.ravel(params)
     rows = layout.rows_on(num_clients, settings.mesh)
 

@@ -223,7 +223,7 @@ def _cache(prepared: Prepared) -> pathlib.Path | None:
     A user without a home has none, for instance in a container.
     """
     try:
-        folder = cache_folder()
+        folder = files.cache_folder()
     except ValueError:
         return None
     with files.reading(prepared.folder):
@@ -232,18 +232,6 @@ def _cache(prepared: Prepared) -> pathlib.Path | None:
     key = json.dumps([CACHE_FORMAT, prepared.name, str(prepared.folder), stats])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return folder / f"{prepared.name}-{prepared.version}-{digest}.npz"
-
-
-def cache_folder() -> pathlib.Path:
-    """CGSV_CACHE_DIR, or `cgsv_jax` in XDG_CACHE_HOME, or ~/.cache/cgsv_jax.
-
-    Raises:
-      ValueError: it can be no folder.
-    """
-    if chosen := os.environ.get("CGSV_CACHE_DIR"):
-        return files.path_of(chosen, "CGSV_CACHE_DIR")
-    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return files.path_of(above, "the cache folder") / "cgsv_jax"
 
 
 def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None) -> pathlib.Path:

@@ -12,9 +12,10 @@ from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.data import partition as partition_lib
 from cgsv_jax.experiment import budget, execute, hardware
 from cgsv_jax.experiment.bind import Bound
-from cgsv_jax.experiment.execute import Batch, Chunk, Counted, Programs, Seen
+from cgsv_jax.experiment.compiling import Batch, Chunk, Programs
+from cgsv_jax.experiment.execute import Counted, Seen
 from cgsv_jax.results import frames
-from cgsv_jax.types import Evaluation, Hyper, Record, State
+from cgsv_jax.types import ArrayTree, Evaluation, Hyper, Record, State
 
 
 def programs(bound: Bound) -> Programs:
@@ -33,11 +34,15 @@ def programs(bound: Bound) -> Programs:
     shared = ((bound.data, bound.choosing), clients, chosen)
     shared = jax.device_put(shared, None if mesh is None else layout_lib.everywhere(mesh))
 
-    def start(key: jax.Array, hyper: Hyper) -> State:
-        return simulation.init(key, number, bound.federation(hyper))
+    def origin(seeds: jax.Array) -> ArrayTree:
+        keys = jax.vmap(jax.random.key)(seeds)
+        return layout_lib.over_clients(lambda key: simulation.origin(key, task.model))(keys)
 
-    def begin(seeds: jax.Array, hyper: Hyper) -> State:
-        return grid.runs(start, jax.vmap(jax.random.key)(seeds), hyper)
+    def start(key: jax.Array, hyper: Hyper, params: ArrayTree) -> State:
+        return simulation.init(key, number, bound.federation(hyper), params)
+
+    def begin(seeds: jax.Array, hyper: Hyper, params: ArrayTree) -> State:
+        return grid.runs(start, jax.vmap(jax.random.key)(seeds), hyper, carry=params)
 
     def segment(
         rounds: int,
@@ -88,7 +93,7 @@ def programs(bound: Bound) -> Programs:
 
     # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).
     hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), bound.hyper)
-    return Programs(begin, segment, hyper, shared, in_order)
+    return Programs(origin, begin, segment, hyper, shared, in_order, origin_code=task.model)
 
 
 def batch_of(bound: Bound) -> Batch:

@@ -68,6 +68,18 @@ def path_of(word: Any, what: str) -> pathlib.Path:
     return path
 
 
+def cache_folder() -> pathlib.Path:
+    """CGSV_CACHE_DIR, or `cgsv_jax` in XDG_CACHE_HOME, or ~/.cache/cgsv_jax.
+
+    Raises:
+      ValueError: it can be no folder.
+    """
+    if chosen := os.environ.get("CGSV_CACHE_DIR"):
+        return path_of(chosen, "CGSV_CACHE_DIR")
+    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return path_of(above, "the cache folder") / "cgsv_jax"
+
+
 def _is_utf8(name: str) -> bool:
     return name == name.encode(errors="replace").decode()
 

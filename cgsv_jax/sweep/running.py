@@ -17,7 +17,8 @@ from cgsv_jax.core.layout import over_clients
 from cgsv_jax.experiment import bind
 from cgsv_jax.experiment import execute as execute_lib
 from cgsv_jax.experiment import programs as programs_lib
-from cgsv_jax.experiment.execute import Batch, Chunk, Clock, Look, Programs, Seen
+from cgsv_jax.experiment.compiling import Batch, Chunk, Programs
+from cgsv_jax.experiment.execute import Clock, Look, Seen
 from cgsv_jax.experiment.task import Task
 from cgsv_jax.results import frames
 from cgsv_jax.results.frames import YARDSTICK, Outcome
@@ -85,7 +86,8 @@ def _programs(program: Program, portion: Portion, eval_split: str) -> Programs:
     if not portion.stacked and (program.size == 1 or program.width is None):
         return one._replace(code=code)
 
-    examples = one.shared[0]
+    # Not `one` itself, whose arrays would live as long as these functions.
+    one_begin, one_segment, examples = one.begin, one.segment, one.shared[0]
     # Put together on the host: they are small beside the rows.
     clients, chosen = jax.tree.map(
         lambda *x: np.stack([np.asarray(each) for each in x]), *(own.shared[1:] for own in made)
@@ -95,11 +97,12 @@ def _programs(program: Program, portion: Portion, eval_split: str) -> Programs:
         hyper, place = numbers if portion.stacked else (numbers, 0)
         return jax.tree.map(lambda x: x[None], hyper), place
 
-    def begin(seeds: jax.Array, numbers: Any) -> Any:
-        def first(seed: jax.Array, numbers: Any) -> Any:
-            return jax.tree.map(lambda x: x[0], one.begin(seed[None], split(numbers)[0]))
+    def begin(seeds: jax.Array, numbers: Any, origin: Any) -> Any:
+        def first(*own: Any) -> Any:
+            seed, origin = jax.tree.map(lambda x: x[None], own[::2])
+            return jax.tree.map(lambda x: x[0], one_begin(seed, split(own[1])[0], origin))
 
-        return over_clients(first, program.width)(seeds, numbers)
+        return over_clients(first, program.width)(seeds, numbers, origin)
 
     def segment(
         rounds: int, seeds: jax.Array, numbers: Any, state: Any, shared: tuple, **how: Any
@@ -110,13 +113,13 @@ def _programs(program: Program, portion: Portion, eval_split: str) -> Programs:
             hyper, place = split(numbers)
             own = jax.tree.map(lambda x: x[place], (clients, chosen))
             state = jax.tree.map(lambda x: x[None], state)
-            done = one.segment(rounds, seed[None], hyper, state, (examples, *own), **how)
+            done = one_segment(rounds, seed[None], hyper, state, (examples, *own), **how)
             return jax.tree.map(lambda x: x[0], done)
 
         return over_clients(go_on, program.width)(seeds, numbers, state)
 
     shared = (examples, *jax.device_put((clients, chosen)))
-    return Programs(begin, segment, one.hyper, shared, one.in_order, code)
+    return one._replace(begin=begin, segment=segment, shared=shared, code=code)
 
 
 def _padded(task: Task, slots: int) -> Task:
