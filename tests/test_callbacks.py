@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 
 from cgsv_jax.config import resolve
@@ -104,6 +105,20 @@ def test_what_is_kept_is_the_same_run_cut_short(runs):
     assert "stopped early" not in "\n".join(
         tables.fairness(frames.summary_frame(whole.cells)).lines
     )
+
+
+def test_a_mean_over_runs_ends_with_the_first_of_them(runs):
+    """In figures; of a run that nobody ended nothing is left out."""
+    _, whole, early = runs
+    for cells, name in itertools.product((whole.cells, early.cells), ("rounds", "fairness")):
+        rows = frames.frames_of(cells)[name]
+        kept = frames.while_all_run(rows)
+        for method in METHODS:
+            own = rows.filter(method=method)
+            last = min(seed["round"].max() for seed in own.partition_by("seed"))
+            want = own.filter(pl.col("round") <= last)
+            assert kept.filter(method=method).equals(want)
+            assert (len(want) < len(own)) == (own.group_by("seed").max()["round"].n_unique() > 1)
 
 
 @pytest.mark.long

@@ -227,7 +227,7 @@ def fairness_rounds(run: directory.Run, partition: str) -> Figure:
     course = run.fairness.filter(partition=partition)
     means = frames.fairness_table(run.summary.filter(partition=partition))
     methods = [m for m in _methods(course) if m != frames.YARDSTICK] or _methods(course)
-    alone = course.filter(method=frames.YARDSTICK)
+    alone = frames.while_all_run(course.filter(method=frames.YARDSTICK))
     columns = min(len(methods), COLUMNS)
     rows = -(-len(methods) // columns)
     width, height = PANEL
@@ -308,7 +308,8 @@ def _runs(axes: Axes, own: pl.DataFrame, name: str, colour: str, wide: float) ->
     if len(runs) > 1:
         for run in runs:
             line(run.select("round", name), alpha=0.35, linewidth=0.7)
-    mean = own.group_by("round").agg(pl.col(name).cast(pl.Float64).mean())
+    shared = frames.while_all_run(own)
+    mean = shared.group_by("round").agg(pl.col(name).cast(pl.Float64).mean())
     line(mean, linewidth=wide)
 
 
@@ -501,6 +502,7 @@ def _of(run: directory.Run, partition: str) -> tuple[pl.DataFrame, pl.DataFrame,
     `frames.told_apart`) get other numbers, so that no line is a mean of a rich and a poor one.
     """
     rounds, clients = (x.filter(partition=partition) for x in (run.rounds, run.clients))
+    rounds = frames.while_all_run(rounds)
     apart = len(frames.told_apart(clients)) > 1
     draws = clients["partition_seed"].n_unique()
     text = frames.over(clients, draws=not apart)

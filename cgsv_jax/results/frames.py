@@ -331,6 +331,24 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
     return _stacked(map(frame, cells), CLIENT_COLUMNS)
 
 
+def while_all_run(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of those rounds that every run of their method reached.
+
+    A mean over runs of which some were ended early would jump where they end.
+
+    Args:
+      rows: of ROUND_COLUMNS or FAIRNESS_COLUMNS.
+    """
+    ends = rows.group_by(*KEYS).agg(pl.col("round").max()).group_by("partition", "method").min()
+    last = rows.join(
+        ends.select("partition", "method", last="round"),
+        on=["partition", "method"],
+        how="left",
+        maintain_order="left",
+    )
+    return rows.filter(last["round"] <= last["last"])
+
+
 def told_apart(clients: pl.DataFrame) -> list[str]:
     """The columns by which the clients of a partition are told apart.
 
