@@ -102,7 +102,7 @@ def run(
             extra = dict(columns[place]) if columns else {}
             started = time.perf_counter()
             try:
-                result = running.run(names.configure(**wanted))
+                result = running.run(names.configure(named=False, **wanted))
             except schema.ConfigError as error:
                 raise SystemExit(f"{extra or dict(wanted)}: {error}") from error
             label = ", ".join(f"{name} {value}" for name, value in extra.items()) or "run"
@@ -160,7 +160,7 @@ def fingerprint(wanted: Mapping[str, Any]) -> str:
 
     What a file of an earlier version would not say, since it could not be otherwise, is not in it.
     """
-    whole = resolve.to_dict(names.configure(**wanted)) | {"data_dir": None}
+    whole = resolve.to_dict(names.configure(named=False, **wanted)) | {"data_dir": None}
     whole = _beside(whole, schema.EARLIER)
     whole["methods"] = [_beside(own, schema.EARLIER_OF_METHODS) for own in whole["methods"]]
     text = json.dumps([whole, provenance()], sort_keys=True)

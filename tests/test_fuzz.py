@@ -61,8 +61,9 @@ CHOICES = {
     if isinstance(option, spec_lib.Choice)
 }
 NAMES = st.builds(
-    lambda base, setting: base + setting,
+    lambda base, own, preset: base + own + preset,
     word(TABLES.algorithms),
+    st.sampled_from(["", "", "", "[beta=2]", "[mask_ties=all,learning_rate=0.5]", "[bta=1]", "["]),
     st.sampled_from(["", ":paper", ":released"]),
 )
 RIGHT = {
@@ -73,6 +74,7 @@ RIGHT = {
     "partitions": word(TABLES.partitions)
     | st.lists(word(TABLES.partitions), min_size=1, unique=True),
     "seeds": st.integers(1, 50) | st.lists(st.integers(0, 2**32 - 1), min_size=1, unique=True),
+    "seed": st.integers(0, 2**32 - 1),
     "hidden": st.lists(st.integers(1, 100), max_size=3),
     "layout": st.sampled_from(["auto", "one", "all", "balanced", "3", 3]),
     "data_dir": st.just("somewhere"),

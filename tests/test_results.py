@@ -1190,7 +1190,7 @@ def test_read_refuses_other_contents(earlier):
             pl.lit("a\x1b[2J"),
             r"a method is named 'a\\x1b\[2J', which is no name",
         ),
-        ("rounds", "method", pl.lit("x" * 101), "which is no name"),
+        ("rounds", "method", pl.lit("x" * 301), "which is no name"),
         ("summary", "partition", pl.lit("a\u202eb"), "which is no name"),
     ],
 )

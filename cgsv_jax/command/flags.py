@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
-from cgsv_jax.config import defaults, fields, schema, validate
+from cgsv_jax.config import defaults, fields, schema, validate, variants
 from cgsv_jax.config.defaults import PRESETS
 from cgsv_jax.config.fields import Kind, Name, Path, Several
 from cgsv_jax.experiment import plugins
@@ -92,6 +92,7 @@ INT, NUMBER, NAME = Argument(int, "INT"), Argument(float, "NUMBER"), Argument(st
 PATH = Argument(str, "PATH")
 SWITCH = Argument(_truth, "true|false")  # which needs no word, except in a sweep
 _ARGUMENTS = {Number: NUMBER, Count: INT, Choice: NAME, Truth: SWITCH, Name: NAME, Path: PATH}
+METHODS = Argument(variants.split, "NAME[OPTION=VALUE,...],...")
 NAMES, INTS = Argument(_list_of(str), "NAME,..."), Argument(_list_of(int), "INT,...")
 NUMBERS, SEEDS = Argument(_list_of(float), "NUMBER,..."), Argument(_number_or_list, "INT|INT,...")
 LAYERS = Argument(_layers, "INT[xINT...]")
@@ -147,6 +148,8 @@ def of_group(group: str, tables: schema.Tables) -> dict[str, Flag]:
         for name, field in schema.FIELDS.items()
         if field.group == group
     }
+    if "seeds" in flags:
+        flags["seed"] = Flag(INT, "one seed of this number, in place of --seeds", "none")
     for name, option in schema.TRAINING.items():
         if group == schema.ELSEWHERE.get(name, "training"):
             flags[name] = _of_option(option)._replace(alias=schema.ALIASES.get(name))
@@ -366,14 +369,14 @@ def training_actions(tables: schema.Tables) -> tuple[Action, Action, Action]:
         f"{usual['clients']} clients, {', '.join(usual['partitions'])}, {usual['seeds']} seeds.",
         partitions,
         Flag(
-            NAMES,
+            METHODS,
             f"methods, or all: {methods}; cgsv:released runs the released code's preset beside the "
-            "paper's",
+            "paper's, cgsv[contribution=shapley,beta=2] has options of its own",
             alias="--algorithm",
         ),
     )
     algorithms = Flag(
-        NAMES,
+        METHODS,
         f"methods, or all: {methods}; standalone is run with them wherever fairness needs it",
         "cgsv",
         "--algorithm",

@@ -7,6 +7,7 @@ other search draws in batches. Trials run here or on Ray; what they gave is kept
 import contextlib
 import functools
 import math
+import os
 import pathlib
 import shlex
 import time
@@ -92,6 +93,11 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
             _compute(own, wanted, directory)
     elif "config" in own:
         file = files.path_of(own["config"], "--config")
+        if file.suffix == ".toml":
+            raise ConfigError(
+                f"--config is {os.fspath(file)!r}, it must be the config.json of a sweep: a .toml "
+                "file describes what run and compare do"
+            )
         config = files.read_json(file, edited=terminal.complain)
         with files.naming(file):
             wanted = _from_file(config, own.get("plugin"))

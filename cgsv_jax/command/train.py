@@ -15,8 +15,8 @@ from rich.console import Console
 
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import stopping
-from cgsv_jax.config import resolve, schema, validate
-from cgsv_jax.config.schema import Config, ConfigError
+from cgsv_jax.config import resolve, schema, validate, variants
+from cgsv_jax.config.schema import Config, ConfigError, Method
 from cgsv_jax.experiment import (
     bind,
     deal,
@@ -77,14 +77,16 @@ def _configuration(args: Any) -> Config:
         if asked:
             flags = ", ".join(map(validate.flag, asked))
             raise ConfigError(f"--config is a whole experiment, it cannot be combined with {flags}")
-        path = files.path_of(args.config, "--config")
-        values = files.read_json(path, edited=terminal.complain)
-        with files.naming(args.config):
-            return resolve.from_dict(values, names.tables(args.plugin))
+        try:
+            return names.read(args.config, args.plugin, terminal.complain)
+        except ConfigError as wrong:  # of what cannot be read the file is said already
+            lines = (f"{args.config}: {line}" for line in str(wrong).splitlines())
+            raise ConfigError("\n".join(lines)) from wrong
     if args.command == "run":
         asked.setdefault("algorithms", "cgsv")
         for name in ("algorithms", "partition"):
-            if "," in asked.get(name, "") or (name, asked.get(name)) == ("algorithms", "all"):
+            several = len(variants.split(asked.get(name, ""))) > 1
+            if several or (name, asked.get(name)) == ("algorithms", "all"):
                 raise ConfigError(f"--{name} is {asked[name]!r}, run takes one, compare a list")
     return names.configure(args.plugin, **flags_lib.fields_of(asked))
 
@@ -270,7 +272,7 @@ def _announce(
         "data set": config.dataset,
         "model": f"{config.model}, D = {sum(dealt[0].tensors):,} parameters",
         "clients": f"N = {config.clients}",
-        "seeds": ", ".join(map(str, config.seeds)),
+        "seeds": seeds_text(config.seeds),
         **({"draws": _draws(config)} if config.partition_seeds > 1 else {}),
         "rounds": f"T = {config.rounds}, E = {config.epochs} local epochs, "
         f"B = {config.batch_size} rows per step",
@@ -291,27 +293,30 @@ def _announce(
             f"{bind.MOST_ANSWERS:,}: the interval of fairness leaves out the doubt of few examples "
             "(--eval-clients and --eval-rows evaluate fewer)",
         )
+    dealing = dealt_with(config)
     for draws in _alike(dealt):
         task, name = draws[0], draws[0].partition
         if config.partition_seeds > 1:
             seeds = ", ".join(str(own.partition_seed) for own in draws)
             name += f", draw{'s' if len(draws) > 1 else ''} {seeds}"
         classes = np.mean([own.classes for own in draws], axis=0)
+        how = dealing.get(task.partition, "")
         if verbose:
+            if how:
+                _say_of(console, name, how)
             console.print()
             console.print(tables.holdings(task.sizes, classes, name))
         else:
-            _say_of(console, name, f"{tables.held(task.sizes, classes)} each")
+            texts = f"{tables.held(task.sizes, classes)} each", how
+            _say_of(console, name, "; ".join(filter(None, texts)))
         if task.partition == "class_imbalance":
             _say_of(console, "", "drawn with replacement: clients share examples")
 
 
 def _numbers(config: Config) -> list[tuple[str, str]]:
     """The numbers of every method; those of training once, where they are the same for all."""
-    training = {
-        m.name: f"eta = {m.learning_rate:g}, decay = {m.decay:g} per {m.decay_per}"
-        for m in config.methods
-    }
+    training = {method.name: _training(method) for method in config.methods}
+    what = {method.name: _meaning(method, config) for method in config.methods}
     own = {
         method.name: ", ".join(
             f"{letter} = {value:.3g}"
@@ -321,22 +326,73 @@ def _numbers(config: Config) -> list[tuple[str, str]]:
         for method in config.methods
     }
     if len(set(training.values())) > 1:
-        return [(name, ", ".join(filter(None, (training[name], own[name])))) for name in own]
+        every = {name: (what[name], training[name], text) for name, text in own.items()}
+        return [(name, ", ".join(filter(None, texts))) for name, texts in every.items()]
+    texts = {name: ", ".join(filter(None, (what[name], text))) for name, text in own.items()}
     return [
         ("methods" if len(own) > 1 else "method", ", ".join(own)),
         ("training", next(iter(training.values()))),
-        *((name, text) for name, text in own.items() if text),
+        *((name, text) for name, text in texts.items() if text),
     ]
+
+
+def _training(method: Method) -> str:
+    """How the clients of a method train."""
+    text = f"eta = {method.learning_rate:g}, decay = {method.decay:g} per {method.decay_per}"
+    for name in ("optimizer", "optimizer_state"):
+        if name in method.values and method.values[name] != method.declared[name].default:
+            text += f", {name.replace('_', ' ')} = {method.values[name]}"
+    return text
+
+
+def _meaning(method: Method, config: Config) -> str:
+    """What a method is, where its name does not say so."""
+    own = variants.is_own(method.name, config.tables.algorithms)
+    return resolve.meaning(method, config) if own else ""
 
 
 def _say_of(to: Console, name: str, text: str) -> None:
     """A line that says one thing of the run, in as many as the width asks for."""
-    indent = max(len(name), INDENT)
+    indent = INDENT
+    if len(name) > indent:  # alone in its line
+        terminal.say(to, name)
+        name = ""
     wide = max(to.width, 2 * indent) - indent - 2
     whole, apart = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}", " = "
     lines = textwrap.wrap(text.replace(apart, whole), wide, break_on_hyphens=False)
     for head, line in zip([name, *[""] * len(lines)], lines, strict=False):
         terminal.say(to, f"{head:>{indent}}  {line.replace(whole, apart)}")
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Which seeds, and how many where that is all that was asked for."""
+    if len(seeds) > 1 and tuple(seeds) == tuple(range(len(seeds))):
+        return f"{len(seeds)} seeds: 0 to {len(seeds) - 1}"
+    return ", ".join(map(str, seeds))
+
+
+def dealt_with(config: Config) -> dict[str, str]:
+    """The numbers by which partitions deal, by partition."""
+    shown: dict[str, str] = {}
+    for name, field in schema.FIELDS.items():
+        value = getattr(config, name)
+        for partition in field.on:
+            if partition in config.partitions and value not in (None, ()):
+                word = f"{name.replace('_', ' ')} = {_value(value)}"
+                if name == "concentration" and _reads(config, "alpha"):
+                    word += " (papers' alpha; --alpha is the reputation's)"
+                shown[partition] = ", ".join(filter(None, [shown.get(partition, ""), word]))
+    return shown
+
+
+def _value(value: Any) -> str:
+    return (
+        ",".join(map(variants.shown, value)) if isinstance(value, tuple) else variants.shown(value)
+    )
+
+
+def _reads(config: Config, option: str) -> bool:
+    return any(option in method.values for method in config.methods)
 
 
 def _draws(config: Config) -> str:

@@ -1,43 +1,50 @@
 """From what somebody asked for, or from a file, to a `Config`; and back."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cgsv_jax.config import defaults, schema, spelling
+from cgsv_jax.config import defaults, schema, spelling, variants
 from cgsv_jax.config import validate as validate_lib
 from cgsv_jax.config.schema import Config, ConfigError, Method, Tables
 from cgsv_jax.core.ranges import MAX_WHOLE
 from cgsv_jax.core.ranges import shown as _shown
+from cgsv_jax.host import words
 from cgsv_jax.rules import spec as spec_lib
-from cgsv_jax.rules.spec import Number, Option, When
+from cgsv_jax.rules.spec import Count, Number, Option, When
 
 
-def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
+def resolve(tables: "Tables", backend: str = "cpu", named: bool = True, **asked: Any) -> Config:
     """A complete `Config` from what was asked for; everything else is the data set's default.
 
     Args:
       tables: the names that exist.
       backend: decides what the layout "auto" means.
-      **asked: fields of `Config` except `methods`, fields of `Method` except `name` (they hold for
-        every method), `algorithms` (names, or "name:preset") and `preset`. None means default.
+      named: whether choices that hold for all methods stand in their names; False where something
+        else tells them, as the points of a sweep do.
+      **asked: fields of `Config`, options of methods (they hold for every method that reads them),
+        `algorithms` (each written as `variants.read` reads it), `methods` (name of one's own -> a
+        dictionary with `algorithm`, and options and a `preset` of that method alone), `preset`,
+        and `seed` in place of `seeds` of which there is one. None means default.
 
     Raises:
       ConfigError: naming every field that is unknown or out of range.
     """
     asked = {key: _plain(value) for key, value in asked.items() if value is not None}
+    if isinstance(asked.get("algorithms"), str):
+        asked["algorithms"] = variants.split(asked["algorithms"])
     asked = spelling.spelled(asked, tables)
+    one_seed = asked.pop("seed", None)
     dataset = asked.pop("dataset", defaults.DEFAULTS["dataset"])
     preset = asked.pop("preset", defaults.DEFAULTS["preset"])
-    algorithms = _sequence(asked.pop("algorithms", defaults.DEFAULTS["algorithms"]))
-    if algorithms == ("all",):
-        algorithms = tuple(tables.algorithms)
     own = tables.options
-    allowed = {*schema.FIELDS, *own, "preset", "algorithms"}
-    complaints = [
+    allowed = {*schema.FIELDS, *own, "preset", "algorithms", "methods", "seed"}
+    wanted, complaints = _wanted(asked.pop("algorithms", None), asked.pop("methods", None), tables)
+    complaints += [
         validate_lib.unknown("option", key, allowed) for key in asked if key not in allowed
     ]
     complaints += validate_lib.known("preset", preset, defaults.PRESETS)
@@ -46,16 +53,23 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     preset = preset if validate_lib.among(preset, defaults.PRESETS) else "paper"
     source = tables.datasets[numbers_of]
 
-    def method(name: Any) -> Method:
-        algorithm, _, variant = name.partition(":") if isinstance(name, str) else (name, "", "")
-        variant = variant if variant in defaults.PRESETS else preset
-        training = {**source.training, **defaults.PRESETS[variant]}
-        if variant == "released":
-            training |= defaults.RELEASED_TRAINING.get(numbers_of, {})
-        given = {key: value for key, value in asked.items() if key in own}
-        if not validate_lib.among(algorithm, tables.algorithms):
-            return Method(name, algorithm, (), {})
-        return _method(name, algorithm, training, given, tables)
+    for_all = {key: value for key, value in asked.items() if key in own}
+
+    def method(one: _Wanted) -> Method:
+        if not validate_lib.among(one.algorithm, tables.algorithms):
+            return Method(one.text, one.algorithm, (), {})
+        known = one.preset if validate_lib.among(one.preset, defaults.PRESETS) else preset
+        made, usual = _method(one, known, for_all, numbers_of, tables)
+        if one.name is not None:
+            return made
+        shown = _differing(made, usual, {*one.options}, {*for_all} if named else set(), tables)
+        suffix = one.preset
+        if suffix is None and named and preset != "paper" and one.algorithm != schema.YARDSTICK:
+            # Where it says the same as the one that is meant otherwise, nobody need know it.
+            paper, _ = _method(one, "paper", for_all, numbers_of, tables)
+            suffix = preset if paper.options != made.options else None
+        name = variants.written(one.algorithm, shown, suffix)
+        return dataclasses.replace(made, name=name)
 
     given = {key: value for key, value in asked.items() if key in schema.FIELDS}
     fields: dict[str, Any] = {
@@ -68,11 +82,22 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     }
     for name in schema.PATHS:
         fields[name] = validate_lib.absolute(name, fields[name])
-    if schema.whole(fields["seeds"]):  # so many of them: 0, 1, 2, ...
-        count, most = fields["seeds"], schema.MAX_SEEDS
-        if not 1 <= count <= most:
-            complaints.append(f"--seeds is {_shown(count)}, a number of seeds must be in 1..{most}")
-        fields["seeds"] = tuple(range(min(max(count, 1), most)))
+    if one_seed is not None:
+        wrong = validate_lib.number("seed", one_seed, schema.SEED)
+        complaints += wrong
+        one_seed = 0 if wrong else one_seed
+        if "seeds" in given:
+            complaints.append("--seed is one seed and --seeds are several, it must be one of them")
+    several: Any = fields["seeds"]
+    if one_seed is not None and "seeds" not in given:
+        fields["seeds"] = (one_seed,)
+    elif schema.whole(several):  # so many of them: 0, 1, 2, ...
+        most = schema.MAX_SEEDS
+        if not 1 <= several <= most:
+            complaints.append(
+                f"--seeds is {_shown(several)}, a number of seeds must be in 1..{most}"
+            )
+        fields["seeds"] = tuple(range(min(max(several, 1), most)))
     for name in schema.LISTS:
         fields[name] = _sequence(fields[name])
     if "clients" not in given and fields["shares"]:
@@ -87,31 +112,221 @@ def resolve(tables: "Tables", backend: str = "cpu", **asked: Any) -> Config:
     if fields["eval_every"] is None:  # about twenty points on a curve
         rounds = fields["rounds"]
         fields["eval_every"] = -(-rounds // 20) if schema.whole(rounds) and rounds > 0 else 1
-    methods = tuple(method(name) for name in algorithms)
+    methods = tuple(map(method, wanted))
+    complaints += _idle_of_variants(wanted, methods, for_all, tables)
+    if same := _same_methods(wanted, methods):
+        complaints += same
+        methods = tuple({m.name: m for m in methods}.values())
     taken = _taken(methods, source.training, {*asked}, fields, tables)
-    config = Config(methods=methods, taken=taken, **_of_tables(tables), **fields)
+    of_methods: Any = methods or (validate_lib.LACKING if complaints else ())
+    config = Config(methods=of_methods, taken=taken, **_of_tables(tables), **fields)
     schema.refuse(
         complaints + validate_lib.complaints(config, tables) + _idle_options(config, asked, tables)
     )
     return config
 
 
+class _Wanted(NamedTuple):
+    """A method that somebody wants."""
+
+    text: Any  # as it is written
+    name: str | None  # of one's own; None: it is called what it is
+    algorithm: Any
+    options: dict[str, Any]  # of this method alone
+    preset: Any = None  # of this method alone; None: that of all
+
+
+def _wanted(algorithms: Any, methods: Any, tables: Tables) -> tuple[list[_Wanted], list[str]]:
+    """The methods that are wanted, and what is wrong with how they are written.
+
+    Args:
+      algorithms: names as `variants.read` reads them, or those of `methods`; None: the default.
+      methods: name of one's own -> what it is; None: there are none.
+      tables: the names that exist.
+    """
+    found, complaints = {}, []
+    if methods is not None and not isinstance(methods, Mapping):
+        complaints = [f"methods is {_shown(methods)}, it must be an object with named methods"]
+    for name, values in methods.items() if isinstance(methods, Mapping) else ():
+        what = f"the key {_shown(name)} of methods"
+        if not variants.is_own(name, tables.algorithms):
+            complaints.append(
+                f"{what} is no name of one's own: it must be up to 40 letters, digits, _, . and -, "
+                "and no algorithm's"
+            )
+        elif not isinstance(values, Mapping) or not isinstance(values.get("algorithm"), str):
+            complaints.append(f"{what} is no method: it must be an object with an algorithm")
+        else:
+            options = {key: _plain(value) for key, value in values.items() if value is not None}
+            options = {k: math.inf if (k, v) == ("beta", "inf") else v for k, v in options.items()}
+            options["algorithms"] = options.pop("algorithm")
+            options = spelling.spelled(options, tables)
+            algorithm, own_preset = options.pop("algorithms"), options.pop("preset", None)
+            found[name] = _Wanted(name, name, algorithm, options, own_preset)
+    usual = (schema.YARDSTICK, *found) if found else defaults.DEFAULTS["algorithms"]
+    algorithms = usual if algorithms is None else algorithms
+    names = _sequence(algorithms)
+    names = tuple(tables.algorithms) if names == ("all",) else names
+    complaints += [
+        f"methods holds {_shown(name)}, it must be one of --algorithms"
+        for name in found
+        if name not in names
+    ]
+    wanted = []
+    for text in names:
+        if isinstance(text, str) and text in found:
+            wanted.append(found[text])
+            continue
+        try:
+            algorithm, pairs, own_preset = variants.read(text)
+        except ValueError as error:
+            if isinstance(text, str):
+                complaints.append(f"--algorithms is {_shown(text)}, {error}")
+            else:
+                wanted.append(_Wanted(text, None, text, {}))  # no name of a method
+            continue
+        options = {}
+        for written, word in pairs:
+            name = words.meant(written, tables.options)
+            known = tables.options.get(name)
+            options[name] = word if known is None else variants.value_of(known, word)
+        options = spelling.spelled(options, tables)
+        wanted.append(_Wanted(text, None, algorithm, options, own_preset))
+    for one in wanted:
+        complaints += [
+            f"--algorithms holds {_shown(one.text)}: "
+            + validate_lib.unknown("option", name, tables.options)
+            for name in one.options
+            if name not in tables.options
+        ]
+        own = one.name is not None  # of others their names are judged
+        if own and one.preset is not None and not validate_lib.among(one.preset, defaults.PRESETS):
+            near = validate_lib.one_of(one.preset, defaults.PRESETS)
+            complaints.append(
+                f"--algorithms is {_shown(one.text)}, whose preset is {_shown(one.preset)}, "
+                f"it must be one of {near}"
+            )
+    return wanted, complaints
+
+
 def _method(
-    name: str,
-    algorithm: str,
-    training: Mapping[str, Any],
-    given: Mapping[str, Any],
-    tables: Tables,
-) -> Method:
-    """What an algorithm reads: as given, else as its text says, else as its data set does."""
-    spec, parts = tables.algorithms[algorithm], tables.parts
+    wanted: _Wanted, preset: str, for_all: Mapping[str, Any], dataset: str, tables: Tables
+) -> tuple[Method, dict[str, Any]]:
+    """What an algorithm reads: as given, else as its text says, else as its data set does.
+
+    Args:
+      wanted: a method whose algorithm there is.
+      preset: of it.
+      for_all: options that hold for all methods that say nothing else.
+      dataset: of its numbers.
+      tables: the names that exist.
+
+    Returns:
+      The method, and what its options would be if nobody had asked for any.
+    """
+    given = {**for_all, **{k: v for k, v in wanted.options.items() if k in tables.options}}
+    training = {**tables.datasets[dataset].training, **defaults.PRESETS[preset]}
+    if preset == "released":
+        training |= defaults.RELEASED_TRAINING.get(dataset, {})
+    spec, parts = tables.algorithms[wanted.algorithm], tables.parts
     options = {**schema.TRAINING, **spec_lib.options_of(spec, given, parts)}
     values = {flag: option.default for flag, option in options.items()}
     values |= {**training, **spec_lib.defaults_of(spec, given, parts)}
     for flag, option in options.items():
         if isinstance(option, Number) and option.instead_of in given:
             values[flag] = None  # what is asked for holds on every partition
-    return method_of(name, algorithm, {**values, **given}, options)
+    name = wanted.name or wanted.algorithm
+    return method_of(name, wanted.algorithm, {**values, **given}, options), values
+
+
+def _differing(
+    method: Method, usual: Mapping[str, Any], own: set[str], for_all: set[str], tables: Tables
+) -> dict[str, Any]:
+    """What a method's name says of it: what it alone was asked for, and the choices of its rules.
+
+    Numbers that hold for all methods are not said in each name, and neither is how clients train
+    where all do so; the yardstick is called by its name alone.
+
+    Args:
+      method: with all of its options.
+      usual: what they would be if nobody had asked for any.
+      own: options of this method alone.
+      for_all: options that hold for all; a value that is refused is said of the option alone.
+      tables: the names that exist.
+    """
+    found = {}
+    for name, value in method.options:
+        counted = isinstance(method.declared[name], Number | Count) or name in schema.TRAINING
+        told = name in for_all and not counted and method.algorithm != schema.YARDSTICK
+        told = told and not validate_lib.judged(name, value, method.declared[name], tables)
+        if (name in own or told) and value != usual.get(name):
+            found[name] = value
+    return found
+
+
+def meaning(method: Method, config: Config) -> str:
+    """A method as `variants.read` reads it, whatever it is called: in the fewest words there are.
+
+    >>> from cgsv_jax.experiment import configure
+    >>> config = configure(methods={"mine": {"algorithm": "cgsv", "beta": 5.0}})
+    >>> meaning(config.methods[1], config)
+    'cgsv[beta=5]'
+    """
+    wanted = _Wanted(method.name, method.name, method.algorithm, method.values)
+    texts = []
+    for preset in defaults.PRESETS:
+        _, usual = _method(wanted, preset, {}, config.dataset, config.tables)
+        numbers = {n: getattr(option, "instead_of", "") for n, option in method.declared.items()}
+        found = {n: v for n, v in method.options if v != usual.get(n) and not numbers[n]}
+        suffix = preset if preset != "paper" else None
+        texts.append(variants.written(method.algorithm, found, suffix))
+    return min(texts, key=len)
+
+
+def _same_methods(wanted: Sequence[_Wanted], methods: Sequence[Method]) -> list[str]:
+    """What is said of two methods that are written in two ways and are one."""
+    first: dict[str, _Wanted] = {}
+    complaints = []
+    for one, method in zip(wanted, methods, strict=True):
+        if not method.declared:  # of no algorithm that there is
+            continue
+        before = first.setdefault(method.name, one)
+        if before.text != one.text:
+            complaints.append(
+                f"--algorithms holds {_shown(before.text)} and {_shown(one.text)}, it must hold "
+                f"each method once: both are {method.name}"
+            )
+        if len(method.name) > variants.LONGEST:
+            complaints.append(
+                f"--algorithms holds {_shown(one.text)}, whose name is too long, it must have at "
+                f"most {variants.LONGEST} characters: a file can name it, under methods"
+            )
+    return complaints
+
+
+def _idle_of_variants(
+    wanted: Sequence[_Wanted],
+    methods: Sequence[Method],
+    for_all: Mapping[str, Any],
+    tables: Tables,
+) -> list[str]:
+    """Options of one method that it does not read, and options of all that no method is left."""
+    complaints = []
+    for one, method in zip(wanted, methods, strict=True):
+        if not validate_lib.among(one.algorithm, tables.algorithms):
+            continue
+        for name in one.options:
+            if name in tables.options:
+                idle = _idle_option([method], name, one.options[name], tables)
+                complaints += [f"{line} (in {one.text})" for line in idle]
+    for name, value in for_all.items():
+        readers = [one for one, m in zip(wanted, methods, strict=True) if name in m.values]
+        if readers and all(one.options.get(name, value) != value for one in readers):
+            complaints.append(
+                f"{validate_lib.flag(name)} does nothing here: every method that reads it has one "
+                "of its own, it must be left out"
+            )
+    return complaints
 
 
 def _taken(
@@ -159,14 +374,15 @@ def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") ->
         if when := beside.get(name):
             complaints += _idle(name, when, config, tables)
         if name in tables.options:
-            complaints += _idle_option(config, name, asked[name], tables)
+            complaints += _idle_option(
+                validate_lib.items(config.methods), name, asked[name], tables
+            )
     return complaints
 
 
-def _idle_option(config: Config, name: str, value: Any, tables: Tables) -> list[str]:
-    """What is said of an option that no method reads."""
-    methods = config.methods
-    if any(name in method.values for method in methods):
+def _idle_option(methods: Sequence[Method], name: str, value: Any, tables: Tables) -> list[str]:
+    """What is said of an option that none of the methods reads."""
+    if not methods or any(name in method.values for method in methods):
         return []
     wrong = validate_lib.judged(name, value, tables.options[name], tables)
     for method in methods:  # an unknown name cannot tell which options it reads

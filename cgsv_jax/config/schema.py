@@ -67,6 +67,7 @@ NOT_DRAWN = ("from_lists",)
 
 # Names of `experiment.tracking.TRACKERS`.
 TRACKERS = ("tensorboard", "wandb", "mlflow")
+YARDSTICK = "standalone"  # the method that fairness compares with
 
 LAYOUTS = ("all", "one", "balanced")
 
@@ -191,6 +192,7 @@ _data, _partition, _training, _participation, _evaluation, _hardware = (
 
 
 _rows, _held = (functools.partial(group, rows=True) for group in (_data, _partition))
+SEED = Interval(0, 2**32 - 1, whole=True)
 _ONE, _POSITIVE = from_(1), Interval(0, math.inf, "()")
 
 
@@ -292,7 +294,7 @@ class Config:
     seeds: tuple[int, ...] = _training(
         Several(
             None,
-            Count(None, Interval(0, 2**32 - 1, whole=True), ""),
+            Count(None, SEED, ""),
             "how many seeds (0, 1, ...), or a list of them",
             distinct=True,
             counted=True,

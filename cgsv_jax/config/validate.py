@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cgsv_jax.config import defaults, fields, schema
+from cgsv_jax.config import defaults, fields, schema, variants
 from cgsv_jax.config.fields import Field, Kind, Name, Path, Several, Word
 from cgsv_jax.config.schema import Config, Method, Tables
 from cgsv_jax.core.ranges import MAX_WHOLE, MOST_NUMBER, Interval, from_
@@ -154,7 +154,7 @@ def _attacks_there_are(c: Config, tables: Tables) -> Iterable[str]:
         names.append(name)
         says = f"--attack holds {_shown(text)}"
         if name not in tables.attacks:
-            near = _one_of(name, tables.attacks)
+            near = one_of(name, tables.attacks)
             yield f"--attack holds {_shown(name)}, it must be one of {near}"
         if count < 1:
             yield f"{says}, it must be at least one client"
@@ -235,7 +235,9 @@ def _method_complaints(m: Method, tables: Tables) -> list[str]:
     found = _name_complaints(m, tables)
     for name, value in m.options:
         if value is not LACKING:
-            found += judged(name, value, m.declared[name], tables)
+            wrong = judged(name, value, m.declared[name], tables)
+            own = isinstance(m.name, str) and f"{name}=" in m.name
+            found += [f"{line} (in {m.name})" if own else line for line in wrong]
     return found
 
 
@@ -246,18 +248,33 @@ def _name_complaints(m: Method, tables: Tables) -> list[str]:
         complaints = known("algorithms", m.algorithm, tables.algorithms)
     if complaints or LACKING in (m.name, m.algorithm):
         return complaints
-    algorithm, colon, variant = m.name.partition(":") if isinstance(m.name, str) else ("", "", "")
-    if algorithm != m.algorithm:
+    if variants.is_own(m.name, tables.algorithms):
+        return []
+    try:
+        algorithm, pairs, preset = variants.read(m.name)
+    except ValueError:
+        algorithm, pairs, preset = None, (), None
+    if algorithm != m.algorithm or len(m.name) > variants.LONGEST:
         return [
             f"--algorithms is {_shown(m.name)}, a method that runs {m.algorithm} must be named "
-            f"{m.algorithm} or {m.algorithm}:preset"
+            f"{m.algorithm}, {m.algorithm}[option=value,...]:preset or a name of one's own"
         ]
-    if colon and variant not in defaults.PRESETS:
+    if preset is not None and preset not in defaults.PRESETS:
         return [
-            f"--algorithms is {_shown(m.name)}, whose preset is {_shown(variant)}, "
-            f"it must be one of {_one_of(variant, defaults.PRESETS)}"
+            f"--algorithms is {_shown(m.name)}, whose preset is {_shown(preset)}, "
+            f"it must be one of {one_of(preset, defaults.PRESETS)}"
         ]
-    return []
+    return [
+        f"--algorithms is {_shown(m.name)}, it must be named after its options: its {name} is "
+        f"{_shown(m.get(name))}"
+        for name, word in pairs
+        if m.get(name, LACKING) is not LACKING
+        and variants.value_of(m.declared[name], word) != m.get(name)
+    ] + [
+        f"--algorithms is {_shown(m.name)}, it must be named after its options: it reads no {name}"
+        for name, _ in pairs
+        if name not in m.values
+    ]
 
 
 class _Lacking:
@@ -305,7 +322,8 @@ def _near(value: Any, allowed: Iterable[str]) -> str | None:
     return names[near[0]] if near else None
 
 
-def _one_of(value: Any, allowed: Iterable[str]) -> str:
+def one_of(value: Any, allowed: Iterable[str]) -> str:
+    """The names that there are, and the one that is nearest to a value."""
     near = _near(value, allowed)
     return ", ".join(allowed) + (f" (did you mean {near}?)" if near else "")
 
@@ -314,7 +332,7 @@ def known(name: str, value: Any, allowed: Iterable[str]) -> list[str]:
     """What is wrong with a field that must be one of some words."""
     if among(value, allowed):
         return []
-    return [f"{flag(name)} is {_shown(value)}, it must be one of {_one_of(value, allowed)}"]
+    return [f"{flag(name)} is {_shown(value)}, it must be one of {one_of(value, allowed)}"]
 
 
 def _path(name: str, value: Any) -> list[str]:

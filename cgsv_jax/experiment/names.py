@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import optax
 
 from cgsv_jax import data as data_lib
 from cgsv_jax import models
-from cgsv_jax.config import resolve, schema
+from cgsv_jax.config import resolve, schema, validate
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.core import attacks, local
 from cgsv_jax.data import partition as partition_lib
@@ -81,35 +81,46 @@ def with_plugin(options: Mapping[str, Any], plugin: Any) -> dict[str, Any]:
     return {**options, **({"plugin": plugin} if needed is not None else {})}
 
 
-def read(file: Any, plugin: Any = None) -> Config:
-    """The configuration that a config.json holds: `run(read(file))` repeats the run.
+def read(file: Any, plugin: Any = None, edited: Callable[[str], None] = warnings.warn) -> Config:
+    """The configuration that a file holds: `run(read(file))` repeats a run.
 
     Args:
-      file: the config.json of a run, or its directory.
+      file: the config.json of a run, or its directory; or a .toml file, which says no more than
+        somebody asks for, in the words of `configure`.
       plugin: a file of rules of one's own, where the run had one; it must be the same.
+      edited: told, in a sentence, that a config.json was changed since it was written.
 
     Raises:
       ConfigError: on what is missing, unknown or out of range, and where the run was on arrays
         from Python: then `deal.again` takes them.
       ValueError: it cannot be read.
     """
-    return resolve.from_dict(document(file), tables(plugin))
+    path = files.path_of(file, "--config")
+    if path.suffix == ".toml":
+        values = with_plugin(files.read_toml(path), plugin)
+        return configure(**{validate.RENAMED.get(name, name): x for name, x in values.items()})
+    return resolve.from_dict(document(path, edited), tables(plugin))
 
 
-def document(file: Any) -> dict[str, Any]:
+def document(file: Any, edited: Callable[[str], None] = warnings.warn) -> dict[str, Any]:
     """What a config.json says, unjudged, of which a run directory may be named in its place."""
-    path = files.path_of(file, "the file")
-    file = path / "config.json" if files.kind(path) == "folder" else path
-    return files.read_json(file, edited=lambda line: warnings.warn(line, stacklevel=3))
+    path = files.path_of(file, "--config")
+    inside = path / "config.json" if files.kind(path) == "folder" else path
+    return files.read_json(inside, edited=edited)
 
 
-def configure(plugin: Any = None, plugin_sha256: str | None = None, **asked: Any) -> Config:
+def configure(
+    plugin: Any = None, plugin_sha256: str | None = None, named: bool = True, **asked: Any
+) -> Config:
     """A complete configuration; see `config.resolve` for the names.
 
     Args:
       plugin: a file of rules of one's own, see `plugins`.
       plugin_sha256: what the digest of its content must be, if that is known.
-      **asked: options by name; and any of `OWN`, a dictionary of rules of one's own.
+      named: as `config.resolve` has it.
+      **asked: options by name; and any of `OWN`, a dictionary of rules of one's own. In `methods`
+        a declaration is a method of one's own, a dictionary a variant of one that there is:
+        `{"mine": {"algorithm": "cgsv", "contribution": "shapley", "beta": 5}}`.
 
     >>> configure(dataset="digits", clients=5, algorithms=["cgsv"], beta=2.0).methods[0].beta
     2.0
@@ -120,7 +131,15 @@ def configure(plugin: Any = None, plugin_sha256: str | None = None, **asked: Any
     if asked.get("devices") is None:
         asked["devices"] = jax.device_count()
     own = {name: asked.pop(name) for name in OWN if isinstance(asked.get(name), Mapping)}
+    methods = own.pop("methods", {})
+    asked |= {"methods": variants} if (variants := _those(methods, True)) else {}
+    own |= {"methods": rules} if (rules := _those(methods, False)) else {}
     there = tables(plugin, **own)
     if plugin_sha256 is not None:
         resolve.refuse_other_plugin(plugin, plugin_sha256, there)
-    return resolve.resolve(there, jax.default_backend(), **asked)
+    return resolve.resolve(there, jax.default_backend(), named, **asked)
+
+
+def _those(methods: Mapping[str, Any], described: bool) -> dict[str, Any]:
+    """The methods that are described by a dictionary, or those that are not."""
+    return {k: value for k, value in methods.items() if isinstance(value, Mapping) == described}

@@ -249,6 +249,19 @@ def read_json(
         return judged(value, schema)
 
 
+def read_toml(file: Path) -> dict[str, Any]:
+    """A document of names and values that a person wrote.
+
+    Raises:
+      ValueError: it cannot be read, or is something else.
+    """
+    import tomllib
+
+    text = read_text(file)
+    with reading(file):
+        return tomllib.loads(text.replace("\r\n", "\n"))
+
+
 def judged(value: Any, schema: Any) -> Any:
     """A value of JSON as what a schema says.
 

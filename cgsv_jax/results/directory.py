@@ -33,7 +33,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from cgsv_jax.config import schema
+from cgsv_jax.config import schema, variants
 from cgsv_jax.host import files
 from cgsv_jax.host.files import Path
 from cgsv_jax.results import frames as frames_lib
@@ -60,7 +60,7 @@ FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS, TRACKING)
 FIGURE_KINDS = ("fairness_rounds", "accuracy", "reputation", "fairness", "share", "holdings")
 SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
-LONGEST = 100  # characters of the name of a partition or a method
+LONGEST = variants.LONGEST  # characters of the name of a partition or a method
 
 
 class Run(NamedTuple):

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from cgsv_jax.config import schema
 from cgsv_jax.core import metrics, uncertainty
 from cgsv_jax.types import Answers, Array, Evaluation, Record
 
-YARDSTICK = "standalone"  # the method that fairness compares with
+YARDSTICK = schema.YARDSTICK  # the method that fairness compares with
 
 # Names, order and types of the columns. What is not known is null, never NaN.
 KEYS = {

@@ -6,7 +6,6 @@ A table is columns over rows; a report is the cells, with a title and the lines 
 import functools
 import io
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -14,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from rich import box
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cgsv_jax.config import variants
 from cgsv_jax.host import terminal
 from cgsv_jax.results import frames as frames_lib
 from cgsv_jax.results.frames import YARDSTICK
@@ -711,15 +712,14 @@ def rich_table(report: Report) -> Table:
         padding=(0, 1, 0, 0),
     )
     for column in report.cells:
-        # A unit stays with its quantity; a setting may leave its method.
-        header = column.name.replace(", ", ",\N{NO-BREAK SPACE}").replace(":", ": ")
-        header = textwrap.fill(header, max(map(len, header.split(" "))))
+        # A unit stays with its quantity; a preset may leave its method.
+        header = _filled(column.name.replace(", ", ",\N{NO-BREAK SPACE}"))
         justify = "right" if _is_numeric(column) else "left"
         # Where the width does not do, long names break before numbers would be cut.
         longest = max(map(len, header.split("\n")))
-        longest = max(longest, *(len(text or "–") for text in column), 0)
+        longest = max(longest, *(len(piece) for text in column for piece in _pieces(text)), 0)
         table.add_column(
-            header,
+            Text(header),
             justify=justify,
             no_wrap=justify == "right",
             overflow="ellipsis" if justify == "right" else "fold",
@@ -727,8 +727,51 @@ def rich_table(report: Report) -> Table:
             vertical="bottom",
         )
     for row in report.cells.iter_rows():
-        table.add_row(*(Text("–" if value is None else value) for value in row))
+        table.add_row(*(_Cell("–" if value is None else value) for value in row))
     return table
+
+
+def _filled(header: str) -> str:
+    """A header in lines as short as its longest word, or piece of a method's name."""
+    words = [_pieces(word) for word in header.split(" ")]
+    width = max(len(piece) for pieces in words for piece in pieces)
+    lines = [""]
+    for pieces in words:
+        for place, piece in enumerate(pieces):
+            joined = f"{lines[-1]} {piece}" if lines[-1] and place == 0 else lines[-1] + piece
+            if lines[-1] and len(joined) > width:
+                lines.append(piece)
+            else:
+                lines[-1] = joined
+    return "\n".join(lines)
+
+
+def _pieces(text: str | None) -> list[str]:
+    """What is broken last: of a method's name, its options in brackets and its preset."""
+    return (text and variants.breakable(text)) or ["–"]
+
+
+class _Cell(NamedTuple):
+    """A text for rich, which breaks lines at spaces alone."""
+
+    text: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        if _pieces(self.text) == [self.text]:
+            return Measurement.get(console, options, Text(self.text))
+        return Measurement(max(map(len, _pieces(self.text))), len(self.text))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Text]:
+        if _pieces(self.text) == [self.text]:
+            yield Text(self.text)
+            return
+        line = ""
+        for piece in _pieces(self.text):
+            if line and len(line) + len(piece) > options.max_width:
+                yield Text(line)
+                line = " "
+            line += piece
+        yield Text(line)
 
 
 def markdown(frame: pl.DataFrame) -> str:

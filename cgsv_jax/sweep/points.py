@@ -1,11 +1,12 @@
 """What a sweep runs: options that all points share, axes, points, and their words."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
-from cgsv_jax.config import resolve, schema, validate
+from cgsv_jax.config import resolve, schema, validate, variants
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.experiment import bind, hardware
 from cgsv_jax.experiment import names as names_lib
@@ -93,6 +94,8 @@ def of_values(
 ) -> Sweep:
     """A sweep of given combinations of values, which need not be a grid; otherwise as `grid`."""
     options = dict(options)
+    if schema.whole(options.get("seed")) and "seeds" not in options:
+        options["seeds"] = (options.pop("seed"),)
     algorithms = options.get("algorithms", ("cgsv",))
     algorithms = (algorithms,) if isinstance(algorithms, str) else tuple(algorithms)
     if algorithms == ("all",):
@@ -100,6 +103,7 @@ def of_values(
     options["algorithms"] = algorithms
     every = algorithms if YARDSTICK in algorithms else (YARDSTICK, *algorithms)
     complaints = _complaints(best, eval_split, len(combinations))
+    complaints += _own_axes(algorithms, axes)
     if "partition_seed" in axes and options.get("partition_seeds", 1) != 1:
         complaints.append(
             "--partition-seeds draws partitions with one --partition-seed, the next, ...: where "
@@ -110,7 +114,8 @@ def of_values(
     points, refused, count = [], {}, 0
     for values in combinations:
         try:
-            config = names_lib.configure(**{**options, "algorithms": every, **values})
+            asked = {**options, "algorithms": every, **values}
+            config = names_lib.configure(named=False, **asked)
             points.append(Point(dict(values), config))
         except ConfigError as error:
             for line in str(error).splitlines():
@@ -136,6 +141,22 @@ def of_values(
         raise ConfigError("\n".join(complaints))
     paths = {name: getattr(points[0].config, name) for name in schema.PATHS if name in options}
     return Sweep(options | paths, dict(axes), tuple(points), algorithms, best, eval_split)
+
+
+def _own_axes(algorithms: Sequence[Any], axes: Iterable[str]) -> list[str]:
+    """Complaints about methods that would be the same at every value of an axis."""
+    complaints = []
+    for text in algorithms:
+        with contextlib.suppress(ValueError):  # said of every point
+            _, pairs, preset = variants.read(text)
+            own = {*dict(pairs), *(["preset"] if preset else [])}
+            complaints += [
+                f"{validate.flag(name)} takes several values, it must not stand in {text!r}, where "
+                "it is the same at all of them"
+                for name in axes
+                if name in own
+            ]
+    return complaints
 
 
 def _too_large(points: Sequence[Point], swept: Sequence[str]) -> list[str]:
