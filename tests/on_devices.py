@@ -28,7 +28,7 @@ GATHERING = {"iafl", "rank", "cffl", "eci"}
 def equal():
     """Largest difference of every quantity between one device and eight, by method."""
     # 13 ragged clients on 8 devices: two rows each, and rows that only fill up.
-    asked = {"clients": 13, "rounds": 2, "seeds": 1}
+    asked = {"clients": 13, "rounds": 2, "seeds": 1, "save_models": True}
     one = running.run(names.configure(**asked, algorithms=METHODS, devices=1)).cells
     many = running.run(names.configure(**asked, algorithms=METHODS, layout="2")).cells
     (few,) = running.run(names.configure(**asked, algorithms="cgsv", eval_clients=5)).cells
@@ -37,6 +37,7 @@ def equal():
         pairs = [*zip(a.record._fields, a.record, b.record, strict=True)]
         ends = a.evaluation._asdict(), b.evaluation._asdict()
         pairs += [(name, x, ends[1][name]) for name, x in ends[0].items() if x is not None]
+        pairs += [*zip(("server's model", "clients' models"), a.models, b.models, strict=True)]
         pairs += [("test_loss of every row", a.answers.loss, b.answers.loss)]
         pairs += [("accuracy by rows", *(x.answers.right.mean(-1) for x in (a, b)))]
         if a.method == few.method:

@@ -20,7 +20,7 @@ BELOW = {
     "data": {"types", "core", "host"},
     "rules": {"types", "core"},
     "config": {"types", "core", "host", "rules"},
-    "results": {"types", "core", "host", "config"},
+    "results": {"types", "core", "host", "models", "config"},
     "experiment": {"types", "core", "host", "models", "data", "rules", "config", "results"},
     "sweep": {"types", "core", "host", "rules", "config", "results", "experiment"},
     "command": {

@@ -422,6 +422,9 @@ _TRIED = {
 }
 
 
+_OTHERS = ("export",)  # actions with a --method of their own
+
+
 def misheard(words: Sequence[str], actions: Sequence[Action]) -> str:
     """What is said of flags that people try, and of several values without commas; else nothing.
 
@@ -430,7 +433,9 @@ def misheard(words: Sequence[str], actions: Sequence[Action]) -> str:
       actions: those that train.
     """
     named = {action.record.__name__.lower(): action.flags for action in actions}
-    own = named.get(words[0], {}) if words else {}
+    if not words or words[0] in _OTHERS:
+        return ""
+    own = named.get(words[0], {})
     names = {f"--{name}".replace("_", "-"): name for name in own}
     names |= {flag.alias: name for name, flag in own.items() if flag.alias}
     for place, word in enumerate(words):
@@ -467,6 +472,7 @@ _RUNS = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="RUN ...", help="directories of runs or sweeps", help_behavior_hint=""),
 ]
+_IF_ONE = "(default: the only one there is)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -526,6 +532,38 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """Takes a client's model out of a run that was started with --save-models."""
+
+    run: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN", help="run directory"),
+    ]
+    client: Annotated[
+        str,
+        tyro.conf.arg(metavar="INT|server", help="the client's number, or server"),
+    ]
+    out: Annotated[
+        str,
+        _AS_PATH,
+        tyro.conf.arg(help="file: .npz, or .safetensors where that package is installed"),
+    ]
+    method: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help="whose", help_behavior_hint=_IF_ONE)
+    ] = None
+    seed: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help="of the run", help_behavior_hint=_IF_ONE)
+    ] = None
+    partition: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help="of the run", help_behavior_hint=_IF_ONE)
+    ] = None
+    partition_seed: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help="of the run", help_behavior_hint=_IF_ONE)
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """Which data sets there are, and which of them are on this machine."""
 
@@ -574,6 +612,7 @@ def commands(actions: tuple[Action, Action, Action]) -> Any:
                 | Annotated[Show, tyro.conf.subcommand("show")]
                 | Annotated[Plot, tyro.conf.subcommand("plot")]
                 | Annotated[Report, tyro.conf.subcommand("report")]
+                | Annotated[Export, tyro.conf.subcommand("export")]
                 | Annotated[Data, tyro.conf.subcommand("data")]
             ]
         ]

@@ -15,7 +15,7 @@ import tyro
 
 from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
-from cgsv_jax.command.flags import Data, List, Plot, Prepare, Report, Show
+from cgsv_jax.command.flags import Data, Export, List, Plot, Prepare, Report, Show
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names
 from cgsv_jax.host import files, terminal
@@ -105,6 +105,7 @@ def _answered(command: Any, lost: Callable[[], bool]) -> int:
         Plot: _plot,
         Show: _show,
         Report: _report,
+        Export: _export,
         List: _list,
         Prepare: _prepare,
     }
@@ -176,6 +177,15 @@ def _plot(args: Plot) -> None:
         terminal.say(console, str(file))
     if said := differences.sentence([run.config for run in runs]):
         terminal.say(console, f"the runs {said}")
+
+
+def _export(args: Export) -> None:
+    from cgsv_jax.results import saved
+
+    client = int(args.client) if args.client.isdecimal() else args.client
+    which = (args.method, args.seed, args.partition, args.partition_seed)
+    file = saved.export(args.run, args.out, client, *which)
+    terminal.say(terminal.console(), str(file))
 
 
 def _list(args: List) -> None:

@@ -278,6 +278,10 @@ def _announce(
         f"B = {config.batch_size} rows per step",
         "layout": f"clients computed at once: {config.layout}, devices: {config.devices}",
     }
+    if config.save_models:
+        runs = len(config.methods) * len(config.seeds) * len(config.partitions) * len(config.draws)
+        size = 4 * sum(dealt[0].tensors) * (len(dealt[0].sizes) + 1) * runs
+        shown["models"] = f"kept in {runs:,} files of {size / 1e6:,.1f} MB in all"
     if taking := _who_takes_part(config):
         shown["takes part"] = taking
     for task in dealt[: min(len(config.draws), DRAWS)]:  # in every partition the same

@@ -54,6 +54,7 @@ EARLIER = {
     "plugin_sha256": None,
     "select": "last",
     "partition_seeds": 1,
+    "save_models": False,
 }
 EARLIER_OF_METHODS = {"gamma_decay": 1.0}
 
@@ -340,6 +341,13 @@ class Config:
             "(extras of these names), into the run directory's folder tracking",
         ),
         "nobody",
+    )
+    save_models: bool = _evaluation(
+        Truth(
+            False,
+            "keep the models of the evaluation that counts, of every method, seed and client, in "
+            "the folder models of the run (cgsv export takes them out)",
+        )
     )
     checkpoint_every: int | None = _evaluation(
         Count(

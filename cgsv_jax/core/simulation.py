@@ -503,9 +503,7 @@ def evaluate(
             return accuracy, loss, distance, held, answers
         return *one_model(inputs, labels, weights), distance, held, None
 
-    weights = state.clients
-    if algorithm.common is not None:
-        weights = jnp.where(algorithm.common(state.round), state.server[None, :], weights)
+    weights = models_of(state, algorithm)
     if chosen is not None:
         weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
     width = settings.eval_width or settings.width
@@ -516,6 +514,13 @@ def evaluate(
     accuracy, loss, distance, held, answers = results
     server = one_model(inputs, labels, state.server)
     return Evaluation(state.round, accuracy, loss, distance, *server, held, answers)
+
+
+def models_of(state: State, algorithm: Algorithm) -> Array:
+    """The clients' models as they are evaluated, [rows, D]: the server's where all share one."""
+    if algorithm.common is None:
+        return state.clients
+    return jnp.where(algorithm.common(state.round), state.server[None, :], state.clients)
 
 
 def advance(

@@ -57,6 +57,7 @@ class Bound(NamedTuple):
     select: str  # which evaluation counts: the last, or the best on validation rows
     patience: int | None  # evaluations without a better one on validation rows that end a run
     patient_from: int  # the round from which these are counted
+    save_models: bool  # whether the models of that evaluation are kept
     cohort: int  # clients of a round, at most
     checkpoint_every: int | None  # rounds
     flags: Flags  # that decide N and D
@@ -179,6 +180,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         select=config.select,
         patience=config.patience,
         patient_from=config.rounds if needs.more_rounds else 0,
+        save_models=config.save_models,
         cohort=listed or config.cohort or number,
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),

@@ -135,6 +135,8 @@ def segments_of(bound: Bound) -> tuple[execute.Segment, ...]:
     every = bound.settings.eval_every
     if bound.patience is not None:  # a run may end with any evaluation
         most = min(most, every)
+    if bound.save_models and bound.select == "validation":
+        most = min(most, every)  # any evaluation may turn out to count: each ends a segment
     alone = bound.settings.rounds if bound.needs.alone else 0
     before = execute.segments(alone, every, most) if alone else ()
     before = tuple(execute.Segment(segment.rounds, 0, alone=True) for segment in before)
@@ -193,6 +195,11 @@ def unfit(config: Config, task: Task) -> list[str]:
             wrong.append(str(error))
             continue
         wrong += hardware.beyond(method.name, needed, there)
+    runs = len(config.partitions) * len(config.draws) * len(config.seeds) * len(config.methods)
+    if config.save_models:
+        size = 4 * (number + 1) * sum(task.tensors) * runs
+        kept = Memory(size, f"{runs:,} times {number + 1:,} models", ("--save-models", "--seeds"))
+        wrong += hardware.beyond("what is kept", [kept], files_lib.host_memory())
     rows = number * len(config.partitions) * len(config.draws) * len(config.seeds)
     rows *= sum(bind.rounds_of(config, method) for method in config.methods)
     seeds = ("--seeds", "--partition-seeds") if config.partition_seeds > 1 else ("--seeds",)

@@ -1,7 +1,6 @@
 """From a configuration to tasks: the data, dealt out to clients, and a model."""
 
 import dataclasses
-import functools
 import itertools
 import warnings
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 
 from cgsv_jax import data as data_lib
+from cgsv_jax import models
 from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.core import attacks, checks, vectors
@@ -55,7 +55,8 @@ def tasks(config: Config) -> tuple[Task, ...]:
             read["by_owner"] = owners_lib.load(config.owners or "", len(full.labels))
         if "from_lists" in config.partitions:
             read["from_lists"] = lists.load(config.lists or "")
-        model = _model(config, full, source.num_classes)
+        recipe = _recipe(config, full, source.num_classes)
+        model = models.built(config.tables.models[config.model], recipe)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     schema.refuse(budget.unfit_data(config, full))
@@ -71,7 +72,11 @@ def tasks(config: Config) -> tuple[Task, ...]:
             wrong += str(error).splitlines()
     schema.refuse(wrong)
     honest = [
-        (own, _task(own, name, data, clients, model)._replace(identity=identity), owners)
+        (
+            own,
+            _task(own, name, data, clients, model)._replace(identity=identity, recipe=recipe),
+            owners,
+        )
         for own, name, data, clients, owners in dealt
     ]
     schema.refuse(wrong for _, task, _ in honest for wrong in budget.unfit(config, task))
@@ -110,13 +115,14 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
             f"--partition-seeds is {config.partition_seeds}, it must be 1 for clients that are "
             "given: there is nothing to draw anew"
         )
-    own_model = model is not None
+    own_model, recipe = model is not None, None
     if model is None:
         schema.refuse(checks.complaints(data, clients))  # before their shape and labels are used
         held = (data.labels, data.test_labels, *(data.validation or ())[1:])
         classes = max(int(np.max(labels, initial=0)) for labels in held) + 1
         try:
-            model = _model(config, data, classes)
+            recipe = _recipe(config, data, classes)
+            model = models.built(config.tables.models[config.model], recipe)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     schema.refuse(checks.complaints(data, clients, model))
@@ -128,7 +134,7 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
     if data.validation is None:
         data = data._replace(validation=(data.inputs[:0], data.labels[:0]))
     task = _task(config, schema.GIVEN, data, clients, model)
-    task = task._replace(own_model=own_model)
+    task = task._replace(own_model=own_model, recipe=recipe)
     schema.refuse(budget.unfit(config, task))
     return _conducted(config, task)
 
@@ -163,15 +169,17 @@ def again(
     return config, task
 
 
-def _model(config: Config, data: Dataset, num_classes: int) -> Model:
-    builder = config.tables.models[config.model]
+def _recipe(config: Config, data: Dataset, num_classes: int) -> dict[str, Any]:
+    """What the config's model is built with, as JSON has it."""
+    recipe: dict[str, Any] = {"input_shape": list(data.inputs.shape[1:])}
+    recipe["num_classes"] = num_classes
     if config.model == "mlp":
-        builder = functools.partial(builder, hidden=config.hidden)
+        recipe["hidden"] = list(config.hidden)
     if config.model in schema.CONVOLUTIONAL:
-        builder = functools.partial(builder, conv=config.conv)
+        recipe["conv"] = config.conv
     if config.model in schema.OF_TOKENS:  # tokens are numbered without gaps
-        builder = functools.partial(builder, vocabulary=int(data.inputs.max()) + 1)
-    return builder(data.inputs.shape[1:], num_classes)
+        recipe["vocabulary"] = int(data.inputs.max()) + 1
+    return recipe
 
 
 def _task(config: Config, name: str, data: Dataset, clients: Clients, model: Model) -> Task:

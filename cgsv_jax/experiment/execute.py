@@ -31,6 +31,8 @@ class Counted(NamedTuple):
     score: Array  # [R] int32; -1 where there is no evaluation yet
     round: Array  # [R] int32, rounds completed
     answers: Answers | None  # leaves [R, N, n]; None: nobody wants them
+    # The server's [R, D] and the clients' [R, N, D] models; None: nobody wants them.
+    models: tuple[Array, Array] | None = None
 
 
 class Seen(NamedTuple):

@@ -75,7 +75,11 @@ def programs(bound: Bound) -> Programs:
             rows = None
             if choosing is not None and bound.select == "validation":
                 rows = choosing[1].size
-            outputs = record, evaluation._replace(answers=None), _counted(evaluation, rows)
+            counted = _counted(evaluation, rows)
+            if bound.save_models:  # of the segment's end, where its evaluation is
+                models = simulation.models_of(state, federation.algorithm)[:number]
+                counted = counted._replace(models=(state.server, models))
+            outputs = record, evaluation._replace(answers=None), counted
             return state, *layout_lib.keep_whole(outputs, mesh)
 
         return grid.runs(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)
@@ -84,6 +88,9 @@ def programs(bound: Bound) -> Programs:
         record: Record, evaluation: Evaluation, counted: Counted
     ) -> tuple[Record, Evaluation, Counted]:
         record = jax.tree.map(lambda x: x[..., places], record)
+        if counted.models is not None:
+            server, models = counted.models
+            counted = counted._replace(models=(server, models[..., places, :]))
         if task.chosen is None:
             fields = {name: getattr(evaluation, name) for name in simulation.PER_CLIENT}
             evaluation = evaluation._replace(**jax.tree.map(lambda x: x[..., places], fields))
@@ -137,6 +144,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         answers=None if counted is None else counted.answers,
         counts=which_counts(bound.select, evaluation, counted),
         stopped=execute.stopped(record, evaluation),
+        models=None if counted is None else counted.models,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cgsv_jax.config import resolve
-from cgsv_jax.config.schema import Config, ConfigError
+from cgsv_jax.config.schema import GIVEN, Config, ConfigError
 from cgsv_jax.experiment import bind, callbacks, deal, execute, tracking
 from cgsv_jax.experiment import identity as identity_lib
 from cgsv_jax.experiment import programs as programs_lib
@@ -23,6 +23,7 @@ from cgsv_jax.experiment.task import Task
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
 from cgsv_jax.results import frames as frames_lib
+from cgsv_jax.results import saved
 from cgsv_jax.types import Evaluation
 
 if TYPE_CHECKING:
@@ -243,6 +244,9 @@ def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> dict[st
       OSError: when it cannot be written.
     """
     environment = environment_lib.environment() | {"data": result.tasks[0].identity}
+    if any(cell.models is not None for cell in result.cells):
+        # Before the tables, by which a run is known to be finished.
+        saved.write(directory, result.cells, result.tasks[0].model, _network(result))
     return directory_lib.write(
         directory,
         described(result),
@@ -250,6 +254,13 @@ def save(directory: Any, result: Result, earlier: Sequence[Any] = ()) -> dict[st
         result.timing,
         result.cells,
     )
+
+
+def _network(result: Result) -> dict[str, Any]:
+    """How somebody may build the model of a run who has its directory alone."""
+    recipe = result.tasks[0].recipe
+    name = GIVEN if recipe is None else result.config.model
+    return {"name": name, "recipe": {} if recipe is None else dict(recipe)}
 
 
 def described(result: Result) -> dict[str, Any]:

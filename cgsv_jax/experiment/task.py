@@ -1,6 +1,7 @@
 """What all methods of one partition share."""
 
-from typing import NamedTuple, TypedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Task(NamedTuple):
     own_model: bool = False  # whether the model was given too, and is not the config's
     owners: tuple[str, ...] = ()  # [N] whose rows a client holds; (): nobody's by name
     partition_seed: int = 0  # with which all this was drawn
+    recipe: Mapping[str, Any] | None = None  # how the config's model is built; None: it was given
 
     @property
     def validation_rows(self) -> int:

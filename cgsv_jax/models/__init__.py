@@ -5,7 +5,8 @@ and computation follows the dtypes of parameters and inputs. A new network is on
 line in `MODELS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from cgsv_jax import types
 from cgsv_jax.core import deprecated
@@ -23,11 +24,20 @@ MODELS: dict[str, Callable[..., types.Model]] = {
     "text_cnn": text_cnn,
 }
 
+
+def built(builder: Callable[..., types.Model], recipe: Mapping[str, Any]) -> types.Model:
+    """The model of a recipe: `input_shape`, `num_classes`, and the builder's options by name."""
+    rest = dict(recipe)
+    shape, classes = rest.pop("input_shape"), rest.pop("num_classes")
+    return builder(tuple(shape), classes, **rest)
+
+
 __getattr__ = deprecated.names(__name__, {"from_flax": "cgsv_jax.models.from_linen"})
 
 __all__ = [
     "FORMS",
     "MODELS",
+    "built",
     "cifar_cnn",
     "from_equinox",
     "from_linen",

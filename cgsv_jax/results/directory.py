@@ -12,6 +12,8 @@
 | holdings.parquet | a row per partition, partition seed, client and label that it holds |
 | summary.json | mean and standard deviation over both kinds of seeds, per partition and method |
 
+With --save-models there is a folder `models` as well (see saved.py).
+
 What is not known is null in every file, never NaN.
 
 Until all of them are there the run is unfinished, and a folder `checkpoint` may hold what is
@@ -54,9 +56,11 @@ RAYS = "ray"  # folder of a sweep with Ray's own files, while it runs
 PART_FILES = ("*.npz", "*.json")
 FIGURES = "figures"  # folder where results/figures.py puts its own
 REPORT = "report.html"  # which `cgsv report` puts beside the tables
+MODELS = "models"  # folder where results/saved.py puts its own, where they are kept
+MODEL_FILES = ("*.npz", "manifest.json")
 CHECKPOINT = "checkpoint"  # folder where experiment/checkpoint.py puts its own, while it runs
 TRACKING = "tracking"  # folder where experiment/tracking.py has one for every tracker
-FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS, TRACKING)
+FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS, TRACKING, MODELS)
 FIGURE_KINDS = ("fairness_rounds", "accuracy", "reputation", "fairness", "share", "holdings")
 SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
@@ -176,7 +180,11 @@ def _empty(directory: pathlib.Path) -> None:
     """Removes what a run or a sweep has written, and nothing else."""
     remove_checkpoints(directory)
     drawn = itertools.product((*FIGURE_KINDS, *SWEEP_FIGURE_KINDS), FIGURE_FORMATS)
-    ours = {PARTS: PART_FILES, FIGURES: [f"{kind}-*.{suffix}" for kind, suffix in drawn]}
+    ours = {
+        MODELS: MODEL_FILES,
+        PARTS: PART_FILES,
+        FIGURES: [f"{kind}-*.{suffix}" for kind, suffix in drawn],
+    }
     for folder, patterns in ours.items():
         for pattern in patterns:
             for file in (directory / folder).glob(pattern):
@@ -281,7 +289,10 @@ def tidy(directory: Path) -> None:
       ValueError: a folder of the run's is a symbolic link.
       OSError: something cannot be removed.
     """
-    for folder in (directory, *(files.inside(directory, name) for name in (FIGURES, PARTS))):
+    for folder in (
+        directory,
+        *(files.inside(directory, name) for name in (FIGURES, PARTS, MODELS)),
+    ):
         files.remove_half_written(folder)
 
 

@@ -172,12 +172,15 @@ class Cell(NamedTuple):
     # long as if none had been; what comes after an end is nothing (see `execute.execute`).
     stopped: np.ndarray | None = None
     held: np.ndarray | None = None  # [N, C] rows of every label that each client holds
+    # The server's [S, D] and the clients' [S, N, D] at the evaluation that counts; None: not kept.
+    models: tuple[np.ndarray, np.ndarray] | None = None
 
     def __repr__(self) -> str:
         """A line: arrays are many, and large."""
         runs, rounds, number = self.record.present.shape
         what = f"{runs} seeds, {rounds} rounds, {number} clients"
-        accuracy = 100 * float(np.mean([end.accuracy.mean() for end in outcomes(self)]))
+        ends = [end for cell in ended([self]) for end in outcomes(cell)]
+        accuracy = 100 * float(np.mean([end.accuracy.mean() for end in ends]))
         return f"Cell({self.method} on {self.partition}: {what}, accuracy {accuracy:.1f} %)"
 
 
@@ -250,6 +253,7 @@ def _one_seed(cell: Cell, place: int) -> Cell:
         answers=jax.tree.map(lambda x: x[own], cell.answers),
         counts=None if cell.counts is None else cell.counts[own],
         stopped=None if cell.stopped is None else cell.stopped[own],
+        models=jax.tree.map(lambda x: x[own], cell.models),
     )
 
 
@@ -294,9 +298,9 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
         "loss": record.loss,
         "update_norm": record.norm,
         "energy": record.energy,
-        "accuracy": at_rounds(_of_all(cell, evaluation.accuracy)),
-        "test_loss": at_rounds(_of_all(cell, evaluation.loss)),
-        "distance": at_rounds(_of_all(cell, evaluation.distance)),
+        "accuracy": at_rounds(of_all(cell, evaluation.accuracy)),
+        "test_loss": at_rounds(of_all(cell, evaluation.loss)),
+        "distance": at_rounds(of_all(cell, evaluation.distance)),
         "server_accuracy": at_rounds(evaluation.server_accuracy)[..., None],
         "server_test_loss": at_rounds(evaluation.server_loss)[..., None],
     }
@@ -310,7 +314,7 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
         (cell.partition, cell.partition_seed, seed): own
         for cell in cells
         if cell.method == YARDSTICK
-        for seed, own in zip(cell.seeds, _of_all(cell, _ends(cell).accuracy), strict=True)
+        for seed, own in zip(cell.seeds, of_all(cell, _ends(cell).accuracy), strict=True)
     }
 
     def frame(cell: Cell) -> pl.DataFrame:
@@ -323,8 +327,8 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
             "rows": cell.sizes,
             "classes": cell.classes,
             "standalone_accuracy": [alone.get((*place, s), nothing) for s in cell.seeds],
-            "accuracy": _of_all(cell, ends.accuracy),
-            "distance": _of_all(cell, ends.distance),
+            "accuracy": of_all(cell, ends.accuracy),
+            "distance": of_all(cell, ends.distance),
             "attack": np.array(cell.cheats or ""),
         }
         return _frame(cell, (len(cell.seeds), clients), columns, CLIENT_COLUMNS)
@@ -410,7 +414,7 @@ def _stacked(frames: Iterable[pl.DataFrame], types: Mapping[str, Any]) -> pl.Dat
     return pl.concat([pl.DataFrame(schema=types), *frames], rechunk=True)
 
 
-def _of_all(cell: Cell, values: Array) -> np.ndarray:
+def of_all(cell: Cell, values: Array) -> np.ndarray:
     """What was evaluated [..., K] as [..., N], NaN for the other clients."""
     if cell.evaluated is None:
         return np.asarray(values)

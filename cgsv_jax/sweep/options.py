@@ -28,6 +28,7 @@ FIXED = (
     *schema.PATHS,
     *("repeated_rows", "eval_every", "eval_rows", "eval_clients", "eval_batch", "layout"),
     *("devices", "conv", "patience", "track", "checkpoint_every", "plugin", "plugin_sha256"),
+    "save_models",
 )
 _SWEEPABLE = ("preset", *(name for name in schema.FIELDS if name not in (*LISTS, *FIXED)))
 

@@ -137,6 +137,11 @@ def of_values(
             "--eval-split validation cannot be combined with --select validation: the rows that "
             "chose the round would judge it"
         )
+    if any(own.config.save_models for own in points):
+        complaints.append(
+            "--save-models does nothing in a sweep, which keeps numbers: cgsv run --save-models "
+            "trains a point's models again"
+        )
     if complaints := complaints or _too_large(points, tuple(axes)):
         raise ConfigError("\n".join(complaints))
     paths = {name: getattr(points[0].config, name) for name in schema.PATHS if name in options}
