@@ -100,7 +100,7 @@ def test_axes_are_labelled_with_units(run, kind):
     x, y = LABELS[kind]
     assert [a.get_xlabel() for a in axes] == [x] * len(axes)
     assert axes[0].get_ylabel() == y
-    shown = METHODS[1:] if kind == "fairness" else METHODS
+    shown = {"fairness": ("cgsv",), "share": ("standalone", "fedavg", "cgsv")}.get(kind, METHODS)
     assert [a.get_title().splitlines()[0] for a in axes] == list(shown)
     assert [a.get_ylabel() for a in figure.axes if a not in axes] == ["rows held"]
     assert "power_law" in figure.get_suptitle()
@@ -203,8 +203,13 @@ def test_share_is_in_percent_of_all_entries(run):
 
 
 def test_fairness_is_in_the_title(run):
-    fedavg, cgsv = panels(figures_lib.fairness(run, "power_law"))
-    assert cgsv.get_title() == "cgsv\nfairness 100.0 [100.0, 100.0]"
+    """With what it rests on; a method without one is a line, unless there is no other."""
+    figure = figures_lib.fairness(run, "power_law")
+    (cgsv,) = panels(figure)
+    assert cgsv.get_title() == "cgsv\nfairness 100.0 [100.0, 100.0]\nspread 14.1 points"
+    said = " ".join(figure.get_suptitle().split())
+    assert said.endswith("undefined for fedavg: all clients end with the same accuracy")
+    (fedavg,) = panels(figures_lib.fairness(run_of([cell(m) for m in METHODS[:2]]), "power_law"))
     title = " ".join(fedavg.get_title().split())
     assert title == "fedavg fairness undefined: all clients end with the same accuracy"
     points = cgsv.collections[-1].get_offsets()
@@ -224,12 +229,11 @@ def turning(late, seeds=2, evaluations=8):
 
 def test_fairness_over_rounds_is_that_of_its_table(run):
     figure = figures_lib.fairness_rounds(run, "power_law")
-    fedavg, cgsv = uppers(figure)
-    assert [axes.get_ylabel() for axes in (fedavg, cgsv)] == ["fairness", ""]
-    assert {axes.get_ylim() for axes in (fedavg, cgsv)} == {(-108, 108)}
-    titles = [" ".join(axes.get_title().split()) for axes in (fedavg, cgsv)]
-    assert titles[0].startswith("fedavg fairness undefined: all clients end with")
-    assert titles[1] == "cgsv fairness 100.0 [100.0, 100.0]"
+    (cgsv,) = uppers(figure)
+    assert cgsv.get_ylabel() == "fairness"
+    assert cgsv.get_ylim() == (-108, 108)
+    assert cgsv.get_title() == "cgsv\nfairness 100.0 [100.0, 100.0]\nspread 14.1 points"
+    assert "undefined for fedavg: all clients end with" in figure.get_suptitle()
     assert legend(figure) == [
         *("by loss", "by accuracy", "mean accuracy", "standalone"),
         "last quarter of the evaluations",
@@ -241,7 +245,7 @@ def test_fairness_over_rounds_is_that_of_its_table(run):
     for line, seed in zip(lines[3:5], (0, 1), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), [2, 4, 6])
         np.testing.assert_allclose(line.get_ydata(), own.filter(seed=seed)["fairness"])
-    accuracy = [line for line in panels(figure)[1].lines if len(line.get_xdata()) == 3]
+    accuracy = [line for line in panels(figure)[0].lines if len(line.get_xdata()) == 3]
     means = own.group_by("round", maintain_order=True).agg(pl.col("mean_accuracy").mean())
     np.testing.assert_allclose(accuracy[2].get_ydata(), means["mean_accuracy"], rtol=1e-6)
     alone = run.fairness.filter(method="standalone", seed=0)["mean_accuracy"]
@@ -273,10 +277,9 @@ def test_doubts_stand_in_titles_and_are_explained_once():
     for kind in ("fairness_rounds", "fairness"):
         figure = figures_lib.KINDS[kind](run, "power_law")
         titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-        assert titles[0] == "cgsv\nfairness 100.0* [100.0, 100.0]"
-        assert figure.get_suptitle().splitlines()[1:] == [
-            "* its sign changes over the last quarter, or it is lost there"
-        ]
+        assert titles[0].startswith("cgsv\nfairness 100.0* [100.0, 100.0]\n")
+        said = " ".join(figure.get_suptitle().splitlines()[1:])
+        assert said.endswith("* its sign changes over the last quarter, or it is lost there")
     compared = figures_lib.comparison([run.summary], ["run"])
     assert [text.get_text() for text in compared.axes[0].texts] == [
         *("yardstick", "100.0*", "undefined"),
@@ -287,8 +290,8 @@ def test_doubts_stand_in_titles_and_are_explained_once():
     )
     figure = figures_lib.fairness(run._replace(summary=unsure), "power_law")
     title = figure.axes[0].get_title()
-    assert title == "cgsv\nfairness ±?* [-50.0, 100.0]"
-    assert figure.get_suptitle().splitlines()[1] == "±? its interval contains both signs"
+    assert title.startswith("cgsv\nfairness ±?* [-50.0, 100.0]\n")
+    assert "±? its interval contains both signs" in figure.get_suptitle().splitlines()
 
 
 def test_many_clients_are_bands(crowd):
@@ -309,8 +312,41 @@ def test_many_clients_are_bands(crowd):
     low, high = axes.collections[0].get_paths()[0].get_extents().intervaly
     assert low == pytest.approx((0.4 + 0.4 * 0.05) * 0.6, rel=1e-5)  # at round 2
     assert high == pytest.approx(0.4 + 0.4 * 0.95)
-    points = panels(figures_lib.fairness(crowd, "power_law"))[1].collections[-1].get_offsets()
+    points = panels(figures_lib.fairness(crowd, "power_law"))[0].collections[-1].get_offsets()
     assert len(points) == 400
+
+
+def test_what_no_round_changes_is_a_line_of_text(run):
+    """Reputations that stay, and shares that are the same for all; all others are drawn."""
+    still = run.rounds.with_columns(
+        pl.when(pl.col("method") == "fedavg").then(1.0).otherwise("share").alias("share"),
+        pl.when(pl.col("method") != "cgsv").then(0.2).otherwise("reputation").alias("reputation"),
+    )
+    run = run._replace(rounds=still)
+    figure = figures_lib.reputation(run, "power_law")
+    assert [axes.get_title() for axes in panels(figure)] == ["cgsv"]
+    said = " ".join(figure.get_suptitle().split())
+    assert said.endswith("the same in every round: standalone, fedavg 20 %")
+    figure = figures_lib.share(run, "power_law")
+    assert [axes.get_title() for axes in panels(figure)] == ["standalone", "cgsv"]
+    assert figure.get_suptitle().splitlines()[-1] == "the same in every round: fedavg 100 %"
+
+
+def test_the_last_accuracies_stand_beside_the_lines(run):
+    """One number where all clients end alike."""
+    texts = [
+        [text.get_text() for text in axes.texts]
+        for axes in panels(figures_lib.accuracy(run, "power_law"))
+    ]
+    assert texts == [["80.0", "40.0"], ["90.0"], ["80.0", "40.0"]]
+
+
+@pytest.mark.parametrize(("number", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (5, 3), (13, 3)])
+def test_four_panels_are_two_by_two(number, columns):
+    made = run_of([cell(f"m{i}", seeds=1) for i in range(number)])
+    axes = panels(figures_lib.accuracy(made, "power_law"))
+    assert len(axes) == number
+    assert {a.get_subplotspec().get_gridspec().ncols for a in axes} == {columns}
 
 
 def test_equal_rows_are_coloured_by_classes():

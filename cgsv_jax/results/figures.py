@@ -11,7 +11,7 @@ import os
 import pathlib
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,7 +143,11 @@ def made(run: directory.Run) -> dict[str, Figure]:
 
 
 def accuracy(run: directory.Run, partition: str) -> Figure:
-    """Test accuracy of every client over rounds, a panel per method; the server dashed."""
+    """Test accuracy of every client over rounds, a panel per method; the server dashed.
+
+    What the first and the last client end with stands beside their lines: where these coincide, one
+    number says so.
+    """
 
     def server(axes: Axes, own: pl.DataFrame) -> list[Line2D]:
         mean = own.group_by("round").agg(pl.col("server_accuracy").mean()).sort("round")
@@ -152,27 +156,28 @@ def accuracy(run: directory.Run, partition: str) -> Figure:
         style |= _dotted(len(mean))
         return axes.plot(mean["round"], mean["server_accuracy"], label="server", **style)
 
-    figure = _over_rounds(run, partition, "accuracy", "test accuracy, %", extra=server)
-    for axes in figure.axes[: _num_methods(run, partition)]:
+    figure, panels = _over_rounds(run, partition, "accuracy", "test accuracy, %", extra=server)
+    for axes in panels:
         axes.yaxis.set_major_formatter(_PERCENT)
     return figure
 
 
 def reputation(run: directory.Run, partition: str) -> Figure:
-    """Reputation of every client over rounds, a panel per method."""
+    """Reputation of every client over rounds, a panel per method whose reputations change."""
     number = run.clients.filter(partition=partition)["client"].n_unique()
 
     def equal(axes: Axes, own: pl.DataFrame) -> list[Line2D]:
         style = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.2, "zorder": 5}
         return [axes.axhline(1 / number, label="1 / number of clients", **style)]
 
-    return _over_rounds(run, partition, "reputation", "reputation (sums to 1)", extra=equal)
+    figure, _ = _over_rounds(run, partition, "reputation", "reputation (sums to 1)", extra=equal)
+    return figure
 
 
 def share(run: directory.Run, partition: str) -> Figure:
-    """Share of the aggregate's entries that every client received, a panel per method."""
-    figure = _over_rounds(run, partition, "share", "share of entries received, %")
-    for axes in figure.axes[: _num_methods(run, partition)]:
+    """Share of the aggregate's entries that clients received, a panel per method that varies it."""
+    figure, panels = _over_rounds(run, partition, "share", "share of entries received, %")
+    for axes in panels:
         axes.set_ylim(-0.03, 1.03)
         axes.yaxis.set_major_formatter(_PERCENT)
     return figure
@@ -182,20 +187,19 @@ def fairness(run: directory.Run, partition: str) -> Figure:
     """Accuracy alone against accuracy at the end, a panel per method, fairness in its title."""
     _, clients, _, over = _of(run, partition)
     summary = run.summary.filter(partition=partition)
-    methods = [m for m in _methods(clients) if m != frames.YARDSTICK] or _methods(clients)
+    means = frames.fairness_table(summary)
+    methods, doubts = _defined(means, _methods(clients))
     figure, panels = _panels(len(methods), title=f"Alone and together, {partition}", square=True)
     scale = _scale(clients)
     known = clients.filter(pl.col("standalone_accuracy").is_not_null()).filter(
         pl.col("method").is_in(methods)
     )
     low, high = _limits([*known["standalone_accuracy"], *known["accuracy"].drop_nulls()])
-    means = frames.fairness_table(summary)
-    doubts: list[str] = []
     for axes, method in zip(panels, methods, strict=True):
         own = clients.filter(method=method).drop_nulls(["standalone_accuracy", "accuracy"])
         row = means.row(by_predicate=pl.col("method") == method, named=True)
         doubts += _doubts(row)
-        axes.set_title(f"{method}\n{_fairness_text(row)}", fontsize=10)
+        axes.set_title(f"{_wrapped(method)}\n{_fairness_text(row)}", fontsize=10)
         axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=(0, (1, 2)))
         _against_alone(axes, own, scale)
         axes.set(xlim=(low, high), ylim=(low, high))
@@ -226,9 +230,10 @@ def fairness_rounds(run: directory.Run, partition: str) -> Figure:
     """
     course = run.fairness.filter(partition=partition)
     means = frames.fairness_table(run.summary.filter(partition=partition))
-    methods = [m for m in _methods(course) if m != frames.YARDSTICK] or _methods(course)
+    ever = course.drop_nulls("fairness")["method"].unique()
+    methods, doubts = _defined(means, _methods(course), set(ever))
     alone = frames.while_all_run(course.filter(method=frames.YARDSTICK))
-    columns = min(len(methods), COLUMNS)
+    columns = _columns(len(methods))
     rows = -(-len(methods) // columns)
     width, height = PANEL
     size = max(width * columns, 4.6) + 0.6, (height + 0.9) * rows + 0.7
@@ -241,7 +246,7 @@ def fairness_rounds(run: directory.Run, partition: str) -> Figure:
     for axes in (*uppers[len(methods) :], *lowers[len(methods) :]):
         axes.remove()
     uppers, lowers = uppers[: len(methods)], lowers[: len(methods)]
-    last, doubts = course["round"].to_numpy().max(), []
+    last = course["round"].to_numpy().max()
     # The upper one is thinner: where they agree, both are seen.
     lines = {
         "fairness_by_loss": ("by loss", ORANGE, 2.4),
@@ -251,7 +256,7 @@ def fairness_rounds(run: directory.Run, partition: str) -> Figure:
         own = course.filter(method=method)
         row = means.row(by_predicate=pl.col("method") == method, named=True)
         doubts += _doubts(row)
-        upper.set_title(f"{method}\n{_fairness_text(row)}", fontsize=10)
+        upper.set_title(f"{_wrapped(method)}\n{_fairness_text(row)}", fontsize=10)
         upper.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
         for name, (_, colour, wide) in lines.items():
             _runs(upper, own, name, colour, wide)
@@ -416,8 +421,7 @@ def comparison(
     over = "seeds and draws" if drawn else "seeds"
     figure.suptitle(f"Mean ± standard deviation over {over}", fontsize=11)
     _legend(figure, handles)
-    characters = max(40, int(14 * figure.get_figwidth()))
-    _explain(figure, [*([textwrap.fill(note, characters)] if note else []), *doubts])
+    _explain(figure, [*([note] if note else []), *doubts])
     return figure
 
 
@@ -555,14 +559,16 @@ def _over_rounds(
     column: str,
     label: str,
     extra: Callable[[Axes, pl.DataFrame], list[Line2D]] | None = None,
-) -> Figure:
+) -> tuple[Figure, list[Axes]]:
     """A panel per method: `column` of every client over rounds, means over seeds and draws.
 
+    Of reputations and shares those that no round changes are a line of text under the title.
     Few clients are lines coloured by what they hold; many are the median, bands, and the means of
     the tenths that hold least and most.
     """
     rounds, clients, note, _ = _of(run, partition)
-    methods = _methods(rounds)
+    still = {} if column == "accuracy" else _constant(rounds, column)
+    methods = [method for method in _methods(rounds) if method not in still] or _methods(rounds)[:1]
     many = clients["client"].n_unique() > LINES
     scale = _scale(clients)
     titles = {"accuracy": "Test accuracy", "reputation": "Reputation", "share": "Entries received"}
@@ -588,7 +594,9 @@ def _over_rounds(
                 axes.plot(line["round"], line[column], **_dotted(line["round"].len()), **style)
             handles = []
         handles += extra(axes, own) if extra else []
-        axes.set_title(method, fontsize=10)
+        if column == "accuracy":
+            _ends(axes, mean)
+        axes.set_title(_wrapped(method), fontsize=10)
         axes.set_xlabel("round")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlim(0, last + max(0.01 * last, 0.3))
@@ -600,7 +608,58 @@ def _over_rounds(
         _colour_bar(figure, panels, scale)
     if handles:
         _legend(figure, handles)
-    return figure
+    said: dict[str, list[str]] = {}
+    for method, text in still.items():
+        said.setdefault(text, []).extend([method] if method not in methods else [])
+    parts = [f"{', '.join(own)} {text}" for text, own in said.items() if own]
+    _explain(figure, [f"the same in every round: {'; '.join(parts)}"] if parts else [])
+    return figure, panels
+
+
+def _constant(rounds: pl.DataFrame, column: str) -> dict[str, str]:
+    """The methods under which no round changes a client's mean, and what that is.
+
+    Shares that differ between clients are drawn all the same: who gets what is their point.
+    """
+    found = {}
+    for (method,), own in rounds.group_by("method", maintain_order=True):
+        means = own.group_by("client", "round").agg(pl.col(column).cast(pl.Float64).mean())
+        spans = means.group_by("client").agg(
+            (pl.col(column).max() - pl.col(column).min()).alias("span"), pl.col(column).first()
+        )
+        values = spans[column].drop_nulls()
+        alike = column == "reputation" or values.n_unique() == 1
+        if len(values) and alike and (spans["span"].drop_nulls() < 1e-6).all():
+            ends = values.to_numpy().min(), values.to_numpy().max()
+            ends = dict.fromkeys(f"{100 * end:.3g}" for end in ends)
+            found[str(method)] = f"{' to '.join(ends)} %"
+    return found
+
+
+def _ends(axes: Axes, mean: pl.DataFrame) -> None:
+    """The least and the most that a client ends with, beside the last round; one if they agree."""
+    last = mean.group_by("client", maintain_order=True).agg(
+        pl.col("round").last(), pl.col("accuracy").last()
+    )
+    if not len(last):
+        return
+    low, high = last["accuracy"].to_numpy().min(), last["accuracy"].to_numpy().max()
+    texts = {f"{100 * high:.1f}": (high, "bottom"), f"{100 * low:.1f}": (low, "top")}
+    for text, (y, side) in texts.items():
+        place = (last["round"].to_numpy().max(), y)
+        axes.annotate(
+            *(text, place, (-1, 2 if side == "bottom" else -4)),
+            textcoords="offset points",
+            fontsize=7,
+            ha="right",
+            va=side,
+            zorder=6,
+        )
+
+
+def _wrapped(name: str) -> str:
+    """A name that may be long, as the title of a panel; it breaks before a choice if it can."""
+    return textwrap.fill(name.replace(",", ", "), 40) if len(name) > 40 else name
 
 
 def _bands(axes: Axes, mean: pl.DataFrame, column: str) -> list[Line2D | Patch]:
@@ -684,7 +743,27 @@ def _fairness_text(row: Mapping[str, Any]) -> str:
     text = f"fairness {tables.fairness_text(row)}"
     if row["fairness_seeds"] < row["seeds"]:
         text += f" ({row['fairness_seeds']} of {row['seeds']} {tables.unit(row)})"
+    if row["accuracy_spread"] is not None:  # what the fairness rests on
+        text += f"\nspread {tables.number(row['accuracy_spread'], 100)} points"
     return text
+
+
+def _defined(
+    means: pl.DataFrame, methods: Sequence[str], ever: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """The methods that a fairness is drawn of, and lines on those that have none.
+
+    Args:
+      means: `frames.fairness_table`.
+      methods: all.
+      ever: those whose fairness is defined at some evaluation.
+    """
+    judged = [method for method in methods if method != frames.YARDSTICK]
+    known = {*means.drop_nulls("fairness")["method"], *ever}
+    drawn = [method for method in judged if method in known]
+    if not drawn:  # a figure of something, whose titles say why
+        return judged or list(methods), []
+    return drawn, tables.why_undefined(means.filter(~pl.col("method").is_in(drawn)))
 
 
 def _doubts(row: Mapping[str, Any]) -> list[str]:
@@ -698,11 +777,18 @@ def _doubts(row: Mapping[str, Any]) -> list[str]:
 
 def _explain(figure: Figure, doubts: Sequence[str]) -> None:
     if doubts:
-        figure.suptitle("\n".join([figure.get_suptitle(), *dict.fromkeys(doubts)]), fontsize=10)
+        wide = max(40, int(12 * figure.get_figwidth()))  # characters of a line
+        lines = (textwrap.fill(line, wide) for line in dict.fromkeys(doubts))
+        figure.suptitle("\n".join([figure.get_suptitle(), *lines]), fontsize=10)
+
+
+def _columns(number: int) -> int:
+    """Of a grid of panels; four are two by two."""
+    return 2 if number == 4 else min(number, COLUMNS)
 
 
 def _panels(number: int, title: str, square: bool = False) -> tuple[Figure, list[Axes]]:
-    columns = min(number, COLUMNS)
+    columns = _columns(number)
     rows = -(-number // columns)
     width, height = PANEL
     height += 0.7 if square else 0  # titles of several lines
@@ -747,7 +833,7 @@ def _label_left(panels: Sequence[Axes], label: str) -> None:
 def _legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
     """Below all panels, where it covers nothing."""
     longest = max((len(str(handle.get_label())) for handle in handles), default=1)
-    room = int(14 * figure.get_figwidth() / (longest + 6))  # some fourteen characters in an inch
+    room = int(16 * figure.get_figwidth() / (longest + 4))  # some sixteen characters in an inch
     columns = max(1, min(len(handles), 3, room))
     figure.legend(
         handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, fontsize=8
@@ -767,10 +853,6 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 def _methods(frame: pl.DataFrame) -> list[str]:
     return frame["method"].unique(maintain_order=True).to_list()
-
-
-def _num_methods(run: directory.Run, partition: str) -> int:
-    return len(_methods(run.rounds.filter(partition=partition)))
 
 
 def save(
