@@ -1,6 +1,7 @@
 """A sweep is its runs: planned, compiled once, kept, and told apart by what they read."""
 
 import dataclasses
+import itertools
 import json
 import math
 import shlex
@@ -377,6 +378,31 @@ def test_figures(swept, tmp_path):
     # What --overwrite clears away goes by these names.
     kinds = {drawn.name.split("-")[0] for drawn in (file, other)}
     assert kinds == set(directory.SWEEP_FIGURE_KINDS)
+
+
+def test_a_map_says_what_it_is_a_mean_over_and_exaggerates_nothing(tmp_path):
+    """Every cell has its deviation; colours span what fairness could be."""
+    rows = _rows(
+        {(point, seed): (70.0 + point + 2 * seed, 0) for point in range(8) for seed in (0, 1)}
+    )
+    swept = [
+        dict(zip("abc", bits, strict=True)) for bits in itertools.product((1.0, 2.0), repeat=3)
+    ]
+    axes = {name: (1.0, 2.0) for name in "abc"}
+    table = sweep_results.frame([row | swept[row["point"]] for row in rows], axes)
+    compared = sweep_results.compared(table)
+    figure = sweep_figures.pair(compared, "a", "b", "fairness", None, ["c"])
+    assert figure.get_suptitle() == "Fairness, mean over 2 seeds and c"
+    (image,) = figure.axes[0].images
+    assert image.get_clim() == (0, 100)
+    own = compared.filter(pl.col("a") == 1.0, pl.col("b") == 1.0)["fairness"]
+    text = f"{own.mean():.1f}\n± {own.std():.1f}"
+    assert text in [each.get_text() for each in figure.axes[0].texts]
+    none = compared.with_columns(
+        fairness=pl.when(pl.col("a") == 1.0).then(None).otherwise("fairness")
+    )
+    line = sweep_figures.line(none, "a", "fairness")
+    assert [each.get_text() for each in line.axes[0].texts] == ["undefined"]
 
 
 # ---------------------------------------------------------------- ranges

@@ -233,7 +233,7 @@ def fairness_rounds(run: directory.Run, partition: str) -> Figure:
     ever = course.drop_nulls("fairness")["method"].unique()
     methods, doubts = _defined(means, _methods(course), set(ever))
     alone = frames.while_all_run(course.filter(method=frames.YARDSTICK))
-    columns = _columns(len(methods))
+    columns = columns_of(len(methods))
     rows = -(-len(methods) // columns)
     width, height = PANEL
     size = max(width * columns, 4.6) + 0.6, (height + 0.9) * rows + 0.7
@@ -782,13 +782,13 @@ def _explain(figure: Figure, doubts: Sequence[str]) -> None:
         figure.suptitle("\n".join([figure.get_suptitle(), *lines]), fontsize=10)
 
 
-def _columns(number: int) -> int:
+def columns_of(number: int) -> int:
     """Of a grid of panels; four are two by two."""
     return 2 if number == 4 else min(number, COLUMNS)
 
 
 def _panels(number: int, title: str, square: bool = False) -> tuple[Figure, list[Axes]]:
-    columns = _columns(number)
+    columns = columns_of(number)
     rows = -(-number // columns)
     width, height = PANEL
     height += 0.7 if square else 0  # titles of several lines

@@ -26,7 +26,7 @@ from cgsv_jax.sweep import results as sweep_results
 _MAP = "cividis"
 _LABELS = {"fairness": "fairness", "mean_gain": "mean gain, points"}
 WORDS = 6  # values of an axis up to which a cell of a map has room for its number
-FLAT = 0.1  # points that the colours span at least
+FLAT = 10.0  # points that the colours span at least: a difference within noise has no colour
 MAPPED = 12  # values of an axis up to which a pair is a map; beyond, points
 
 
@@ -59,7 +59,8 @@ def draw(
     if len(names) == 1:
         figures = {f"line-{names[0]}": functools.partial(line, compared, names[0], criterion)}
     for x, y in itertools.combinations(names, 2):
-        figures[f"pair-{x}-{y}"] = functools.partial(pair, compared, x, y, criterion, best)
+        others = [name for name in names if name not in (x, y)]
+        figures[f"pair-{x}-{y}"] = functools.partial(pair, compared, x, y, criterion, best, others)
     return figures_lib.save(figures, folder, formats, folder.parent, missing)
 
 
@@ -88,19 +89,30 @@ def again(
 
 
 def pair(
-    compared: pl.DataFrame, x: str, y: str, criterion: str, best: Mapping[str, Any] | None
+    compared: pl.DataFrame,
+    x: str,
+    y: str,
+    criterion: str,
+    best: Mapping[str, Any] | None,
+    others: Sequence[str] = (),
 ) -> Figure:
-    """The criterion over two swept options: means over seeds and over what else is swept."""
+    """The criterion over two swept options: means ± deviations over seeds and what else is swept.
+
+    The colours span what the criterion could be, or ten points at least: what is within noise has
+    one colour.
+    """
     factor = _factor(criterion)
     cells = compared.group_by("method", "partition", x, y, maintain_order=True).agg(
-        (factor * pl.col(criterion)).mean().alias("mean"), pl.len().alias("count")
+        (factor * pl.col(criterion)).mean().alias("mean"),
+        (factor * pl.col(criterion)).std().alias("sd"),
+        pl.len().alias("count"),
     )
     wide, high = (cells[name].n_unique() for name in (x, y))
     # Points that were drawn lie anywhere; a map of them would be mostly holes.
     grid_of = cells.select(x, y).n_unique() == wide * high
     scattered = not grid_of or max(wide, high) > MAPPED
     panels = cells.select("method", "partition").unique(maintain_order=True).rows()
-    figure, grid = _panels(panels, compared, criterion)
+    figure, grid = _panels(panels, compared, criterion, others)
     draw_one = _points if scattered else _map
     for axes, (method, partition) in zip(grid, panels, strict=True):
         own = cells.filter(method=method, partition=partition)
@@ -108,7 +120,9 @@ def pair(
         # Partitions differ more than points do, so that each has its own colours.
         ends = known.to_numpy() if len(known) else np.array([0.0, 1.0])
         low, high = float(ends.min()), float(ends.max())
-        room = max(0.0, (FLAT - (high - low)) / 2)  # a rounding is no difference
+        if criterion == "fairness":
+            low, high = (-100.0 if low < 0 else 0.0), 100.0
+        room = max(0.0, (FLAT - (high - low)) / 2)
         limits = {"vmin": low - room, "vmax": high + room}
         marked = best if best is not None and best["method"] == method else None
         shown = draw_one(axes, own, x, y, limits, marked)
@@ -135,16 +149,21 @@ def _map(
     best: Mapping[str, Any] | None,
 ) -> Any:
     columns, rows = (_ordered(own[name]) for name in (x, y))
-    values = np.full((len(rows), len(columns)), np.nan)
+    values, deviations = np.full((2, len(rows), len(columns)), np.nan)
     for row in own.iter_rows(named=True):
+        place = rows.index(row[y]), columns.index(row[x])
         if row["mean"] is not None:
-            values[rows.index(row[y]), columns.index(row[x])] = row["mean"]
+            values[place] = row["mean"]
+        if row["sd"] is not None:
+            deviations[place] = row["sd"]
     colormap = colormaps[_MAP].with_extremes(bad="#eeeeee")
     image = axes.imshow(values, cmap=colormap, origin="lower", aspect="auto", **limits)
     if max(len(rows), len(columns)) <= WORDS:
         middle = (limits["vmin"] + limits["vmax"]) / 2
         for (row, column), value in np.ndenumerate(values):
             text = "undefined" if np.isnan(value) else f"{value:.1f}"
+            if not np.isnan(deviations[row, column]):
+                text += f"\n± {deviations[row, column]:.1f}"
             dark = np.isnan(value) or value > middle
             style = {"ha": "center", "va": "center", "fontsize": 6 if np.isnan(value) else 8}
             axes.text(column, row, text, color="black" if dark else "white", **style)
@@ -207,15 +226,26 @@ def line(compared: pl.DataFrame, name: str, criterion: str) -> Figure:
     places = values if scattered else list(range(len(values)))
     for axes, method in zip(grid, methods, strict=True):
         for index, partition in enumerate(partitions):
-            drawn = []
+            drawn, lacking = [], []
             for place, value in zip(places, values, strict=True):
                 own = compared.filter(pl.col(name) == value, method=method, partition=partition)
                 known = (factor * own[criterion]).drop_nulls().to_numpy()
                 if not len(known):
+                    lacking.append(place)
                     continue
                 mean, (low, high) = known.mean(), metrics.interval(known)
                 low, high = (mean if np.isnan(v) else v for v in (low, high))
                 drawn.append((place + (0 if scattered else 0.06 * index), mean, low, high))
+            for place in lacking:  # at the foot, where no number can be mistaken for it
+                axes.text(
+                    *(place + (0 if scattered else 0.06 * index), 0.02, "undefined"),
+                    transform=axes.get_xaxis_transform(),
+                    rotation=90,
+                    fontsize=7,
+                    color=figures_lib.CYCLE[index % len(figures_lib.CYCLE)],
+                    ha="center",
+                    va="bottom",
+                )
             if not drawn:
                 continue
             x, mean, low, high = np.array(drawn).T
@@ -254,15 +284,19 @@ def line(compared: pl.DataFrame, name: str, criterion: str) -> Figure:
 
 
 def _panels(
-    panels: Sequence[tuple[str, str]], compared: pl.DataFrame, criterion: str
+    panels: Sequence[tuple[str, str]],
+    compared: pl.DataFrame,
+    criterion: str,
+    others: Sequence[str] = (),
 ) -> tuple[Figure, list[Axes]]:
-    columns = min(len(panels), figures_lib.COLUMNS)
+    columns = figures_lib.columns_of(len(panels))
     rows = -(-len(panels) // columns)
     width, height = 3.6, 3.1
     size = (max(width * columns, 4.6) + 1.1, height * rows + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    over = sweep_results.over(compared)
+    means = [sweep_results.over(compared), *map(_words, others)]
+    over = " and ".join(filter(None, means))
     over = f", mean over {over}" if over else ""
     figure.suptitle(f"{_label(criterion).capitalize()}{over}", fontsize=11)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
