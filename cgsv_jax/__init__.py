@@ -48,7 +48,7 @@ from cgsv_jax.types import (
 )
 
 if TYPE_CHECKING:
-    from cgsv_jax.experiment import compare
+    from cgsv_jax.experiment import callbacks, compare, tracking
 
 __version__ = "0.1.0"
 
@@ -58,10 +58,12 @@ _former = deprecated.names(__name__, {"Measure": "cgsv_jax.Contribution"}, withi
 
 
 def __getattr__(name: str) -> Any:
-    if name != "compare":
-        return _former(name)
     # Tables and what writes them are loaded by whoever compares.
-    return importlib.import_module("cgsv_jax.experiment").compare
+    if name == "compare":
+        return importlib.import_module("cgsv_jax.experiment").compare
+    if name in ("callbacks", "tracking"):
+        return importlib.import_module(f"cgsv_jax.experiment.{name}")
+    return _former(name)
 
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "advance",
     "aggregation",
     "attacks",
+    "callbacks",
     "cgsv",
     "cgsv_released",
     "check",
@@ -116,5 +119,6 @@ __all__ = [
     "run",
     "standalone",
     "stateless",
+    "tracking",
     "trainer",
 ]

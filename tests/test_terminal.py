@@ -135,6 +135,7 @@ def test_a_long_run_writes_few_lines(out, monkeypatch):
 
 NAMES = (
     "uniform fedavg",
+    "class_imbalance 1 fedavg_finetuned",
     "class_imbalance 12 cgsv[contribution=shapley,beta=5]:released",
     "零 式" * 9,
 )

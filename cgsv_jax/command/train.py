@@ -284,6 +284,13 @@ def _announce(
         shown["models"] = f"kept in {runs:,} files of {size / 1e6:,.1f} MB in all"
     if taking := _who_takes_part(config):
         shown["takes part"] = taking
+    if config.patience is not None:
+        better = "better on validation examples"
+        shown["ends early"] = (
+            f"a seed after {config.patience} evaluations of which none is {better}"
+        )
+    if config.track:
+        shown["tracked by"] = f"{', '.join(config.track)}, in the folder {directory_lib.TRACKING}"
     for task in dealt[: min(len(config.draws), DRAWS)]:  # in every partition the same
         if task.cheats:
             draw = f", draw {task.partition_seed}" if config.partition_seeds > 1 else ""

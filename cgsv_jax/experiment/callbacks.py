@@ -2,8 +2,8 @@
 
 A watch is a function of a `Progress`; where it returns True, the seeds that run end there.
 
->>> from cgsv_jax.experiment import callbacks
->>> watch = callbacks.both(print, callbacks.patience(5))
+>>> import cgsv_jax as cg
+>>> watch = cg.callbacks.both(print, cg.callbacks.patience(5))
 """
 
 from collections.abc import Callable

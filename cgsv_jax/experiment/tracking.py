@@ -5,8 +5,8 @@ written anew when a run is gone on with: what an earlier process computed is sho
 that no step is missing and none is there twice. A tracker of one's own is handed to
 `experiment.run(track=...)`:
 
->>> from cgsv_jax.experiment import tracking
->>> tracker = tracking.Tracker(log=lambda run, step, numbers: print(run.method, step))
+>>> import cgsv_jax as cg
+>>> tracker = cg.tracking.Tracker(log=lambda run, step, numbers: print(run.method, step))
 """
 
 import contextlib

@@ -194,10 +194,12 @@ def _bar(shown: _Shown, total: int, seconds: float, width: int) -> Table:
     left = f"{_clock((total - done) / rate)} left" if rate else _clock(seconds)
     room = width - sum(len(text) + 1 for text in (percent, count, left)) - LEAST_BAR - 2
     parts = state.split(", ")
-    states = [", ".join(parts[:number]) for number in range(len(parts), -1, -1)]
+    states = [", ".join(parts[:number]) for number in range(len(parts), 0, -1)]
+    states += [parts[0].partition(" ")[2], ""]  # of `accuracy 90.1 %` the number
     rooms = {text: room - cell_len(text) for text in states}
     whole = (text for text in states if rooms[text] >= cell_len(name))
-    state = next(whole, None) or next((text for text in states if rooms[text] >= LEAST_NAME), "")
+    cut = (text for text in states if rooms[text] >= LEAST_NAME)
+    state = next(whole, next(cut, ""))
     name = _cut(name, max(room - cell_len(state), 1))
     line = Table.grid(padding=(0, 1, 0, 0), expand=True)
     for ratio in (None, None, 1, None, None, None):

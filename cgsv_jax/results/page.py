@@ -132,7 +132,7 @@ def _charts(run: Run) -> Iterable[str]:
 
 def _over_rounds(course: pl.DataFrame, method: str, name: str, factor: float) -> Line:
     means = (
-        course.filter(method=method)
+        frames_lib.while_all_run(course.filter(method=method))
         .group_by("round")
         .agg(pl.col(name).cast(pl.Float64).mean() * factor)
         .drop_nulls()
