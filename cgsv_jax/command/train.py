@@ -17,6 +17,7 @@ from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command import stopping
 from cgsv_jax.config import resolve, schema, validate, variants
 from cgsv_jax.config.schema import Config, ConfigError, Method
+from cgsv_jax.data import arrays
 from cgsv_jax.experiment import (
     bind,
     deal,
@@ -113,7 +114,7 @@ def train(args: Any) -> None:
                 return
             must_have_devices()
             with files.naming(directory / "config.json"):
-                config = resolve.from_dict(values, names.tables(args.plugin))
+                config = resolve.from_dict(values, names.tables(args.plugin, values.get("dataset")))
             tracking.must_have(config.track)
             dealt = deal.tasks(config)
             if wrong := identity.changed_data(directory, dealt[0].identity):
@@ -135,7 +136,7 @@ def train(args: Any) -> None:
     if jax.process_index() > 0:
         running.run(config, dealt=dealt)  # its share of the work; process 0 has all results
         return
-    out = args.out or directory_lib.fresh(args.command, config.dataset)
+    out = args.out or directory_lib.fresh(args.command, pathlib.Path(config.dataset).stem)
     directory = directory_lib.create(out, args.overwrite)
     with directory_lib.held(directory):
         _compute(args, config, directory, dealt)
@@ -282,6 +283,9 @@ def _announce(
         runs = len(config.methods) * len(config.seeds) * len(config.partitions) * len(config.draws)
         size = 4 * sum(dealt[0].tensors) * (len(dealt[0].sizes) + 1) * runs
         shown["models"] = f"kept in {runs:,} files of {size / 1e6:,.1f} MB in all"
+    if arrays.is_file(config.dataset) and config.taken:
+        numbers = ", ".join(f"{name} = {value}" for name, value in config.taken)
+        shown["taken"] = f"as on digits, since nobody says otherwise: {numbers}"
     if taking := _who_takes_part(config):
         shown["takes part"] = taking
     if config.patience is not None:

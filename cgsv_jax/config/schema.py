@@ -206,7 +206,9 @@ class Config:
     is a value, the field is optional.
     """
 
-    dataset: str = _data(Name(None, "datasets", "data set: {datasets}"))
+    dataset: str = _data(
+        Name(None, "datasets", "data set: {datasets}; or a file of your own, .npz")
+    )
     data_dir: str | None = _rows(Path("folder of the TFDS sets"), "TFDS_DATA_DIR, or TFDS's own")
     model: str = _data(Name(None, "models", "network: {models}"), "the data set's")
     hidden: tuple[int, ...] = _data(
@@ -287,7 +289,7 @@ class Config:
         Several(
             None,
             Name(None, "partitions"),
-            "partitions: {partitions}",
+            "partitions: {partitions}; or a file as of --lists",
             distinct=True,
             flag="partition",
         )

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from cgsv_jax.config import defaults, schema
+from cgsv_jax.config import defaults, schema, validate
 from cgsv_jax.config.fields import Name, Several
 from cgsv_jax.config.schema import Tables
 from cgsv_jax.host import words
@@ -12,6 +12,7 @@ from cgsv_jax.rules.spec import NOTHING, Choice
 
 # Words that people say for a name, by table.
 _SAID = {"partitions": {"iid": "uniform"}}
+_LISTS = (".npz", ".npy", ".json", ".csv", ".txt")  # files of the row numbers of every client
 
 
 def spelled(asked: Mapping[str, Any], tables: Tables) -> dict[str, Any]:
@@ -28,7 +29,18 @@ def spelled(asked: Mapping[str, Any], tables: Tables) -> dict[str, Any]:
                 found[option] = type(value)(_read(read, item) for item in value)
             else:
                 found[option] = _read(read, value)
-    return found
+    return _listed(found, tables)
+
+
+def _listed(asked: dict[str, Any], tables: Tables) -> dict[str, Any]:
+    """A partition that is a file is `from_lists` of that file."""
+    word = asked.get("partitions")
+    if isinstance(word, list | tuple) and len(word) == 1:
+        (word,) = word
+    file = isinstance(word, str) and word not in tables.partitions and word.endswith(_LISTS)
+    if not file or asked.get("lists") is not None:
+        return asked
+    return {**asked, "partitions": ("from_lists",), "lists": validate.absolute("lists", word)}
 
 
 def _read(read: Callable[[str], str], value: Any) -> Any:

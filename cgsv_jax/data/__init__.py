@@ -5,6 +5,7 @@ A data set is one loader and one line in `DATASETS`; one that is read from disk 
 TensorFlow only where one of TFDS's own is prepared.
 """
 
+import functools
 import inspect
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 
 from cgsv_jax import types
-from cgsv_jax.data import builders, digits, images, store, synthetic, text
+from cgsv_jax.data import arrays, builders, digits, images, store, synthetic, text
 from cgsv_jax.host import files, words
 
 
@@ -22,7 +23,7 @@ class Source(NamedTuple):
 
     load: Callable[..., types.Dataset]
     input_shape: tuple[int, ...]
-    num_classes: int
+    num_classes: int  # 0: as its labels say
     model: str  # the default model
     rows_per_client: int | None  # the training pool is capped at N times this; None: no cap
     validation_share: float  # of the training rows, held out where the set has no such rows
@@ -187,13 +188,28 @@ DATASETS: dict[str, Source] = {
 }
 
 
+def of_file(path: str) -> Source:
+    """A data set of one's own, see `arrays`; how to train on it is said, or as on digits."""
+    return Source(
+        functools.partial(arrays.load, path),
+        input_shape=(),
+        num_classes=0,
+        model="mlp",
+        rows_per_client=None,
+        validation_share=0.0 if arrays.has_validation(path) else 0.1,
+        description="a file of one's own",
+        num_rows=(0, 0),
+        training=DATASETS["digits"].training,
+    )
+
+
 def load(name: str, data_dir: files.Path | None = None, **options: Any) -> types.Dataset:
     """A data set as arrays.
 
     Only SST and MR have a validation set; of the others `partition.split` chooses its rows.
 
     Args:
-      name: a key of `DATASETS`.
+      name: a key of `DATASETS`, or a .npz file (see `arrays`).
       data_dir: where the stored sets lie; by default TFDS_DATA_DIR, or TFDS's default.
       **options: of the loader; only `synthetic` has any.
 
@@ -201,6 +217,8 @@ def load(name: str, data_dir: files.Path | None = None, **options: Any) -> types
       ValueError: if the name or an option is unknown, a value is out of range, or the files are
         absent or damaged.
     """
+    if arrays.is_file(name):
+        return arrays.load(name)
     return identified(words.meant(name, DATASETS), data_dir, **options)[0]
 
 
@@ -221,12 +239,13 @@ def identified(
     if not stored:
         full = load(**options)
         rows = files.digest_of_arrays(jax.tree.leaves(full))
-        return full, Identity(folder=None, version=None, rows=rows)
+        folder = name if arrays.is_file(name) else None
+        return full, Identity(folder=folder, version=None, rows=rows)
     prepared = store.find(name, data_dir)
-    arrays = store.arrays(prepared)
-    rows = files.digest_of_arrays(list(arrays.values()))
+    decoded = store.arrays(prepared)
+    rows = files.digest_of_arrays(list(decoded.values()))
     found = Identity(folder=str(prepared.folder), version=prepared.version, rows=rows)
-    return load(arrays), found
+    return load(decoded), found
 
 
 def available(data_dir: files.Path | None = None) -> list[Availability]:

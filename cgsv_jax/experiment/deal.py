@@ -55,7 +55,7 @@ def tasks(config: Config) -> tuple[Task, ...]:
             read["by_owner"] = owners_lib.load(config.owners or "", len(full.labels))
         if "from_lists" in config.partitions:
             read["from_lists"] = lists.load(config.lists or "")
-        recipe = _recipe(config, full, source.num_classes)
+        recipe = _recipe(config, full, source.num_classes or _classes_of(full))
         model = models.built(config.tables.models[config.model], recipe)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
@@ -118,8 +118,7 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
     own_model, recipe = model is not None, None
     if model is None:
         schema.refuse(checks.complaints(data, clients))  # before their shape and labels are used
-        held = (data.labels, data.test_labels, *(data.validation or ())[1:])
-        classes = max(int(np.max(labels, initial=0)) for labels in held) + 1
+        classes = _classes_of(data)
         try:
             recipe = _recipe(config, data, classes)
             model = models.built(config.tables.models[config.model], recipe)
@@ -167,6 +166,12 @@ def again(
     task = given(config, data, clients, model)
     schema.refuse(identity_lib.other_arrays(before, identity_lib.described(task)))
     return config, task
+
+
+def _classes_of(data: Dataset) -> int:
+    """One more than the largest label that there is."""
+    held = (data.labels, data.test_labels, *(data.validation or ())[1:])
+    return max(int(np.max(labels, initial=0)) for labels in held) + 1
 
 
 def _recipe(config: Config, data: Dataset, num_classes: int) -> dict[str, Any]:
@@ -280,7 +285,8 @@ def _deal(
     data, pool = pools[key]
     options: dict[str, Any] = {}
     if name == "class_imbalance":
-        options = {"num_classes": config.tables.datasets[config.dataset].num_classes}
+        classes = config.tables.datasets[config.dataset].num_classes
+        options = {"num_classes": classes or _classes_of(full)}
     if name in ("dirichlet", "size_dirichlet"):
         options = {"concentration": config.concentration, "min_rows": config.min_rows}
     if name == "dirichlet":

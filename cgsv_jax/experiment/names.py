@@ -1,5 +1,6 @@
 """The names that an experiment may use, and the configuration made of them."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from cgsv_jax import models
 from cgsv_jax.config import resolve, schema, validate
 from cgsv_jax.config.schema import Config, ConfigError
 from cgsv_jax.core import attacks, local
+from cgsv_jax.data import arrays
 from cgsv_jax.data import partition as partition_lib
 from cgsv_jax.experiment import plugins
 from cgsv_jax.host import files
@@ -48,11 +50,12 @@ TABLES = schema.Tables(
 )
 
 
-def tables(plugin: Any = None, **own: Mapping[str, Any]) -> schema.Tables:
+def tables(plugin: Any = None, dataset: Any = None, **own: Mapping[str, Any]) -> schema.Tables:
     """The names that there are, with those of a plugin and one's own.
 
     Args:
       plugin: a file that defines tables, see `plugins`.
+      dataset: of an experiment; a .npz file is a data set of one's own under its absolute path.
       **own: any of `OWN`: name -> declaration or, of partitions and models, function; of
         data sets, `data.Source`.
 
@@ -60,6 +63,10 @@ def tables(plugin: Any = None, **own: Mapping[str, Any]) -> schema.Tables:
       ConfigError: what is no declaration, or a name that there is already.
     """
     found = TABLES if plugin is None else _with_file(*plugins.read(plugin))
+    if arrays.is_file(dataset):
+        path = validate.absolute("dataset", dataset)
+        mine = {**found.datasets, path: data_lib.of_file(path)}
+        found = dataclasses.replace(found, datasets=mine)
     return plugins.merged(found, {name.upper(): own[name] for name in own}) if own else found
 
 
@@ -99,7 +106,8 @@ def read(file: Any, plugin: Any = None, edited: Callable[[str], None] = warnings
     if path.suffix == ".toml":
         values = with_plugin(files.read_toml(path), plugin)
         return configure(**{validate.RENAMED.get(name, name): x for name, x in values.items()})
-    return resolve.from_dict(document(path, edited), tables(plugin))
+    values = document(path, edited)
+    return resolve.from_dict(values, tables(plugin, values.get("dataset")))
 
 
 def document(file: Any, edited: Callable[[str], None] = warnings.warn) -> dict[str, Any]:
@@ -134,7 +142,10 @@ def configure(
     methods = own.pop("methods", {})
     asked |= {"methods": variants} if (variants := _those(methods, True)) else {}
     own |= {"methods": rules} if (rules := _those(methods, False)) else {}
-    there = tables(plugin, **own)
+    dataset = asked.get("dataset")
+    if arrays.is_file(dataset):
+        asked["dataset"] = validate.absolute("dataset", dataset)
+    there = tables(plugin, asked.get("dataset"), **own)
     if plugin_sha256 is not None:
         resolve.refuse_other_plugin(plugin, plugin_sha256, there)
     return resolve.resolve(there, jax.default_backend(), named, **asked)

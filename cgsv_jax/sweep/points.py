@@ -313,7 +313,11 @@ def described(values: Any, plugin: str | None = None) -> Sweep:
     """
     written, outlined = _read(values), outline(values)
     outlined = outlined._replace(options=names_lib.with_plugin(outlined.options, plugin))
-    before = resolve.to_dict(resolve.from_dict(written["config"], names_lib.tables(plugin)))
+    before = resolve.to_dict(
+        resolve.from_dict(
+            written["config"], names_lib.tables(plugin, written["config"].get("dataset"))
+        )
+    )
     try:
         combinations = [
             {name: value_of(name, point["values"][name]) for name in outlined.axes}
