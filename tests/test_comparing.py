@@ -12,7 +12,7 @@ from cgsv_jax import experiment
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core.ranges import Interval
-from cgsv_jax.experiment import names
+from cgsv_jax.experiment import comparing, names
 from cgsv_jax.results import directory, figures
 from cgsv_jax.rules.spec import Number, Spec
 
@@ -199,3 +199,18 @@ def test_what_does_not_fit_is_refused_in_a_sentence(case):
     arguments, options, sentence = REFUSED[case]
     with pytest.raises(ConfigError, match=sentence):
         cg.compare(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("methods", "asked", "called"),
+    [
+        ("fedavg,cgsv[beta=5.0]", {}, ["standalone", "fedavg", "cgsv[beta=5]"]),
+        (["cgsv"], {"contribution": "shapley"}, ["standalone", "cgsv[contribution=shapley]"]),
+        ({"mine": "cgsv[beta=5]"}, {"contribution": "shapley"}, ["standalone", "mine"]),
+    ],
+)
+def test_names_alone_say_what_the_methods_are(methods, asked, called):
+    config = comparing._configured(methods, {"clients": 3, **asked}, False)
+    assert [method.name for method in config.methods] == called
+    with pytest.raises(ConfigError, match="which reads as a method with options of its own"):
+        comparing._configured({"cgsv[beta=2]": "cgsv[beta=5]"}, {"clients": 3}, False)

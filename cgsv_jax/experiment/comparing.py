@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cgsv_jax.config import resolve
+from cgsv_jax.config import resolve, variants
 from cgsv_jax.config.schema import GIVEN_METHOD, Config, ConfigError, Method
 from cgsv_jax.experiment import deal, names, progress, running, tracking
 from cgsv_jax.experiment.running import Progress, Result
@@ -152,7 +152,7 @@ def _configured(
 ) -> Config:
     """The configuration, whose methods are called as somebody wants them to be called."""
     if isinstance(methods, str):
-        methods = (methods,)
+        methods = variants.split(methods)
     if not isinstance(methods, Mapping):
         methods = {name: name for name in methods}
     methods = {YARDSTICK: YARDSTICK} | dict(methods)
@@ -170,7 +170,11 @@ def _configured(
         asked |= {name: option.default for name, option in rules.items() if option is not None}
         config = names.configure(**asked)
     known: dict[Any, Method] = dict(zip(asked["algorithms"], config.methods, strict=True))
-    called = tuple(dataclasses.replace(known[text], name=label) for label, text in texts.items())
+    # A name alone is what the method is, choices that hold for all among it.
+    called = tuple(
+        known[text] if label == text else dataclasses.replace(known[text], name=label)
+        for label, text in texts.items()
+    )
     return dataclasses.replace(config, methods=called)
 
 
@@ -217,6 +221,11 @@ def _refuse_labels(methods: Mapping[Any, Any]) -> None:
         if not isinstance(label, str) or not label.isprintable() or not 1 <= len(label) <= _LONGEST:
             raise ConfigError(
                 f"methods holds {label!r}, it must be called by up to {_LONGEST} characters"
+            )
+        if methods[label] != label and set(label) & set("[]:"):
+            raise ConfigError(
+                f"methods holds {label!r}, which reads as a method with options of its own: it "
+                "must be another name"
             )
     if methods[YARDSTICK] != YARDSTICK:
         raise ConfigError(
