@@ -386,7 +386,8 @@ def test_an_absent_set_names_the_command_that_prepares_it(name, tmp_path):
         data_lib.load(name)
     sentence = str(error.value)
     assert f"`cgsv data prepare {name} --data-dir {tmp_path / 'data'}`" in sentence
-    for word in ("TensorFlow", "network", "--data-dir", "TFDS_DATA_DIR", "cgsv_jax[prepare]"):
+    hint = "pip install -e '.[prepare]'"  # no index has the package
+    for word in ("TensorFlow", "network", "--data-dir", "TFDS_DATA_DIR", hint):
         assert word in sentence
     assert {line.name for line in data_lib.available() if line.present} == {"digits", "synthetic"}
 
@@ -577,10 +578,12 @@ def test_unknown_data_sets_and_options():
 
 def test_preparing_needs_tensorflow(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ValueError, match=r"needs TensorFlow .*`pip install cgsv_jax\[prepare\]`"):
+    with pytest.raises(ValueError, match=r"needs TensorFlow .*`pip install -e '\.\[prepare\]'`"):
         data_lib.prepare("mnist")
     with pytest.raises(ValueError, match="data set digits is built in: there is nothing"):
         data_lib.prepare("digits")
+    with pytest.raises(ValueError, match=r"one of mnist, cifar10, sst, mr .*--dataset FILE\.npz"):
+        data_lib.prepare("fashion_mnist")
 
 
 def test_preparing_without_a_network(monkeypatch, tmp_path):

@@ -287,7 +287,11 @@ def prepare(
         another one, the download fails, or TensorFlow is needed and not installed.
     """
     name = words.meant(name, DATASETS)
-    _source(name)
+    if name not in DATASETS:
+        raise ValueError(
+            f"data set must be one of {', '.join(store.SETS)} to be prepared, got {name!r}; any "
+            "other is a file: --dataset FILE.npz"
+        )
     if name not in store.SETS:
         raise ValueError(f"data set {name} is built in: there is nothing to prepare")
     if archive is not None and name not in builders.ARCHIVES:

@@ -268,8 +268,8 @@ def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None
     except ImportError as error:
         raise ValueError(
             f"preparing {name} needs TensorFlow and what TFDS uses with it, but {error.name} is "
-            "not installed: run `pip install cgsv_jax[prepare]` (reading a prepared set does not "
-            "need it)"
+            "not installed: run `pip install -e '.[prepare]'` in a checkout of cgsv_jax (reading a "
+            "prepared set does not need it)"
         ) from error
     except Exception as error:  # of the network, of the disk, or of TFDS's own checks
         need = "a writable folder" if archive else "a network and a writable folder"
@@ -295,7 +295,7 @@ def _whole(name: str, folder: pathlib.Path) -> Iterator[None]:
 def _needs(name: str) -> str:
     if name in builders.ARCHIVES:
         return f"a network, or --archive with a copy of {builders.ARCHIVES[name].url}"
-    return "TensorFlow, `pip install cgsv_jax[prepare]`, and a network"
+    return "TensorFlow, `pip install -e '.[prepare]'` in a checkout of cgsv_jax, and a network"
 
 
 def _command(name: str, root: pathlib.Path) -> str:

@@ -71,7 +71,7 @@ def leave_devices(ready: Callable[[], None]) -> None:
       ConfigError: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--on ray needs ray, which is not installed: pip install 'cgsv_jax[ray]'")
+        raise ConfigError("--on ray needs ray, which is not installed: pip install 'ray>=2.40'")
     mine = _PREALLOCATE not in os.environ
     os.environ.setdefault(_PREALLOCATE, "false")
     try:

@@ -148,7 +148,7 @@ def complaints(how: str, points: int, batch: int, seed: int, scheduler: str) -> 
         wrong.append(f"--points is {points}, it must be at most {points_lib.MAX_POINTS}")
     needed = "optuna" if how == "optuna" else "a scheduler" if scheduler != "none" else ""
     if not wrong and needed and importlib.util.find_spec("optuna") is None:
-        wrong.append(f"{needed} needs optuna, which is not installed: pip install cgsv_jax[search]")
+        wrong.append(f"{needed} needs optuna, which is not installed: pip install 'optuna>=4'")
     return wrong
 
 
