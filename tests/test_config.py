@@ -116,6 +116,13 @@ def test_the_config_of_an_earlier_version_is_read():
     every |= {"beta": "inf", "removal_imbalanced": None}
     values["methods"] = [every | method for method in values["methods"]]
     assert resolve.from_dict(values, TABLES) == config
+    # Whatever came later is not there at all.
+    before = {name: value for name, value in values.items() if name not in schema.EARLIER}
+    for method in before["methods"]:
+        for name in schema.EARLIER_OF_METHODS:
+            method.pop(name, None)
+    assert len(before) == len(values) - len(schema.EARLIER)
+    assert resolve.from_dict(before, TABLES) == config
 
 
 def test_the_declared_optimizers_are_those_there_are():

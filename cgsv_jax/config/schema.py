@@ -49,7 +49,7 @@ ALIASES = {"learning_rate": "--lr"}  # of their flags
 # What a config.json means that was written before there was such a key.
 EARLIER = {
     "patience": None,
-    "track": (),
+    "track": [],
     "plugin": None,
     "plugin_sha256": None,
     "select": "last",
