@@ -16,6 +16,8 @@ With --save-models there is a folder `models` as well (see saved.py).
 
 What is not known is null in every file, never NaN.
 
+A folder `tracking` holds what `--track` asked for, in the trackers' own formats (see tracking.py).
+
 Until all of them are there the run is unfinished, and a folder `checkpoint` may hold what is
 computed so far (see checkpoint.py). No name in a run directory is followed out of it.
 """
