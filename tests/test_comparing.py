@@ -166,11 +166,11 @@ def test_a_data_set_by_name_and_out(tmp_path):
 
 @pytest.mark.long
 def test_a_declaration_has_its_numbers():
-    patience = Number(0.9, Interval(0, 1), "weight of the past", "patience")
-    spec = Spec(lambda patience: cg.cgsv(alpha=patience), {"patience": patience})
+    past = Number(0.9, Interval(0, 1), "weight of the past", "past")
+    spec = Spec(lambda past: cg.cgsv(alpha=past), {"past": past})
     asked = {**ASKED, "seeds": 1}
-    result = cg.compare(DATA, CLIENTS, MODEL, {"mine": spec}, **asked, patience=0.25)
-    assert result.config.methods[1].patience == 0.25
+    result = cg.compare(DATA, CLIENTS, MODEL, {"mine": spec}, **asked, past=0.25)
+    assert result.config.methods[1].past == 0.25
     by_name = cg.compare(DATA, CLIENTS, MODEL, "cgsv", **asked, alpha=0.25)
     pair = (each.cells[1].record.reputation for each in (result, by_name))
     np.testing.assert_allclose(*pair, atol=1e-6)
