@@ -59,7 +59,8 @@ def figure(frame: pl.DataFrame) -> Figure:
         axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
         axes.plot([mean], [place], color=colour, marker="o", markersize=4)
 
-    return cells.panels(frame, "Test accuracy, %: lowest client, average, highest client", draw)[0]
+    title = "Test accuracy: lowest client, average, highest client"
+    return cells.panels(frame, title, "test accuracy, %", draw)[0]
 
 
 if __name__ == "__main__":

@@ -103,20 +103,35 @@ def figure(frame: pl.DataFrame) -> Figure:
                 table = own.group_by("beta", maintain_order=True).agg(
                     pl.col(value).mean().alias("mean"), pl.col(value).std().alias("sd")
                 )
+                means = [np.nan if m is None else factor * m for m in table["mean"]]
+                deviations = np.array([factor * (s or 0) for s in table["sd"]])
+                # Neither a fairness nor a share ends beyond its range.
+                low, high = (-100, 100) if value == "fairness" else (0, 100)
+                below = np.minimum(deviations, np.nan_to_num(np.subtract(means, low)))
+                above = np.minimum(deviations, np.nan_to_num(np.subtract(high, means)))
+                for x in np.flatnonzero(np.isnan(means)):
+                    axes.text(
+                        *(x + 0.2 * place, 0.02, "undefined"),
+                        transform=axes.get_xaxis_transform(),
+                        **{"rotation": 90, "fontsize": 6, "color": common.style(place)["color"]},
+                        **{"ha": "center", "va": "bottom"},
+                    )
                 axes.errorbar(
                     np.arange(len(BETAS)) + 0.08 * place,
-                    [np.nan if m is None else factor * m for m in table["mean"]],
-                    [factor * (s or 0) for s in table["sd"]],
+                    means,
+                    np.clip([below, above], 0, None),
                     label=f"beta on {on}",
                     capsize=2,
                     **common.style(place),
                 )
+            axes.set_xlim(-0.4, len(BETAS) - 0.5)
             axes.set_xticks(range(len(BETAS)), [f"{b:g}" for b in BETAS])
             if column == 0:
                 axes.set_ylabel(label, fontsize=9)
         grid[0, column].set_title(name, fontsize=10)
         grid[-1, column].set_xlabel("beta")
-    grid[0, 0].legend(fontsize=8, frameon=False)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return drawn
 
 

@@ -111,28 +111,37 @@ def labels(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def panels(
-    frame: pl.DataFrame, title: str, draw: Callable[[Axes, int, pl.DataFrame, str], None]
+    frame: pl.DataFrame,
+    title: str,
+    label: str,
+    draw: Callable[[Axes, int, pl.DataFrame, str], None],
 ) -> tuple[Figure, list[Axes]]:
     """A panel per cell, a row per method that some cell beside it has; three panels in a row.
 
     Args:
       frame: of runs.
       title: of the figure.
+      label: of the x axes.
       draw: (axes, height of the row, this cell's runs of the method, colour) draws them.
     """
     frame = labels(frame)
     names = frame["cell"].unique(maintain_order=True).to_list()
     columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    size = (3.2 * columns + 1.3, (0.24 * frame["method"].n_unique() + 0.6) * rows + 0.5)
-    drawn, grid = common.panels(rows, columns, size, title)
+    # Panels in a row share the labels at left; a method is as high in each row of panels.
+    beside = [names[first : first + columns] for first in range(0, len(names), columns)]
+    shared = [
+        frame.filter(pl.col("cell").is_in(own))["method"].unique(maintain_order=True).to_list()
+        for own in beside
+    ]
+    heights = [0.2 * len(methods) for methods in shared]
+    size = (3.2 * columns + 1.3, sum(heights) + 0.55 * len(heights) + 0.6)
+    drawn, grid = common.panels(len(heights), columns, size, title)
+    grid[0, 0].get_gridspec().set_height_ratios(heights)
     for axes in grid.flat[len(names) :]:
         axes.remove()
     used = list(grid.flat[: len(names)])
     for index, (axes, name) in enumerate(zip(used, names, strict=True)):
-        first = index // columns * columns  # panels in a row share the labels at left
-        beside = frame.filter(pl.col("cell").is_in(names[first : first + columns]))
-        methods = beside["method"].unique(maintain_order=True).to_list()[::-1]
+        methods = shared[index // columns][::-1]
         axes.set_ylim(-0.6, len(methods) - 0.4)
         for place, method in enumerate(methods):
             own = frame.filter(cell=name, method=method)
@@ -140,6 +149,8 @@ def panels(
                 ours = method.startswith("cgsv")
                 draw(axes, place, own, figures.VERMILION if ours else figures.BLUE)
         axes.set_title(name, fontsize=9)
+        if index + columns >= len(names):
+            axes.set_xlabel(label, fontsize=8)
         axes.set_yticks(range(len(methods)), methods, fontsize=7)
         if not axes.get_subplotspec().is_first_col():
             axes.tick_params(labelleft=False)

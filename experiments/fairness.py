@@ -81,7 +81,7 @@ def figure(frame: pl.DataFrame) -> Figure:
             axes.text(0, place, "undefined", fontsize=6, ha="center", va="center", color="grey")
 
     title = "Fairness of every seed, the mean and its 95 % interval"
-    drawn, panels = cells.panels(frame, title, draw)
+    drawn, panels = cells.panels(frame, title, "fairness", draw)
     for axes in panels:
         axes.axvline(0, color="#999999", linewidth=0.8)
         axes.set_xlim(-108, 108)
