@@ -73,6 +73,11 @@ def test_it_is_shown_in_a_line_each(result):
     mean = result.cells[3].evaluation.accuracy[:, -1].mean()
     assert lines[4].startswith(f"  released on given: accuracy {100 * mean:.1f} %")
     assert len(lines) == 5
+    assert lines[1].endswith("fairness yardstick")
+    table = result.table().cells
+    shown = dict(zip(table["method"], table["fairness"], strict=True))
+    for line, method in zip(lines[1:], shown, strict=True):  # no number that the table withholds
+        assert line.endswith(f"fairness {shown[method]}")
     for cell, line in zip(result.cells, map(repr, result.cells), strict=True):
         assert line.startswith(f"Cell({cell.method} on given: 2 seeds, 4 rounds, 4 clients, ")
         assert "\n" not in line

@@ -100,14 +100,17 @@ class Result:
 
     def __repr__(self) -> str:
         """A line for what it is, and one per method on a partition."""
+        from cgsv_jax.results import tables
+
         summary = frames_lib.fairness_table(self.frames["summary"]).iter_rows(named=True)
         lines = [
-            f"{row['method']} on {row['partition']}: accuracy {100 * row['mean_accuracy']:.1f} %"
-            + ("" if row["fairness"] is None else f", fairness {row['fairness']:.1f}")
+            f"{row['method']} on {row['partition']}: accuracy {100 * row['mean_accuracy']:.1f} %, "
+            f"fairness {tables.fairness_text(row)}"
             for row in summary
         ]
-        what = f"{len(self.config.seeds)} seeds, {self.config.rounds} rounds, {self.tasks[0]!r}"
-        return "\n  ".join([f"Result({what})", *lines])
+        counts = {"seed": len(self.config.seeds), "round": self.config.rounds}
+        what = [f"{n:,} {name}{'s' * (n != 1)}" for name, n in counts.items()]
+        return "\n  ".join([f"Result({', '.join(what)}, {self.tasks[0]!r})", *lines])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         """In a notebook its table."""
