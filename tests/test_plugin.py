@@ -283,7 +283,7 @@ def test_the_example_of_the_page(tmp_path):
     file.write_text(text)
     assert sum(bool(line.strip()) for line in text.splitlines()) == 11  # and the name of the file
     asked = {**ASKED, "algorithms": ("patient", "cgsv"), "contribution": "by_loss"}
-    config = names_lib.configure(plugin=file, patience=0.5, **asked)
+    config = names_lib.configure(plugin=file, memory=0.5, **asked)
     patient, cgsv = running.run(config).cells
     np.testing.assert_allclose(patient.record.score, patient.record.loss, rtol=1e-6)
     np.testing.assert_allclose(cgsv.record.score, cgsv.record.loss, rtol=1e-6)

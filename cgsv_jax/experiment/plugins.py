@@ -151,7 +151,7 @@ def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
 # Flags that are no field of a config, which no option of a rule may be called either.
 _OF_THE_COMMAND = (
     *("algorithms", "attack", "config", "out", "overwrite", "partition", "preset", "profile"),
-    "seed",
+    *("seed", "verbose", "no_cache"),
     *("quiet", "resume", "setting", "coordinator", "processes", "process", "best", "eval_split"),
     *("search", "points", "batch", "search_seed", "scheduler", "together", "on", "address"),
     *("cpus_per_task", "gpus_per_task"),
