@@ -282,7 +282,7 @@ def test_the_command_says_which_draws_there_are(tmp_path, capsys):
     asked = ["--clients", "4", "--rounds", "2", "--epochs", "1", "--hidden", "4", "--seeds", "1"]
     asked += ["--partition", "power_law,dirichlet", "--partition-seeds", "2"]
     asked += ["--attack", "sign_flip:1", "--algorithms", "cgsv"]
-    assert main.main(["compare", *asked, "--out", str(tmp_path / "run")]) == 0
+    assert main.main(["compare", *asked, "--verbose", "--out", str(tmp_path / "run")]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "2 of each partition, with partition seeds 0 to 1" in said
     assert "dishonest, draw 0" in said
