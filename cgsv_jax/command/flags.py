@@ -572,7 +572,7 @@ class List:
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Downloads a data set and writes it for reading; mnist and cifar10 need TensorFlow for it."""
+    """Downloads a data set, or takes a copy of its archive, and writes it for reading."""
 
     name: Annotated[
         str,
@@ -584,7 +584,9 @@ class Prepare:
         str | None,
         _AS_PATH,
         tyro.conf.arg(
-            help="a local copy of the archive of sst or mr",
+            help="a local copy of what would be downloaded: the folder with the four .gz files of "
+            "mnist; cifar-10-binary.tar.gz; trainDevTestTrees_PTB.zip of sst; "
+            "rt-polaritydata.tar.gz of mr",
             help_behavior_hint="(default: it is downloaded)",
         ),
     ] = None

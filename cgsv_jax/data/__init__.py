@@ -1,8 +1,8 @@
 """Data sets by name, on the host: `load("digits")`, `available()`, `prepare("mnist")`.
 
 A data set is one loader and one line in `DATASETS`; one that is read from disk has a line in
-`store.SETS` as well, and its loader is given arrays. TFDS is imported only where a set is decoded,
-TensorFlow only where one of TFDS's own is prepared.
+`store.SETS` as well, and its loader is given arrays. TFDS is imported only where a set is decoded
+or prepared, TensorFlow nowhere.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 
 from cgsv_jax import types
-from cgsv_jax.data import arrays, builders, digits, images, store, synthetic, text
+from cgsv_jax.data import arrays, digits, images, store, synthetic, text
 from cgsv_jax.host import files, words
 
 
@@ -277,14 +277,14 @@ def prepare(
     Args:
       name: a key of `DATASETS`.
       data_dir: where to write, as in `load`.
-      archive: a local copy of what would be downloaded, for the sets of `builders.ARCHIVES`.
+      archive: a local copy of what would be downloaded: a file, or a folder with the files.
 
     Returns:
       The folder of the prepared set.
 
     Raises:
-      ValueError: if the name is unknown, the set is built in or takes no archive, the archive is
-        another one, the download fails, or TensorFlow is needed and not installed.
+      ValueError: if the name is unknown, the set is built in, the archive is another one, or the
+        download fails.
     """
     name = words.meant(name, DATASETS)
     if name not in DATASETS:
@@ -294,9 +294,6 @@ def prepare(
         )
     if name not in store.SETS:
         raise ValueError(f"data set {name} is built in: there is nothing to prepare")
-    if archive is not None and name not in builders.ARCHIVES:
-        names = " and ".join(builders.ARCHIVES)
-        raise ValueError(f"{name} is downloaded by TFDS: only {names} are made of an archive")
     return store.prepare(name, data_dir, archive)
 
 

@@ -36,8 +36,8 @@ class Stored(NamedTuple):
 
 
 SETS = {
-    "mnist": Stored("image", ("train", "test"), (28, 28, 1)),
-    "cifar10": Stored("image", ("train", "test"), (32, 32, 3)),
+    "mnist": Stored("image", ("train", "test"), builders.MNIST_SHAPE),
+    "cifar10": Stored("image", ("train", "test"), builders.CIFAR_SHAPE),
     "sst": Stored("text", ("train", "test", "validation")),
     "mr": Stored("text", ("train",)),
 }
@@ -235,21 +235,20 @@ def _cache(prepared: Prepared) -> pathlib.Path | None:
 
 
 def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None) -> pathlib.Path:
-    """Download a data set and write it as array_record files; TFDS's own sets need TensorFlow.
+    """Download a data set and write it as array_record files.
 
     One that is there already stays as it is.
 
     Args:
       name: of the set.
       data_dir: where to write.
-      archive: a local copy of what would be downloaded, for the sets of `builders.ARCHIVES`.
+      archive: a local copy of what would be downloaded: a file, or a folder with the files.
 
     Returns:
       The folder of the prepared version.
 
     Raises:
-      ValueError: if the download fails, the archive is another one, TensorFlow is needed and not
-        installed, or what is there is damaged.
+      ValueError: if the download fails, the archive is another one, or what is there is damaged.
     """
     root = data_folder(data_dir)
     given = None if archive is None else builders.examples(name, archive)
@@ -257,20 +256,7 @@ def prepare(name: str, data_dir: Path | None = None, archive: Path | None = None
         return find(name, root).folder
     try:
         with _quiet():
-            if name in builders.ARCHIVES:
-                builder = builders.builder(name, root, given)
-            else:
-                import tensorflow  # noqa: F401  (asked for before anything is downloaded)
-                import tensorflow_datasets as tfds
-
-                builder = tfds.builder(name, data_dir=root, file_format="array_record")
-            builder.download_and_prepare()
-    except ImportError as error:
-        raise ValueError(
-            f"preparing {name} needs TensorFlow and what TFDS uses with it, but {error.name} is "
-            "not installed: run `pip install -e '.[prepare]'` in a checkout of cgsv_jax (reading a "
-            "prepared set does not need it)"
-        ) from error
+            builders.builder(name, root, given).download_and_prepare()
     except Exception as error:  # of the network, of the disk, or of TFDS's own checks
         need = "a writable folder" if archive else "a network and a writable folder"
         raise ValueError(
@@ -293,9 +279,7 @@ def _whole(name: str, folder: pathlib.Path) -> Iterator[None]:
 
 
 def _needs(name: str) -> str:
-    if name in builders.ARCHIVES:
-        return f"a network, or --archive with a copy of {builders.ARCHIVES[name].url}"
-    return "TensorFlow, `pip install -e '.[prepare]'` in a checkout of cgsv_jax, and a network"
+    return f"a network, or --archive with a copy of {builders.source(name)}"
 
 
 def _command(name: str, root: pathlib.Path) -> str:
