@@ -130,8 +130,7 @@ def figure(frame: pl.DataFrame) -> Figure:
                 axes.set_ylabel(label, fontsize=9)
         grid[0, column].set_title(name, fontsize=10)
         grid[-1, column].set_xlabel("beta")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    common.legend_below(drawn, grid[0, 0].get_legend_handles_labels()[0], 2)
     return drawn
 
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import polars as pl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -343,6 +344,13 @@ def panels(rows: int, columns: int, size: tuple[float, float], title: str) -> tu
     for axes in grid.flat:
         plain(axes)
     return figure, grid
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:
+    """One legend for all panels, below them, where it covers nothing."""
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False
+    )
 
 
 def plain(axes: Axes) -> None:

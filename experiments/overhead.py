@@ -22,11 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cgsv_jax import data as data_lib
 from cgsv_jax.core import simulation, vectors
 from cgsv_jax.experiment import bind, deal, timing
 from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.results.figures import GREY
 from cgsv_jax.rules import rescale
 from cgsv_jax.rules import spec as spec_lib
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
@@ -234,23 +236,32 @@ def drawn(frame: pl.DataFrame) -> Figure:
     labels = [f"{name} ({game})" if game else name for name, game in cases()]
     size = 6.2 * len(names), 1.6 + 0.32 * len(labels)
     figure, grid = common.panels(1, len(names), size, "Time of a contribution measure in a round")
+    for axes in grid[0, 1:]:
+        axes.sharex(grid[0, 0])  # the same place is the same share
     for axes, dataset in zip(grid[0], names, strict=True):
         for place, clients in enumerate(sorted(set(frame["clients"]))):
             look = common.style(place) | {"linewidth": 0, "markersize": 6}
-            axes.plot([], [], label=f"N = {clients}", **look)
             own = frame.filter((pl.col("dataset") == dataset) & (pl.col("clients") == clients))
             for row in own.filter(pl.col("share").is_not_null()).iter_rows(named=True):
                 fill = "none" if row["estimated"] else look["color"]
                 y = cases().index((row["measure"], row["game"])) + 0.18 * (place - 1)
                 axes.plot(100 * row["share"], y, markerfacecolor=fill, **look)
-        axes.plot([], [], "o", color="#666666", markerfacecolor="none", label="hollow: estimated")
-        axes.axvline(100, color="#666666", linewidth=0.8)
+        axes.axvline(100, color=GREY, linewidth=0.8)
         axes.set_xscale("log")
+        axes.tick_params(which="minor", length=0)
         axes.set_yticks(range(len(labels)), labels if axes is grid[0][0] else [])
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.set_xlabel("% of one round of local training", fontsize=9)
         axes.set_title(TITLES[dataset], fontsize=9)
-        axes.legend(fontsize=7, frameon=False)
+    handles = [
+        *(
+            Line2D([], [], **common.style(place) | {"linewidth": 0}, label=f"N = {clients}")
+            for place, clients in enumerate(sorted(set(frame["clients"])))
+        ),
+        Line2D([], [], color=GREY, marker="o", markerfacecolor="none", lw=0, label="estimated"),
+        Line2D([], [], color=GREY, linewidth=0.8, label="as long as local training"),
+    ]
+    common.legend_below(figure, handles, len(handles))
     return figure
 
 

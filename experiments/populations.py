@@ -6,10 +6,12 @@ not, so that at large N the newest round is all that counts, and the floor of 1e
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from experiments import common
 
@@ -24,6 +26,8 @@ SCALES = {
     "full": {"clients": (10, 100, 1000, 10_000), "rows": 60, "rounds": 100, "seeds": 3},
 }
 ALPHA = 0.95
+TENTHS = {"fewest rows": (0, (1, 1.5)), "most rows": "-"}  # as they are drawn
+OVERLAID = "relative floor"  # alone it hardly changes anything: points on the line of "as it is"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -138,27 +142,46 @@ def figure(shown: pl.DataFrame) -> Figure:
         ("distance", "distance to\nthe server's model"),
     )
     size = (3.2 * len(numbers) + 0.8, 7.5)
-    title = "Tenths of the clients: fewest rows (dotted), most rows (solid)"
+    title = "The tenths of the clients with fewest and with most rows"
     drawn, grid = common.panels(3, len(numbers), size, title)
     for column, number in enumerate(numbers):
         for axes, (value, label) in zip(grid[:, column], wanted, strict=True):
             for place, name in enumerate(OPTIONS):
-                for tenth, dash in (("fewest rows", (0, (1, 1.5))), ("most rows", "-")):
+                for tenth, dash in TENTHS.items():
                     own = shown.filter(
                         pl.col("N") == number,
                         pl.col("options") == name,
                         pl.col("tenth") == tenth,
                     ).drop_nulls(value)
                     look = {"color": common.figures.CYCLE[place], "linestyle": dash}
-                    wide = 2.6 - 0.8 * place  # where lines lie on each other all can be seen
-                    label_ = name if tenth == "most rows" else None
-                    axes.plot(own["round"], own[value], label=label_, linewidth=wide, **look)
+                    if name == OVERLAID:
+                        look |= _marked(place, len(own))
+                    axes.plot(own["round"], own[value], **look)
+            axes.set_xlim(0, shown["round"].to_numpy().max() + 1)
             if column == 0:
                 axes.set_ylabel(label, fontsize=9)
         grid[0, column].set_title(f"N = {number:,}", fontsize=10)
-        grid[-1, column].set_xlabel("round")
-    grid[0, 0].legend(fontsize=8, frameon=False)
+        grid[-1, column].set_xlabel("round", fontsize=9)
+    handles = [
+        Line2D(
+            [], [], label=name, color=common.figures.CYCLE[place],
+            **(_marked(place, 1) if name == OVERLAID else {}),
+        )
+        for place, name in enumerate(OPTIONS)
+    ] + [
+        Line2D([], [], color=common.figures.GREY, linestyle=dash, label=tenth)
+        for tenth, dash in TENTHS.items()
+    ]  # fmt: skip
+    common.legend_below(drawn, handles, len(handles))
     return drawn
+
+
+def _marked(place: int, points: int) -> dict[str, Any]:
+    """Points without a line: they are seen on a line that goes through them."""
+    marker = common.figures.MARKERS[place]
+    every = max(points // 12, 1)
+    look = {"marker": marker, "markersize": 4.5, "markerfacecolor": "none", "markevery": every}
+    return look | {"linestyle": "", "zorder": 3}
 
 
 if __name__ == "__main__":

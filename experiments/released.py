@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cgsv_jax.config import defaults
 from experiments import common
@@ -81,8 +82,10 @@ def figure(frame: pl.DataFrame) -> Figure:
     """Differences from `paper`, a dot per seed and their mean, fairness and accuracy."""
     partitions = frame["partition"].unique(maintain_order=True).to_list()
     names = frame["as released"].unique(maintain_order=True).to_list()[1:]
-    size = (9.5, (0.27 * len(names) + 0.8) * len(partitions) + 0.5)
-    drawn, grid = common.panels(len(partitions), 2, size, "One line as released, minus paper")
+    size = (9.5, (0.27 * len(names) + 1.0) * len(partitions) + 0.7)
+    drawn, grid = common.panels(
+        len(partitions), 2, size, "What each line of the released code changes"
+    )
     for row, partition in zip(grid, partitions, strict=True):
         own = frame.filter(partition=partition)
         for axes, (column, label, factor) in zip(
@@ -101,9 +104,16 @@ def figure(frame: pl.DataFrame) -> Figure:
             axes.axvline(0, color="#999999", linewidth=0.9)
             axes.set_yticks(range(len(names)), names, fontsize=7)
             axes.invert_yaxis()
-            axes.set_title(f"{partition}: {label}", fontsize=9)
+            axes.set_title(partition, fontsize=9)
+            axes.set_xlabel(f"{label}: as released, minus paper", fontsize=8)
             if not axes.get_subplotspec().is_first_col():
                 axes.tick_params(labelleft=False)
+    dot = {"color": common.figures.BLUE, "alpha": 0.7, "markersize": 4, "linewidth": 0}
+    handles = [
+        Line2D([], [], marker="o", label="a seed in which both are defined", **dot),
+        Line2D([], [], color=common.figures.VERMILION, label="their mean"),
+    ]
+    common.legend_below(drawn, handles, 2)
     return drawn
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import optax
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cgsv_jax import data as data_lib
 from cgsv_jax.core import evaluation, local, simulation, vectors
@@ -311,25 +312,27 @@ def place_of_loss(frame: pl.DataFrame) -> str:
 
 
 def drawn(frame: pl.DataFrame, shown: tuple[int, ...], title: str) -> Figure:
-    """Norms, changed share and cosines over the rounds; crosses are the reference's."""
-    figure, grid = common.panels(1, 3, (12, 3.8), title)
+    """Norms, changed share and cosines over the rounds; crosses are the reference's.
+
+    The reference's cosines are damped, those of the lines are not; see the note of the table.
+    """
+    figure, grid = common.panels(1, 3, (12, 4.4), title)
     means = (
         frame.group_by("schedule", "round", maintain_order=True)
         .agg(pl.col("dw", "wanted", "changed", "descent", "pair").mean())
         .sort("round")
     )
     norms, changed, cosines = grid[0]
-    for place, (per, name) in enumerate(SCHEDULES.items()):
+    for place, per in enumerate(SCHEDULES):
         own = means.filter(pl.col("schedule") == per)
         look = {"color": figures.CYCLE[place], "linewidth": 1.4}
         x = own["round"].to_numpy()
-        norms.plot(x, np.where(own["dw"] > 0, own["dw"], np.nan), label=f"‖dw‖, {name}", **look)
-        norms.plot(x, own["wanted"], linestyle=":", label="without the addition", **look)
-        changed.plot(x, 100 * own["changed"].to_numpy(), label=name, **look)
+        norms.plot(x, np.where(own["dw"] > 0, own["dw"], np.nan), **look)
+        norms.plot(x, own["wanted"], linestyle=":", **look)
+        changed.plot(x, 100 * own["changed"].to_numpy(), **look)
         for column, dash in (("descent", "-"), ("pair", "--")):
             values = own[column].cast(pl.Float64).fill_null(np.nan).to_numpy()
-            what = "dw, -full gradient" if column == "descent" else "u_1, u_2"
-            cosines.plot(x, values, linestyle=dash, label=f"{what}, per {per}", **look)
+            cosines.plot(x, values, linestyle=dash, **look)
         if frame["dataset"][0] == "mnist":
             known = {t: seen for (kind, t), seen in REFERENCE.items() if kind == per}
             for axes, column, factor in (
@@ -340,17 +343,31 @@ def drawn(frame: pl.DataFrame, shown: tuple[int, ...], title: str) -> Figure:
                     axes.plot(*zip(*points, strict=True), "x", color=figures.BLACK, markersize=6)
     norms.axhline(EPSILON, color=figures.GREY, linewidth=0.8)
     norms.annotate(
-        "epsilon of the upload", (shown[-1], EPSILON), fontsize=7, ha="right", va="bottom"
+        *("epsilon of the upload", (shown[-1], EPSILON), (0, 2)),
+        **{"textcoords": "offset points", "fontsize": 8, "ha": "right", "va": "bottom"},
     )
     norms.set_yscale("log")
-    for axes, label, corner in (
-        (norms, "norm", "lower left"),
-        (changed, "parameters changed, %", (0.42, 0.1)),
-        (cosines, "cosine", "lower right"),
+    for axes, label in (
+        (norms, "norm of the update"),
+        (changed, "parameters changed, %"),
+        (cosines, "cosine"),
     ):
         axes.set_xlabel("round whose learning rate is tried", fontsize=9)
         axes.set_ylabel(label, fontsize=9)
-        axes.legend(fontsize=7, frameon=False, loc=corner)
+    grey = {"color": figures.GREY, "linewidth": 1.4}
+    handles = [
+        *(
+            Line2D([], [], color=figures.CYCLE[place], linewidth=1.4, label=f"decay {name}")
+            for place, name in enumerate(SCHEDULES.values())
+        ),
+        Line2D([], [], **grey, label="‖dw‖; right: cosine of dw and minus the full gradient"),
+        Line2D([], [], **grey, ls=":", label="‖sum of lr × gradient‖, never added to a weight"),
+        Line2D([], [], **grey, ls="--", label="cosine of the two clients' uploads u_1 and u_2"),
+    ]
+    if frame["dataset"][0] == "mnist":
+        label = "reference: another implementation, cosines at epsilon 1e-8"
+        handles.append(Line2D([], [], color=figures.BLACK, marker="x", lw=0, label=label))
+    common.legend_below(figure, handles, 3)
     return figure
 
 

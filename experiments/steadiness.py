@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from cgsv_jax.config.schema import Config, Method
 from cgsv_jax.core import metrics, simulation, vectors
@@ -317,16 +318,17 @@ def figure(frame: pl.DataFrame) -> Figure:
     cells = frame.select("dataset", "partition").unique(maintain_order=True)
     cells = cells.filter(pl.col("partition").is_in(_TWO)).rows()
     rows = (
-        ("by_loss", "fairness by loss", 1),
-        ("fairness", "fairness by accuracy", 1),
-        ("accuracy", "mean accuracy, %", 100),
-        ("cosine", "cosine of u_N with\nthat of the round before", 1),
+        ("by_loss", "fairness by loss", 1, 100),
+        ("fairness", "fairness by accuracy", 1, 100),
+        ("accuracy", "mean accuracy, %", 100, None),
+        ("cosine", "cosine of u_N with\nthat of the round before", 1, 1),
     )
-    title = "Fairness over rounds: Gamma as in the paper, and decaying (mean and range over runs)"
+    title = "Fairness over rounds: Gamma as in the paper, and decaying"
+    labels = {"paper": "paper, mean over runs", "steady": f"steady (d = {STEADY:g}), likewise"}
     drawn, axes = common.panels(len(rows), len(cells), (2.9 * len(cells) + 0.6, 8.2), title)
     for column, (dataset, partition) in enumerate(cells):
         axes[0, column].set_title(f"{dataset}, {partition}", fontsize=9)
-        for row, (name, label, factor) in enumerate(rows):
+        for row, (name, label, factor, limit) in enumerate(rows):
             panel = axes[row, column]
             own = frame.filter(dataset=dataset, partition=partition)
             for place, (decay, word) in enumerate(((1.0, "paper"), (STEADY, "steady"))):
@@ -341,16 +343,21 @@ def figure(frame: pl.DataFrame) -> Figure:
                 )
                 line = of_decay.sort("round").drop_nulls()
                 style = {**common.style((4, 0)[place]), "marker": ""}
-                panel.plot(line["round"], factor * line["mean"], label=word, **style)
+                panel.plot(line["round"], factor * line["mean"], label=labels[word], **style)
                 low, high = (factor * line[end] for end in ("low", "high"))
                 panel.fill_between(line["round"], low, high, color=style["color"], alpha=0.15, lw=0)
-            if name != "accuracy":
+            if limit:
                 panel.axhline(0, color="#999999", linewidth=0.8)
+                panel.set_ylim(-1.05 * limit, 1.05 * limit)
             if column == 0:
                 panel.set_ylabel(label, fontsize=8)
     for panel in axes[-1]:
         panel.set_xlabel("round", fontsize=8)
-    axes[0, 0].legend(fontsize=8, frameon=False)
+    handles = [
+        *axes[0, 0].get_legend_handles_labels()[0],
+        Patch(color="#999999", alpha=0.4, lw=0, label="least to greatest of several runs"),
+    ]
+    common.legend_below(drawn, handles, len(handles))
     return drawn
 
 
