@@ -110,7 +110,9 @@ def run(
             watch(label, place + 1, state=f"{time.perf_counter() - started:.0f} s", now=True)
             for name, frame in frames_lib.frames_of(result.cells).items():
                 fixed = [pl.lit(value).alias(key) for key, value in extra.items()]
-                frames[name].append(frame.select(*fixed, pl.all()))
+                # A table may know one of them by itself, such as the seed of the partition.
+                own = frame.drop(*extra, strict=False)
+                frames[name].append(own.select(*fixed, pl.all()))
     return {name: pl.concat(parts, how="vertical_relaxed") for name, parts in frames.items()}
 
 
@@ -331,8 +333,15 @@ def report(
     stem = what.out / f"{what.item}-{what.scale}"
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     data.write_parquet(stem.with_suffix(".parquet"), compression="zstd")
+    save(what, figure)
+
+
+def save(what: Asked, figure: Figure, part: str = "") -> None:
+    """Writes `<item>-<scale>.png`; a further figure of the item is called `<item>_<part>-...`."""
+    name = f"{what.item}_{part}" if part else what.item
     with matplotlib.rc_context({"svg.hashsalt": "cgsv"}):
-        figure.savefig(stem.with_suffix(".png"), dpi=130, metadata=figures.METADATA["png"])
+        file = what.out / f"{name}-{what.scale}.png"
+        figure.savefig(file, dpi=130, metadata=figures.METADATA["png"])
 
 
 def panels(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple[Figure, Any]:

@@ -16,7 +16,7 @@ middle by size, is the odd one: honest, noisy (its labels are random throughout 
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cgsv_jax import data as data_lib
 from cgsv_jax.config import schema
@@ -377,61 +378,104 @@ def in_words(frame: pl.DataFrame) -> str:
     )
 
 
-def _legend(axes: Axes, colours: Sequence[str], dashes: Mapping[str, str]) -> None:
-    """Colours and dashes told apart, above the lines."""
-    for place, name in enumerate(colours):
-        axes.plot([], [], label=name, **common.style(place))
-    for dash, name in dashes.items():
-        axes.plot([], [], color=figures.GREY, linewidth=1.3, linestyle=dash, label=name)
-    low, high = axes.get_ylim()
-    log = axes.get_yscale() == "log"
-    axes.set_ylim(low, high * (high / low) ** 0.4 if log else high + 0.4 * (high - low))
-    columns = -(-(len(colours) + len(dashes)) // 2)
-    axes.legend(fontsize=7, frameon=False, ncols=columns, loc="upper center")
+MEANINGS = {
+    "exact": "exact value",
+    "psi": "psi: cos(u_i, u_N)",
+    "plain": f"plain: sampled, {ORDERS} independent orders",
+    "pairs": f"pairs: sampled, {ORDERS // 2} orders and their reverses",
+}
+ODD = {
+    "honest": "the odd client is like all others",
+    "noisy": "its labels are random",
+    "reversed": "its uploads have the wrong sign",
+}
+
+
+def _look(estimate: str, kind: str = "") -> dict[str, Any]:
+    """A colour per estimate and a marker per odd client."""
+    colours = dict(zip(MEANINGS, (figures.BLACK, *figures.CYCLE), strict=False))
+    markers: dict[str, str] = dict(zip(KINDS, figures.MARKERS, strict=False))
+    look = {"color": colours.get(estimate, figures.GREY), "marker": markers.get(kind, ".")}
+    return look | {"markersize": 4, "linewidth": 1.3}
+
+
+def _line(axes: Axes, own: pl.DataFrame, value: str, **look: Any) -> None:
+    """Means over trials of a column, over whatever the rows sweep."""
+    column = "players" if own["sweep"][0] == "N" else "parameters"
+    means = own.group_by(column).agg(pl.col(value).mean()).sort(column)
+    axes.plot(means[column], means[value], **look)
+
+
+def _over(axes: Axes, sweep: str) -> None:
+    """Names the x axis of a panel."""
+    axes.set_xlabel("clients N" if sweep == "N" else "parameters D", fontsize=9)
+    if sweep == "D":
+        axes.set_xscale("log", base=2)
+
+
+def _fixed(own: pl.DataFrame, sweep: str) -> str:
+    """What does not vary in a sweep."""
+    return f"D = {own['parameters'].min():,}" if sweep == "N" else f"N = {own['players'].min()}"
 
 
 def drawn(frame: pl.DataFrame) -> Figure:
-    """Errors, the odd client's value and times over N (above) and over D (below)."""
-    figure, grid = common.panels(2, 4, (16, 7.4), "psi and sampling against the exact value")
-    for row, (sweep, column) in zip(grid, (("N", "players"), ("D", "parameters")), strict=True):
-        own = _own(frame, sweep=sweep)
+    """Errors and the odd client's value over N (above) and over D (below).
 
-        def line(axes, kind, method, value, place, dash="-", factor=None, own=own, column=column):
-            part = _own(own, kind=kind, method=method)
-            scaled = pl.col(value) * (pl.col(factor) if factor else 1)
-            means = part.group_by(column).agg(scaled.mean().alias("mean")).sort(column)
-            axes.plot(means[column], means["mean"], linestyle=dash, **common.style(place))
-
-        for place, name in enumerate(ESTIMATES):
-            line(row[0], "random", name, "l1", place)
-            line(row[0], "unit", name, "l1", place, ":")
-        for place, kind in enumerate(KINDS):
-            line(row[1], kind, "psi", "l1", place)
-            line(row[1], kind, "pairs", "l1", place, ":")
-            for name, dash in (("exact", "-"), ("psi", "--"), ("pairs", ":")):
-                line(row[2], kind, name, "odd", place, dash, "players")
-        for place, name in enumerate(METHODS):
-            line(row[3], "random", name, "seconds", place)
-            line(row[3], "honest", name, "seconds", place, ":")
-        fixed = own["parameters"].min() if sweep == "N" else own["players"].min()
-        rest = f"D = {fixed:,}" if sweep == "N" else f"N = {fixed}"
+    A colour is an estimate and a marker the odd client, in every panel. Sampling's error hardly
+    depends on who is odd and is a mean over all; the sampled value lies on the exact one and is
+    left out.
+    """
+    title = "psi and sampling against the exact Shapley value"
+    figure, grid = common.panels(2, 3, (12, 7.6), title)
+    worth = frame.with_columns(pl.col("odd") * pl.col("players"))
+    for row, sweep in zip(grid, ("N", "D"), strict=True):
+        own = _own(worth, sweep=sweep)
+        row[1].sharey(row[0])  # one scale: which error is the greater is seen
+        for name in ESTIMATES:
+            _line(row[0], _own(own, kind="random", method=name), "l1", **_look(name))
+        _line(row[0], _own(own, kind="unit", method="psi"), "l1", linestyle=":", **_look("psi"))
+        sampled = own.filter(pl.col("kind").is_in(KINDS), pl.col("method") == "pairs")
+        _line(row[1], sampled, "l1", **_look("pairs"))
+        for kind in KINDS:
+            _line(row[1], _own(own, kind=kind, method="psi"), "l1", **_look("psi", kind))
+            for name in ("exact", "psi"):
+                _line(row[2], _own(own, kind=kind, method=name), "odd", **_look(name, kind))
+        row[2].axhline(0, color=figures.GREY, linewidth=0.8)
         for axes, title in zip(
-            row,
-            ("L1, random vectors", "L1, real updates", "N x value of the odd client", "seconds"),
-            strict=True,
+            row, ("Gaussian vectors", "real updates", "real updates"), strict=True
         ):
-            axes.set_title(f"{title} ({rest})", fontsize=9)
-            axes.set_xlabel("clients N" if sweep == "N" else "parameters D", fontsize=9)
-            if sweep == "D":
-                axes.set_xscale("log", base=2)
-        for axes in (row[0], row[1], row[3]):
+            axes.set_title(f"{title}, {_fixed(own, sweep)}", fontsize=9)
+            _over(axes, sweep)
+        for axes in row[:2]:
             axes.set_yscale("log")
-            axes.tick_params(which="minor", labelsize=7)
-        dashes = {"-": "exact", "--": "psi", ":": "pairs"}
-        _legend(row[0], ESTIMATES, {"-": "as drawn", ":": "of norm 1"})
-        _legend(row[1], KINDS, {"-": "psi", ":": "pairs"})
-        _legend(row[2], KINDS, dashes)
-        _legend(row[3], tuple(METHODS), {"-": "random", ":": "real"})
+            axes.set_ylabel("L1 distance to the exact value", fontsize=9)
+        row[2].set_ylabel("N x value of the odd client", fontsize=9)
+    handles = [
+        *(Line2D([], [], label=words, **_look(name)) for name, words in MEANINGS.items()),
+        Line2D([], [], label="psi of vectors of norm 1", linestyle=":", **_look("psi")),
+        *(
+            Line2D([], [], label=f"{kind}: {words}", linestyle="", **_look("", kind))
+            for kind, words in ODD.items()
+        ),
+    ]
+    common.legend_below(figure, handles, 2)
+    return figure
+
+
+def drawn_times(frame: pl.DataFrame) -> Figure:
+    """Seconds of all methods on random vectors; the work does not depend on what they hold."""
+    title = "Time of psi, of sampling and of the exact Shapley value"
+    figure, grid = common.panels(1, 2, (9, 4.2), title)
+    for axes, sweep in zip(grid[0], ("N", "D"), strict=True):
+        own = _own(frame, sweep=sweep, kind="random")
+        for name in METHODS:
+            _line(axes, _own(own, method=name), "seconds", **_look(name))
+        axes.set_title(_fixed(own, sweep), fontsize=9)
+        _over(axes, sweep)
+        axes.set_yscale("log")
+        axes.set_ylabel("seconds", fontsize=9)
+    handles = [Line2D([], [], label=words, **_look(name)) for name, words in MEANINGS.items()]
+    common.legend_below(figure, handles, 2)
     return figure
 
 
@@ -464,6 +508,7 @@ def main(argv: list[str] | None = None) -> pl.DataFrame:
         drawn(frame),
         common.provenance(scale.trials),
     )
+    common.save(what, drawn_times(frame), "time")
     return frame
 
 

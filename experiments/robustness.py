@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cgsv_jax.core import attacks
@@ -43,13 +45,18 @@ VARIANTS = {
     "": {"algorithms": ["standalone", *METHODS]},
     "cgsv, removal": {"algorithms": ["standalone", "cgsv"], "removal": 1 / 3},
 }
-# column -> (heading, factor, digits, what is drawn: low, high, colours)
+# column -> (heading, factor, digits)
 SHOWN = {
-    "honest_accuracy": ("average accuracy of honest clients, %", 100, 1, (20, 100, "viridis")),
-    "honest_fairness": ("fairness among honest clients", 1, 0, (-100, 100, "RdBu")),
-    "attacker_share": ("entries of u_N that attackers receive, %", 100, 0, (0, 100, "viridis_r")),
-    "attacker_reputation": ("attackers' reputation over the honest mean", 1, 2, (0, 2, "RdBu_r")),
-    "separation": ("AUC of reputation: honest above attackers", 1, 2, (0, 1, "RdBu")),
+    "honest_accuracy": ("average accuracy of honest clients, %", 100, 1),
+    "honest_fairness": ("fairness among honest clients", 1, 0),
+    "attacker_share": ("entries of u_N that attackers receive, %", 100, 0),
+    "attacker_reputation": ("attackers' reputation over the honest mean", 1, 2),
+    "separation": ("AUC of reputation: honest above attackers", 1, 2),
+}
+# Of the figure: column -> (heading, digits, colours); the scale begins at 0.
+DRAWN = {
+    "lost": ("accuracy that honest clients lose, points", 1, "Reds"),
+    "received": ("entries of u_N that attackers receive, %", 0, "Purples"),
 }
 
 
@@ -93,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections: list = [("", NOTE)]
     for partition in chosen["partitions"]:
         own = frame.filter(partition=partition)
-        for column, (heading, factor, digits, _) in SHOWN.items():
+        for column, (heading, factor, digits) in SHOWN.items():
             if own[column].null_count() < len(own):
                 sections.append((f"{partition}: {heading}", table(own, column, factor, digits)))
     seeds = f"{len(chosen['partition_seeds'])} partitions, {chosen['base']['seeds']} seeds each"
@@ -128,41 +135,64 @@ def table(frame: pl.DataFrame, column: str, factor: float, digits: int) -> pl.Da
     return made.filter(pl.any_horizontal(pl.exclude("attack", "attackers") != "–"))
 
 
+def harm(frame: pl.DataFrame) -> pl.DataFrame:
+    """What most attackers do, a row per partition, attack and method: means over runs.
+
+    Of the greatest number of attackers. `lost` is the honest clients' accuracy where nobody cheats
+    less that under attack, in points; the attack that takes most from all methods together is
+    first.
+    """
+    keys = ("partition", "kind", "method")
+    most = frame.filter(pl.col("count").is_in([0, frame["count"].to_numpy().max()]))
+    means = most.group_by(*keys, maintain_order=True).agg(
+        (100 * pl.col("honest_accuracy").mean()).alias("honest"),
+        (100 * pl.col("attacker_share").mean()).alias("received"),
+    )
+    none = means.filter(kind="none").select("partition", "method", pl.col("honest").alias("none"))
+    attacked = means.filter(pl.col("kind") != "none").join(
+        none, on=("partition", "method"), maintain_order="left"
+    )
+    damage = pl.col("lost").mean().over("kind")
+    return attacked.with_columns((pl.col("none") - pl.col("honest")).alias("lost")).sort(
+        damage, descending=True, maintain_order=True
+    )
+
+
 def figure(frame: pl.DataFrame, number: int) -> Figure:
-    """A row of panels per partition, a panel per measure: attacks down, methods across."""
+    """A row of panels per partition, a panel per harm: attacks down by damage, methods across."""
+    found = harm(frame)
     partitions = frame["partition"].unique(maintain_order=True).to_list()
     methods = frame["method"].unique(maintain_order=True).to_list()
-    kinds = frame.select("kind", "count").unique(maintain_order=True).rows()
-    size = (3.0 * len(SHOWN) + 1.6, (0.19 * len(kinds) + 1.3) * len(partitions))
-    drawn, grid = common.panels(
-        len(partitions), len(SHOWN), size, f"Attackers among {number} clients, mean over runs"
-    )
-    for axes_row, partition in zip(grid, partitions, strict=True):
-        for place, (axes, (column, (heading, factor, digits, span))) in enumerate(
-            zip(axes_row, SHOWN.items(), strict=True)
-        ):
-            values = np.full((len(kinds), len(methods)), np.nan)
-            for i, (attack, count) in enumerate(kinds):
-                for j, method in enumerate(methods):
-                    own = frame.filter(
-                        partition=partition, kind=attack, count=count, method=method
-                    )[column].drop_nulls()
-                    if len(own):
-                        values[i, j] = factor * own.mean()
-            low, high, colours = span
-            axes.imshow(values, vmin=low, vmax=high, cmap=colours, aspect="auto")
-            for (i, j), value in np.ndenumerate(values):
-                text = "–" if np.isnan(value) else f"{value:.{digits}f}"
+    kinds = found["kind"].unique(maintain_order=True).to_list()
+    size = (4.6 * len(DRAWN) + 1.2, (0.3 * len(kinds) + 1.2) * len(partitions) + 0.4)
+    title = f"{frame['count'].max()} attackers among {number} clients, mean over runs"
+    drawn, grid = common.panels(len(partitions), len(DRAWN), size, title)
+    for column, (value, (heading, digits, colours)) in enumerate(DRAWN.items()):
+        # One scale for all partitions, and for nothing else.
+        scale = Normalize(0, max(found[value].to_numpy().max(), 1))
+        image = ScalarMappable(scale, colours)
+        for axes, partition in zip(grid[:, column], partitions, strict=True):
+            own = found.filter(partition=partition)
+            cells = {(k, m): v for k, m, v in own.select("kind", "method", value).rows()}
+            values = np.array([[cells[k, m] for m in methods] for k in kinds], float)
+            axes.imshow(values, norm=scale, cmap=colours, aspect="auto")
+            for (i, j), harmed in np.ndenumerate(values):
                 axes.text(
-                    *(j, i, text),
-                    ha="center", va="center", fontsize=6, color="black",
-                    bbox={"boxstyle": "round,pad=0.1", "fc": "white", "alpha": 0.6, "lw": 0},
-                )  # fmt: skip
-            axes.set_title(f"{partition}\n{heading}", fontsize=7)
-            axes.set_xticks(range(len(methods)), methods, fontsize=6, rotation=20)
-            labels = [f"{attack}, {count}" if count else attack for attack, count in kinds]
-            axes.set_yticks(range(len(kinds)), labels if place == 0 else [], fontsize=6)
+                    *(j, i, f"{harmed:z.{digits}f}"),
+                    **{"ha": "center", "va": "center", "fontsize": 8},
+                    color="white" if scale(harmed) > 0.5 else "black",
+                )
+            axes.set_title(f"{partition}: {heading}", fontsize=9)
+            none = dict(own.select("method", "none").rows())
+            labels = [f"{m}\n{none[m]:.1f} %" if value == "lost" else m for m in methods]
+            axes.set_xticks(range(len(methods)), labels, fontsize=8)
+            axes.set_yticks(range(len(kinds)), kinds if column == 0 else [], fontsize=8)
             axes.grid(visible=False)
+            if value == "lost":
+                axes.set_xlabel("method, and what it reaches where nobody cheats", fontsize=8)
+        bar = drawn.colorbar(image, ax=grid[:, column].tolist(), shrink=0.6, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8)
     return drawn
 
 

@@ -26,6 +26,7 @@ from experiments import (
     overhead,
     paper,
     psi_error,
+    robustness,
     schedule,
     steadiness,
 )
@@ -209,8 +210,40 @@ def _smoke(script, folder, *more):
     return frame, stem.with_suffix(".md").read_text()
 
 
+def test_a_constant_column_stands_once_where_the_table_has_it():
+    """The seed of the partition is a column of every summary."""
+    wanted = {"algorithms": "standalone", "clients": 3, "rounds": 1, "seeds": 1}
+    summary = common.run([wanted | {"partition_seed": 2}], [{"partition_seed": 2}])["summary"]
+    assert summary.columns[0] == "partition_seed"
+    assert summary["partition_seed"].to_list() == [2]
+
+
+@pytest.mark.nightly  # every attack is a program of its own
+def test_attacks_are_drawn_by_the_damage_they_do(smoked, capsys):
+    """Of most attackers, less the world without: against means by hand."""
+    frame, printed = smoked("robustness", capsys)
+    assert "class_imbalance: average accuracy of honest clients, %" in printed
+    assert set(frame["method"]) == {*robustness.METHODS, "cgsv, removal"}
+    chosen = robustness.SCALES["smoke"]
+    found = robustness.harm(frame)
+    assert len(found) == len(chosen["attacks"]) * frame["method"].n_unique()
+    for row in found.iter_rows(named=True):
+        own = frame.filter(method=row["method"], partition=row["partition"])
+        none, attacked = (
+            own.filter(kind=kind, count=count)
+            for kind, count in (("none", 0), (row["kind"], chosen["attackers"][-1]))
+        )
+        lost = 100 * (none["mean_accuracy"].mean() - attacked["honest_accuracy"].mean())
+        assert row["lost"] == pytest.approx(lost, abs=1e-4)
+        assert row["received"] == pytest.approx(100 * attacked["attacker_share"].mean())
+    kinds = found["kind"].unique(maintain_order=True).to_list()
+    damage = [found.filter(kind=kind)["lost"].mean() for kind in kinds]
+    assert damage == sorted(damage, reverse=True)
+
+
 def test_psi_is_compared_with_the_exact_value(tmp_path):
     frame, page = _smoke(psi_error, tmp_path)
+    assert (tmp_path / "psi_error_time-smoke.png").stat().st_size > 10_000
     assert "L1 of pairs" in page
     assert frame["trial"].n_unique() == 3
     assert frame.filter(pl.col("method") == "exact")["l1"].max() == 0
