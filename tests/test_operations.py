@@ -201,7 +201,7 @@ def test_terminals_of_every_width_and_encoding(columns, encoding, ran, forks, pl
     done = forks(*loud(command), "--out", out, **how)
     assert (done.code, done.err) == (0, "")
     assert files_of(out) == files
-    assert f"results: {out}  (5 figures in {out / 'figures'})" in done.out.splitlines()
+    assert f"results: {out}  (6 figures in {out / 'figures'})" in done.out.splitlines()
 
 
 @pytest.mark.parametrize("where", ["/dev/full", "closed"])

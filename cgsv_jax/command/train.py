@@ -95,11 +95,9 @@ def _configuration(args: Any) -> Config:
 def keep_compiled(no_cache: bool, quiet: bool) -> None:
     """Has compiled programs kept for the next process, unless somebody minds."""
     if not no_cache and (folder := compile_cache.use()) is not None:
-        terminal.say(
-            terminal.console(quiet),
-            f"compiled programs are kept in {folder} for the next time, {compile_cache.MOST >> 30} "
-            "GiB at most (--no-cache leaves them out)",
-        )
+        size = compile_cache.MOST >> 30
+        said = f"compiled programs are kept for the next time, {size} GiB at most (--no-cache: not)"
+        terminal.say(terminal.console(quiet), f"{said}:\n{folder}")
 
 
 def train(args: Any) -> None:
