@@ -83,7 +83,7 @@ def expected(place):
     return like
 
 
-def computed(config, watch=None, dealt=None, keeper=None):
+def computed(config, watch=None, dealt=None, keeper=None, track=None):
     """In place of `experiment.run`: of the config, the rows, and of what the checkpoint holds."""
     kept = keeper.restore(PLAN, expected)
     state = STATE if kept is None else kept.state
@@ -113,7 +113,7 @@ def computed(config, watch=None, dealt=None, keeper=None):
     return running.Result(config, dealt, tuple(cells), timing)
 
 
-def stopped(config, watch=None, dealt=None, keeper=None):
+def stopped(config, watch=None, dealt=None, keeper=None, track=None):
     """Saves two checkpoints, and is interrupted."""
     keeper.restore(PLAN, expected)
     for done in (1, 2):
