@@ -62,6 +62,8 @@ def test_the_next_process_compiles_nothing(tmp_path):
 def test_it_is_left_where_somebody_minds_or_chose_another(tmp_path):
     assert process(tmp_path / "a", CGSV_NO_CACHE="1")[0::2][0] == "None"
     assert not (tmp_path / "a").exists()
+    assert process(tmp_path / "a", JAX_ENABLE_COMPILATION_CACHE="false") == ("None", 0, 0)
+    assert not (tmp_path / "a").exists()
     chosen = tmp_path / "own"
     assert process(tmp_path / "a", JAX_COMPILATION_CACHE_DIR=str(chosen))[0] == "None"
     assert not (tmp_path / "a").exists()

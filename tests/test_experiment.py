@@ -405,7 +405,7 @@ def test_a_registered_measure_is_given_the_rows_it_needs(monkeypatch, tmp_path):
     scores = directory_lib.read(out).rounds["score"].to_numpy()
     np.testing.assert_allclose(scores, labels.size + labels.mean(), rtol=1e-6)
     bare = names_lib.configure(**asked, contribution="own", validation_share=0.0)
-    with pytest.raises(ConfigError, match=r"cgsv\[contribution=own\] judges models on the server's validation rows"):
+    with pytest.raises(ConfigError, match=r"cgsv\[contribution=own\] judges models on the server"):
         deal.tasks(bare)
     (exact,) = names_lib.configure(**asked, contribution="shapley", game="accuracy").methods
     seconds = [budget.seconds_per_round(bind.bind(config, m, task)) for m in (method, exact)]

@@ -212,6 +212,7 @@ def _side_by_side(
         for number in range(first, len(batches)):
             if len(jobs) >= FOR_EVERY_CORE * cores:
                 break
+            made = needed = None  # whose arrays go before the next ones come
             try:
                 made = build(number)
                 alone = not _on_one_cpu(made.shared)
@@ -231,6 +232,7 @@ def _side_by_side(
                 if number == first:
                     raise
                 break  # raised again when it is this batch's turn
+        del made, needed
         for (code, key), (number, job) in jobs.items():
             if number == first or job.exception() is None:
                 program, seconds = job.result()

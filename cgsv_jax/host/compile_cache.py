@@ -33,7 +33,9 @@ def use() -> pathlib.Path | None:
     Returns:
       The folder, if it was made just now; None: there is nothing to be said.
     """
-    if os.environ.get(LEAVE) or jax.config.values["jax_compilation_cache_dir"] is not None:
+    settings = jax.config.values
+    chosen = settings["jax_compilation_cache_dir"] is not None
+    if os.environ.get(LEAVE) or chosen or not settings["jax_enable_compilation_cache"]:
         return None
     try:
         folder = files.cache_folder() / "compiled" / _processor()
