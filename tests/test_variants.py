@@ -117,6 +117,11 @@ def test_a_name_is_what_the_method_is(drawn):
         ({"algorithms": ["cgsv[beta=inf]", "cgsv[beta=1]"]}, ["cgsv[beta=inf]", "cgsv"]),
         ({"algorithms": "cgsv[contribution=cosine]"}, ["cgsv"]),  # as it would be
         ({"algorithms": "cgsv,fedavg", "beta": 5.0}, ["cgsv", "fedavg"]),  # a number of all
+        # What is usual is said where all others have something else.
+        ({"algorithms": "cgsv,cgsv[beta=1]", "beta": 5.0}, ["cgsv", "cgsv[beta=1]"]),
+        ({"algorithms": "cgsv,rffl[beta=5]", "beta": 5.0}, ["cgsv", "rffl"]),
+        ({"algorithms": "cgsv,cgsv[contribution=cosine]", "contribution": "shapley"},
+         ["cgsv[contribution=shapley]", "cgsv[contribution=cosine]"]),
         (
             {"algorithms": "standalone,cgsv,rffl", "contribution": "shapley", "game": "accuracy"},
             ["standalone", "cgsv[contribution=shapley,game=accuracy]", "rffl"],
@@ -191,6 +196,13 @@ def test_choices_of_all_points_are_told_by_the_sweep():
             {"algorithms": "cgsv,cgsv[beta=1.0]"},
             [
                 "--algorithms holds 'cgsv' and 'cgsv[beta=1.0]', it must hold each method once: "
+                "both are cgsv"
+            ],
+        ),
+        (
+            {"algorithms": "cgsv,cgsv[beta=5]", "beta": 5.0},
+            [
+                "--algorithms holds 'cgsv' and 'cgsv[beta=5]', it must hold each method once: "
                 "both are cgsv"
             ],
         ),

@@ -62,7 +62,7 @@ def resolve(tables: "Tables", backend: str = "cpu", named: bool = True, **asked:
         made, usual = _method(one, known, for_all, numbers_of, tables)
         if one.name is not None:
             return made
-        shown = _differing(made, usual, {*one.options}, {*for_all} if named else set(), tables)
+        shown = _differing(made, usual, {*one.options}, for_all, named, tables)
         suffix = one.preset
         if suffix is None and named and preset != "paper" and one.algorithm != schema.YARDSTICK:
             # Where it says the same as the one that is meant otherwise, nobody need know it.
@@ -240,26 +240,35 @@ def _method(
 
 
 def _differing(
-    method: Method, usual: Mapping[str, Any], own: set[str], for_all: set[str], tables: Tables
+    method: Method,
+    usual: Mapping[str, Any],
+    own: set[str],
+    for_all: Mapping[str, Any],
+    named: bool,
+    tables: Tables,
 ) -> dict[str, Any]:
     """What a method's name says of it: what it alone was asked for, and the choices of its rules.
 
     Numbers that hold for all methods are not said in each name, and neither is how clients train
-    where all do so; the yardstick is called by its name alone.
+    where all do so; the yardstick is called by its name alone. What a method alone was asked for is
+    left out only where it would be so without being asked for.
 
     Args:
       method: with all of its options.
       usual: what they would be if nobody had asked for any.
       own: options of this method alone.
       for_all: options that hold for all; a value that is refused is said of the option alone.
+      named: whether the choices among them stand in names.
       tables: the names that exist.
     """
     found = {}
     for name, value in method.options:
         counted = isinstance(method.declared[name], Number | Count) or name in schema.TRAINING
-        told = name in for_all and not counted and method.algorithm != schema.YARDSTICK
+        told = named and name in for_all and not counted and method.algorithm != schema.YARDSTICK
         told = told and not validate_lib.judged(name, value, method.declared[name], tables)
-        if (name in own or told) and value != usual.get(name):
+        otherwise = usual.get(name)
+        of_its_own = name in own and value != for_all.get(name, otherwise)
+        if of_its_own or (told and value != otherwise):
             found[name] = value
     return found
 
