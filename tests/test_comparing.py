@@ -1,6 +1,7 @@
 """`cg.compare` and what it gives: the same numbers as by hand, shown in every way."""
 
 import html.parser
+import json
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +188,13 @@ REFUSED = {
     "own model": (("digits", 3, MODEL), {}, "model must be a name where data is one"),
     "no data": (((INPUTS, LABELS), CLIENTS), {}, "data is a tuple, it must be a name or a cg.Data"),
     "label": ((DATA, CLIENTS), {"methods": {"a\nb": "cgsv"}}, "called by up to 40 characters"),
+    "space": ((DATA, CLIENTS), {"methods": {"a ": "cgsv"}}, "no space at an end"),
+    "path": ((DATA, CLIENTS), {"methods": {"../a": "cgsv"}}, "with no / or"),
+    "another's": (
+        (DATA, CLIENTS),
+        {"methods": {"cgsv": "fedavg", "fedavg": "cgsv"}},
+        "methods holds 'cgsv', which is fedavg: it must not be called as another method is",
+    ),
     "yardstick": (
         (DATA, CLIENTS),
         {"methods": {"standalone": "cgsv"}},
@@ -219,3 +227,11 @@ def test_names_alone_say_what_the_methods_are(methods, asked, called):
     assert [method.name for method in config.methods] == called
     with pytest.raises(ConfigError, match="which reads as a method with options of its own"):
         comparing._configured({"cgsv[beta=2]": "cgsv[beta=5]"}, {"clients": 3}, False)
+
+
+def test_a_file_says_again_what_methods_are_called():
+    methods = {"CGSV, five": "cgsv[beta=5]", "\u03b2=2": "cgsv[beta=2]", "cgsv": "cgsv[beta=3]"}
+    config = comparing._configured(methods, {"clients": 3}, False)
+    assert [method.name for method in config.methods] == ["standalone", *methods]
+    values = json.loads(json.dumps(resolve.to_dict(config)))
+    assert resolve.from_dict(values, names.TABLES) == config

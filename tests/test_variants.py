@@ -266,7 +266,11 @@ def test_a_config_keeps_variants_and_holds_their_names_true():
         ("cgsv[clip=4]", "it must be named after its options: it reads no clip"),
         ("cgsv[beta=5]:x", "whose preset is 'x', it must be one of"),
         ("fedavg[beta=5]", "a method that runs cgsv must be named cgsv, "),
-        ("a b", "or a name of one's own"),
+        ("a:b", "or a name of one's own"),
+        ("fedavg", "or a name of one's own"),
+        (" b", "or a name of one's own"),
+        ("b\n", "or a name of one's own"),
+        ("b" * 41, "or a name of one's own"),
     ):
         values["methods"][1]["name"] = name
         with pytest.raises(ConfigError, match="--algorithms is ") as caught:

@@ -360,7 +360,7 @@ def _training(method: Method) -> str:
 
 def _meaning(method: Method, config: Config) -> str:
     """What a method is, where its name does not say so."""
-    own = variants.is_own(method.name, config.tables.algorithms)
+    own = variants.is_label(method.name, config.tables.algorithms)
     return resolve.meaning(method, config) if own else ""
 
 

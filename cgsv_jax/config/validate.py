@@ -248,7 +248,7 @@ def _name_complaints(m: Method, tables: Tables) -> list[str]:
         complaints = known("algorithms", m.algorithm, tables.algorithms)
     if complaints or LACKING in (m.name, m.algorithm):
         return complaints
-    if variants.is_own(m.name, tables.algorithms):
+    if variants.is_label(m.name, tables.algorithms):
         return []
     try:
         algorithm, pairs, preset = variants.read(m.name)

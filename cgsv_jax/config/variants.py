@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cgsv_jax.rules.spec import Count, Number, Option, Truth
 
 LONGEST = 300  # characters of a method's name
+LONGEST_LABEL = 40
 _NAME = r"[^\[\]:,=\s]*"
 _FORM = re.compile(rf"({_NAME})(?:\[([^\[\]]*)\])?(?::({_NAME}))?")
 _OWN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
@@ -101,6 +102,18 @@ def value_of(option: Option, text: str) -> Any:
 def is_own(name: Any, algorithms: Iterable[str]) -> bool:
     """Whether it may be a name of one's own: a word that no algorithm is called."""
     return isinstance(name, str) and _OWN.fullmatch(name) is not None and name not in algorithms
+
+
+def is_label(name: Any, algorithms: Iterable[str]) -> bool:
+    """Whether a method may be called so in tables, figures and files, whatever it is.
+
+    Python gives such names, where no comma separates methods: "CGSV, five". Folders may be called
+    so too, so that it is no path.
+    """
+    if not isinstance(name, str) or not name.isprintable() or name != name.strip():
+        return False
+    plain = not set(name) & set("[]:/\\") and not name.startswith(".")
+    return plain and 1 <= len(name) <= LONGEST_LABEL and name not in algorithms
 
 
 def breakable(text: str) -> list[str]:

@@ -27,7 +27,6 @@ TRAINING: Mapping[str, Any] = {
 }
 METHODS = ("fedavg", "cgsv")
 _TOLD = ("network", "tensors", "rounds")  # what only the experiment knows of an algorithm's world
-_LONGEST = 40  # characters of a label
 
 Rule = str | Algorithm | Spec | Callable[..., Algorithm]
 
@@ -170,6 +169,14 @@ def _configured(
         asked |= {name: option.default for name, option in rules.items() if option is not None}
         config = names.configure(**asked)
     known: dict[Any, Method] = dict(zip(asked["algorithms"], config.methods, strict=True))
+    for label, text in texts.items():
+        if _is_own(methods[label]) or label == text or label == known[text].algorithm:
+            continue
+        if label in config.tables.algorithms:
+            raise ConfigError(
+                f"methods holds {label!r}, which is {text}: it must not be called as another "
+                "method is"
+            )
     # A name alone is what the method is, choices that hold for all among it.
     called = tuple(
         known[text] if label == text else dataclasses.replace(known[text], name=label)
@@ -217,15 +224,19 @@ def _spec(label: str, method: Any) -> Spec:
 
 
 def _refuse_labels(methods: Mapping[Any, Any]) -> None:
-    for label in methods:
-        if not isinstance(label, str) or not label.isprintable() or not 1 <= len(label) <= _LONGEST:
-            raise ConfigError(
-                f"methods holds {label!r}, it must be called by up to {_LONGEST} characters"
-            )
-        if methods[label] != label and set(label) & set("[]:"):
+    for label, method in methods.items():
+        if method == label:  # judged as a method
+            continue
+        if isinstance(label, str) and label.isprintable() and set(label) & set("[]:"):
             raise ConfigError(
                 f"methods holds {label!r}, which reads as a method with options of its own: it "
                 "must be another name"
+            )
+        if not variants.is_label(label, ()):
+            raise ConfigError(
+                f"methods holds {label!r}, it must be called by up to {variants.LONGEST_LABEL} "
+                "characters, with no / or \\, no hidden one, no space at an end and no dot as the "
+                "first"
             )
     if methods[YARDSTICK] != YARDSTICK:
         raise ConfigError(
