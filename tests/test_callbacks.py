@@ -215,6 +215,32 @@ def test_the_ready_made_watches(runs):
         callbacks.patience(0)
 
 
+def test_a_watch_does_for_several_runs():
+    asked = {**SMALL, "seeds": 1, "algorithms": METHODS[:1], "select": "validation"}
+    config, watch = names.configure(**asked), callbacks.patience(2)
+    one, two = (running.run(config, watch).cells[0].stopped for _ in range(2))
+    assert one.tolist() == two.tolist()
+    assert 0 < one < SMALL["rounds"]
+
+
+def test_a_watch_begins_anew_where_rounds_do():
+    """A look before an evaluation is one too; what is compiled in between ends nothing."""
+    nothing = (None,) * len(running.Progress._fields)
+    base = running.Progress(*nothing)._replace(partition="p", method="m", seeds=(0,))
+
+    def look(watch, round_, accuracy):
+        seen = None if accuracy is None else np.ones(2)
+        return watch(base._replace(seed_round=round_, accuracy=seen, validation_accuracy=accuracy))
+
+    falling = [(2, 0.5), (4, 0.4), (4, None), (6, 0.3)]
+    watch = callbacks.patience(2)
+    for first in ([], [], [(0, None), (1, None)]):
+        looks = [*first, *falling]
+        assert [look(watch, *own) for own in looks] == [False] * (len(looks) - 1) + [True]
+    watch = callbacks.patience(2)
+    assert not any(look(watch, *own) for own in [(2, 0.5), (4, 0.4), (0, None), (6, 0.3)])
+
+
 def test_a_sweep_says_what_stops_its_runs():
     with pytest.raises(ConfigError, match="--patience ends single runs"):
         points.grid({**SMALL, "patience": 2}, {"beta": (1.0, 2.0)})

@@ -27,9 +27,9 @@ def patience(looks: int) -> Watch:
     """Ends what runs after so many looks in a row without a better mean validation accuracy.
 
     The accuracy is `Progress.validation_accuracy`: over clients and the seeds that run, on the
-    server's validation rows, never on test rows. A run begins anew with every method, draw and
-    group of seeds. `configure(patience=...)` does the same with every evaluation of every seed, and
-    stands in config.json.
+    server's validation rows, never on test rows. It begins anew with every method, draw and group
+    of seeds, and with every run: one watch does for several. `configure(patience=...)` does the
+    same with every evaluation of every seed, and stands in config.json.
 
     Args:
       looks: with an evaluation, at least 1.
@@ -39,20 +39,24 @@ def patience(looks: int) -> Watch:
     """
     if looks < 1:
         raise ValueError(f"looks is {looks}, it must be at least 1")
-    run, best, waited = None, -np.inf, 0
+    run, seen, best, waited = None, 0, -np.inf, 0
 
     def watch(progress: Any) -> bool:
-        nonlocal run, best, waited
-        if progress.accuracy is None:
+        nonlocal run, seen, best, waited
+        here = progress.partition, progress.partition_seed, progress.method, progress.seeds
+        if progress.accuracy is None:  # also what a run shows first, before any round
+            if here == run and progress.seed_round < seen:
+                run = None
             return False
         if progress.validation_accuracy is None:
             raise ValueError(
                 "callbacks.patience waits for a better accuracy on validation rows, which nobody "
                 'evaluates here: configure(select="validation") does, or configure(patience=...)'
             )
-        here = progress.partition, progress.partition_seed, progress.method, progress.seeds
-        if here != run:
+        # Seeds whose rounds have not gone on are those of another run of the same config.
+        if here != run or progress.seed_round <= seen:
             run, best, waited = here, -np.inf, 0
+        seen = progress.seed_round
         better = progress.validation_accuracy > best
         best = max(best, progress.validation_accuracy)
         waited = 0 if better else waited + 1
