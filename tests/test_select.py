@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import cgsv_jax as cg
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import bind, deal, names, programs, running
@@ -104,6 +105,7 @@ def test_of_equal_ones_the_earlier_counts():
     assert last.answers.loss.tolist() == [[4.0], [5.0]]
 
 
+@pytest.mark.filterwarnings("ignore:arrays of your own")
 def test_without_validation_rows_it_is_refused(tmp_path):
     config = names.configure(**SMALL, algorithms="cgsv", select="validation", validation_share=0.0)
     with pytest.raises(ConfigError) as refused:
@@ -112,6 +114,27 @@ def test_without_validation_rows_it_is_refused(tmp_path):
         "--select validation chooses by the server's validation rows, "
         "but --validation-share 0 leaves none"
     )
+    rows = np.eye(3, dtype=np.float32)
+    data = cg.Dataset(rows, np.arange(3), rows, np.arange(3))
+    clients = cg.partition.from_lists([[0], [1, 2]])
+    asked = {
+        "clients": 2,
+        "rounds": 1,
+        "epochs": 1,
+        "learning_rate": 0.1,
+        "batch_size": 1,
+        "decay": 1.0,
+    }
+    for choice, sentence in (
+        ({"algorithms": "fedavg", "select": "validation"}, "--select validation chooses by"),
+        ({"algorithms": "cffl"}, "cffl judges models on"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            deal.given(names.configure(**asked, **choice), data, clients)
+        assert str(refused.value) == (
+            f"{sentence} the server's validation rows, but the data given have none: "
+            "cg.Dataset(..., validation=(inputs, labels)) does"
+        )
     with pytest.raises(ConfigError, match="--select is 'best', it must be one of last, validation"):
         names.configure(**SMALL, select="best")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from cgsv_jax.config.schema import Config
+from cgsv_jax.config.schema import GIVEN, Config
 from cgsv_jax.core import ranges
 from cgsv_jax.data import partition as partition_lib
 from cgsv_jax.experiment import bind, execute, hardware
@@ -155,6 +155,13 @@ def unfit_data(config: Config, full: Dataset) -> list[str]:
     return hardware.beyond("the data", [pools], files_lib.host_memory())
 
 
+def _no_rows(config: Config, task: Task) -> str:
+    """Why the server holds no validation rows: of arrays that are given no share is taken."""
+    if task.partition == GIVEN:
+        return "but the data given have none: cg.Dataset(..., validation=(inputs, labels)) does"
+    return f"but --validation-share {config.validation_share:g} leaves none"
+
+
 def unfit(config: Config, task: Task) -> list[str]:
     """What the methods, or the local epochs, cannot do on this task; nothing is compiled."""
     wrong = []
@@ -163,8 +170,7 @@ def unfit(config: Config, task: Task) -> list[str]:
         f"--patience {config.patience} ends runs": config.patience is not None,
     }
     wrong += [
-        f"{what} by the server's validation rows, "
-        f"but --validation-share {config.validation_share:g} leaves none"
+        f"{what} by the server's validation rows, {_no_rows(config, task)}"
         for what, asked in judging.items()
         if asked and not task.validation_rows
     ]
@@ -187,7 +193,7 @@ def unfit(config: Config, task: Task) -> list[str]:
             if bound.needs.rows and not task.validation_rows:
                 wrong.append(
                     f"{method.name} judges models on the server's validation rows, "
-                    f"but --validation-share {config.validation_share:g} leaves none"
+                    f"{_no_rows(config, task)}"
                 )
                 continue
             needed = memory_of(bound)
