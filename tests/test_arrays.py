@@ -54,6 +54,13 @@ def test_it_is_loaded_array_by_array(file):
     assert task.model.apply(task.model.init(jax.random.key(0)), inputs, None).shape == (2, 6)
 
 
+def test_its_name_may_end_in_capitals(file):
+    wanted = data.load(file)
+    upper = file.rename(file.with_name("MINE.NPZ"))
+    np.testing.assert_array_equal(data.load("MINE.NPZ").inputs, wanted.inputs)
+    assert names_lib.configure(dataset="MINE.NPZ", partitions="uniform").dataset == str(upper)
+
+
 WRONG = {
     "lacks labels": {"labels": None},
     "holds 'weights', which is none of inputs, labels": {"weights": np.ones(3)},

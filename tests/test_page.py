@@ -144,5 +144,10 @@ def test_the_command_puts_it_into_the_run(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
     assert main.main(["report", str(folders[0]), "--out", str(tmp_path)]) == 2
     assert "which is a folder, it must name a file" in capsys.readouterr().err
+    table = folders[0] / "summary.parquet"
+    before = table.read_bytes()
+    assert main.main(["report", str(folders[0]), "--out", str(table)]) == 2
+    assert "it must end in .html or .htm" in " ".join(capsys.readouterr().err.split())
+    assert table.read_bytes() == before
     directory_lib.create(folders[0], overwrite=True)
     assert not (folders[0] / "report.html").exists()

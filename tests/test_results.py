@@ -1071,12 +1071,21 @@ def test_no_name_in_a_run_is_followed_out_of_it(run, tmp_path):
 
 def test_what_a_killed_process_left_is_tidied(run):
     half = [".config.json.1.tmp", "figures/.pair-a-b.png.22.tmp", "parts/.x.parquet.3.tmp"]
+    half += [".report.html.4.tmp"]
     others = [".config.json.tmp", "figures/.mine.tmp", "parts/x.parquet.1.tmp", ".notes.1.tmp"]
     for name in (*half, *others):
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("x")
     directory_lib.tidy(run)
     assert [name for name in (*half, *others) if (run / name).exists()] == others
+
+
+def test_a_folder_has_a_name_that_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert directory_lib.fresh("run", "my set\n1").as_posix() == "runs/run-my_set_1-001"
+    assert directory_lib.fresh("run", "a/..\\b-1.2é").as_posix() == "runs/run-a_.._b-1.2é-001"
+    (tmp_path / "runs" / "run-my_set_1-001").mkdir(parents=True)
+    assert directory_lib.fresh("run", "my set\n1").name == "run-my_set_1-002"
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(tmp_path, monkeypatch):

@@ -187,6 +187,23 @@ def test_one_is_taken_out(run, tmp_path, capsys):
             saved.export(*flags)
 
 
+def test_none_takes_the_place_of_a_file_of_a_run(run, tmp_path):
+    own = run / directory.MODELS / "0001.npz"
+    before = own.read_bytes()
+    (tmp_path / "link").symlink_to(run / directory.MODELS)
+    for out in (own, run / directory.MODELS / "new.npz", tmp_path / "link" / "0001.npz"):
+        with pytest.raises(ValueError, match="which is in a run's folder models, it must lie else"):
+            saved.export(run, out, 0, "fedavg", 0)
+    assert own.read_bytes() == before
+    saved.export(run, run / "mine.npz", 0, "fedavg", 0)
+    with pytest.raises(ValueError, match="which is in a run directory already, it must be new"):
+        saved.export(run, run / "mine.npz", 1, "fedavg", 0)
+    (tmp_path / "config.json").write_text("{}")  # somebody's project, as many have one
+    file = tmp_path / "models" / "a.npz"
+    for client in (0, 1):
+        assert saved.export(run, file, client, "fedavg", 0) == file
+
+
 @pytest.mark.long
 def test_a_run_that_was_stopped_ends_with_the_same_bits(result, tmp_path):
     config = result.config

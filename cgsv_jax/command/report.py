@@ -9,12 +9,14 @@ from cgsv_jax.host import files, terminal
 from cgsv_jax.results import differences, page
 from cgsv_jax.results import directory as directory_lib
 
+_PAGES = (".html", ".htm")  # no table or document of a run is called so
+
 
 def report(args: Report) -> None:
     """Writes the page, into the run's own directory unless a file is named, and says where.
 
     Raises:
-      ValueError: a run cannot be read, or the page's name is a folder's.
+      ValueError: a run cannot be read, or the page's name is none of a page, or a folder's.
       OSError: it cannot be written.
     """
     every = show.read(args.runs)
@@ -23,6 +25,8 @@ def report(args: Report) -> None:
     else:
         folder = every[0].directory if len(every) == 1 else pathlib.Path()
         file = folder / directory_lib.REPORT
+    if file.suffix.lower() not in _PAGES and files.kind(file) != "folder":
+        raise ConfigError(f"--out is {str(file)!r}, it must end in {' or '.join(_PAGES)}")
     if files.kind(file) == "folder":
         raise ConfigError(f"--out is {str(file)!r}, which is a folder, it must name a file")
     configs, environments = [own.config for own in every], [own.environment for own in every]

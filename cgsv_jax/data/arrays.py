@@ -23,8 +23,8 @@ _LARGEST = 1_000_000  # classes
 
 
 def is_file(name: Any) -> bool:
-    """Whether the name of a data set is that of such a file."""
-    return isinstance(name, str | os.PathLike) and os.fspath(name).endswith(".npz")
+    """Whether the name of a data set is that of such a file, by its ending, in capitals or not."""
+    return isinstance(name, str | os.PathLike) and os.fspath(name).lower().endswith(".npz")
 
 
 def has_validation(path: files.Path) -> bool:

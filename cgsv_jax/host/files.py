@@ -445,7 +445,7 @@ def remove_half_written(directory: Path) -> None:
             remove(path)
 
 
-_HALF_WRITTEN = re.compile(r"\..+\.(json|npz|parquet|png|pdf|svg|safetensors)\.\d+\.tmp")
+_HALF_WRITTEN = re.compile(r"\..+\.(json|npz|parquet|png|pdf|svg|html?|safetensors)\.\d+\.tmp")
 
 
 def remove(path: Path) -> None:

@@ -126,9 +126,36 @@ def is_there(directory: Path, name: str) -> bool:
 
 
 def fresh(command: str, dataset: str) -> pathlib.Path:
-    """A directory that is not there yet, for what a command makes of a data set."""
-    paths = (pathlib.Path("runs") / f"{command}-{dataset}-{n:03d}" for n in itertools.count(1))
+    """A directory that is not there yet, for what a command makes of a data set.
+
+    Its name can be typed in a shell, whatever the set is called.
+    """
+    name = re.sub(r"[^\w.-]", "_", dataset)
+    paths = (pathlib.Path("runs") / f"{command}-{name}-{n:03d}" for n in itertools.count(1))
     return next(path for path in paths if not path.exists())
+
+
+def keep_off(file: Path, flag: str) -> None:
+    """Refuses a file that would take the place of something in a run directory.
+
+    A folder is a run directory that holds both documents with which a run begins: a config.json
+    alone, or a folder `models`, is somebody else's as often.
+
+    Args:
+      file: to be written.
+      flag: how it is called in the refusal.
+
+    Raises:
+      ValueError: it lies in a folder that is a run's own, or beside its tables and is there.
+    """
+    path = pathlib.Path(file).resolve()
+    for folder in path.parents:
+        if all(files.kind(folder / f"{name}.json") == "file" for name in JSON_FILES[:2]):
+            if (own := path.relative_to(folder).parts[0]) in FOLDERS:
+                reason = f"which is in a run's folder {own}, it must lie elsewhere"
+                raise _refusal(file, flag, reason)
+            if path.parent == folder and files.kind(path) != "nothing":
+                raise _refusal(file, flag, "which is in a run directory already, it must be new")
 
 
 def _opened(path: Path, flag: str) -> pathlib.Path:

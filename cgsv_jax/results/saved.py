@@ -230,12 +230,14 @@ def export(
       partition_seed: as said.
 
     Raises:
-      ValueError: there is no such model, several would do, or `out` is of another kind.
+      ValueError: there is no such model, several would do, or `out` is of another kind or one of
+        a run's own files.
       OSError: it cannot be written.
     """
     file = files.path_of(out, "--out")
     if file.suffix not in _WRITERS:
         raise ValueError(f"--out is {os.fspath(out)!r}, it must end in {' or '.join(_WRITERS)}")
+    directory_lib.keep_off(file, "--out")
     kept = models(run)
     asked = {"partition": partition, "method": method, "partition_seed": partition_seed}
     asked["seed"] = seed
