@@ -64,7 +64,7 @@ class Result:
 
     @functools.cached_property
     def frames(self) -> dict[str, Any]:
-        """The tables of a run directory: rounds, clients, fairness and summary, by name."""
+        """The tables of a run directory: rounds, clients, fairness, summary, holdings."""
         return frames_lib.frames_of(self.cells)
 
     def table(self) -> "tables.Report":
