@@ -171,6 +171,18 @@ def test_what_cannot_be_shown_is_a_sentence(words, sentence, runs, capsys, monke
     assert sentence in capsys.readouterr().err
 
 
+def test_what_a_name_does_not_say_is_a_line(runs, capsys, tmp_path):
+    """As of a run of before variants, whose methods were called by their algorithms alone."""
+    assert " is cgsv" not in _show(capsys, runs[0] / "b")  # a number of all
+    shutil.copytree(runs[0] / "a", tmp_path / "c")
+    config = directory_lib.read_json(tmp_path / "c", "config.json")
+    config["methods"][2]["mask_ties"] = "all"
+    files.write_files(tmp_path / "c", {"config.json": files.document(config)})
+    assert "\ncgsv is cgsv[mask_ties=all]\n" in _show(capsys, tmp_path / "c")
+    assert main.main(["report", str(tmp_path / "c")]) == 0
+    assert "<p>cgsv is cgsv[mask_ties=all]</p>" in (tmp_path / "c" / "report.html").read_text()
+
+
 def test_what_differs():
     method = {"name": "cgsv", "algorithm": "cgsv", "beta": 1.0, "alpha": 0.95}
     one = {"clients": 5, "seeds": [0, 1], "sha256": "x", "methods": [method]}

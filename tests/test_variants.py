@@ -280,6 +280,32 @@ def test_a_config_keeps_variants_and_holds_their_names_true():
     assert resolve.from_dict(values, TABLES).methods[1].options == config.methods[1].options
 
 
+def test_what_a_name_leaves_unsaid_is_said():
+    """A config.json of earlier versions called a method by its algorithm whatever it chose."""
+    asked = {"clients": 3, "beta": 5.0, "learning_rate": 0.25}
+    asked |= {"methods": {"mine": {"algorithm": "cgsv", "mask_ties": "all"}}}
+    algorithms = ("standalone", "fedavg", VARIANT.replace("beta=5,", ""), "cgsv", "mine")
+    config = names.configure(algorithms=algorithms, **asked)
+    mine = "cgsv[learning_rate=0.25,beta=5,mask_ties=all]"
+    values = json.loads(json.dumps(resolve.to_dict(config)))
+    assert resolve.unsaid_of(values, TABLES) == {"mine": mine}  # and no number of all
+    values["methods"] = [values["methods"][i] for i in (0, 1, 2)]
+    values["methods"][2]["name"] = "cgsv"  # as earlier
+    said = resolve.unsaid_of(values, TABLES)
+    assert list(said) == ["cgsv"]
+    assert "contribution=shapley" in said["cgsv"]
+    assert said["cgsv"].endswith(":released")
+    again = resolve.from_dict(values, TABLES)
+    announced = dict(train._numbers(again))["cgsv"]
+    assert announced.startswith(f"{said['cgsv']}, ")
+    for wrong in ({"name": 3}, {"name": "cgsv", "algorithm": []}, 3, None, {}):
+        assert resolve.unsaid_of(values | {"methods": [wrong]}, TABLES) == {}
+    for wrong in (3, None, {"a": 1}):
+        assert resolve.unsaid_of(values | {"methods": wrong}, TABLES) == {}
+    rule = {**values["methods"][2], "algorithm": "given_1"}
+    assert resolve.unsaid_of(values | {"methods": [rule], "dataset": "given"}, TABLES) == {}
+
+
 TOML = """
 partition = ["uniform"]
 clients = 3

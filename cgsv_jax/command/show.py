@@ -8,7 +8,9 @@ import polars as pl
 from rich.console import Console
 
 from cgsv_jax.command.flags import Show
+from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError
+from cgsv_jax.experiment import names as experiment_names
 from cgsv_jax.host import files, terminal
 from cgsv_jax.results import differences, tables
 from cgsv_jax.results import directory as directory_lib
@@ -59,7 +61,9 @@ def _run(name: str, path: pathlib.Path, console_width: int) -> Shown:
             tables.seconds(run.timing),
         ]
         table = frames_lib.fairness_table(run.summary)
-    return Shown(name, path, run, run.config, run.environment, reports, [], table)
+    said = resolve.unsaid_of(run.config, experiment_names.TABLES)
+    lines = [f"{method} is {what}" for method, what in said.items()]
+    return Shown(name, path, run, run.config, run.environment, reports, lines, table)
 
 
 def _sweep(name: str, path: pathlib.Path, console_width: int) -> Shown:
@@ -89,7 +93,8 @@ def show(args: Show) -> None:
             terminal.say(console, heading.get("".join(forms), f"\n{own.name}: {own.directory}\n"))
         _print(console, own.reports, forms)
         for line in own.lines:
-            terminal.say(console, {"latex": tables.latex_text}.get("".join(forms), str)(line))
+            text = {"markdown": tables.markdown_text, "latex": tables.latex_text}
+            terminal.say(console, text.get("".join(forms), str)(line))
 
 
 def _print(console: Console, reports: Sequence[Report], forms: Sequence[str]) -> None:

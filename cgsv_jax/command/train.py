@@ -329,7 +329,7 @@ def _announce(
 def _numbers(config: Config) -> list[tuple[str, str]]:
     """The numbers of every method; those of training once, where they are the same for all."""
     training = {method.name: _training(method) for method in config.methods}
-    what = {method.name: _meaning(method, config) for method in config.methods}
+    what = {method.name: resolve.unsaid(method, config) for method in config.methods}
     own = {
         method.name: ", ".join(
             f"{letter} = {value:.3g}"
@@ -356,12 +356,6 @@ def _training(method: Method) -> str:
         if name in method.values and method.values[name] != method.declared[name].default:
             text += f", {name.replace('_', ' ')} = {method.values[name]}"
     return text
-
-
-def _meaning(method: Method, config: Config) -> str:
-    """What a method is, where its name does not say so."""
-    own = variants.is_label(method.name, config.tables.algorithms)
-    return resolve.meaning(method, config) if own else ""
 
 
 def _say_of(to: Console, name: str, text: str) -> None:

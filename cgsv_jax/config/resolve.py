@@ -281,15 +281,67 @@ def meaning(method: Method, config: Config) -> str:
     >>> meaning(config.methods[1], config)
     'cgsv[beta=5]'
     """
+    return _meaning(method, config.dataset, config.tables)
+
+
+def _meaning(method: Method, dataset: str, tables: Tables) -> str:
     wanted = _Wanted(method.name, method.name, method.algorithm, method.values)
     texts = []
     for preset in defaults.PRESETS:
-        _, usual = _method(wanted, preset, {}, config.dataset, config.tables)
+        _, usual = _method(wanted, preset, {}, dataset, tables)
         numbers = {n: getattr(option, "instead_of", "") for n, option in method.declared.items()}
         found = {n: v for n, v in method.options if v != usual.get(n) and not numbers[n]}
         suffix = preset if preset != "paper" else None
         texts.append(variants.written(method.algorithm, found, suffix))
     return min(texts, key=len)
+
+
+def unsaid(method: Method, config: Config) -> str:
+    """`meaning` where the method's name does not say it; else nothing.
+
+    A label of one's own says nothing, and a config.json of earlier versions calls a method by its
+    algorithm alone whatever it chose. Numbers that hold for all methods are never in names, and
+    neither is how clients train.
+    """
+    return _unsaid(method, config.dataset, config.tables)
+
+
+def _unsaid(method: Method, dataset: str, tables: Tables) -> str:
+    if variants.is_label(method.name, tables.algorithms):
+        return _meaning(method, dataset, tables)
+    (wanted,), _ = _wanted((method.name,), None, tables)
+    named, _ = _method(wanted, wanted.preset or "paper", {}, dataset, tables)
+    same = _choices(method) == _choices(named)
+    return "" if same else _meaning(method, dataset, tables)
+
+
+def _choices(method: Method) -> dict[str, Any]:
+    """Options that are told in names, see `_differing`."""
+    return {
+        name: value
+        for name, value in method.options
+        if name not in schema.TRAINING and not isinstance(method.declared[name], Number | Count)
+    }
+
+
+def unsaid_of(values: Mapping[str, Any], tables: Tables) -> dict[str, str]:
+    """`unsaid` of the methods of a config.json, by name, of those that have something to say.
+
+    Its methods alone are read, wherever its data are now. Nothing is said of one that these names
+    cannot tell: only the plugin or the program that gave a rule knows what its options mean.
+    """
+    named = values.get("dataset")
+    known = isinstance(named, str) and named in tables.datasets
+    dataset: Any = named if known else defaults.DEFAULTS["dataset"]
+    found = {}
+    methods = values.get("methods")
+    for written in methods if isinstance(methods, list) else ():
+        if not isinstance(written, dict):
+            continue
+        method, wrong = _read(written, tables)
+        if not wrong and not validate_lib.method_complaints(method, tables):
+            found[method.name] = _unsaid(method, dataset, tables)
+    return {name: text for name, text in found.items() if text}
 
 
 def _same_methods(wanted: Sequence[_Wanted], methods: Sequence[Method]) -> list[str]:

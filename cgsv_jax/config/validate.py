@@ -35,7 +35,7 @@ def complaints(config: Config, tables: Tables) -> list[str]:
     if config.methods is not LACKING:
         found += distinct("algorithms", tuple(m.name for m in config.methods))
     for method in items(config.methods):
-        found += _method_complaints(method, tables)
+        found += method_complaints(method, tables)
         found += _counted_too_high(config, method)
     return found
 
@@ -231,7 +231,8 @@ def _counted_too_high(c: Config, m: Method) -> list[str]:
     ]
 
 
-def _method_complaints(m: Method, tables: Tables) -> list[str]:
+def method_complaints(m: Method, tables: Tables) -> list[str]:
+    """What is wrong with a method's name and with its options, each beside nothing else."""
     found = _name_complaints(m, tables)
     for name, value in m.options:
         if value is not LACKING:
