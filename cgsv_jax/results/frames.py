@@ -83,7 +83,7 @@ LATE = {
 # Of all runs of a partition and a method together, the same in each of their rows: the 95 %
 # interval of fairness, and of fairness by loss, and how wide one source of doubt alone would make
 # it (see `uncertainty.fairness_interval`). Null where the answers to test rows were not kept.
-_MOST_SCORES = 10_000_000  # of one side that are resampled, within some ten seconds
+_MOST_SCORES = 10_000_000  # of one side that are resampled: .9 s on two CPU cores
 JUDGED = ("fairness", "fairness_by_loss")
 SOURCES = ("by_rows", "by_seeds", "by_partitions")
 INTERVALS = {
