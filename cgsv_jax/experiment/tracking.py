@@ -256,7 +256,7 @@ def wandb(folder: files.Path, about: Mapping[str, Any] | None = None) -> Tracker
       folder: where offline runs lie.
       about: their config.
     """
-    import wandb as library
+    import wandb as library  # pyright: ignore[reportMissingImports]
 
     path = pathlib.Path(folder).absolute()
     mode: Any = os.environ.get("WANDB_MODE", "offline")
@@ -304,8 +304,8 @@ def mlflow(folder: files.Path, about: Mapping[str, Any] | None = None) -> Tracke
       about: their parameters.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    from mlflow.entities import Metric, Param, RunStatus, RunTag
-    from mlflow.tracking import MlflowClient
+    from mlflow.entities import Metric, Param, RunStatus, RunTag  # pyright: ignore[reportMissingImports]
+    from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
 
     path = pathlib.Path(folder).absolute()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{path / 'mlflow.db'}"
