@@ -31,15 +31,8 @@ directory.remove_checkpoints = lambda directory: None
 sys.exit(main.main(sys.argv[1:]))
 """
 RUN = [
-    *(
-        "compare",
-        "--algorithms",
-        "standalone,cgsv[beta=2]",
-        "--optimizer",
-        "adam",
-        "--hidden",
-        "16",
-    ),
+    *("compare", "--algorithms", "standalone,cgsv[beta=2]", "--optimizer", "adam"),
+    *("--hidden", "16"),
     *("--clients", "5", "--epochs", "1", "--rounds", "8", "--seeds", "2", "--eval-every", "2"),
     *("--checkpoint-every", "1", "--partition-seeds", "2"),
 ]

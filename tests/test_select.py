@@ -117,14 +117,8 @@ def test_without_validation_rows_it_is_refused(tmp_path):
     rows = np.eye(3, dtype=np.float32)
     data = cg.Dataset(rows, np.arange(3), rows, np.arange(3))
     clients = cg.partition.from_lists([[0], [1, 2]])
-    asked = {
-        "clients": 2,
-        "rounds": 1,
-        "epochs": 1,
-        "learning_rate": 0.1,
-        "batch_size": 1,
-        "decay": 1.0,
-    }
+    asked = {"clients": 2, "rounds": 1, "epochs": 1}
+    asked |= {"learning_rate": 0.1, "batch_size": 1, "decay": 1.0}
     for choice, sentence in (
         ({"algorithms": "fedavg", "select": "validation"}, "--select validation chooses by"),
         ({"algorithms": "cffl"}, "cffl judges models on"),

@@ -96,16 +96,10 @@ def from_nnx(build: "Callable[[nnx.Rngs], nnx.Module]") -> types.Model:
     from flax import nnx
 
     form = "nnx.Rngs -> module, for instance lambda rngs: Net(rngs=rngs)"
-    if isinstance(build, nnx.Module):
-        raise ValueError(
-            f"build is a {type(build).__name__} already, it must be a function {form}: every seed "
-            "draws a start of its own"
-        )
+    module_of = _builder(build, nnx.Module, "flax.nnx", form)
 
     def parts(key: jax.Array) -> tuple[Any, Any, Any, Any]:
-        module = build(nnx.Rngs(key))
-        if not isinstance(module, nnx.Module):
-            raise TypeError(f"it gives {_kind(module)}, which is no flax.nnx.Module")
+        module = module_of(nnx.Rngs(key))
         graph, params, streams, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
         return graph, params, streams, rest
 
@@ -153,18 +147,7 @@ def from_equinox(build: "Callable[[jax.Array], eqx.Module]") -> types.Model:
     import equinox as eqx  # pyright: ignore[reportMissingImports]
 
     form = "key -> module, for instance lambda key: Net(key=key)"
-    if isinstance(build, eqx.Module):
-        raise ValueError(
-            f"build is a {type(build).__name__} already, it must be a function {form}: every seed "
-            "draws a start of its own"
-        )
-
-    def module_of(key: jax.Array) -> Any:
-        module = build(key)
-        if not isinstance(module, eqx.Module):
-            raise TypeError(f"it gives {_kind(module)}, which is no equinox.Module")
-        return module
-
+    module_of = _builder(build, eqx.Module, "equinox", form)
     modules = []  # its arrays are tracers, what else it holds is kept
     checks.result("build", module_of, form, jax.random.key(0), seen=lambda own: modules.append(own))
     leaves, structure = jax.tree_util.tree_flatten_with_path(modules[0])
@@ -195,6 +178,23 @@ def from_equinox(build: "Callable[[jax.Array], eqx.Module]") -> types.Model:
         return jax.vmap(lambda example, key: module(example, key=key))(inputs, keys)
 
     return types.Model(init, apply)
+
+
+def _builder(build: Any, kind: type, library: str, form: str) -> Callable[[Any], Any]:
+    """`build`, which must give modules of a library and be none itself."""
+    if isinstance(build, kind):
+        raise ValueError(
+            f"build is a {type(build).__name__} already, it must be a function {form}: every seed "
+            "draws a start of its own"
+        )
+
+    def module_of(argument: Any) -> Any:
+        module = build(argument)
+        if not isinstance(module, kind):
+            raise TypeError(f"it gives {_kind(module)}, which is no {library}.Module")
+        return module
+
+    return module_of
 
 
 def _takes(module: Any, argument: str) -> bool:
