@@ -6,17 +6,16 @@ stand in `builders.ARCHIVES` in place of the official ones, and are checked as t
 
 import gzip
 import hashlib
-import http.server
 import io
 import json
 import os
 import pathlib
 import sys
 import tarfile
-import threading
 
 import numpy as np
 import pytest
+from published import publish, served
 
 from cgsv_jax import data
 from cgsv_jax.command import main
@@ -33,16 +32,6 @@ REAL = os.environ.get("TFDS_DATA_DIR")
 def _own_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("CGSV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-
-
-def publish(monkeypatch, name, contents):
-    """As if the authors had published these files."""
-    archive = builders.ARCHIVES[name]
-    changed = tuple(
-        file._replace(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        for file, content in zip(archive.files, contents, strict=True)
-    )
-    monkeypatch.setitem(builders.ARCHIVES, name, archive._replace(files=changed))
 
 
 def rows(shape, seed=0, num_rows=(30, 12)):
@@ -142,24 +131,10 @@ def test_files_that_are_downloaded(intact, monkeypatch, tmp_path):
     """Every one under its own address, and held against its own checksum."""
     splits = rows((28, 28, 1))
     folder = write(monkeypatch, tmp_path, "mnist", splits)
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            name = self.path.rpartition("/")[2]
-            self.send_response(200)
-            self.end_headers()
-            damage = b"" if intact or name != FILES[3] else b"?"
-            self.wfile.write((folder / name).read_bytes() + damage)
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        archive = builders.ARCHIVES["mnist"]
-        address = f"http://127.0.0.1:{server.server_port}/some"
-        changed = tuple(file._replace(url=f"{address}/{file.name}") for file in archive.files)
-        monkeypatch.setitem(builders.ARCHIVES, "mnist", archive._replace(files=changed))
+    contents = {name: (folder / name).read_bytes() for name in FILES}
+    damage = {} if intact else {FILES[3]: contents[FILES[3]] + b"?"}
+    with served(contents | damage) as address:
+        publish(monkeypatch, "mnist", contents.values(), address)
         if intact:
             data.prepare("mnist")
             images, labels = store.read(store.find("mnist"), "test")
@@ -169,7 +144,6 @@ def test_files_that_are_downloaded(intact, monkeypatch, tmp_path):
         else:
             with pytest.raises(ValueError, match=r"mnist could not be prepared .*NonMatching"):
                 data.prepare("mnist")
-        server.shutdown()
 
 
 def test_checksums_are_of_every_file(monkeypatch, tmp_path):

@@ -1,18 +1,16 @@
 """SST and MR: archives, builders, tokens, splits, and how an experiment deals them out."""
 
-import hashlib
-import http.server
 import io
 import json
 import os
 import pathlib
 import sys
 import tarfile
-import threading
 import zipfile
 
 import numpy as np
 import pytest
+from published import publish, served
 
 from cgsv_jax import data
 from cgsv_jax.command import main
@@ -66,18 +64,9 @@ def mr_archive():
 ARCHIVES = {"sst": sst_archive, "mr": mr_archive}
 
 
-def publish(monkeypatch, name, content, url=None):
-    """As if the authors had published this archive."""
-    source = builders.ARCHIVES[name]
-    (file,) = source.files
-    digest = hashlib.sha256(content).hexdigest()
-    changed = builders.Published(url or file.url, len(content), digest)
-    monkeypatch.setitem(builders.ARCHIVES, name, source._replace(files=(changed,)))
-
-
 def prepare(monkeypatch, tmp_path, name, content=None):
     content = content or ARCHIVES[name]()
-    publish(monkeypatch, name, content)
+    publish(monkeypatch, name, [content])
     path = tmp_path / "archive"
     path.write_bytes(content)
     return data.prepare(name, archive=path)
@@ -134,30 +123,19 @@ def test_an_archive_is_held_against_its_checksum(monkeypatch, tmp_path):
 @pytest.mark.parametrize("intact", [True, False])
 def test_downloaded_archives_are_held_against_their_checksum(intact, monkeypatch, tmp_path):
     content = mr_archive()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(content if intact else content[:-1] + b"?")
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        publish(monkeypatch, "mr", content, f"http://127.0.0.1:{server.server_port}/mr.tar.gz")
+    sent = content if intact else content[:-1] + b"?"
+    with served({builders.ARCHIVES["mr"].files[0].name: sent}) as address:
+        publish(monkeypatch, "mr", [content], address)
         if intact:
             assert store.find("mr", data.prepare("mr").parents[1]).shards == {"train": [10]}
         else:
             with pytest.raises(ValueError, match=r"mr could not be prepared .*NonMatching"):
                 data.prepare("mr")
-        server.shutdown()
 
 
 def test_the_command_prepares_from_an_archive(monkeypatch, tmp_path, capsys):
     content = mr_archive()
-    publish(monkeypatch, "mr", content)
+    publish(monkeypatch, "mr", [content])
     (tmp_path / "archive").write_bytes(content)
     command = ["data", "prepare", "mr", "--archive", str(tmp_path / "archive")]
     assert main.main([*command, "--data-dir", str(tmp_path / "own")]) == 0
