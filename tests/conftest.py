@@ -239,6 +239,13 @@ def own_trace_counter():
     chex.clear_trace_counter()
 
 
+@pytest.fixture
+def own_folders(monkeypatch, tmp_path):
+    """No test reads or writes the user's cache, or finds the user's data by accident."""
+    monkeypatch.setenv("CGSV_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """The helpers of this file."""

@@ -27,11 +27,7 @@ BATCHES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.
 IN_TAR = "cifar-10-batches-bin/"
 REAL = os.environ.get("TFDS_DATA_DIR")
 
-
-@pytest.fixture(autouse=True)
-def _own_folders(monkeypatch, tmp_path):
-    monkeypatch.setenv("CGSV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def rows(shape, seed=0, num_rows=(30, 12)):

@@ -27,12 +27,7 @@ from cgsv_jax.host.files import digest_of_arrays
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 VERSIONS = {"mnist": "3.0.1", "cifar10": "3.0.2"}
 
-
-@pytest.fixture(autouse=True)
-def _own_folders(monkeypatch, tmp_path):
-    """No test reads or writes the user's cache, or finds the user's data by accident."""
-    monkeypatch.setenv("CGSV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 # ---------------------------------------------------------------- digits

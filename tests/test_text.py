@@ -34,12 +34,7 @@ SNIPPETS = {
     "pos": [b"pure joy .", b"it works", b"a film\x85 to love  ", b"all heart", b"wit"],
 }
 
-
-@pytest.fixture(autouse=True)
-def _own_folders(monkeypatch, tmp_path):
-    """No test reads or writes the user's cache, or finds the user's data by accident."""
-    monkeypatch.setenv("CGSV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("own_folders")
 
 
 def sst_archive():

@@ -149,7 +149,7 @@ def from_equinox(build: "Callable[[jax.Array], eqx.Module]") -> types.Model:
     form = "key -> module, for instance lambda key: Net(key=key)"
     module_of = _builder(build, eqx.Module, "equinox", form)
     modules = []  # its arrays are tracers, what else it holds is kept
-    checks.result("build", module_of, form, jax.random.key(0), seen=lambda own: modules.append(own))
+    checks.result("build", module_of, form, jax.random.key(0), seen=modules.append)
     leaves, structure = jax.tree_util.tree_flatten_with_path(modules[0])
     trained = [eqx.is_inexact_array(leaf) for _, leaf in leaves]
     others = [
