@@ -17,7 +17,6 @@ from cgsv_jax.data import partition
 from cgsv_jax.experiment import (
     bind,
     budget,
-    compiling,
     deal,
     execute,
     identity,
@@ -506,7 +505,7 @@ def test_seeds_do_not_share_memory_on_a_cpu(compared):
     bound = bind.bind(config, config.methods[2], task)
     assert programs._together(bound) == [(0,), (1,)]
     made = programs.programs(bound)
-    state = compiling.state_of(made, compiling.Chunk(np.zeros(1, np.uint32), made.hyper))
+    state = execute.state_of(made, execute.Chunk(np.zeros(1, np.uint32), made.hyper))
     assert state.clients.shape == (1, 4, sum(task.tensors))
 
 

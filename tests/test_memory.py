@@ -9,7 +9,7 @@ import pytest
 from cgsv_jax.command import main
 from cgsv_jax.core import vectors
 from cgsv_jax.data import partition
-from cgsv_jax.experiment import bind, budget, compiling, deal, names, programs
+from cgsv_jax.experiment import bind, budget, deal, execute, names, programs
 from cgsv_jax.host import files
 
 HAS = 24 * 2**30
@@ -158,7 +158,7 @@ def test_it_is_about_what_the_compiler_counts(name, options, least, most):
     bound = bind.bind(config, method, task)
     made = programs.programs(bound)
     seeds = np.zeros(1, np.uint32)
-    state = compiling.state_of(made, compiling.Chunk(seeds, made.hyper))
+    state = execute.state_of(made, execute.Chunk(seeds, made.hyper))
     step = jax.jit(lambda *x: made.segment(1, *x), donate_argnums=2)
     counted = step.lower(seeds, made.hyper, state, made.shared).compile().memory_analysis()
     total = counted.temp_size_in_bytes + counted.argument_size_in_bytes

@@ -121,11 +121,7 @@ def test_from_every_cut_to_the_same_bits():
     whole, _ = execute.execute(_batches(built), keeper=_keeper(saved))
     assert [own[0].record.score.shape[1] for own in whole] == [5, 2, 4]  # of rounds alone, nothing
     assert [done for done, _ in saved] == [2, 4, 5, 7, 9, 10, 11, 12, 13, 15, 17, 19, 21]
-    assert [*dict.fromkeys(built)] == [
-        0,
-        1,
-        2,
-    ]  # more than once: their programs are compiled together
+    assert built == [0, 1, 2]
     for done, kept in saved[::2]:
         built, again, looks = [], [], []
         seen, clocks = execute.execute(_batches(built), looks.append, keeper=_keeper(again, kept))
@@ -234,8 +230,7 @@ def test_batches_of_equal_code_share_it():
     assert clocks[1].compiling == 0.0 < clocks[2].compiling
 
 
-def test_programs_of_batches_to_come_are_compiled_with_the_first():
-    """And are paid by their own batch: seconds add up to those that passed."""
+def test_seconds_of_batches_add_up_to_those_that_passed():
     began = time.perf_counter()
     batches = _batches([])
     _, clocks = execute.execute(batches)

@@ -14,7 +14,7 @@ from traced import counted
 
 from cgsv_jax.command import main
 from cgsv_jax.config.schema import ConfigError
-from cgsv_jax.experiment import compiling, deal, names, running
+from cgsv_jax.experiment import deal, execute, names, running
 from cgsv_jax.host import files
 from cgsv_jax.results import directory, frames
 from cgsv_jax.sweep import figures as sweep_figures
@@ -224,7 +224,7 @@ def test_programs_lower_for_an_accelerator(swept):
     batch, _ = sweep_running.batches(plan)[1]
     made = batch.build()
     (chunk,) = batch.chunks
-    state = compiling.state_of(made, chunk)
+    state = execute.state_of(made, chunk)
     lowered = jax.jit(lambda *args: made.segment(2, *args)).trace(
         chunk.seeds, chunk.hyper, state, made.shared
     )

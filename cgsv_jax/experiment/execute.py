@@ -13,13 +13,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax.experiment import compiling as compiling_lib
-from cgsv_jax.experiment.compiling import Batch, Chunk, Programs, Segment, is_key
-from cgsv_jax.types import Answers, Array, ArrayTree, Evaluation, Record
+from cgsv_jax.types import Answers, Array, ArrayTree, Evaluation, Hyper, Record
 
 # Segments are chosen so that a run has about this many: each costs one dispatch, and a person wants
 # to see the bar move.
 SEGMENTS = 20
+
+
+class Programs(NamedTuple):
+    """What is compiled for runs of one shape, and the arguments that do not change."""
+
+    origin: Callable  # seeds [R] uint32 -> what runs of any method begin with, leaves [R, ...]
+    begin: Callable  # (seeds [R], hyper [R], origin) -> State [R, ...]
+    # (rounds, seeds, hyper, State, shared, evaluated=True, alone=False)
+    # -> (State, Record, Evaluation[, Counted])
+    segment: Callable
+    hyper: Hyper  # every number [1], of the method as it is configured
+    shared: tuple  # what all runs read: the rows, the partition, which clients are evaluated
+    # (Record, Evaluation[, Counted]) -> the same, clients in the order of their numbers
+    in_order: Callable
+    # What decides the compiled code besides the arguments' shapes: batches with equal ones share
+    # it. None: it is this batch's own.
+    code: Any = None
+    origin_code: Any = None  # the same, of `origin` alone; None: as `code`
+
+
+class Chunk(NamedTuple):
+    """Runs that one call computes, R of them."""
+
+    seeds: np.ndarray  # [R] uint32
+    hyper: Any  # Hyper, every number [R]; or whatever the programs take in its place, leaves [R]
+
+
+class Segment(NamedTuple):
+    """Rounds between two looks of the host."""
+
+    rounds: int
+    evaluations: int  # how many fall into it; the last of them ends it, where there is one
+    alone: bool = False  # clients train alone, before round 0; nothing is recorded
+
+
+class Batch(NamedTuple):
+    """Chunks of one shape, which share their programs."""
+
+    build: Callable[[], Programs]  # called just before the batch runs: its arrays are large
+    chunks: tuple[Chunk, ...]
+    segments: tuple[Segment, ...]  # of every run, from round 0
+
+    @property
+    def rounds(self) -> int:
+        """T of every run."""
+        return sum(segment.rounds for segment in self.segments)
 
 
 class Counted(NamedTuple):
@@ -231,7 +275,7 @@ def execute(
     first = kept.place if kept else Place(0, 0, 0)
     states = [kept.state] if kept else []  # popped below, so that no second reference is left
     del kept
-    shelf = compiling_lib.shelf(batches, build, compiled)
+    known, origins = _shared(compiled), _shared(compiled)
     results: list[list[Any]] = []
     for index, batch in enumerate(batches):
         if index == len(pieces):
@@ -243,7 +287,8 @@ def execute(
         started = time.perf_counter() - clocks[index].elapsed
         over = functools.partial(_over, functools.partial(ended, index) if ended else None)
         moments = _moments(
-            batch, index, build, shelf, pieces[index], done, resumed, clocks[index], over, early
+            *(batch, index, build, known, origins, pieces[index], done, resumed, clocks[index]),
+            *(over, early),
         )
         del resumed
         for number, (seen,) in enumerate(pieces[index]):
@@ -252,10 +297,8 @@ def execute(
         results.append(
             [finish(index, i, _joined(own)) if whole else None for i, own in enumerate(before)]
         )
-        beside = 0.0
         for moment in moments:
-            beside = moment.beside
-            elapsed = time.perf_counter() - started + beside
+            elapsed = time.perf_counter() - started
             clocks[index] = Clock(moment.compiling, moment.running, elapsed)
             place, number = moment.place, moment.place.chunk
             if moment.state is None:
@@ -285,8 +328,7 @@ def execute(
                 del kept
             if stop:
                 raise Stopped
-        elapsed = time.perf_counter() - started + beside
-        clocks[index] = clocks[index]._replace(elapsed=elapsed)
+        clocks[index] = clocks[index]._replace(elapsed=time.perf_counter() - started)
     return results, clocks
 
 
@@ -297,7 +339,6 @@ class _Moment(NamedTuple):
     place: Place
     compiling: float  # seconds so far
     running: float
-    beside: float  # seconds for this batch while another one was at work, less those for others
     state: Callable[[], ArrayTree] | None  # on the host, while the moment lasts; None: no segment
 
 
@@ -305,7 +346,8 @@ def _moments(
     batch: Batch,
     index: int,
     build: Callable[[int], Programs],
-    shelf: compiling_lib.Shelf,
+    known: Callable[[Any], dict],
+    origins: Callable[[Any], dict],
     pieces: list[list[Seen]],
     first: int,
     resumed: ArrayTree | None,
@@ -319,7 +361,8 @@ def _moments(
       batch: what to compute.
       index: its number.
       build: makes its programs.
-      shelf: the compiled programs.
+      known: code -> the compiled programs of those that share it.
+      origins: the same of their origins, which more of them share.
       pieces: per chunk that was begun; the last one has `first` rounds behind it.
       first: as said, or all of them.
       resumed: the state there.
@@ -328,7 +371,7 @@ def _moments(
       early: the chunks that have ended before their last round; it grows between two moments.
     """
     runs = [len(chunk.seeds) for chunk in batch.chunks]
-    compiling, running, beside = clock.compiling, clock.running, 0.0
+    compiling, running = clock.compiling, clock.running
     finished = len(pieces) - (0 < first < batch.rounds)  # chunks
     first = first % batch.rounds
     done = batch.rounds * sum(runs[:finished]) + (first * runs[finished] if first else 0)
@@ -348,7 +391,7 @@ def _moments(
             seeds=batch.chunks[place.chunk].seeds,
             round=place.done,
         )
-        return _Moment(look, place, compiling, running, beside, on_host if held else None)
+        return _Moment(look, place, compiling, running, on_host if held else None)
 
     def on_host() -> ArrayTree:
         return _on_host(state)
@@ -359,24 +402,27 @@ def _moments(
         yield moment(Place(index, finished - 1, batch.rounds), False, last)
         return
     yield moment(Place(index, finished, first), False)
-    # What a chunk has behind it the next ones still need.
-    own, beside = shelf.prepare(index, first if finished + 1 == len(runs) else 0)
-    compiling += own
     made = build(index)
-    calls = compiling_lib.calls(made, index)
+    start = functools.partial(_start, made.begin)
+    compiled = known(made.code)
+    common = origins(made.code if made.origin_code is None else made.origin_code)
 
-    def ready(program: compiling_lib.Call, *args: Any) -> Callable:
+    def ready(there: dict, function: Callable, name: Any, *args: Any, **options: Any) -> Any:
+        """The compiled function, compiled once per name and shapes."""
         nonlocal compiling
-        compiled, seconds = shelf.program(program, args)
-        compiling += seconds
-        return compiled
+        name = (name, *((np.shape(x), x.dtype) for x in jax.tree.leaves(args)))
+        if name not in there:
+            clock = time.perf_counter()
+            there[name] = jax.jit(function, **options).lower(*args).compile()
+            compiling += time.perf_counter() - clock
+        return there[name]
 
-    def call(program: compiling_lib.Call, *args: Any) -> Any:
-        """The program's result; compiling and running are timed apart."""
+    def call(there: dict, function: Callable, name: Any, *args: Any, **options: Any) -> Any:
+        """The function's result; compiling and running are timed apart."""
         nonlocal running
-        compiled = ready(program, *args)
+        program = ready(there, function, name, *args, **options)
         clock = time.perf_counter()
-        result = jax.block_until_ready(compiled(*args))
+        result = jax.block_until_ready(program(*args))
         running += time.perf_counter() - clock
         return result
 
@@ -385,22 +431,26 @@ def _moments(
         if first:
             # Compiled, although it does not run: it says where every array of a state lies.
             origin = jax.eval_shape(made.origin, numbers.seeds)
-            shardings = ready(calls.begin, *numbers, origin).output_shardings
-            like = compiling_lib.state_of(made, numbers)
-            state = _on_devices(resumed, like, shardings)
+            program = ready(compiled, start, ("begin", count), *numbers, origin)
+            like = jax.eval_shape(start, *numbers, origin)
+            state = _on_devices(resumed, like, program.output_shardings)
             resumed = None
         else:
             # By way of the host: over several devices the state alone says what lies where.
-            origin = jax.device_get(call(calls.origin, numbers.seeds))
-            state = call(calls.begin, *numbers, origin)
+            origin = jax.device_get(call(common, made.origin, "origin", numbers.seeds))
+            state = call(compiled, start, ("begin", count), *numbers, origin)
             pieces.append([])
         behind = 0
         for segment in batch.segments:
             behind += segment.rounds
             if behind <= first:
                 continue
+            how = {"evaluated": segment.evaluations > 0}
+            how |= {"alone": True} if segment.alone else {}
+            function = functools.partial(made.segment, segment.rounds, **how)
+            name = (segment.rounds, *how.items(), count)
             arguments = (*numbers, state, made.shared)
-            state, *seen = call(calls.segment(segment), *arguments)
+            state, *seen = call(compiled, function, name, *arguments, donate_argnums=2)
             new = Seen(*made.in_order(*jax.device_get(seen)))
             _append(pieces[number], new, over(pieces[number]) > 0)
             done += segment.rounds * count
@@ -412,6 +462,24 @@ def _moments(
                 break
         # The next chunk's matrices take their place.
         first, state, arguments = 0, None, None
+
+
+def _shared(compiled: dict[Any, dict] | None) -> Callable[[Any], dict]:
+    """Finds the compiled programs of the batches with some code.
+
+    Where nobody keeps them, those of the latest code are kept alone: batches that share it are
+    neighbours.
+    """
+    known: dict[Any, dict] = {} if compiled is None else compiled
+
+    def of(code: Any) -> dict:
+        if code is None:
+            return {}
+        if compiled is None and code not in known:
+            known.clear()
+        return known.setdefault(code, {})
+
+    return of
 
 
 def _one_at_a_time(batches: Sequence[Batch]) -> Callable[[int], Programs]:
@@ -540,6 +608,27 @@ def _next(batches: Sequence[Batch], place: Place) -> tuple[int, int]:
 # ---------------------------------------------------------------- the state, here and there
 
 
+def _start(begin: Callable[..., Any], seeds: Array, hyper: Hyper, origin: ArrayTree) -> ArrayTree:
+    """Initial state with weak types removed, so that every program sees the same dtypes.
+
+    Arrays made of Python's numbers are weakly typed, arrays from the host never are.
+    """
+    state = begin(seeds, hyper, origin)
+    return jax.tree.map(
+        lambda x: x if _is_key(x) else jax.lax.convert_element_type(x, x.dtype), state
+    )
+
+
+def _is_key(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def state_of(made: Programs, chunk: Chunk) -> ArrayTree:
+    """The state of a chunk's runs, as shapes."""
+    origin = jax.eval_shape(made.origin, chunk.seeds)
+    return jax.eval_shape(functools.partial(_start, made.begin), *chunk, origin)
+
+
 def _on_host(state: ArrayTree) -> ArrayTree:
     """NumPy arrays; typed keys as their numbers."""
     return jax.device_get(_numbers(state))
@@ -549,7 +638,7 @@ def _on_devices(state: ArrayTree, like: ArrayTree, shardings: ArrayTree) -> Arra
     """The inverse of `_on_host`; copies, since a state is donated."""
 
     def put(x: np.ndarray, like: jax.ShapeDtypeStruct, sharding: Any) -> Array:
-        if is_key(like):
+        if _is_key(like):
             impl = []  # what only an array, or a traced one, tells
             jax.eval_shape(lambda key: impl.append(jax.random.key_impl(key)), like)
             x = jax.random.wrap_key_data(jnp.asarray(x), impl=impl[0])
@@ -575,7 +664,7 @@ def _expected(
     if place.done not in ends:
         raise ValueError(f"no segment ends at {place}")
     made, chunk = build(place.batch), batch.chunks[place.chunk]
-    state = compiling_lib.state_of(made, chunk)
+    state = state_of(made, chunk)
     _, *shown = jax.eval_shape(functools.partial(made.segment, 1), *chunk, state, made.shared)
     *shown, counted = Seen(*shown)
 
@@ -610,4 +699,4 @@ def _expected(
 
 
 def _numbers(state: ArrayTree) -> ArrayTree:
-    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, state)
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)

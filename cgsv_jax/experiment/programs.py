@@ -12,8 +12,7 @@ from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.data import partition as partition_lib
 from cgsv_jax.experiment import budget, execute, hardware
 from cgsv_jax.experiment.bind import Bound
-from cgsv_jax.experiment.compiling import Batch, Chunk, Programs
-from cgsv_jax.experiment.execute import Counted, Seen
+from cgsv_jax.experiment.execute import Batch, Chunk, Counted, Programs, Seen
 from cgsv_jax.results import frames
 from cgsv_jax.types import ArrayTree, Evaluation, Hyper, Record, State
 
@@ -100,7 +99,9 @@ def programs(bound: Bound) -> Programs:
 
     # The numbers stay off the mesh: rules and trainers close over them (see `layout.over_clients`).
     hyper = jax.tree.map(lambda x: np.full(1, x, np.float32), bound.hyper)
-    return Programs(origin, begin, segment, hyper, shared, in_order, origin_code=task.model)
+    return Programs(
+        origin, begin, segment, hyper, shared, in_order, origin_code=("origin", task.model)
+    )
 
 
 def batch_of(bound: Bound) -> Batch:

@@ -17,8 +17,7 @@ from cgsv_jax.core.layout import over_clients
 from cgsv_jax.experiment import bind
 from cgsv_jax.experiment import execute as execute_lib
 from cgsv_jax.experiment import programs as programs_lib
-from cgsv_jax.experiment.compiling import Batch, Chunk, Programs
-from cgsv_jax.experiment.execute import Clock, Look, Seen
+from cgsv_jax.experiment.execute import Batch, Chunk, Clock, Look, Programs, Seen
 from cgsv_jax.experiment.task import Task
 from cgsv_jax.results import frames
 from cgsv_jax.results.frames import YARDSTICK, Outcome
