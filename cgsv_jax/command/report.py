@@ -6,8 +6,8 @@ from cgsv_jax.command import show
 from cgsv_jax.command.flags import Report
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.host import files, terminal
-from cgsv_jax.results import differences, page
 from cgsv_jax.results import directory as directory_lib
+from cgsv_jax.results import page
 
 _PAGES = (".html", ".htm")  # no table or document of a run is called so
 
@@ -25,17 +25,11 @@ def report(args: Report) -> None:
     else:
         folder = every[0].directory if len(every) == 1 else pathlib.Path()
         file = folder / directory_lib.REPORT
-    if file.suffix.lower() not in _PAGES and files.kind(file) != "folder":
-        raise ConfigError(f"--out is {str(file)!r}, it must end in {' or '.join(_PAGES)}")
     if files.kind(file) == "folder":
         raise ConfigError(f"--out is {str(file)!r}, which is a folder, it must name a file")
-    configs, environments = [own.config for own in every], [own.environment for own in every]
-    sections = [
-        page.Section(own.name, own.config, own.environment, own.reports, own.lines, own.run)
-        for own in every
-    ]
-    differ = differences.report(configs, environments, [own.name for own in every])
+    if file.suffix.lower() not in _PAGES:
+        raise ConfigError(f"--out is {str(file)!r}, it must end in {' or '.join(_PAGES)}")
     with files.reading(every[0].directory):
-        text = page.page(sections, differ)
+        text = page.page([own.section for own in every], show.differ(every))
     files.write_files(file.parent, {file.name: text.encode()})
     terminal.say(terminal.console(), str(file))

@@ -185,9 +185,11 @@ def shown_points(own: Ranking, axes: Sequence[str], criterion: str) -> pl.DataFr
     lines = []
     place, before = 0, None
     # With one partition its own column says the fairness too, unless not even its sign is known.
-    twice = criterion == "fairness" and len(partitions) == 1
-    twice = twice and (from_table["criterion_defined"] == 1).all()
-    twice = twice and not any(map(tables.both_signs, from_table.iter_rows(named=True)))
+    twice = (
+        (criterion == "fairness" and len(partitions) == 1)
+        and (from_table["criterion_defined"] == 1).all()
+        and not any(map(tables.both_signs, from_table.iter_rows(named=True)))
+    )
     for (rank,), rows in from_table.group_by("rank", maintain_order=True):
         first = rows.row(0, named=True)
         # What ties has one place, though the table has an order: rounded as in `ranked`.
@@ -563,13 +565,14 @@ def _column(values: Sequence[Any]) -> list[Any]:
     return [*points_lib.in_table({str(i): value for i, value in enumerate(values)}).values()]
 
 
-def told_again(directory: Path) -> tuple[tables.Report, list[str]]:
-    """What a finished sweep printed at its end, see `report`; from its files alone.
+def told_again(
+    directory: Path, config: Mapping[str, Any], table: pl.DataFrame, points: pl.DataFrame
+) -> tuple[tables.Report, list[str]]:
+    """What a finished sweep printed at its end, see `report`; the arguments are those of `read`.
 
     Raises:
       ValueError: as `read`.
     """
-    config, table, points = read(directory)
     kept = directory_lib.read_json(directory, "points.json")
     sweep = points_lib.outline(config)
     with files.reading(files.inside(directory, "points.parquet")):
