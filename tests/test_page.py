@@ -12,7 +12,7 @@ from cgsv_jax.command import main
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import page as page_lib
 from cgsv_jax.results import tables
-from tests.test_plots import METHODS, cell, run_of
+from tests.test_plots import METHODS, cell, changed, run_of
 
 EVIL = "<script>alert(1)</script>"
 ALONE = {"meta", "br"}  # elements without an end
@@ -92,13 +92,9 @@ def test_ticks_are_round_and_hold_the_span(ends):
 
 def test_names_of_strangers_are_text_and_nothing_is_fetched(run):
     """The policy names the one script that may run, and it is the page's own."""
-    renamed = [
-        frame.with_columns(
-            pl.col("method").replace({"cgsv": EVIL}), partition=pl.lit('"><img src=x onerror=y>')
-        )
-        for frame in (run.rounds, run.clients, run.fairness, run.summary)
-    ]
-    odd = directory_lib.Run({}, {}, {}, *renamed, run.holdings)
+    names = {"cgsv": EVIL}
+    place = pl.lit('"><img src=x onerror=y>')
+    odd = changed(run, lambda f: f.with_columns(pl.col("method").replace(names), partition=place))
     text = _page(odd, EVIL, {"plugin": "</pre><script>x</script>", "a": "\x1b]0;x\x07"})
     read = Reader(text)
     tags = {tag for tag, _ in read.elements}

@@ -48,6 +48,12 @@ def run_of(cells):
     return directory_lib.Run({}, {}, {}, **frames_lib.frames_of(cells))
 
 
+def changed(run, change):
+    """The run with other tables of its methods."""
+    names = "rounds", "clients", "fairness", "summary"
+    return run._replace(**{name: change(getattr(run, name)) for name in names})
+
+
 METHODS = ("standalone", "fedavg", "cgsv")
 
 
@@ -458,11 +464,7 @@ def test_a_link_in_a_run_does_not_lead_out_of_it(tmp_path):
 def test_a_users_settings_and_names_do_not_reach_the_figures(tmp_path, run):
     """With usetex and without LaTeX, or with a formula for a name, drawing would fail."""
     names = {"cgsv": r"bad$\frac$", "fedavg": "\N{SNOWMAN}\N{CJK UNIFIED IDEOGRAPH-6587}"}
-    renamed = [
-        frame.with_columns(pl.col("method").replace(names))
-        for frame in (run.rounds, run.clients, run.fairness, run.summary)
-    ]
-    odd = directory_lib.Run({}, {}, {}, *renamed, run.holdings)
+    odd = changed(run, lambda frame: frame.with_columns(pl.col("method").replace(names)))
     plain = [file.read_bytes() for file in figures_lib.draw([odd], tmp_path / "plain", ("svg",))]
     users = {"text.usetex": True, "axes.prop_cycle": "cycler('color', ['r'])", "font.size": 30}
     with matplotlib.rc_context(users), warnings.catch_warnings():
@@ -481,14 +483,10 @@ def test_only_what_is_missing_is_drawn(tmp_path, run):
 
 
 def test_thousands_of_methods_are_refused(run, tmp_path):
-    frames = [
-        pl.concat(
-            [f.head(1).with_columns(method=pl.lit(f"m{i}")) for i in range(figures_lib.MOST + 1)]
-        )
-        for f in (run.rounds, run.clients, run.fairness, run.summary)
-    ]
+    names = [pl.lit(f"m{i}") for i in range(figures_lib.MOST + 1)]
+    many = changed(run, lambda f: pl.concat(f.head(1).with_columns(method=name) for name in names))
     with pytest.raises(ValueError, match=r"holds 501 methods, 500 are drawn"):
-        figures_lib.draw([directory_lib.Run({}, {}, {}, *frames, run.holdings, tmp_path)])
+        figures_lib.draw([many._replace(directory=tmp_path)])
 
 
 def test_draw_compares_several_runs(tmp_path):

@@ -92,16 +92,10 @@ def draw(
     written: list[pathlib.Path] = []
     for run, label in zip(read, labels, strict=True):
         folder = files.inside(whole, label) if len(read) > 1 else whole
-        cells = run.summary.select("partition", "method").unique(maintain_order=True)
-        if len(cells) > MOST:
-            raise ValueError(f"{run.directory} holds {len(cells):,} methods, {MOST} are drawn")
-        figures = {
-            f"{kind}-{partition}": functools.partial(figure, run, partition)
-            for partition in cells["partition"].unique(maintain_order=True)
-            for kind, figure in KINDS.items()
-            if figure is not holdings or partition in set(run.holdings["partition"])
-        }
-        written += save(figures, folder, formats, run.directory or "the run", missing)
+        cells = run.summary.select("partition", "method").n_unique()
+        if cells > MOST:
+            raise ValueError(f"{run.directory} holds {cells:,} methods, {MOST} are drawn")
+        written += save(_drawings(run), folder, formats, run.directory or "the run", missing)
     if len(read) > 1:
         configs = [run.config for run in read]
         figure = functools.partial(
@@ -130,13 +124,17 @@ def known_formats(formats: Sequence[str]) -> Sequence[str]:
 
 def made(run: directory.Run) -> dict[str, Figure]:
     """The figures of a run, by the names that `draw` gives their files."""
-    partitions = run.summary["partition"].unique(maintain_order=True)
     with _fixed():
-        return {
-            f"{kind}-{partition}": figure(run, partition)
-            for partition in partitions
-            for kind, figure in KINDS.items()
-        }
+        return {name: drawn() for name, drawn in _drawings(run).items()}
+
+
+def _drawings(run: directory.Run) -> dict[str, Callable[[], Figure]]:
+    return {
+        f"{kind}-{partition}": functools.partial(figure, run, partition)
+        for partition in run.summary["partition"].unique(maintain_order=True)
+        for kind, figure in KINDS.items()
+        if figure is not holdings or partition in set(run.holdings["partition"])
+    }
 
 
 # ---------------------------------------------------------------- one figure each
@@ -217,7 +215,7 @@ def fairness(run: directory.Run, partition: str) -> Figure:
         bars = Line2D([], [], color=GREY, marker="|", label=f"± standard deviation over {over}")
         handles.append(bars)
     _legend(figure, handles)
-    _colour_bar(figure, panels, scale)
+    _held_bar(figure, panels, scale)
     _explain(figure, doubts)
     return figure
 
@@ -446,6 +444,7 @@ def holdings(run: directory.Run, partition: str) -> Figure:
     colormap = colormap.with_extremes(bad="white")
     norm = colors.Normalize(0, held["rows"].to_numpy().max())
     written = clients <= LINES and labels <= 20
+    style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
     for axes, draw in zip(panels, draws, strict=True):
         table = np.zeros((clients, labels), int)
         rows = held.filter(partition_seed=draw)
@@ -454,12 +453,8 @@ def holdings(run: directory.Run, partition: str) -> Figure:
         axes.imshow(shown, cmap=colormap, norm=norm, aspect="auto", interpolation="nearest")
         for client, label in zip(*np.nonzero(table), strict=True) if written else ():
             count = table[client, label]
-            dark = norm(count) > 0.5
-            axes.text(
-                *(label, client, f"{count}"),
-                **{"ha": "center", "va": "center", "fontsize": 6},
-                color="white" if dark else "black",
-            )
+            colour = "white" if norm(count) > 0.5 else "black"
+            axes.text(label, client, f"{count}", color=colour, **style)
         axes.set_xlabel("class")
         axes.tick_params(labelsize=8, length=0)
         axes.spines[:].set_color("#dddddd")
@@ -476,12 +471,7 @@ def holdings(run: directory.Run, partition: str) -> Figure:
         alike = len(draws) == 1  # others cheat in other draws
         names = [f"{c} {cheats.get(c) or ''}".strip() if alike else f"{c}" for c in range(clients)]
         panels[0].set_yticks(range(clients), names)
-    bar = figure.colorbar(cm.ScalarMappable(norm, colormap), ax=panels, pad=0.015, aspect=30)
-    bar.set_label("rows held; white: none")
-    bar.outline.set_visible(False)
-    bar.locator = MaxNLocator(5, integer=True)
-    bar.ax.tick_params(labelsize=8)
-    bar.update_ticks()
+    _colour_bar(figure, panels, cm.ScalarMappable(norm, colormap), "rows held; white: none")
     return figure
 
 
@@ -543,10 +533,16 @@ def _scale(clients: pl.DataFrame) -> _Scale:
     return _Scale(column, norm, colormap, all(even.values()))
 
 
-def _colour_bar(figure: Figure, panels: Sequence[Axes], scale: _Scale) -> None:
+def _held_bar(figure: Figure, panels: Sequence[Axes], scale: _Scale) -> None:
     mappable = cm.ScalarMappable(scale.norm, scale.colormap)
+    _colour_bar(figure, panels, mappable, f"{scale.column} held")
+
+
+def _colour_bar(
+    figure: Figure, panels: Sequence[Axes], mappable: cm.ScalarMappable, label: str
+) -> None:
     bar = figure.colorbar(mappable, ax=list(panels), pad=0.015, aspect=30)
-    bar.set_label(f"{scale.column} held")
+    bar.set_label(label)
     bar.outline.set_visible(False)
     bar.locator = MaxNLocator(5, integer=True)
     bar.ax.tick_params(labelsize=8)
@@ -605,7 +601,7 @@ def _over_rounds(
     panels[0].autoscale(axis="y")
     _label_left(panels, label)
     if not many:
-        _colour_bar(figure, panels, scale)
+        _held_bar(figure, panels, scale)
     if handles:
         _legend(figure, handles)
     said: dict[str, list[str]] = {}

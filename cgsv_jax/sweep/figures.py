@@ -226,33 +226,29 @@ def line(compared: pl.DataFrame, name: str, criterion: str) -> Figure:
     places = values if scattered else list(range(len(values)))
     for axes, method in zip(grid, methods, strict=True):
         for index, partition in enumerate(partitions):
-            drawn, lacking = [], []
+            drawn, colour = [], figures_lib.CYCLE[index % len(figures_lib.CYCLE)]
+            shift = 0 if scattered else 0.06 * index
             for place, value in zip(places, values, strict=True):
                 own = compared.filter(pl.col(name) == value, method=method, partition=partition)
                 known = (factor * own[criterion]).drop_nulls().to_numpy()
-                if not len(known):
-                    lacking.append(place)
+                if not len(known):  # at the foot, where no number can be mistaken for it
+                    axes.text(
+                        *(place + shift, 0.02, "undefined"),
+                        transform=axes.get_xaxis_transform(),
+                        **{"rotation": 90, "fontsize": 7, "ha": "center", "va": "bottom"},
+                        color=colour,
+                    )
                     continue
                 mean, (low, high) = known.mean(), metrics.interval(known)
                 low, high = (mean if np.isnan(v) else v for v in (low, high))
-                drawn.append((place + (0 if scattered else 0.06 * index), mean, low, high))
-            for place in lacking:  # at the foot, where no number can be mistaken for it
-                axes.text(
-                    *(place + (0 if scattered else 0.06 * index), 0.02, "undefined"),
-                    transform=axes.get_xaxis_transform(),
-                    rotation=90,
-                    fontsize=7,
-                    color=figures_lib.CYCLE[index % len(figures_lib.CYCLE)],
-                    ha="center",
-                    va="bottom",
-                )
+                drawn.append((place + shift, mean, low, high))
             if not drawn:
                 continue
             x, mean, low, high = np.array(drawn).T
             axes.errorbar(
                 *(x, mean),
                 yerr=np.clip([mean - low, high - mean], 0, None),
-                color=figures_lib.CYCLE[index % len(figures_lib.CYCLE)],
+                color=colour,
                 marker=figures_lib.MARKERS[index % len(figures_lib.MARKERS)],
                 linestyle="-" if number and not scattered else "",
                 markersize=5,
