@@ -71,9 +71,7 @@ class Result:
         """Fairness and accuracy of the methods; of several partitions all in one table."""
         from cgsv_jax.results import tables
 
-        summary = self.frames["summary"]
-        several = summary["partition"].n_unique() > 1
-        return tables.overview(summary) if several else tables.fairness(summary)
+        return tables.first(self.frames)[0]
 
     def figures(self) -> "dict[str, Figure]":
         """What `cgsv plot` would draw, by name; of matplotlib."""

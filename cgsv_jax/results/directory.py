@@ -66,7 +66,6 @@ FOLDERS = (FIGURES, CHECKPOINT, PARTS, RAYS, TRACKING, MODELS)
 FIGURE_KINDS = ("fairness_rounds", "accuracy", "reputation", "fairness", "share", "holdings")
 SWEEP_FIGURE_KINDS = ("pair", "line")
 FIGURE_FORMATS = ("png", "pdf", "svg")
-LONGEST = variants.LONGEST  # characters of the name of a partition or a method
 
 
 class Run(NamedTuple):
@@ -490,5 +489,5 @@ def _must_hold(column: pl.Series) -> None:
         raise ValueError(f"{name} is not finite in some rows")
     if name in ("partition", "method"):
         for value in column.unique():
-            if not value.isprintable() or len(value) > LONGEST:
+            if not value.isprintable() or len(value) > variants.LONGEST:
                 raise ValueError(f"a {name} is named {value[:80]!r}, which is no name")

@@ -179,8 +179,8 @@ class Cell(NamedTuple):
         """A line: arrays are many, and large."""
         runs, rounds, number = self.record.present.shape
         what = f"{runs} seeds, {rounds} rounds, {number} clients"
-        ends = [end for cell in ended([self]) for end in outcomes(cell)]
-        accuracy = 100 * float(np.mean([end.accuracy.mean() for end in ends]))
+        ends = [at_the_end(cell, cell.evaluation.accuracy) for cell in ended([self])]
+        accuracy = 100 * np.mean(ends)
         return f"Cell({self.method} on {self.partition}: {what}, accuracy {accuracy:.1f} %)"
 
 
@@ -344,14 +344,9 @@ def while_all_run(rows: pl.DataFrame) -> pl.DataFrame:
     Args:
       rows: of ROUND_COLUMNS or FAIRNESS_COLUMNS.
     """
-    ends = rows.group_by(*KEYS).agg(pl.col("round").max()).group_by("partition", "method").min()
-    last = rows.join(
-        ends.select("partition", "method", last="round"),
-        on=["partition", "method"],
-        how="left",
-        maintain_order="left",
-    )
-    return rows.filter(last["round"] <= last["last"])
+    ends = rows.with_columns(pl.col("round").max().over(*KEYS).alias("end"))
+    shared = pl.col("end").min().over("partition", "method")
+    return ends.filter(pl.col("round") <= shared).drop("end")
 
 
 def told_apart(clients: pl.DataFrame) -> list[str]:

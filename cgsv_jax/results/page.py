@@ -194,6 +194,10 @@ def _chart(
         top = HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
         return f"{left:.1f}", f"{top:.1f}"
 
+    def style(line: Line) -> tuple[str, str]:
+        lap, colour = divmod(styles[line.name], len(COLOURS))
+        return COLOURS[colour], DASHES[lap % len(DASHES)]
+
     drawn = []
     for tick in y_ticks:
         (x, y), (end, _) = at(first, tick), at(last, tick)
@@ -205,10 +209,9 @@ def _chart(
         drawn.append(f'<text x="{x}" y="{float(y) + 15:.1f}" class="x">{tick:g}</text>')
     drawn.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 6}" class="x">{_text(axes[0])}</text>')
     for line in lines:
-        lap, colour = divmod(styles[line.name], len(COLOURS))
-        dash = DASHES[lap % len(DASHES)]
+        colour, dash = style(line)
         places = [at(x, y) for x, y, _ in line.points]
-        drawn.append(f'<g style="color: {COLOURS[colour]}">')
+        drawn.append(f'<g style="color: {colour}">')
         if line.joined and len(places) > 1:
             path = " ".join(",".join(place) for place in places)
             drawn.append(f'<polyline points="{path}" stroke-dasharray="{dash}"/>')
@@ -219,11 +222,9 @@ def _chart(
         ]
         drawn.append("</g>")
     legend = "".join(
-        f'<li><svg width="26" height="10" aria-hidden="true" style="color: '
-        f'{COLOURS[styles[line.name] % len(COLOURS)]}"><line x1="0" x2="26" y1="5" y2="5" '
-        f'stroke-dasharray="{DASHES[styles[line.name] // len(COLOURS) % len(DASHES)]}"/></svg>'
-        f"{_text(line.name)}</li>"
-        for line in lines
+        f'<li><svg width="26" height="10" aria-hidden="true" style="color: {colour}">'
+        f'<line x1="0" x2="26" y1="5" y2="5" stroke-dasharray="{dash}"/></svg>{_text(name)}</li>'
+        for name, (colour, dash) in ((line.name, style(line)) for line in lines)
     )
     return (
         f"<figure><figcaption>{_text(title)}</figcaption>"

@@ -81,11 +81,10 @@ class Saved(NamedTuple):
           ValueError: there is no such client, or the file is damaged or is not there.
         """
         arrays = self.arrays(client)
-        leaves = [arrays[own["name"]] for own in self.tensors]
         if self.model is None:
             return _nested(arrays)
-        shapes = _shapes(self.model)
-        return jax.tree.unflatten(jax.tree.structure(shapes), map(jnp.asarray, leaves))
+        leaves = (jnp.asarray(arrays[own["name"]]) for own in self.tensors)
+        return jax.tree.unflatten(jax.tree.structure(_shapes(self.model)), leaves)
 
     def arrays(self, client: int | str) -> dict[str, np.ndarray]:
         """The same as NumPy arrays by name.
@@ -145,9 +144,7 @@ def write(
         for run, seed in enumerate(cell.seeds):
             arrays = {}
             for tensor, place in zip(tensors, places, strict=True):
-                own = slice(place.start, place.stop)
-                shape = tensor["shape"]
-                name = tensor["name"]
+                own, name, shape = slice(place.start, place.stop), tensor["name"], tensor["shape"]
                 arrays[f"clients/{name}"] = clients[run, :, own].reshape(-1, *shape)
                 arrays[f"server/{name}"] = servers[run, own].reshape(shape)
             content = _npz(arrays)
@@ -186,10 +183,11 @@ def models(run: directory_lib.Path, model: Model | None = None) -> dict[Key, Sav
       ValueError: it has kept none, or what it holds is damaged or of another network.
     """
     folder = files.inside(files.path_of(run, "the run's directory"), directory_lib.MODELS)
-    if files.kind(files.inside(folder, MANIFEST)) == "nothing":
+    path = files.inside(folder, MANIFEST)
+    if files.kind(path) == "nothing":
         raise ValueError(f"{os.fspath(run)} holds no models, a run keeps them with --save-models")
-    manifest = files.read_json(files.inside(folder, MANIFEST), must_be_sealed=True)
-    with files.reading(files.inside(folder, MANIFEST)):
+    manifest = files.read_json(path, must_be_sealed=True)
+    with files.reading(path):
         if manifest.get("format") != FORMAT:
             raise ValueError(f"its format is {manifest.get('format')}, {FORMAT} is read")
         known: _Manifest = files.judged(manifest, _Manifest)

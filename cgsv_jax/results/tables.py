@@ -735,15 +735,20 @@ def _filled(header: str) -> str:
     """A header in lines as short as its longest word, or piece of a method's name."""
     words = [_pieces(word) for word in header.split(" ")]
     width = max(len(piece) for pieces in words for piece in pieces)
+    return "\n".join(_broken(words, width))
+
+
+def _broken(words: Iterable[Sequence[str]], width: int, indent: str = "") -> list[str]:
+    """Lines of words, each in pieces; `indent` stands before all lines but the first."""
     lines = [""]
     for pieces in words:
         for place, piece in enumerate(pieces):
             joined = f"{lines[-1]} {piece}" if lines[-1] and place == 0 else lines[-1] + piece
             if lines[-1] and len(joined) > width:
-                lines.append(piece)
+                lines.append(indent + piece)
             else:
                 lines[-1] = joined
-    return "\n".join(lines)
+    return lines
 
 
 def _pieces(text: str | None) -> list[str]:
@@ -757,21 +762,14 @@ class _Cell(NamedTuple):
     text: str
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        if _pieces(self.text) == [self.text]:
-            return Measurement.get(console, options, Text(self.text))
-        return Measurement(max(map(len, _pieces(self.text))), len(self.text))
+        pieces = _pieces(self.text)
+        if len(pieces) == 1:
+            return Measurement.get(console, options, Text(*pieces))
+        return Measurement(max(map(len, pieces)), len(self.text))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Text]:
-        if _pieces(self.text) == [self.text]:
-            yield Text(self.text)
-            return
-        line = ""
-        for piece in _pieces(self.text):
-            if line and len(line) + len(piece) > options.max_width:
-                yield Text(line)
-                line = " "
-            line += piece
-        yield Text(line)
+        pieces = _pieces(self.text)
+        return map(Text, pieces if len(pieces) == 1 else _broken([pieces], options.max_width, " "))
 
 
 def markdown(frame: pl.DataFrame) -> str:
@@ -801,7 +799,7 @@ def html(report: Report) -> str:
     """A report as an HTML table with its title and the lines below it; no style but alignment."""
 
     def cell(kind: str, text: str | None, right: bool) -> str:
-        align = ' style="text-align: right"' if right else ' style="text-align: left"'
+        align = f' style="text-align: {"right" if right else "left"}"'
         return f"<{kind}{align}>{escape(terminal.plain('–' if text is None else text))}</{kind}>"
 
     right = [_is_numeric(column) for column in report.cells]
