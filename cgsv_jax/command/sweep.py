@@ -22,7 +22,6 @@ from cgsv_jax.command import stopping, train
 from cgsv_jax.config import spelling, validate
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import ranges
-from cgsv_jax.data import arrays
 from cgsv_jax.experiment import checkpoint
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment.execute import NO_KEEPER, Clock, Keeper, Look
@@ -157,10 +156,8 @@ def _from_flags(flags: Mapping[str, Any], own: Mapping[str, Any]) -> Sweep | Sea
     tables = names_lib.tables(own.get("plugin"))
     there = sweepable(tables)
     flags = spelling.spelled(flags, tables)
-    sets = flags.get("dataset", ())
-    if isinstance(sets, tuple):  # of a file the path from anywhere
-        own_files = (validate.absolute("dataset", x) if arrays.is_file(x) else x for x in sets)
-        flags |= {"dataset": tuple(own_files)} if sets else {}
+    if isinstance(sets := flags.get("dataset"), tuple):
+        flags |= {"dataset": tuple(map(names_lib.located, sets))}
     options = {n: value for n, value in flags.items() if n not in there}
     spaces = {
         name: value if isinstance(value, Range | tuple) else (value,)

@@ -64,10 +64,15 @@ def tables(plugin: Any = None, dataset: Any = None, **own: Mapping[str, Any]) ->
     """
     found = TABLES if plugin is None else _with_file(*plugins.read(plugin))
     if arrays.is_file(dataset):
-        path = validate.absolute("dataset", dataset)
+        path = located(dataset)
         mine = {**found.datasets, path: data_lib.of_file(path)}
         found = dataclasses.replace(found, datasets=mine)
     return plugins.merged(found, {name.upper(): own[name] for name in own}) if own else found
+
+
+def located(dataset: Any) -> Any:
+    """A data set's name; of a file the path from where this process is."""
+    return validate.absolute("dataset", dataset) if arrays.is_file(dataset) else dataset
 
 
 @functools.lru_cache(maxsize=4)
@@ -142,9 +147,8 @@ def configure(
     methods = own.pop("methods", {})
     asked |= {"methods": variants} if (variants := _those(methods, True)) else {}
     own |= {"methods": rules} if (rules := _those(methods, False)) else {}
-    dataset = asked.get("dataset")
-    if arrays.is_file(dataset):
-        asked["dataset"] = validate.absolute("dataset", dataset)
+    if "dataset" in asked:
+        asked["dataset"] = located(asked["dataset"])
     there = tables(plugin, asked.get("dataset"), **own)
     if plugin_sha256 is not None:
         resolve.refuse_other_plugin(plugin, plugin_sha256, there)
