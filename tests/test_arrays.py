@@ -92,6 +92,11 @@ def test_objects_are_refused(file):
         data.load(file)
 
 
+def test_it_takes_no_options(file):
+    with pytest.raises(ValueError, match=r"mine\.npz has no option rows \(got 5\): it takes no"):
+        data.load("mine.npz", rows=5)
+
+
 def test_the_config_is_complete_and_training_is_as_on_digits(file):
     config = names_lib.configure(dataset="mine.npz", rounds=7)
     digits = names_lib.configure(dataset="digits", rounds=7)

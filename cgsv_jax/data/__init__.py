@@ -217,9 +217,8 @@ def load(name: str, data_dir: files.Path | None = None, **options: Any) -> types
       ValueError: if the name or an option is unknown, a value is out of range, or the files are
         absent or damaged.
     """
-    if arrays.is_file(name):
-        return arrays.load(name)
-    return identified(words.meant(name, DATASETS), data_dir, **options)[0]
+    sources = {name: of_file(name)} if arrays.is_file(name) else DATASETS
+    return identified(words.meant(name, sources), data_dir, sources, **options)[0]
 
 
 def identified(
