@@ -255,9 +255,16 @@ def given(args: Any) -> dict[str, Any]:
     return {name: value for name, value in values if value is not None and value is not False}
 
 
-def fields_of(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The same by field."""
-    return {validate.RENAMED.get(name, name): value for name, value in flags.items()}
+def _note(
+    text: str, default: str | None = None, metavar: str | None = None, alias: str | None = None
+) -> Any:
+    """What help says of an argument; without a default it is required, an empty one goes unsaid."""
+    return tyro.conf.arg(
+        help=text,
+        help_behavior_hint=f"(default: {default})" if default else default,
+        metavar=metavar,
+        aliases=[alias] if alias else None,
+    )
 
 
 Groups = Mapping[str, Mapping[str, Flag]]  # title -> flags
@@ -279,11 +286,7 @@ def _action(name: str, doc: str, groups: Groups, tables: schema.Tables) -> Actio
         for flag, (argument, text, default, alias) in flags.items():
             switch = argument is SWITCH
             own = _default(validate.RENAMED.get(flag, flag), tables)
-            note = tyro.conf.arg(
-                help=text,
-                help_behavior_hint=f"(default: {default or ('off' if switch else own)})",
-                aliases=[alias] if alias else None,
-            )
+            note = _note(text, default or ("off" if switch else own), alias=alias)
             kind = bool if switch else Annotated[Any, _parser(argument)]
             made_of.append((flag, Annotated[kind, note], False if switch else None))
             flat.append((flag, Any, made_of[-1][-1]))
@@ -461,18 +464,14 @@ def _is_value(word: str) -> bool:
     return not word.startswith("-") or word[1:2].isdigit()
 
 
-_AS_PATH = _parser(PATH)
-_OF_DATA = tyro.conf.arg(
-    help="folder of the data sets", help_behavior_hint="(default: TFDS_DATA_DIR, or TFDS's own)"
-)
-
-
+_PATH = Annotated[str | None, _parser(PATH)]
 _RUNS = Annotated[
     tuple[str, ...],
     tyro.conf.Positional,
-    tyro.conf.arg(metavar="RUN ...", help="directories of runs or sweeps", help_behavior_hint=""),
+    _note("directories of runs or sweeps", "", metavar="RUN ..."),
 ]
-_IF_ONE = "(default: the only one there is)"
+_DATA_DIR = Annotated[_PATH, _note("folder of the data sets", "TFDS_DATA_DIR, or TFDS's own")]
+_IF_ONE = "the only one there is"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -481,21 +480,9 @@ class Plot:
 
     runs: _RUNS
     out: Annotated[
-        str | None,
-        _AS_PATH,
-        tyro.conf.arg(
-            help="folder for the figures",
-            help_behavior_hint="(default: figures/ inside the run, or here for several runs)",
-        ),
+        _PATH, _note("folder for the figures", "figures/ inside the run, or here for several runs")
     ] = None
-    format: Annotated[
-        str,
-        tyro.conf.arg(
-            metavar="A,B,...",
-            help="of the files: png, pdf, svg",
-            help_behavior_hint="(default: png)",
-        ),
-    ] = "png"
+    format: Annotated[str, _note("of the files: png, pdf, svg", "png", metavar="A,B,...")] = "png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -503,16 +490,11 @@ class Show:
     """Prints all tables of finished runs and sweeps again, and what differs between several."""
 
     runs: _RUNS
-    markdown: Annotated[bool, tyro.conf.arg(help="as Markdown", help_behavior_hint="")] = False
-    latex: Annotated[bool, tyro.conf.arg(help="as LaTeX with booktabs", help_behavior_hint="")] = (
-        False
-    )
+    markdown: Annotated[bool, _note("as Markdown", "")] = False
+    latex: Annotated[bool, _note("as LaTeX with booktabs", "")] = False
     csv: Annotated[
         bool,
-        tyro.conf.arg(
-            help="the means over seeds, unrounded: a row per run, partition, method and point",
-            help_behavior_hint="",
-        ),
+        _note("the means over seeds, unrounded: a row per run, partition, method and point", ""),
     ] = False
 
 
@@ -522,12 +504,7 @@ class Report:
 
     runs: _RUNS
     out: Annotated[
-        str | None,
-        _AS_PATH,
-        tyro.conf.arg(
-            help="the page",
-            help_behavior_hint="(default: report.html inside the run, or here for several runs)",
-        ),
+        _PATH, _note("the page", "report.html inside the run, or here for several runs")
     ] = None
 
 
@@ -535,39 +512,24 @@ class Report:
 class Export:
     """Takes a client's model out of a run that was started with --save-models."""
 
-    run: Annotated[
-        str,
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="RUN", help="run directory"),
-    ]
-    client: Annotated[
-        str,
-        tyro.conf.arg(metavar="INT|server", help="the client's number, or server"),
-    ]
+    run: Annotated[str, tyro.conf.Positional, _note("run directory", metavar="RUN")]
+    client: Annotated[str, _note("the client's number, or server", metavar="INT|server")]
     out: Annotated[
         str,
-        _AS_PATH,
-        tyro.conf.arg(help="file: .npz, or .safetensors where that package is installed"),
+        _parser(PATH),
+        _note("file: .npz, or .safetensors where that package is installed"),
     ]
-    method: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help="whose", help_behavior_hint=_IF_ONE)
-    ] = None
-    seed: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help="of the run", help_behavior_hint=_IF_ONE)
-    ] = None
-    partition: Annotated[
-        str | None, tyro.conf.arg(metavar="NAME", help="of the run", help_behavior_hint=_IF_ONE)
-    ] = None
-    partition_seed: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help="of the run", help_behavior_hint=_IF_ONE)
-    ] = None
+    method: Annotated[str | None, _note("whose", _IF_ONE, metavar="NAME")] = None
+    seed: Annotated[int | None, _note("of the run", _IF_ONE, metavar="INT")] = None
+    partition: Annotated[str | None, _note("of the run", _IF_ONE, metavar="NAME")] = None
+    partition_seed: Annotated[int | None, _note("of the run", _IF_ONE, metavar="INT")] = None
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
     """Which data sets there are, and which of them are on this machine."""
 
-    data_dir: Annotated[str | None, _AS_PATH, _OF_DATA] = None
+    data_dir: _DATA_DIR = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -577,17 +539,16 @@ class Prepare:
     name: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="NAME", help="data set: mnist, cifar10, sst or mr"),
+        _note("data set: mnist, cifar10, sst or mr", metavar="NAME"),
     ]
-    data_dir: Annotated[str | None, _AS_PATH, _OF_DATA] = None
+    data_dir: _DATA_DIR = None
     archive: Annotated[
-        str | None,
-        _AS_PATH,
-        tyro.conf.arg(
-            help="a local copy of what would be downloaded: the folder with the four .gz files of "
+        _PATH,
+        _note(
+            "a local copy of what would be downloaded: the folder with the four .gz files of "
             "mnist; cifar-10-binary.tar.gz; trainDevTestTrees_PTB.zip of sst; "
             "rt-polaritydata.tar.gz of mr",
-            help_behavior_hint="(default: it is downloaded)",
+            "it is downloaded",
         ),
     ] = None
 
