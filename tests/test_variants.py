@@ -102,7 +102,8 @@ def test_a_name_is_what_the_method_is(drawn):
     own = {"mine": {"algorithm": "cgsv", "preset": preset, **values}}
     mine = names.configure(algorithms=("mine",), methods=own)
     assert mine.methods[0].options == method.options
-    (again,) = names.configure(algorithms=(resolve.meaning(mine.methods[0], mine),)).methods
+    meaning = resolve.meaning(mine.methods[0], mine.dataset, mine.tables)
+    (again,) = names.configure(algorithms=(meaning,)).methods
     assert again.options == method.options
 
 
@@ -328,7 +329,7 @@ def test_a_file_of_a_person_names_methods(tmp_path, capsys):
     config = experiment.read(file)
     assert ([m.name for m in config.methods], config.seeds) == (["standalone", "mine"], (7,))
     assert config.methods[1].beta == math.inf
-    assert resolve.meaning(config.methods[1], config) == (
+    assert resolve.meaning(config.methods[1], config.dataset, config.tables) == (
         "cgsv[contribution=shapley,beta=inf]:released"
     )
     for text, sentence in (

@@ -16,6 +16,7 @@ import tyro
 from cgsv_jax import data
 from cgsv_jax.command import flags as flags_lib
 from cgsv_jax.command.flags import Data, Export, List, Plot, Prepare, Report, Show
+from cgsv_jax.config import validate
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import names
 from cgsv_jax.host import files, terminal
@@ -139,7 +140,7 @@ def _sweep(args: Any) -> None:
     flags = flags_lib.given(args)
     where = flags_lib.SWEEP | flags_lib.RAY | flags_lib.OUTPUT
     own = {name: flags.pop(name) for name in where if name in flags}
-    sweep_command.command(flags_lib.fields_of(flags), own)
+    sweep_command.command(validate.fields_of(flags), own)
 
 
 def _show(args: Show) -> None:

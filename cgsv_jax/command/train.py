@@ -89,7 +89,7 @@ def _configuration(args: Any) -> Config:
             several = len(variants.split(asked.get(name, ""))) > 1
             if several or (name, asked.get(name)) == ("algorithms", "all"):
                 raise ConfigError(f"--{name} is {asked[name]!r}, run takes one, compare a list")
-    return names.configure(args.plugin, **flags_lib.fields_of(asked))
+    return names.configure(args.plugin, **validate.fields_of(asked))
 
 
 def keep_compiled(no_cache: bool, quiet: bool) -> None:
@@ -329,7 +329,8 @@ def _announce(
 def _numbers(config: Config) -> list[tuple[str, str]]:
     """The numbers of every method; those of training once, where they are the same for all."""
     training = {method.name: _training(method) for method in config.methods}
-    what = {method.name: resolve.unsaid(method, config) for method in config.methods}
+    dataset, there = config.dataset, config.tables
+    what = {method.name: resolve.unsaid(method, dataset, there) for method in config.methods}
     own = {
         method.name: ", ".join(
             f"{letter} = {value:.3g}"

@@ -3,7 +3,7 @@
 A field's default, the flag and its help, what may be asked for, and where it would do nothing
 follow from its line in `schema.Config`:
 
-    clients: int = _task(Count(10, from_(1), "number of clients N"))
+    clients: int = _partition(Count(10, from_(1), "number of clients N"))
 
 The kinds are those of `rules.spec` and, for what no rule has, those below.
 """

@@ -158,9 +158,8 @@ def _wanted(algorithms: Any, methods: Any, tables: Tables) -> tuple[list[_Wanted
             complaints.append(f"{what} is no method: it must be an object with an algorithm")
         else:
             options = {key: _plain(value) for key, value in values.items() if value is not None}
-            options = {k: math.inf if (k, v) == ("beta", "inf") else v for k, v in options.items()}
             options["algorithms"] = options.pop("algorithm")
-            options = spelling.spelled(options, tables)
+            options = spelling.spelled(_with_infinity(options), tables)
             algorithm, own_preset = options.pop("algorithms"), options.pop("preset", None)
             found[name] = _Wanted(name, name, algorithm, options, own_preset)
     usual = (schema.YARDSTICK, *found) if found else defaults.DEFAULTS["algorithms"]
@@ -199,13 +198,8 @@ def _wanted(algorithms: Any, methods: Any, tables: Tables) -> tuple[list[_Wanted
             for name in one.options
             if name not in tables.options
         ]
-        own = one.name is not None  # of others their names are judged
-        if own and one.preset is not None and not validate_lib.among(one.preset, defaults.PRESETS):
-            near = validate_lib.one_of(one.preset, defaults.PRESETS)
-            complaints.append(
-                f"--algorithms is {_shown(one.text)}, whose preset is {_shown(one.preset)}, "
-                f"it must be one of {near}"
-            )
+        if one.name is not None:  # of others their names are judged
+            complaints += validate_lib.preset_complaints(one.text, one.preset)
     return wanted, complaints
 
 
@@ -261,30 +255,27 @@ def _differing(
       named: whether the choices among them stand in names.
       tables: the names that exist.
     """
+    told = _choices(method) if named and method.algorithm != schema.YARDSTICK else {}
     found = {}
     for name, value in method.options:
-        counted = isinstance(method.declared[name], Number | Count) or name in schema.TRAINING
-        told = named and name in for_all and not counted and method.algorithm != schema.YARDSTICK
-        told = told and not validate_lib.judged(name, value, method.declared[name], tables)
         otherwise = usual.get(name)
         of_its_own = name in own and value != for_all.get(name, otherwise)
-        if of_its_own or (told and value != otherwise):
+        of_all = name in for_all and name in told and value != otherwise
+        if of_all and not of_its_own:
+            of_all = not validate_lib.judged(name, value, method.declared[name], tables)
+        if of_its_own or of_all:
             found[name] = value
     return found
 
 
-def meaning(method: Method, config: Config) -> str:
+def meaning(method: Method, dataset: str, tables: Tables) -> str:
     """A method as `variants.read` reads it, whatever it is called: in the fewest words there are.
 
     >>> from cgsv_jax.experiment import configure
     >>> config = configure(methods={"mine": {"algorithm": "cgsv", "beta": 5.0}})
-    >>> meaning(config.methods[1], config)
+    >>> meaning(config.methods[1], config.dataset, config.tables)
     'cgsv[beta=5]'
     """
-    return _meaning(method, config.dataset, config.tables)
-
-
-def _meaning(method: Method, dataset: str, tables: Tables) -> str:
     wanted = _Wanted(method.name, method.name, method.algorithm, method.values)
     texts = []
     for preset in defaults.PRESETS:
@@ -296,32 +287,26 @@ def _meaning(method: Method, dataset: str, tables: Tables) -> str:
     return min(texts, key=len)
 
 
-def unsaid(method: Method, config: Config) -> str:
+def unsaid(method: Method, dataset: str, tables: Tables) -> str:
     """`meaning` where the method's name does not say it; else nothing.
 
     A label of one's own says nothing, and a config.json of earlier versions calls a method by its
     algorithm alone whatever it chose. Numbers that hold for all methods are never in names, and
     neither is how clients train.
     """
-    return _unsaid(method, config.dataset, config.tables)
-
-
-def _unsaid(method: Method, dataset: str, tables: Tables) -> str:
     if variants.is_label(method.name, tables.algorithms):
-        return _meaning(method, dataset, tables)
+        return meaning(method, dataset, tables)
     (wanted,), _ = _wanted((method.name,), None, tables)
     named, _ = _method(wanted, wanted.preset or "paper", {}, dataset, tables)
     same = _choices(method) == _choices(named)
-    return "" if same else _meaning(method, dataset, tables)
+    return "" if same else meaning(method, dataset, tables)
 
 
 def _choices(method: Method) -> dict[str, Any]:
     """Options that are told in names, see `_differing`."""
-    return {
-        name: value
-        for name, value in method.options
-        if name not in schema.TRAINING and not isinstance(method.declared[name], Number | Count)
-    }
+    counts = {name for name, option in method.declared.items() if isinstance(option, Count)}
+    unnamed = schema.TRAINING.keys() | counts
+    return {name: value for name, value in method.words().items() if name not in unnamed}
 
 
 def unsaid_of(values: Mapping[str, Any], tables: Tables) -> dict[str, str]:
@@ -334,13 +319,10 @@ def unsaid_of(values: Mapping[str, Any], tables: Tables) -> dict[str, str]:
     known = isinstance(named, str) and named in tables.datasets
     dataset: Any = named if known else defaults.DEFAULTS["dataset"]
     found = {}
-    methods = values.get("methods")
-    for written in methods if isinstance(methods, list) else ():
-        if not isinstance(written, dict):
-            continue
+    for written in _methods_of(values):
         method, wrong = _read(written, tables)
         if not wrong and not validate_lib.method_complaints(method, tables):
-            found[method.name] = _unsaid(method, dataset, tables)
+            found[method.name] = unsaid(method, dataset, tables)
     return {name: text for name, text in found.items() if text}
 
 
@@ -513,12 +495,10 @@ def from_dict(values: Any, tables: Tables) -> Config:
             "the config is of a run on arrays that were given from Python, which no file holds: "
             "it can only be repeated there, with experiment.again and the same arrays"
         )
-    methods = values.get("methods")
     given = [
         str(method.get("name"))
-        for method in (methods if isinstance(methods, list) else ())
-        if isinstance(method, dict)
-        and str(method.get("algorithm")).startswith(schema.GIVEN_METHOD)
+        for method in _methods_of(values)
+        if str(method.get("algorithm")).startswith(schema.GIVEN_METHOD)
         and not validate_lib.among(method.get("algorithm"), tables.algorithms)
     ]
     if given:
@@ -556,6 +536,12 @@ def from_dict(values: Any, tables: Tables) -> Config:
     config = Config(**fields | there)
     schema.refuse(complaints + validate_lib.complaints(config, tables))
     return config
+
+
+def _methods_of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a config.json says of its methods, as far as they are any."""
+    methods = values.get("methods")
+    return [m for m in methods if isinstance(m, dict)] if isinstance(methods, list) else []
 
 
 def _of_tables(tables: Tables) -> dict[str, Any]:
@@ -600,7 +586,7 @@ def _read(values: Mapping[str, Any], tables: Tables) -> tuple[Method, list[str]]
     values = {**schema.EARLIER_OF_METHODS, **values}
     unread = {**values}
     name, algorithm = (unread.pop(key, lacking) for key in ("name", "algorithm"))
-    unread = {k: math.inf if v == "inf" and k == "beta" else v for k, v in unread.items()}
+    unread = _with_infinity(unread)
     known = validate_lib.among(algorithm, tables.algorithms)
     options = dict(schema.TRAINING) if known else {}
     if known:
@@ -656,6 +642,11 @@ def from_given(values: Mapping[str, Any], tables: Tables) -> Config:
     return from_dict(unsaid | usual, tables)
 
 
+def _with_infinity(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as `to_dict` writes them, with the number in place of its name."""
+    return {k: math.inf if v == "inf" and k == "beta" else v for k, v in options.items()}
+
+
 def _no_object(what: str, value: Any) -> str:
     return f"{what} is {_shown(value)}, it must be an object with named values"
 
@@ -666,9 +657,8 @@ def _plain(value: Any) -> Any:
 
 
 def _sequence(value: Any) -> tuple:
-    """A tuple of what is a sequence; anything else as its only item, for `_problems` to refuse."""
+    """A tuple of what is a sequence; anything else as its only item, for `validate` to refuse."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(
-            itertools.islice(value, schema.LONGEST)
-        )  # of a range that no memory holds, enough
+        # Of a range that no memory holds, enough.
+        return tuple(itertools.islice(value, schema.LONGEST))
     return (value,)

@@ -1,7 +1,7 @@
 """What is wrong with a `Config`, in one sentence for each thing."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cgsv_jax.config import defaults, fields, schema, variants
@@ -260,12 +260,7 @@ def _name_complaints(m: Method, tables: Tables) -> list[str]:
             f"--algorithms is {_shown(m.name)}, a method that runs {m.algorithm} must be named "
             f"{m.algorithm}, {m.algorithm}[option=value,...]:preset or a name of one's own"
         ]
-    if preset is not None and preset not in defaults.PRESETS:
-        return [
-            f"--algorithms is {_shown(m.name)}, whose preset is {_shown(preset)}, "
-            f"it must be one of {one_of(preset, defaults.PRESETS)}"
-        ]
-    return [
+    return preset_complaints(m.name, preset) or [
         f"--algorithms is {_shown(m.name)}, it must be named after its options: its {name} is "
         f"{_shown(m.get(name))}"
         for name, word in pairs
@@ -275,6 +270,16 @@ def _name_complaints(m: Method, tables: Tables) -> list[str]:
         f"--algorithms is {_shown(m.name)}, it must be named after its options: it reads no {name}"
         for name, _ in pairs
         if name not in m.values
+    ]
+
+
+def preset_complaints(method: Any, preset: Any) -> list[str]:
+    """What is wrong with the preset of one method, None of one that has none of its own."""
+    if preset is None or among(preset, defaults.PRESETS):
+        return []
+    return [
+        f"--algorithms is {_shown(method)}, whose preset is {_shown(preset)}, "
+        f"it must be one of {one_of(preset, defaults.PRESETS)}"
     ]
 
 
@@ -288,6 +293,11 @@ LACKING = _Lacking()
 _FLAGS = {name: fields.flag_of(name, field) for name, field in schema.FIELDS.items()}
 # Flags that are called otherwise than their fields.
 RENAMED = {flag: name for name, flag in _FLAGS.items() if flag != name}
+
+
+def fields_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for by flag, by field."""
+    return {RENAMED.get(name, name): value for name, value in flags.items()}
 
 
 def flag(name: str) -> str:

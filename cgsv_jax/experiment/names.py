@@ -109,8 +109,7 @@ def read(file: Any, plugin: Any = None, edited: Callable[[str], None] = warnings
     """
     path = files.path_of(file, "--config")
     if path.suffix == ".toml":
-        values = with_plugin(files.read_toml(path), plugin)
-        return configure(**{validate.RENAMED.get(name, name): x for name, x in values.items()})
+        return configure(**validate.fields_of(with_plugin(files.read_toml(path), plugin)))
     values = document(path, edited)
     return resolve.from_dict(values, tables(plugin, values.get("dataset")))
 

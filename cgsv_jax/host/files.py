@@ -259,7 +259,7 @@ def read_toml(file: Path) -> dict[str, Any]:
 
     text = read_text(file)
     with reading(file):
-        return tomllib.loads(text.replace("\r\n", "\n"))
+        return tomllib.loads(text)
 
 
 def judged(value: Any, schema: Any) -> Any:
