@@ -34,7 +34,7 @@ def resolve(tables: "Tables", backend: str = "cpu", named: bool = True, **asked:
     Raises:
       ConfigError: naming every field that is unknown or out of range.
     """
-    asked = {key: _plain(value) for key, value in asked.items() if value is not None}
+    asked = {key: _of_numpy(value) for key, value in asked.items() if value is not None}
     if isinstance(asked.get("algorithms"), str):
         asked["algorithms"] = variants.split(asked["algorithms"])
     asked = spelling.spelled(asked, tables)
@@ -157,9 +157,9 @@ def _wanted(algorithms: Any, methods: Any, tables: Tables) -> tuple[list[_Wanted
         elif not isinstance(values, Mapping) or not isinstance(values.get("algorithm"), str):
             complaints.append(f"{what} is no method: it must be an object with an algorithm")
         else:
-            options = {key: _plain(value) for key, value in values.items() if value is not None}
+            options = {k: unplain(k, _of_numpy(v)) for k, v in values.items() if v is not None}
             options["algorithms"] = options.pop("algorithm")
-            options = spelling.spelled(_with_infinity(options), tables)
+            options = spelling.spelled(options, tables)
             algorithm, own_preset = options.pop("algorithms"), options.pop("preset", None)
             found[name] = _Wanted(name, name, algorithm, options, own_preset)
     usual = (schema.YARDSTICK, *found) if found else defaults.DEFAULTS["algorithms"]
@@ -261,9 +261,9 @@ def _differing(
         otherwise = usual.get(name)
         of_its_own = name in own and value != for_all.get(name, otherwise)
         of_all = name in for_all and name in told and value != otherwise
-        if of_all and not of_its_own:
-            of_all = not validate_lib.judged(name, value, method.declared[name], tables)
-        if of_its_own or of_all:
+        if of_its_own or (
+            of_all and not validate_lib.judged(name, value, method.declared[name], tables)
+        ):
             found[name] = value
     return found
 
@@ -469,17 +469,24 @@ def _needs(name: str, other: str, words: Iterable[str]) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain lists, numbers and strings; infinity is the string "inf"."""
+    """The config as `plain` has it."""
+    values = {name: getattr(config, name) for name in schema.WRITTEN}
+    methods = [{"name": m.name, "algorithm": m.algorithm, **m.values} for m in config.methods]
+    return plain({**values, "methods": methods})
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, Method):
-            own = {"name": value.name, "algorithm": value.algorithm, **value.values}
-            return {key: plain(item) for key, item in own.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return "inf" if isinstance(value, float) and value == math.inf else value
 
-    return {name: plain(getattr(config, name)) for name in schema.WRITTEN}
+def plain(value: Any) -> Any:
+    """Plain dictionaries, lists, numbers and strings; infinity is the string "inf"."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return "inf" if isinstance(value, float) and value == math.inf else value
+
+
+def unplain(name: str, value: Any) -> Any:
+    """The value of an option that `plain` made, but for what is a tuple."""
+    return math.inf if name == "beta" and value == "inf" else value
 
 
 def from_dict(values: Any, tables: Tables) -> Config:
@@ -586,7 +593,7 @@ def _read(values: Mapping[str, Any], tables: Tables) -> tuple[Method, list[str]]
     values = {**schema.EARLIER_OF_METHODS, **values}
     unread = {**values}
     name, algorithm = (unread.pop(key, lacking) for key in ("name", "algorithm"))
-    unread = _with_infinity(unread)
+    unread = {key: unplain(key, value) for key, value in unread.items()}
     known = validate_lib.among(algorithm, tables.algorithms)
     options = dict(schema.TRAINING) if known else {}
     if known:
@@ -642,16 +649,11 @@ def from_given(values: Mapping[str, Any], tables: Tables) -> Config:
     return from_dict(unsaid | usual, tables)
 
 
-def _with_infinity(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as `to_dict` writes them, with the number in place of its name."""
-    return {k: math.inf if v == "inf" and k == "beta" else v for k, v in options.items()}
-
-
 def _no_object(what: str, value: Any) -> str:
     return f"{what} is {_shown(value)}, it must be an object with named values"
 
 
-def _plain(value: Any) -> Any:
+def _of_numpy(value: Any) -> Any:
     """NumPy's numbers and arrays as Python's."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 

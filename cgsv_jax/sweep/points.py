@@ -215,14 +215,14 @@ def shown(value: Any) -> str:
 def describe(sweep: Sweep) -> dict[str, Any]:
     """The sweep as plain lists, numbers and strings: options, values, and the first config."""
     return {
-        "options": _plain(sweep.options),
+        "options": resolve.plain(sweep.options),
         # A list: keys of a file are sorted, and the axes have an order.
-        "axes": [{"name": name, "values": _plain(values)} for name, values in sweep.axes.items()],
+        "axes": resolve.plain([{"name": name, "values": v} for name, v in sweep.axes.items()]),
         "shown": list(sweep.shown),
         "best": sweep.best,
         "eval_split": sweep.eval_split,
         "config": resolve.to_dict(sweep.points[0].config),
-        "points": [{"values": _plain(point.values)} for point in sweep.points],
+        "points": [{"values": resolve.plain(point.values)} for point in sweep.points],
     }
 
 
@@ -347,14 +347,6 @@ def described(values: Any, plugin: str | None = None) -> Sweep:
     return sweep
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return "inf" if isinstance(value, float) and value == math.inf else value
-
-
 def unplain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values from JSON as `names.configure` takes them."""
     return {name: value_of(name, value) for name, value in values.items()}
@@ -364,7 +356,7 @@ def value_of(name: str, value: Any) -> Any:
     """A value from JSON as `names.configure` takes it."""
     if isinstance(value, list):
         return tuple(value)
-    return math.inf if name == "beta" and value == "inf" else value
+    return resolve.unplain(name, value)
 
 
 def in_table(values: Mapping[str, Any]) -> dict[str, Any]:
