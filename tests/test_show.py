@@ -155,6 +155,11 @@ def test_a_sweep_is_shown_as_it_ended(tmp_path, capsys):
     assert table.select("beta", "criterion").equals(points.select("beta", "criterion"))
     for form in ("--markdown", "--latex"):
         assert "Points by mean accuracy" in _show(capsys, out, form)
+    shutil.copytree(out, twin := tmp_path / "other" / "sweep")
+    figures = tmp_path / "figures"
+    assert main.main(["plot", str(out), str(twin), "--out", str(figures)]) == 0
+    drawn = sorted(file.relative_to(figures).as_posix() for file in figures.rglob("*.png"))
+    assert drawn == ["sweep-2/line-beta.png", "sweep/line-beta.png"]
 
 
 @pytest.mark.parametrize(

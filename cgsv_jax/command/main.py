@@ -170,8 +170,8 @@ def _plot(args: Plot) -> None:
     several = "figures" if len(paths) > 1 else None
     out = args.out or several
     drawn = figures.draw(runs, out, formats) if runs else []
-    for path in sweeps:
-        own = out and files.path_of(out, "--out") / (path.resolve().name if several else "")
+    for path, name in zip(sweeps, differences.names(sweeps), strict=True):
+        own = out and files.path_of(out, "--out") / (name if several else "")
         drawn += sweep_figures.again(path, own, formats=formats)
     console = terminal.console()
     for file in drawn:
