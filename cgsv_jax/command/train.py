@@ -20,6 +20,7 @@ from cgsv_jax.config.schema import Config, ConfigError, Method
 from cgsv_jax.data import arrays
 from cgsv_jax.experiment import (
     bind,
+    callbacks,
     deal,
     execute,
     identity,
@@ -191,14 +192,10 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
     _announce(console, config, dealt, args.verbose)
 
     def work(keeper: execute.Keeper | None, see: Callable[[running.Progress], None]) -> Any:
-        def look(p: running.Progress) -> None:
-            see(p)
-            watch(p)
-
         about = resolve.to_dict(config)
         trackers = tracking.opened(config.track, directory, about, terminal.complain)
         with progress.watching(console, config) as watch, trackers as track:
-            return running.run(config, look, dealt, keeper, track)
+            return running.run(config, callbacks.both(see, watch), dealt, keeper, track)
 
     def computed() -> dict[str, Any]:
         rows = identity.fingerprint(dealt)
