@@ -20,6 +20,7 @@ from cgsv_jax.config.schema import Config, ConfigError, Method
 from cgsv_jax.data import arrays
 from cgsv_jax.experiment import (
     bind,
+    budget,
     callbacks,
     deal,
     execute,
@@ -275,8 +276,7 @@ def _announce(
         "layout": f"clients computed at once: {config.layout}, devices: {config.devices}",
     }
     if config.save_models:
-        runs = len(config.methods) * len(config.seeds) * len(config.partitions) * len(config.draws)
-        size = 4 * sum(dealt[0].tensors) * (len(dealt[0].sizes) + 1) * runs
+        runs, size = budget.models_kept(config, dealt[0])
         shown["models"] = f"kept in {runs:,} files of {size / 1e6:,.1f} MB in all"
     if arrays.is_file(config.dataset) and config.taken:
         numbers = ", ".join(f"{name} = {value}" for name, value in config.taken)

@@ -223,3 +223,8 @@ def rounds_of(config: Config, method: Method) -> int:
     """Rounds of a method: T, those of its second stage, and those alone before, if it has them."""
     needs = needs_of(config, method)
     return config.rounds * (1 + needs.alone) + needs.more_rounds
+
+
+def runs_of_each(config: Config) -> int:
+    """Runs of a method: its seeds on every draw of every partition."""
+    return len(config.partitions) * len(config.draws) * len(config.seeds)

@@ -155,6 +155,12 @@ def unfit_data(config: Config, full: Dataset) -> list[str]:
     return hardware.beyond("the data", [pools], files_lib.host_memory())
 
 
+def models_kept(config: Config, task: Task) -> tuple[int, int]:
+    """How many runs there are, and bytes of the models of them all, the server's among them."""
+    runs = bind.runs_of_each(config) * len(config.methods)
+    return runs, 4 * (counts_of(config)[0] + 1) * sum(task.tensors) * runs
+
+
 def _no_rows(config: Config, task: Task) -> str:
     """Why the server holds no validation rows: of arrays that are given no share is taken."""
     if task.partition == GIVEN:
@@ -201,12 +207,11 @@ def unfit(config: Config, task: Task) -> list[str]:
             wrong.append(str(error))
             continue
         wrong += hardware.beyond(method.name, needed, there)
-    runs = len(config.partitions) * len(config.draws) * len(config.seeds) * len(config.methods)
     if config.save_models:
-        size = 4 * (number + 1) * sum(task.tensors) * runs
+        runs, size = models_kept(config, task)
         kept = Memory(size, f"{runs:,} times {number + 1:,} models", ("--save-models", "--seeds"))
         wrong += hardware.beyond("what is kept", [kept], files_lib.host_memory())
-    rows = number * len(config.partitions) * len(config.draws) * len(config.seeds)
+    rows = number * bind.runs_of_each(config)
     rows *= sum(bind.rounds_of(config, method) for method in config.methods)
     seeds = ("--seeds", "--partition-seeds") if config.partition_seeds > 1 else ("--seeds",)
     decide = (*flags.clients, "--rounds", *seeds, "--algorithms", "--partition")

@@ -97,9 +97,7 @@ def compare(
     if isinstance(model, str):
         asked["model"] = model
     asked["clients"] = len(clients.mask) if isinstance(clients, Clients) else clients
-    asked |= {} if own_arrays else {"dataset": data}
-    if own_arrays:
-        asked = {**TRAINING, **asked}
+    asked = {**TRAINING, **asked} if own_arrays else {**asked, "dataset": data}
     asked["track"] = tuple(one for one in track if isinstance(one, str))
     config = _configured(methods, asked, own_arrays)
     dealt = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def watching(console: "Console", config: Config) -> Iterator[Callable[[running.Progress], None]]:
     """Shows how far the rounds of all methods are, while the body lasts."""
     total = sum(bind.rounds_of(config, method) for method in config.methods)
-    total *= len(config.seeds) * len(config.partitions) * len(config.draws)
+    total *= bind.runs_of_each(config)
     seeds = len(config.seeds)
     # Rounds of the methods before this one, and its own; which it is, and its latest accuracies.
     finished, own, latest, state = 0, 0, (), ""
