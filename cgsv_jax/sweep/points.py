@@ -168,8 +168,7 @@ def _too_large(points: Sequence[Point], swept: Sequence[str]) -> list[str]:
     """Complaints where the outcomes of all trials, and their rows, do not fit the host's memory."""
     trials = size = 0
     for _, config in points:
-        count = len(config.partitions) * len(config.methods) * len(config.seeds)
-        count *= len(config.draws)
+        count = bind.runs_of_each(config) * len(config.methods)
         trials += count
         late = late_evaluations(-(-config.rounds // config.eval_every))
         arrays = len(Outcome._fields) + 2 * (late - 1)
