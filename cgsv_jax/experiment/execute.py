@@ -520,16 +520,20 @@ def _append(pieces: list[Seen], new: Seen, over: np.ndarray) -> None:
 
 
 def _joined(pieces: Sequence[Seen]) -> Seen:
-    grown = [piece[:2] for piece in pieces]
-    record, evaluation = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *grown)
+    record, evaluation = _grown([piece[:2] for piece in pieces])
     return Seen(record, evaluation, pieces[-1].counted)
+
+
+def _grown(parts: Sequence[Any]) -> Any:
+    """Leaves [R, T, ...] of some segments as one."""
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
 
 
 def _over(ended: Callable[[Evaluation], np.ndarray] | None, pieces: Sequence[Seen]) -> np.ndarray:
     """The rounds [R] at which the runs of a chunk ended, 0 where they go on; [1] before any."""
     if ended is None or not any(piece.evaluation.round.shape[1] for piece in pieces):
         return np.zeros(len(pieces[0].evaluation.round) if pieces else 1, np.int32)
-    return ended(_joined(pieces).evaluation)
+    return ended(_grown([piece.evaluation for piece in pieces]))
 
 
 def _recorded(batch: Batch) -> tuple[int, int]:
