@@ -14,16 +14,7 @@ from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import grid, local, simulation
 from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.data import partition
-from cgsv_jax.experiment import (
-    bind,
-    budget,
-    deal,
-    execute,
-    identity,
-    profiling,
-    programs,
-    running,
-)
+from cgsv_jax.experiment import bind, budget, deal, execute, identity, profiling, programs, running
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
