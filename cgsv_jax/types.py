@@ -128,6 +128,20 @@ class Trainer(NamedTuple):
 # ---------------------------------------------------------------- the wire
 
 
+class Sent(NamedTuple):
+    """What the server sent in its last k rounds, as it keeps it: no client's copy of it.
+
+    A client receives entries of u_N, and whoever receives more of them receives all that others do:
+    so how many clients got an entry says who did (see `rules.sent`).
+    """
+
+    aggregate: Array  # [k, D] u_N of the round in each slot
+    takers: Array  # [k, D] int32, how many clients received each entry of it
+    made: Array  # [k] int32, the round; -1 before there was one
+    place: Array  # [N, k] int32, how many clients received more entries than this one
+    heard: Array  # [N, k] int32, the round in which that was; -1 before there was one
+
+
 class Upload(NamedTuple):
     """What the server sees in one round.
 
@@ -153,6 +167,7 @@ class Upload(NamedTuple):
     removed: Array | None = None  # [N] bool, who is there, but taken out for good; None: nobody
     start_loss: Array | None = None  # [N] F_i(w_i) on its own rows before training, where asked for
     alone: Array | None = None  # [N] accuracy of the standalone models, where asked for
+    sent: Sent | None = None  # what the server sent in the rounds before, where asked for
 
 
 class Standing(NamedTuple):
@@ -196,6 +211,7 @@ class Needs(NamedTuple):
     alone: bool = False  # whether it reads `Upload.alone`, an accuracy on validation rows
     more_rounds: int = 0  # rounds of a second stage, after the last
     afresh: bool = False  # whether local optimizers are new there, at the rate of round 0
+    sent: int = 0  # rounds of which it reads `Upload.sent`
     valuations: Callable[[int], int] = _nothing  # N -> models or coalitions that a round values
 
     @property

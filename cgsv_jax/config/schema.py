@@ -497,7 +497,8 @@ class Tables:
     @property
     def parts(self) -> spec_lib.Tables:
         """What a rule may be made of."""
-        return {part: getattr(self, f"{part}s") for part in spec_lib.PARTS}
+        named = (part for part in spec_lib.PARTS if part not in spec_lib.OF_MEASURES)
+        return spec_lib.with_measures({part: getattr(self, f"{part}s") for part in named})
 
     @functools.cached_property
     def options(self) -> dict[str, Option]:

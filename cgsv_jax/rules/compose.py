@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules import sent as sent_lib
 from cgsv_jax.rules.removal import REMOVAL, Removal, remove, without
 from cgsv_jax.rules.rescale import Rescale, unchanged
 from cgsv_jax.rules.spec import Number
@@ -40,6 +41,7 @@ class ComposedState(NamedTuple):
     aggregation: ArrayTree
     reward: ArrayTree
     removed: ArrayTree = ()  # [N] bool, who is out for good, where somebody may be
+    sent: ArrayTree = ()  # what was sent in the rounds before, where a part asks for it
 
 
 def compose(
@@ -86,6 +88,7 @@ def compose(
     if removal is not None:
         checks.numbers(REMOVAL.allowed, removal=removal.share)
     rescale = rescale or unchanged()
+    needs = needs_of(reputation, aggregation, reward)
 
     def init(num_clients: int, num_parameters: int) -> ComposedState:
         return ComposedState(
@@ -94,6 +97,7 @@ def compose(
             aggregation=aggregation.init(num_clients, num_parameters),
             reward=reward.init(num_clients, num_parameters),
             removed=() if removal is None else jnp.zeros(num_clients, bool),
+            sent=sent_lib.nothing(num_clients, num_parameters, needs.sent) if needs.sent else (),
         )
 
     def update(
@@ -106,6 +110,8 @@ def compose(
         scales = rescale(upload.norms, upload.round)
         sent = upload = upload._replace(scales=scales)  # u_i = scale_i dw_i
         standing, removed = state.standing, state.removed
+        if needs.sent:
+            sent = upload = upload._replace(sent=state.sent)
         if removal is not None:
             upload = without(sent, removed)
         present = upload.present
@@ -128,6 +134,9 @@ def compose(
         rewards, quota, reward_state = reward.update(
             reward_key, upload, aggregate, standing, state.reward
         )
+        memory = state.sent
+        if needs.sent:
+            memory = sent_lib.remembered(memory, upload.round, aggregate, rewards, upload.present)
         if reward.energy is None:
             energy = vectors.energies(rewards, aggregate)
         else:
@@ -140,10 +149,11 @@ def compose(
             rewards = rewards + sent.scales[:, None] * own
         present = None if removal is None else present
         download = Download(aggregate, weights, rewards, quota, energy, present)
-        new = ComposedState(standing, reputation_state, aggregation_state, reward_state, removed)
+        new = ComposedState(
+            *(standing, reputation_state, aggregation_state, reward_state, removed, memory)
+        )
         return download, standing, _same_types(new, state)
 
-    needs = needs_of(reputation, aggregation, reward)
     return Algorithm(init, update, (lambda round_: round_ >= 0) if common else None, needs=needs)
 
 
@@ -156,6 +166,7 @@ def needs_of(*rules: Reputation | Aggregation | Reward | Algorithm) -> Needs:
         alone=any(own.alone for own in needs),
         more_rounds=sum(own.more_rounds for own in needs),
         afresh=any(own.afresh for own in needs),
+        sent=max(own.sent for own in needs),
         valuations=lambda num_clients: sum(own.valuations(num_clients) for own in needs),
     )
 

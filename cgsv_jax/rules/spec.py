@@ -100,7 +100,20 @@ PARTS = {
     "aggregation": "weights of the aggregate",
     "reward": "reward rule",
     "game": "what a coalition is worth to a measure of a game",
+    "quotient_of": "measure of which near-duplicates have one share",
+    "echo_of": "measure of what an upload holds beside what its client was sent",
 }
+# Parts of measures that are measures, the outermost first: none may be made of those before it.
+OF_MEASURES = ("quotient_of", "echo_of")
+
+
+def with_measures(parts: Tables) -> Tables:
+    """The tables with those of `OF_MEASURES`: the contributions that such a part may be."""
+    inner = {}
+    for place, part in enumerate(OF_MEASURES, 1):
+        outer = {*OF_MEASURES[:place]}
+        inner[part] = {k: s for k, s in parts["contribution"].items() if not outer & {*s.parts}}
+    return {**parts, **inner}
 
 
 def options_of(spec: Spec, words: Mapping[str, Any], tables: Tables) -> dict[str, Option]:

@@ -2,12 +2,16 @@
 
 from cgsv_jax.core import deprecated
 from cgsv_jax.rules.contribution.banzhaf import BANZHAF, banzhaf
+from cgsv_jax.rules.contribution.class_cosine import CLASS_COSINE, class_cosine
 from cgsv_jax.rules.contribution.cosine import COSINE, cosine
+from cgsv_jax.rules.contribution.echo import ECHO, echo
 from cgsv_jax.rules.contribution.games import GAMES, Game, cosine_game, validation_game
 from cgsv_jax.rules.contribution.gtg_shapley import GTG_SHAPLEY, gtg_shapley
 from cgsv_jax.rules.contribution.least_core import LEAST_CORE, least_core
 from cgsv_jax.rules.contribution.leave_one_out import LEAVE_ONE_OUT, leave_one_out
+from cgsv_jax.rules.contribution.leave_self_out import LEAVE_SELF_OUT, leave_self_out
 from cgsv_jax.rules.contribution.projection import PROJECTION, projection
+from cgsv_jax.rules.contribution.quotient import QUOTIENT, quotient
 from cgsv_jax.rules.contribution.sampled_shapley import SAMPLED_SHAPLEY, sampled_shapley
 from cgsv_jax.rules.contribution.shapley import SHAPLEY, shapley
 from cgsv_jax.rules.contribution.tmc_shapley import TMC_SHAPLEY, tmc_shapley
@@ -17,6 +21,10 @@ from cgsv_jax.rules.contribution.validation_shapley import VALIDATION_SHAPLEY, v
 # Which of them are values of a game, their declarations say: they have a part "game".
 CONTRIBUTIONS = {
     "cosine": COSINE,
+    "leave_self_out": LEAVE_SELF_OUT,
+    "class_cosine": CLASS_COSINE,
+    "echo": ECHO,
+    "quotient": QUOTIENT,
     "projection": PROJECTION,
     "shapley": SHAPLEY,
     "sampled_shapley": SAMPLED_SHAPLEY,
@@ -43,12 +51,16 @@ __all__ = [
     "VALIDATION_SHAPLEY",
     "Game",
     "banzhaf",
+    "class_cosine",
     "cosine",
     "cosine_game",
+    "echo",
     "gtg_shapley",
     "least_core",
     "leave_one_out",
+    "leave_self_out",
     "projection",
+    "quotient",
     "sampled_shapley",
     "shapley",
     "tmc_shapley",

@@ -16,9 +16,10 @@ from cgsv_jax.rules.methods.rffl import RFFL, rffl
 from cgsv_jax.rules.methods.shapfed_wa import SHAPFED_WA, shapfed_wa
 from cgsv_jax.rules.methods.size_weighted import SIZE_WEIGHTED, size_weighted
 from cgsv_jax.rules.methods.standalone import STANDALONE, standalone
+from cgsv_jax.rules.methods.witness import WITNESS, witness
 from cgsv_jax.rules.removal import Removal
 from cgsv_jax.rules.reward import REWARDS
-from cgsv_jax.rules.spec import Tables
+from cgsv_jax.rules.spec import Tables, with_measures
 from cgsv_jax.rules.then import then
 
 METHODS = {
@@ -35,13 +36,16 @@ METHODS = {
     "rank": RANK,
     "shapfed_wa": SHAPFED_WA,
     "cgsv": CGSV,
+    "witness": WITNESS,
 }
-PARTS: Tables = {
-    "contribution": CONTRIBUTIONS,
-    "aggregation": AGGREGATIONS,
-    "reward": REWARDS,
-    "game": GAMES,
-}
+PARTS: Tables = with_measures(
+    {
+        "contribution": CONTRIBUTIONS,
+        "aggregation": AGGREGATIONS,
+        "reward": REWARDS,
+        "game": GAMES,
+    }
+)
 
 __all__ = [
     "METHODS",
@@ -65,4 +69,5 @@ __all__ = [
     "size_weighted",
     "standalone",
     "then",
+    "witness",
 ]
