@@ -311,12 +311,12 @@ class Attack(NamedTuple):
 
     `init(num_clients, num_parameters) -> state`;
     `forge(key, upload, conduct, state) -> deltas [N, D]`;
-    `receive(rewards [N, D], present [N], state) -> state`.
+    `receive(download, present [N], state) -> state`, of which a client knows its own row.
     """
 
     init: Callable[[int, int], ArrayTree]
     forge: Callable[[PRNGKey, Upload, Conduct, ArrayTree], Array]
-    receive: Callable[[Array, Array, ArrayTree], ArrayTree]
+    receive: Callable[[Download, Array, ArrayTree], ArrayTree]
 
 
 # ---------------------------------------------------------------- settings of a run

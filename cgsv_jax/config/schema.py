@@ -491,7 +491,7 @@ class Tables:
     convs: Sequence[str]
     games: Mapping[str, Spec]
     attacks: Sequence[str]
-    label_attacks: Mapping[str, Any]
+    strengths: Mapping[str, Any]  # of attacks
     plugin: Plugin | None = None  # that some of the names are from
 
     @property

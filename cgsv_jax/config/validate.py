@@ -162,11 +162,9 @@ def _attacks_there_are(c: Config, tables: Tables) -> Iterable[str]:
             continue
         if name == "replication":
             yield f"{says}, but {name} has no strength"
-        if name in tables.label_attacks and not 0 < strength <= 1:
-            yield (
-                f"{says}, the strength of {name} is a share of rows, "
-                "it must be above 0 and at most 1"
-            )
+        if name in tables.strengths:
+            for complaint in tables.strengths[name].complaints(name, strength):
+                yield f"{says}: {complaint}"
         if abs(strength) > MOST_NUMBER:
             yield f"{says}, whose strength is no number in float32"
     if len(set(names)) != len(names):

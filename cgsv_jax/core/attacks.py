@@ -4,87 +4,48 @@ Which client does what is data (`Conduct`), so one program serves every choice o
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgsv_jax.core import checks, vectors
-from cgsv_jax.types import Array, ArrayTree, Attack, Clients, Conduct, PRNGKey, Upload
+from cgsv_jax.core import checks, forgeries, ranges, vectors
+from cgsv_jax.core.forgeries import Strength
+from cgsv_jax.types import (
+    Array,
+    ArrayTree,
+    Attack,
+    Clients,
+    Conduct,
+    Download,
+    PRNGKey,
+    Upload,
+)
+
+# name -> what is uploaded
+UPLOADS = forgeries.UPLOADS
 
 
-class Forgery(NamedTuple):
-    """What one attack makes of the updates of a round.
+class Memory(NamedTuple):
+    """What attackers remember, of every client: who cheats is data, and any one of them may."""
 
-    `make(keys [N], deltas [N, D], mine [N] bool, strength [N], received [N, D] or None) -> [N, D]`;
-    only the attackers' rows are used. `strength` is in the unit that the attack names.
-    """
-
-    make: Callable[[Array, Array, Array, Array, Any], Array]
-    strength: float = 1.0  # where nobody says otherwise
-    remembers: bool = False  # whether it needs what was received in the last round
-
-
-def _zero(keys: Array, deltas: Array, mine: Array, strength: Array, received: None) -> Array:
-    return jnp.zeros_like(deltas)
-
-
-def _noise(keys: Array, deltas: Array, mine: Array, strength: Array, received: None) -> Array:
-    drawn = jax.vmap(
-        lambda key: jax.random.uniform(key, deltas.shape[1:], deltas.dtype, minval=-1.0)
-    )(keys)
-    return strength[:, None] * drawn
-
-
-def _replay(keys: Array, deltas: Array, mine: Array, strength: Array, received: Array) -> Array:
-    return received
-
-
-def _sign_flip(keys: Array, deltas: Array, mine: Array, strength: Array, received: None) -> Array:
-    return -strength[:, None] * deltas
-
-
-def _gaussian(keys: Array, deltas: Array, mine: Array, strength: Array, received: None) -> Array:
-    drawn = jax.vmap(lambda key: jax.random.normal(key, deltas.shape[1:], deltas.dtype))(keys)
-    unit = vectors.norms(deltas) / np.sqrt(deltas.shape[1])
-    return deltas + (strength * unit)[:, None] * drawn
-
-
-def _scaled(keys: Array, deltas: Array, mine: Array, strength: Array, received: None) -> Array:
-    return strength[:, None] * deltas
-
-
-def _coordinated(keys: Array, deltas: Array, mine: Array, strength: Array, received: None) -> Array:
-    shares = mine / jnp.maximum(jnp.sum(mine), 1)
-    shared = vectors.weighted_sum(shares.astype(deltas.dtype), deltas)
-    return -strength[:, None] * shared[None, :]
-
-
-# Attacks on uploads. name -> what is uploaded
-UPLOADS: dict[str, Forgery] = {
-    "free_rider": Forgery(_zero),  # nothing, every entry 0
-    "free_rider_noise": Forgery(_noise),  # uniform in [-s, s], as RFFL's free riders
-    "free_rider_replay": Forgery(_replay, remembers=True),  # what it was sent in the round before
-    "sign_flip": Forgery(_sign_flip),  # -s dw
-    "gaussian_noise": Forgery(_gaussian),  # dw + noise whose length is about s ‖dw‖
-    "scaled": Forgery(_scaled, 10.0),  # s dw
-    "coordinated_sign_flip": Forgery(_coordinated),  # -s times the mean dw of all who do it
-}
+    received: Array  # [N, K, D] the last downloads, newest first, 0 before there was one
 
 
 def attack(names: Sequence[str]) -> Attack:
     """The attacks on uploads of a run, code 1 of a `Conduct` being the first of `names`.
 
     Every forgery is computed for all rows of the round and used in the attackers' only: for a few
-    of many clients that is wasteful beside the server's step, and nothing beside training.
+    of many clients that is wasteful beside the server's step, and nothing beside training. What
+    each uploads and may know stands in `cgsv_jax.core.forgeries`.
 
     Args:
       names: keys of `UPLOADS`.
 
     Returns:
-      An Attack; its state is what every client received in the round before [N, D], if one needs
-      it.
+      An Attack; its state is a `Memory` of every client's last K downloads, as many as the one of
+      `names` that needs most, or () if none does. A round adds O(N K D).
 
     Raises:
       ValueError: another name.
@@ -93,27 +54,35 @@ def attack(names: Sequence[str]) -> Attack:
     for name in names:
         if name not in UPLOADS:
             raise ValueError(f"{name!r} is no attack on uploads, there are {', '.join(UPLOADS)}")
-    remembers = any(UPLOADS[name].remembers for name in names)
+    depth = max((UPLOADS[name].remembers for name in names), default=0)
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        return jnp.zeros((num_clients, num_parameters)) if remembers else ()
+        return Memory(jnp.zeros((num_clients, depth, num_parameters))) if depth else ()
 
     def forge(key: PRNGKey, upload: Upload, conduct: Conduct, state: ArrayTree) -> Array:
-        deltas = upload.deltas
-        keys = vectors.draws(key, upload.numbers, deltas.shape[0])
-        strength = conduct.strength.astype(deltas.dtype)
-        received = state.astype(deltas.dtype) if remembers else None
+        deltas, count = upload.deltas, upload.deltas.shape[0]
+        none = jnp.zeros((count, 0, deltas.shape[1]), deltas.dtype)
+        known = forgeries.Known(
+            keys=vectors.draws(key, upload.numbers, count),
+            deltas=deltas,
+            mine=upload.present,
+            strength=conduct.strength.astype(deltas.dtype),
+            numbers=jnp.arange(count) if upload.numbers is None else jnp.asarray(upload.numbers),
+            received=state.received.astype(deltas.dtype) if depth else none,
+        )
         forged = deltas
         for code, name in enumerate(names, 1):
             mine = upload.present & (conduct.attack == code)
-            made = UPLOADS[name].make(keys, deltas, mine, strength, received)
+            made = UPLOADS[name].make(known._replace(mine=mine))
             forged = jnp.where(mine[:, None], made, forged)
         return forged
 
-    def receive(rewards: Array, present: Array, state: ArrayTree) -> ArrayTree:
-        if not remembers:
+    def receive(download: Download, present: Array, state: ArrayTree) -> ArrayTree:
+        if not depth:
             return state
-        return jnp.where(present[:, None], rewards.astype(state.dtype), state)
+        newest = download.rewards.astype(state.received.dtype)[:, None]
+        received = jnp.concatenate([newest, state.received[:, : depth - 1]], axis=1)
+        return Memory(jnp.where(present[:, None, None], received, state.received))
 
     return Attack(init, forge, receive)
 
@@ -141,6 +110,11 @@ LABELS: dict[str, Callable[[np.random.Generator, np.ndarray, int], np.ndarray]] 
 # One client poses as several: its strength is not a number of the round but the number of clients.
 REPLICATION = "replication"
 ATTACKS = (*LABELS, *UPLOADS, REPLICATION)
+# name -> what its strength is; replication has none.
+STRENGTHS: dict[str, Strength] = {
+    **{name: Strength(1.0, "a share of rows", ranges.Interval(0, 1, "(]")) for name in LABELS},
+    **{name: forgery.strength for name, forgery in UPLOADS.items()},
+}
 
 
 def dishonest(
@@ -158,11 +132,11 @@ def dishonest(
       clients: the honest partition, N clients.
       labels: [n] of the training rows.
       num_classes: C.
-      asked: (name, how many clients, strength or None for the attack's own), each name once. Of
-        attacks on labels it is the share s of a client's n rows, in (0, 1], 1 by default:
-        round(s n) of them, at least one, drawn without replacement. Of `replication` one client
-        does it, and the number is how many it poses as: the copies follow the other clients, so
-        that N grows.
+      asked: (name, how many clients, strength or None for the attack's own), each name once; what
+        a strength may be is in `STRENGTHS`. Of attacks on labels it is the share s of a client's n
+        rows: round(s n) of them, at least one, drawn without replacement. Of `replication` one
+        client does it, and the number is how many it poses as: the copies follow the other
+        clients, so that N grows.
       attackers: who they are, first those of the first attack; default: drawn.
 
     Returns:
@@ -170,8 +144,8 @@ def dishonest(
       attacks on uploads in the order asked.
 
     Raises:
-      ValueError: a name is unknown, a share is none, an attacker no client or named twice, or there
-        are fewer clients than attackers.
+      ValueError: a name is unknown, a strength cannot be, an attacker no client or named twice, or
+        there are fewer clients than attackers.
     """
     checks.generator(rng)
     number = len(clients.mask)
@@ -194,6 +168,9 @@ def dishonest(
         if name not in ATTACKS:
             raise ValueError(f"{name!r} is no attack, there are {', '.join(ATTACKS)}")
         checks.numbers("clients", **{f"the number of clients of {name}": count})
+        if size is not None and name in STRENGTHS:
+            for complaint in STRENGTHS[name].complaints(name, size):
+                raise ValueError(complaint)
         taken = 1 if name == REPLICATION else count
         if taken > len(order):
             raise ValueError(f"attack {name} needs {taken} clients, {len(order)} are left")
@@ -203,9 +180,7 @@ def dishonest(
             names[client] = name
         if name in LABELS:
             believed = np.asarray(labels)[clients.rows] if believed is None else believed
-            share = 1.0 if size is None else size
-            if not 0 < share <= 1:
-                raise ValueError(f"attack {name} needs a share of rows in (0, 1], got {share}")
+            share = STRENGTHS[name].default if size is None else size
             for client in mine:
                 wrong = LABELS[name](rng, believed[client], num_classes)
                 touched = slice(None)
@@ -215,7 +190,7 @@ def dishonest(
                 believed[client, touched] = wrong[touched]
         elif name in UPLOADS:
             code[mine] = uploads
-            strength[mine] = UPLOADS[name].strength if size is None else size
+            strength[mine] = STRENGTHS[name].default if size is None else size
         else:
             copies = mine * (count - 1)
     conduct = Conduct(code, strength) if uploads else None

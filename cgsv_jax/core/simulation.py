@@ -360,7 +360,7 @@ def serve(
     rewards = layout.pad_rows(download.rewards.astype(dtype), state.clients.shape[0])
     memory = state.attack
     if attack is not None:
-        memory = attack.receive(download.rewards, upload.present, memory)
+        memory = attack.receive(download, upload.present, memory)
     clients = _finite(state.clients + rewards, state.clients)  # w_i += v_i, nothing else
     state = State(
         server=_finite(state.server + download.aggregate.astype(dtype), state.server),  # w_N += u_N

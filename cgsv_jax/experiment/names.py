@@ -46,7 +46,7 @@ TABLES = schema.Tables(
     convs=models.FORMS,
     games=GAMES,
     attacks=attacks.ATTACKS,
-    label_attacks=attacks.LABELS,
+    strengths=attacks.STRENGTHS,
 )
 
 
