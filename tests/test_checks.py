@@ -360,6 +360,13 @@ def test_what_the_command_refuses_the_factories_refuse():
         **{name: cg.cgsv for name in ("gamma", "alpha", "beta", "floor", "norm_epsilon")},
         "gamma_decay": lambda gamma_decay: cg.cgsv(gamma_decay=gamma_decay),
         "cosine_epsilon": lambda cosine_epsilon: cg.contribution.cosine(cosine_epsilon),
+        "alike": lambda alike: cg.contribution.quotient(cg.contribution.cosine(), alike),
+        "foolsgold_confidence": lambda foolsgold_confidence: cg.contribution.foolsgold(
+            foolsgold_confidence
+        ),
+        "viceroy_omega": lambda viceroy_omega: cg.contribution.viceroy(omega=viceroy_omega),
+        "viceroy_eta": lambda viceroy_eta: cg.contribution.viceroy(eta=viceroy_eta),
+        "viceroy_drop": lambda viceroy_drop: cg.contribution.viceroy(drop=viceroy_drop),
         "tolerance": lambda tolerance: cg.contribution.gtg_shapley(None, 1, tolerance),
         "permutations": lambda permutations: cg.contribution.sampled_shapley(None, permutations),
         "q": lambda q: cg.aggregation.q_fair(q),

@@ -581,7 +581,8 @@ def test_many_values_of_games_are_not_compiled_anew(tiny):
     """400 in one process, eagerly, as in a notebook; they took more than 10,000 maps."""
     sent, seen = judged(tiny, 4)
     weights, options = jnp.full(4, 0.25), Options(permutations=7, network=seen)
-    asked = [(name, "cosine") for name in CONTRIBUTIONS] + [("leave_one_out", "accuracy")]
+    asked = [(name, "cosine") for name in ("cosine", "projection", *SOLUTIONS)]
+    asked += [("leave_one_out", "accuracy")]
     measures = [
         CONTRIBUTIONS[name](tiny.hyper(), options._replace(contribution=name, game=game))
         for name, game in asked

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from declared import METHODS, Options
+from declared import CONTRIBUTIONS, METHODS, Options
 
 from cgsv_jax.experiment import names as names_lib
+from cgsv_jax.rules.contribution import viceroy
 from cgsv_jax.rules.reward import mix, no_better
 from cgsv_jax.types import Network, Standing
 
@@ -231,3 +232,56 @@ def test_cgsv_as_a_rival(tiny):
         np.testing.assert_allclose(seen["model"][MODELS], theirs["model"], **CLOSE)
         for name in ("r", "aggregate"):
             np.testing.assert_allclose(seen[name], theirs[name], **CLOSE)
+
+
+# ---------------------------------------------------------------- defences
+
+
+def judged(tiny, measure, scenario):
+    """Scores [T, N] of a measure on the updates as they were sent, u_N their mean."""
+
+    def round_(state, deltas):
+        upload = tiny.upload(deltas, [1] * len(deltas))
+        weights = jnp.full(len(deltas), 1 / len(deltas), deltas.dtype)
+        score, state = measure.update(jax.random.key(0), upload, weights @ deltas, weights, state)
+        return state, (score, state)
+
+    deltas = jnp.asarray(of("inputs", scenario)["deltas"], jnp.float32)
+    return jax.device_get(jax.lax.scan(round_, measure.init(*deltas.shape[1:]), deltas)[1])
+
+
+# From a cosine of 64 terms to a weight it is two quotients and a logarithm, of slope 10 at most.
+STEEP = {"rtol": 0, "atol": 4e-5}
+
+
+@pytest.mark.parametrize("scenario", ["plain", "zero", "negative", "ties"])
+def test_foolsgold(tiny, scenario):
+    """DistributedML/FoolsGold 0aa5511, `ML/code/model_aggregator.py`, all features, no clipping."""
+    scores, _ = judged(tiny, CONTRIBUTIONS["foolsgold"](), scenario)
+    np.testing.assert_allclose(scores, of("foolsgold", scenario)["weight"], **STEEP)
+
+
+@pytest.mark.parametrize(
+    ("variant", "confidence", "drop"), [("mnist", 0.5, 0.1), ("cifar10", 0.9, 0.01)]
+)
+@pytest.mark.parametrize("scenario", ["plain", "zero", "ties"])
+def test_viceroy(tiny, scenario, variant, confidence, drop):
+    """LukasXperiaZ/FL-free-rider-benchmark 66e4893, with its numbers of two data sets.
+
+    The first round's weights it does not tell. In `negative` one client is like nobody, which its
+    FoolsGold takes otherwise than FoolsGold's authors.
+    """
+    theirs = of("viceroy", variant, scenario)
+    scores, states = judged(tiny, viceroy(confidence, drop=drop), scenario)
+    np.testing.assert_allclose(states.trust, theirs["trust"], **STEEP)
+    want = np.where(theirs["kept"], theirs["p"], 0.0)
+    np.testing.assert_allclose(scores[1:], want[1:], **STEEP)
+    np.testing.assert_array_equal(scores[1:] > 0, theirs["kept"][1:])
+
+
+@pytest.mark.parametrize("scenario", ["plain", "zero", "negative", "ties"])
+def test_fgfl(tiny, scenario):
+    """The same benchmark's contribution, relative to its largest magnitude."""
+    scores, _ = judged(tiny, CONTRIBUTIONS["fgfl"](), scenario)
+    theirs = of("fgfl", scenario)["contribution"]
+    np.testing.assert_allclose(scores, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())

@@ -5,6 +5,8 @@ from cgsv_jax.rules.contribution.banzhaf import BANZHAF, banzhaf
 from cgsv_jax.rules.contribution.class_cosine import CLASS_COSINE, class_cosine
 from cgsv_jax.rules.contribution.cosine import COSINE, cosine
 from cgsv_jax.rules.contribution.echo import ECHO, echo
+from cgsv_jax.rules.contribution.fgfl import FGFL, fgfl
+from cgsv_jax.rules.contribution.foolsgold import FOOLSGOLD, foolsgold
 from cgsv_jax.rules.contribution.games import GAMES, Game, cosine_game, validation_game
 from cgsv_jax.rules.contribution.gtg_shapley import GTG_SHAPLEY, gtg_shapley
 from cgsv_jax.rules.contribution.least_core import LEAST_CORE, least_core
@@ -17,6 +19,7 @@ from cgsv_jax.rules.contribution.shapley import SHAPLEY, shapley
 from cgsv_jax.rules.contribution.tmc_shapley import TMC_SHAPLEY, tmc_shapley
 from cgsv_jax.rules.contribution.validation_accuracy import validation_accuracy
 from cgsv_jax.rules.contribution.validation_shapley import VALIDATION_SHAPLEY, validation_shapley
+from cgsv_jax.rules.contribution.viceroy import VICEROY, viceroy
 
 # Which of them are values of a game, their declarations say: they have a part "game".
 CONTRIBUTIONS = {
@@ -33,6 +36,9 @@ CONTRIBUTIONS = {
     "least_core": LEAST_CORE,
     "gtg_shapley": GTG_SHAPLEY,
     "tmc_shapley": TMC_SHAPLEY,
+    "foolsgold": FOOLSGOLD,
+    "viceroy": VICEROY,
+    "fgfl": FGFL,
 }
 
 _REPUTATIONS = (
@@ -55,6 +61,8 @@ __all__ = [
     "cosine",
     "cosine_game",
     "echo",
+    "fgfl",
+    "foolsgold",
     "gtg_shapley",
     "least_core",
     "leave_one_out",
@@ -67,4 +75,5 @@ __all__ = [
     "validation_accuracy",
     "validation_game",
     "validation_shapley",
+    "viceroy",
 ]
