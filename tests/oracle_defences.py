@@ -73,3 +73,28 @@ def fgfl(sent: Array, present: Array, aggregate: Array) -> Array:
         if present[i] and whole > 0:
             scores[i] = 1 - float(np.sum((sent[i] - aggregate) ** 2)) / whole
     return scores
+
+
+def marks(vector: Array) -> Array:
+    """1 where an entry is larger than the mean magnitude."""
+    return (np.abs(vector) > np.mean(np.abs(vector))).astype(float)
+
+
+def s2_wef(scores, sent, present, downloads, deviations):
+    """The scores of who is heard; `downloads` [k, N, D] of the last rounds, 0 for nothing."""
+    gamma = {}
+    for i in range(len(sent)):
+        if present[i] and np.any(downloads[:, i]):
+            mine, found = marks(sent[i]), [0.0]
+            for row in downloads[:, i]:
+                its = marks(row)
+                if its.any():
+                    near = max(float(np.sum((mine - its) ** 2)), 1e-3)
+                    found.append(1000 * oracle.cosine(mine, its) / near)
+            gamma[i] = max(found)
+    if not gamma:
+        return scores
+    middle = np.median([*gamma.values()])
+    spread = np.median([abs(g - middle) for g in gamma.values()])
+    out = [i for i, g in gamma.items() if g > middle + deviations * spread]
+    return np.array([min(s, 0.0) if i in out else s for i, s in enumerate(scores)])

@@ -366,6 +366,9 @@ def test_what_the_command_refuses_the_factories_refuse():
         ),
         "viceroy_omega": lambda viceroy_omega: cg.contribution.viceroy(omega=viceroy_omega),
         "viceroy_eta": lambda viceroy_eta: cg.contribution.viceroy(eta=viceroy_eta),
+        "s2_wef_deviations": lambda s2_wef_deviations: cg.contribution.s2_wef(
+            cg.contribution.cosine(), deviations=s2_wef_deviations
+        ),
         "viceroy_drop": lambda viceroy_drop: cg.contribution.viceroy(drop=viceroy_drop),
         "tolerance": lambda tolerance: cg.contribution.gtg_shapley(None, 1, tolerance),
         "permutations": lambda permutations: cg.contribution.sampled_shapley(None, permutations),

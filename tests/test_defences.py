@@ -10,7 +10,8 @@ import oracle_defences as oracle
 import pytest
 from declared import CONTRIBUTIONS
 
-from cgsv_jax.rules.contribution import fgfl, foolsgold, viceroy
+from cgsv_jax.rules import sent as sent_lib
+from cgsv_jax.rules.contribution import cosine, fgfl, foolsgold, s2_wef, viceroy
 
 EPS = float(np.finfo(np.float32).eps)
 N, D, ROUNDS = 6, 24, 7
@@ -90,6 +91,83 @@ def test_fgfl_is_the_loops(tiny):
         aggregate = u[present[t]].mean(axis=0)
         want = oracle.fgfl(u, present[t], aggregate)
         np.testing.assert_allclose(scores[t], want, rtol=20 * D * EPS, atol=20 * D * EPS)
+
+
+# ---------------------------------------------------------------- what was sent before
+
+
+def with_downloads(tiny, measure, deltas, masks, present, memory=3):
+    """Scores [T, N] of a measure that knows what was sent: u_N under `masks` [T, N, D].
+
+    Returns them, the cosines beside them and the downloads [T, N, D], 0 for who was absent.
+    """
+    number, size = deltas.shape[1:]
+    sent, found, cosines, downloads = sent_lib.nothing(number, size, memory), [], [], []
+    update = jax.jit(measure.update)
+    for t, (u, mask, here) in enumerate(zip(deltas, masks, present, strict=True)):
+        upload = tiny.upload(u, [4] * number, here)._replace(sent=sent, round=jnp.int32(t))
+        weights = jnp.asarray(here / max(here.sum(), 1), jnp.float32)
+        aggregate = weights @ upload.deltas
+        rest = jax.random.key(0), upload, aggregate, weights, ()
+        found.append(update(*rest)[0])
+        cosines.append(cosine().update(*rest)[0])
+        rewards = jnp.where(mask & here[:, None], aggregate[None], 0.0)
+        sent = sent_lib.remembered(sent, jnp.int32(t), aggregate, rewards, jnp.asarray(here))
+        downloads.append(rewards)
+    return (np.asarray(x) for x in (found, cosines, downloads))
+
+
+def nested(seed, number=N, size=D):
+    """Masks [T, N, D] of which the larger contain the smaller, as those of rewards do."""
+    rng = np.random.default_rng(seed)
+    places = np.argsort(rng.random((ROUNDS, 1, size)), axis=2)
+    return places < rng.integers(size // 2, size + 1, (ROUNDS, number, 1))
+
+
+@pytest.mark.parametrize("deviations", [0.5, 1.5])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_s2_wef_is_the_loops(tiny, rounds, deviations):
+    """Downloads are nested, not the largest entries; the memory is longer than what is read."""
+    deltas, present = sent(11)
+    masks = nested(12)
+    measure = s2_wef(cosine(), rounds, deviations)
+    scores, cosines, downloads = with_downloads(tiny, measure, deltas, masks, present)
+    unheard = 0
+    for t in range(ROUNDS):
+        before = downloads[max(t - rounds, 0) : t]
+        want = oracle.s2_wef(cosines[t], uploads(deltas, present, present)[t], present[t], before,
+                             deviations) if t else cosines[t]  # fmt: skip
+        np.testing.assert_array_equal(scores[t], want)
+        unheard += (want != cosines[t]).sum()
+    assert unheard > 0
+
+
+@pytest.mark.parametrize(("rounds", "late"), [(1, 0), (2, 1), (1, 1)])
+def test_a_replay_is_not_heard(tiny, rounds, late):
+    """Of whatever length; a delayed one only where the round that it repeats is compared with."""
+    rng = np.random.default_rng(13)
+    deltas = np.float32(rng.normal(size=(ROUNDS, N, 400)) + rng.normal(size=(ROUNDS, 1, 400)))
+    masks, everybody = nested(14, size=400), np.ones((ROUNDS, N), bool)
+    for t in range(1 + late, ROUNDS):  # client 2 repeats what the loop below will have sent it
+        deltas[t, 2] = 7 * np.where(masks[t - 1 - late, 2], deltas[t - 1 - late].mean(0), 0)
+    scores, cosines, downloads = with_downloads(
+        tiny, s2_wef(cosine(), rounds), deltas, masks, everybody
+    )
+    np.testing.assert_allclose(deltas[1 + late :, 2], 7 * downloads[: ROUNDS - 1 - late, 2],
+                               rtol=0, atol=1e-5)  # fmt: skip
+    replays = np.zeros((ROUNDS, N), bool)
+    replays[1 + late :, 2] = rounds > late
+    np.testing.assert_array_equal(scores == cosines, ~replays | (cosines <= 0))
+    np.testing.assert_array_equal(scores[replays], np.minimum(cosines[replays], 0))
+
+
+def test_nobody_is_compared_with_who_was_sent_nothing(tiny):
+    """One that was there alone before is not the odd one out for it; nor is anybody at first."""
+    deltas, _ = sent(15)
+    present = np.ones((ROUNDS, N), bool)
+    present[::2, 1:] = False
+    scores, cosines, _ = with_downloads(tiny, s2_wef(cosine()), deltas, nested(16), present)
+    np.testing.assert_array_equal(scores, cosines)
 
 
 # ---------------------------------------------------------------- known answers

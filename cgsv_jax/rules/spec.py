@@ -102,9 +102,10 @@ PARTS = {
     "game": "what a coalition is worth to a measure of a game",
     "quotient_of": "measure of which near-duplicates have one share",
     "echo_of": "measure of what an upload holds beside what its client was sent",
+    "s2_wef_of": "measure of who does not send what it was sent",
 }
 # Parts of measures that are measures, the outermost first: none may be made of those before it.
-OF_MEASURES = ("quotient_of", "echo_of")
+OF_MEASURES = ("quotient_of", "echo_of", "s2_wef_of")
 
 
 def with_measures(parts: Tables) -> Tables:

@@ -14,6 +14,7 @@ from cgsv_jax.rules.contribution.leave_one_out import LEAVE_ONE_OUT, leave_one_o
 from cgsv_jax.rules.contribution.leave_self_out import LEAVE_SELF_OUT, leave_self_out
 from cgsv_jax.rules.contribution.projection import PROJECTION, projection
 from cgsv_jax.rules.contribution.quotient import QUOTIENT, quotient
+from cgsv_jax.rules.contribution.s2_wef import S2_WEF, s2_wef
 from cgsv_jax.rules.contribution.sampled_shapley import SAMPLED_SHAPLEY, sampled_shapley
 from cgsv_jax.rules.contribution.shapley import SHAPLEY, shapley
 from cgsv_jax.rules.contribution.tmc_shapley import TMC_SHAPLEY, tmc_shapley
@@ -39,6 +40,7 @@ CONTRIBUTIONS = {
     "foolsgold": FOOLSGOLD,
     "viceroy": VICEROY,
     "fgfl": FGFL,
+    "s2_wef": S2_WEF,
 }
 
 _REPUTATIONS = (
@@ -69,6 +71,7 @@ __all__ = [
     "leave_self_out",
     "projection",
     "quotient",
+    "s2_wef",
     "sampled_shapley",
     "shapley",
     "tmc_shapley",
