@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgsv_jax.config.schema import ConfigError
-from cgsv_jax.core import attacks, simulation
+from cgsv_jax.core import attacks, participation, simulation
 from cgsv_jax.data import partition
 from cgsv_jax.experiment import bind, deal, running
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.results import frames, tables
+from cgsv_jax.rules import methods
 from cgsv_jax.types import Clients, Conduct, Download
 
 EPS = float(np.finfo(np.float32).eps)
@@ -44,7 +45,8 @@ def forged(tiny, name, codes, strength=1.0, received=None, present=None, seed=0)
 
 @pytest.mark.parametrize("name", attacks.UPLOADS)
 def test_honest_and_absent_clients_send_what_they_trained(tiny, name):
-    trained, sent = forged(tiny, name, [0, 1, 0, 1, 0], 7.0, present=[1, 1, 1, 0, 1])
+    received = np.random.default_rng(1).normal(size=(N, D))
+    trained, sent = forged(tiny, name, [0, 1, 0, 1, 0], 0.5, received, present=[1, 1, 1, 0, 1])
     np.testing.assert_array_equal(sent[[0, 2, 3, 4]], trained[[0, 2, 3, 4]])
     assert np.any(sent[1] != trained[1])
 
@@ -96,6 +98,44 @@ def test_a_replay_is_the_last_download(tiny):
     assert norms[0][0] == 0
     for (sent, _), (_, got) in zip(norms[1:], norms[:-1], strict=True):
         np.testing.assert_allclose(sent, got, rtol=D * EPS)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["free_rider_replay_delayed", "free_rider_patient"])
+def test_an_attacker_remembers_the_rounds_of_its_own(tiny, name):
+    """In whole rounds of cohorts: client 1 uploads what moved it so many of its rounds ago."""
+    data, clients = tiny.world((5, 3, 6))
+    patient = name == "free_rider_patient"
+    clients = clients._replace(conduct=conduct(0, 1, 0, strength=0.5 if patient else 2.0))
+    schedule = np.array([[0, 1], [1, 2], [0, 2], [1, 2], [0, 1], [0, 2], [0, 1]])
+    federation = tiny.federation(model=tiny.softmax())
+    federation = federation._replace(
+        attack=attacks.attack([name]),
+        participation=participation.given(schedule),
+        algorithm=methods.cgsv(floor=0.2),  # whoever uploads zeros at first receives something
+    )
+    state = simulation.init(jax.random.key(0), 3, federation)
+    step = jax.jit(
+        lambda state: simulation.round_(jax.random.key(0), state, data, clients, federation)
+    )
+    moved, entries, forged_rounds = [], [], 0
+    for members in schedule:
+        before = state.clients
+        state, record = step(state)
+        assert record.present.tolist() == [i in members for i in range(3)]
+        if 1 not in members:
+            continue
+        turned = max(entries, default=0) >= state.server.size / 2 if patient else True
+        if turned:
+            back = 1 if patient else 2
+            expected = np.linalg.norm(moved[-back]) if len(moved) >= back else 0
+            np.testing.assert_allclose(record.norm[1], expected, rtol=1e-4)
+            forged_rounds += expected > 0
+        else:
+            assert record.norm[1] > 0
+        moved.append(np.asarray(state.clients - before)[1])
+        entries.append(int(record.quota[1]))
+    assert forged_rounds >= 2
 
 
 def test_an_update_made_infinite_is_an_absent_client(tiny):

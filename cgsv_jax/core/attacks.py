@@ -31,9 +31,10 @@ class Memory(NamedTuple):
     """What attackers remember, of every client: who cheats is data, and any one of them may."""
 
     received: Array  # [N, K, D] the last downloads, newest first, 0 before there was one
+    most: Array  # [N] int32, most entries of u_N that ever arrived in one round
 
 
-def attack(names: Sequence[str]) -> Attack:
+def attack(names: Sequence[str], epochs: int = 1) -> Attack:
     """The attacks on uploads of a run, code 1 of a `Conduct` being the first of `names`.
 
     Every forgery is computed for all rows of the round and used in the attackers' only: for a few
@@ -42,6 +43,7 @@ def attack(names: Sequence[str]) -> Attack:
 
     Args:
       names: keys of `UPLOADS`.
+      epochs: E of local training, which clients know.
 
     Returns:
       An Attack; its state is a `Memory` of every client's last K downloads, as many as the one of
@@ -57,18 +59,27 @@ def attack(names: Sequence[str]) -> Attack:
     depth = max((UPLOADS[name].remembers for name in names), default=0)
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
-        return Memory(jnp.zeros((num_clients, depth, num_parameters))) if depth else ()
+        if not depth:
+            return ()
+        received = jnp.zeros((num_clients, depth, num_parameters))
+        return Memory(received, jnp.zeros(num_clients, jnp.int32))
 
     def forge(key: PRNGKey, upload: Upload, conduct: Conduct, state: ArrayTree) -> Array:
         deltas, count = upload.deltas, upload.deltas.shape[0]
-        none = jnp.zeros((count, 0, deltas.shape[1]), deltas.dtype)
+        memory = (
+            state
+            if depth
+            else Memory(jnp.zeros((count, 0, deltas.shape[1])), jnp.zeros(count, jnp.int32))
+        )
         known = forgeries.Known(
             keys=vectors.draws(key, upload.numbers, count),
             deltas=deltas,
             mine=upload.present,
             strength=conduct.strength.astype(deltas.dtype),
             numbers=jnp.arange(count) if upload.numbers is None else jnp.asarray(upload.numbers),
-            received=state.received.astype(deltas.dtype) if depth else none,
+            received=memory.received.astype(deltas.dtype),
+            most=memory.most,
+            epochs=epochs,
         )
         forged = deltas
         for code, name in enumerate(names, 1):
@@ -82,7 +93,11 @@ def attack(names: Sequence[str]) -> Attack:
             return state
         newest = download.rewards.astype(state.received.dtype)[:, None]
         received = jnp.concatenate([newest, state.received[:, : depth - 1]], axis=1)
-        return Memory(jnp.where(present[:, None, None], received, state.received))
+        most = jnp.maximum(state.most, download.quota)
+        return Memory(
+            jnp.where(present[:, None, None], received, state.received),
+            jnp.where(present, most, state.most),
+        )
 
     return Attack(init, forge, receive)
 

@@ -17,6 +17,9 @@ from cgsv_jax.types import Array
 
 # Downloads that the longest memory holds: what is kept is [N, K, D], eight times all models.
 DOWNLOADS = 8
+# Of secant steps of length 1, what keeps those that are nearly parallel apart: well above the
+# rounding of their inner products.
+RIDGE = 1e-5
 
 
 class Strength(NamedTuple):
@@ -45,6 +48,8 @@ class Known(NamedTuple):
     strength: Array  # [N] s
     numbers: Array  # [N] int32, by which clients are in order
     received: Array  # [N, K, D] own downloads, newest first, 0 before there was one
+    most: Array  # [N] int32, most entries of u_N that ever arrived in one round
+    epochs: int  # E, local epochs of a client that trains
 
 
 class Forgery(NamedTuple):
@@ -96,6 +101,92 @@ def noisy_replay(known: Known) -> Array:
     return last + _relative_noise(known, last)
 
 
+def delta_weights(known: Known) -> Array:
+    """v_1 + N(0, s^2) on every entry.
+
+    The "advanced delta weights attack" of Lin et al. (arXiv 1911.12560), which S2-WEF (arXiv
+    2604.04611) calls ADWA; s = 1e-3 is that of github.com/LukasXperiaZ/FL-free-rider-benchmark.
+    There all receive the global model, and its last difference is replayed; a client here receives
+    its own model alone, of which v_1 is the last difference.
+    """
+    return known.received[:, 0] + known.strength[:, None] * _gaussian(known)
+
+
+def camouflaged(known: Known) -> Array:
+    """v_1 in E steps, each with noise of its own: v_1 + N(0, E s^2) on every entry.
+
+    S2-WEF's "adaptive WEF-camouflage attack" (AWCA, arXiv 2604.04611, algorithm 1), which takes
+    v_1 / E + N(0, s^2) in each of E local epochs so that the frequencies with which entries move,
+    which clients report there, take values between 0 and E. No frequencies are reported here, so
+    that the sum of the steps is all that is left of it. Assumed: s = 1e-3 as in `delta_weights`.
+    """
+    return known.received[:, 0] + math.sqrt(known.epochs) * known.strength[:, None] * _gaussian(
+        known
+    )
+
+
+def predicted(known: Known) -> Array:
+    """v_1 + H v_1, the next download by the secants of the past ones, without any data.
+
+    Downloads move a client's model, w_t - w_{t-1} = v_1, and stand for the update there, so that
+    the k-th pair is the step s_k = v_{k+1} and the change y_k = v_k - v_{k+1}. H is the smallest
+    matrix (Frobenius) with H s_k = y_k for the newest s pairs,
+
+      H = Y (S'S + ridge I)^{-1} S',  columns of S = s_k / ‖s_k‖, of Y = y_k / ‖s_k‖,
+
+    exact where downloads are gradients of a quadratic and v_1 is in the span of the s_k. A pair is
+    left out if there was no such download or it was nothing beside the next one. O(N K^2 D).
+
+    After ACE (Xu et al., USENIX Security 2024, arXiv 2405.20975), where a client predicts the
+    global update by g_{t-1} + H (w_t - w_{t-1}) from global models and an L-BFGS approximation of
+    H. Assumed: all pairs hold at once (L-BFGS keeps the newest alone); ACE's threshold and
+    amplification are left out, since a cosine takes no length.
+    """
+    received, exact = known.received, jax.lax.Precision.HIGHEST
+    count, memory, size = received.shape
+    lengths = vectors.norms(received.reshape(-1, size)).reshape(count, memory)
+    newer, older = lengths[:, :-1], lengths[:, 1:]
+    usable = older > jnp.finfo(lengths.dtype).eps * newer
+    usable &= jnp.arange(memory - 1)[None, :] < _whole(known.strength, memory - 1)[:, None]
+    unit = jnp.where(usable, 1 / jnp.where(usable, older, 1.0), 0.0)[:, :, None]
+    steps = unit * received[:, 1:]
+    changes = unit * (received[:, :-1] - received[:, 1:])
+    gram = jnp.einsum("nkd,nld->nkl", steps, steps, precision=exact)
+    onto = jnp.einsum("nkd,nd->nk", steps, received[:, 0], precision=exact)
+    share = jnp.linalg.solve(gram + RIDGE * jnp.eye(memory - 1)[None], onto[:, :, None])[:, :, 0]
+    return received[:, 0] + jnp.einsum("nk,nkd->nd", share, changes, precision=exact)
+
+
+def partial(known: Known) -> Array:
+    """Own dw, of which each entry is copied from v_1 with probability s, drawn in every round.
+
+    What is copied is as long as what it replaces, a dw_j -> v_j ‖dw_M‖ / ‖v_M‖ on the drawn
+    entries M, and stays dw where v_M is 0.
+    """
+    deltas, last = known.deltas, known.received[:, 0]
+    shape = deltas.shape[1:]
+    drawn = jax.vmap(lambda key, s: jax.random.bernoulli(key, s, shape))(known.keys, known.strength)
+    own, theirs = (vectors.norms(jnp.where(drawn, x, 0.0)) for x in (deltas, last))
+    scale = own / jnp.where(theirs > 0, theirs, 1.0)
+    return jnp.where(drawn & (theirs > 0)[:, None], scale[:, None] * last, deltas)
+
+
+def patient(known: Known) -> Array:
+    """Own dw until a share s of all entries arrived in one round, from then on v_1.
+
+    A client sees how many entries arrive; what it was sent tells it how it is regarded.
+    """
+    turned = known.most >= known.strength * known.deltas.shape[1]
+    return jnp.where(turned[:, None], known.received[:, 0], known.deltas)
+
+
+def sybils(known: Known) -> Array:
+    """dw of the first of all who do it, and Gaussian noise of about s ‖dw‖ of each one's own."""
+    numbers = jnp.where(known.mine, known.numbers, jnp.iinfo(jnp.int32).max)
+    shared = jnp.broadcast_to(known.deltas[jnp.argmin(numbers)][None, :], known.deltas.shape)
+    return shared + _relative_noise(known, shared)
+
+
 def sign_flip(known: Known) -> Array:
     """-s dw."""
     return -known.strength[:, None] * known.deltas
@@ -138,7 +229,10 @@ def _relative_noise(known: Known, like: Array) -> Array:
 
 _DELAY = Strength(3.0, "rounds back", ranges.Interval(1, DOWNLOADS, whole=True))
 _COUNT = Strength(3.0, "a number of downloads", ranges.Interval(1, DOWNLOADS, whole=True))
+_PAIRS = Strength(3.0, "a number of secant pairs", ranges.Interval(1, DOWNLOADS - 1, whole=True))
 _LENGTH = ranges.Interval(0, math.inf, "[)")
+_DEVIATION = Strength(1e-3, "a standard deviation", _LENGTH)
+_SHARE = Strength(0.9, "a share of the entries", ranges.Interval(0, 1, "(]"))
 
 # Attacks on uploads. name -> what is uploaded
 UPLOADS: dict[str, Forgery] = {
@@ -148,6 +242,12 @@ UPLOADS: dict[str, Forgery] = {
     "free_rider_replay_delayed": Forgery(delayed, _DELAY, DOWNLOADS),
     "free_rider_replay_sum": Forgery(total, _COUNT, DOWNLOADS),
     "free_rider_replay_noise": Forgery(noisy_replay, Strength(0.5, "a length", _LENGTH), 1),
+    "free_rider_adwa": Forgery(delta_weights, _DEVIATION, 1),
+    "free_rider_awca": Forgery(camouflaged, _DEVIATION, 1),
+    "free_rider_ace": Forgery(predicted, _PAIRS, DOWNLOADS),
+    "free_rider_partial": Forgery(partial, _SHARE._replace(default=0.5), 1),
+    "free_rider_patient": Forgery(patient, _SHARE, 1),
+    "sybils": Forgery(sybils, Strength(0.1, "a length", _LENGTH)),
     "sign_flip": Forgery(sign_flip),
     "gaussian_noise": Forgery(gaussian),
     "scaled": Forgery(scaled, Strength(10.0)),

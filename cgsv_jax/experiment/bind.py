@@ -169,7 +169,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         algorithm=lambda hyper: algorithm_of(config, method, hyper, given),
         trainer=trainer,
         participation=who,
-        attack=attacks.attack(uploads) if deceived else None,
+        attack=attacks.attack(uploads, settings.epochs) if deceived else None,
         settings=settings,
         widths=widths,
         rounds=rounds_of(config, method),
