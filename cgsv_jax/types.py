@@ -220,6 +220,16 @@ class Needs(NamedTuple):
         return self.validation or self.alone
 
 
+class Parts(NamedTuple):
+    """A measure without state that knows of an upload the cosines of some parts with those of u_N.
+
+    `joined(cosines [P, N], present [N]) -> score [N]` is the measure.
+    """
+
+    places: Array  # [P, F] int32, of each part in the vector
+    joined: Callable[[Array, Array], Array]
+
+
 class Contribution(NamedTuple):
     """A contribution measure: how much each upload of this round is worth.
 
@@ -230,6 +240,7 @@ class Contribution(NamedTuple):
     init: Callable[[int, int], ArrayTree]
     update: Callable[[PRNGKey, Upload, Array, Array, ArrayTree], tuple[Array, ArrayTree]]
     needs: Needs = Needs()
+    parts: Parts | None = None  # None: it judges a vector as a whole
 
 
 class Reputation(NamedTuple):

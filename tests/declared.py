@@ -37,6 +37,10 @@ def made(spec, hyper=None, options=None):
     values = (hyper or Hyper())._asdict()
     given = {name: chosen.pop(name) for name in _GIVEN}
     removes = chosen.pop("removes")
+    # A method that is another's declaration with other parts is those, where nobody says otherwise.
+    own = spec_lib.defaults_of(spec, {}, TABLES.parts)
+    parts = [name for name in own if name in spec_lib.PARTS]
+    chosen |= {name: own[name] for name in parts if chosen[name] == _CHOICES[name]}
     reads = spec_lib.options_of(spec, chosen, TABLES.parts)
     off = [n for n, o in reads.items() if isinstance(o, Number) and o.switch and not removes]
     values = {name: value for name, value in values.items() if name not in off}

@@ -309,12 +309,14 @@ def server_round(
     options: Options = PAPER,
     ratios: Array | None = None,
     tensors: Sequence[int] | None = None,
+    measure: Callable[[Array, Array, Array, Array], Array] | None = None,
 ) -> tuple[State, dict]:
     """One round of CGSV from the raw updates dw [N, D] to the clients' new parameters.
 
     `ratios` [N] replaces the computed ones, so that quotas are compared from the same number.
-    `tensors` [L] are the lengths of the tensors, needed where the mask is per tensor. Returns the
-    new state and every intermediate quantity by name.
+    `tensors` [L] are the lengths of the tensors, needed where the mask is per tensor. `measure` is
+    another one than the cosine: (u [N, D], u_N [D], weights [N], present [N]) -> psi [N]. Returns
+    the new state and every intermediate quantity by name.
     """
     number, dimension = deltas.shape
     if options.mask_scope == "tensor" and tensors is None:
@@ -336,6 +338,8 @@ def server_round(
     for i in range(number):
         if present[i]:
             scores[i] = cosine(uploads[i], total, options.cosine_epsilon)
+    if measure is not None:
+        scores = np.where(present, measure(uploads, total, weights, present), 0)
     standing = reputation(
         state.reputation, scores, present, options.alpha, floor, options.normalise_scores
     )  # r_{i,t}

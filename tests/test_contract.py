@@ -32,6 +32,7 @@ ENTRIES = {
         f"iafl by {by}": ("iafl", Options(contribution_by=by))
         for by in ("accuracy", "participation")
     },
+    "echo of the whole": ("cgsv", Options(contribution="echo", echo_of="cosine")),
     "setting released": ("cgsv", RELEASED),
     "removal": ("cgsv", Options(removes=True, removed="alone")),
     "cffl otherwise": (

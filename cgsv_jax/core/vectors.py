@@ -182,6 +182,23 @@ def cosines(
     return jnp.where(defined, jnp.clip(direction * shrink, -1.0, 1.0), 0.0)
 
 
+def cosines_of_parts(parts: Array, norms: Array, vector: Array) -> Array:
+    """<parts_pi, vector_p> / (norms_pi ‖vector_p‖) of every part, 0 where either norm is.
+
+    Args:
+      parts: [P, N, F] the places of a part in every row.
+      norms: [P, N], of the parts, or of what they are a part of.
+      vector: [P, F].
+
+    Returns:
+      [P, N], within [-1, 1].
+    """
+    ones = jnp.ones_like(norms[0])
+    return jax.vmap(lambda rows, lengths, towards: cosines(rows, lengths, ones, towards))(
+        parts, norms, vector
+    )
+
+
 def _capped(length: Array, epsilon: Array | float) -> Array:
     """length / max(length, epsilon), 0 where both are 0."""
     divisor = jnp.maximum(length, epsilon)

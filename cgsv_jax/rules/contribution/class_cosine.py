@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.rules.spec import Choice, Spec
 from cgsv_jax.rules.stateless import stateless
-from cgsv_jax.types import Array, Contribution, Network, Upload
+from cgsv_jax.types import Array, Contribution, Network, Parts, Upload
 
 CLASSES = Choice(
     "alike",
@@ -14,14 +14,17 @@ CLASSES = Choice(
     "weights of the classes: alike, or more for those in which few agree",
     flag="class_weights",
 )
+# A class in which all together agree less than this would outweigh every other by a rounding.
+_LEAST = 1e-3
 
 
 def class_cosine(network: Network | None, classes: str = "alike") -> Contribution:
     """psi_i = sum_c b_c cos(u_{i,c}, u_{N,c}), u_c the last layer's weights and bias of class c.
 
-    b_c = 1 / C, or, of `rare`, in proportion to 1 / sum_i max(cos(u_{i,c}, u_{N,c}), 0). Where
-    clients hold some classes each, the whole cosine rewards who points where most do; here every
-    class has its say, and who knows them all agrees in all. O(N C F) a round.
+    b_c = 1 / C, or, of `rare`, in proportion to 1 / sum_i max(cos(u_{i,c}, u_{N,c}), 0), and 0
+    where that sum is below .001. Where clients hold some classes each, the whole cosine rewards
+    who points where most do; here every class has its say, and who knows them all agrees in all.
+    Whatever an upload holds outside the last layer is not looked at. O(N C F) a round.
 
     Args:
       network: knows the places of the last layer.
@@ -38,20 +41,22 @@ def class_cosine(network: Network | None, classes: str = "alike") -> Contributio
     if places is None:
         raise ValueError("class_cosine needs a model whose last layer is a kernel [F, C] and bias")
 
-    def score(upload: Upload, aggregate: Array) -> Array:
-        layer = jnp.moveaxis(upload.deltas[:, places], 1, 0)  # [C, N, F]
-        agreement = jax.vmap(
-            lambda rows, towards: vectors.cosines(rows, vectors.norms(rows), upload.scales, towards)
-        )(layer, aggregate[places])  # [C, N]
+    def joined(agreement: Array, present: Array) -> Array:
         if classes == "alike":
             return jnp.mean(agreement, axis=0)
-        agreed = jnp.sum(jnp.where(upload.present, jnp.maximum(agreement, 0.0), 0.0), axis=1)
-        weight = jnp.where(agreed > 0, 1.0 / jnp.where(agreed > 0, agreed, 1.0), 0.0)
+        agreed = jnp.sum(jnp.where(present, jnp.maximum(agreement, 0.0), 0.0), axis=1)
+        weight = jnp.where(agreed >= _LEAST, 1.0 / jnp.maximum(agreed, _LEAST), 0.0)
         total = jnp.sum(weight)
-        weight = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
+        weight = weight / jnp.where(total > 0, total, 1.0)
         return jnp.einsum("c,cn->n", weight, agreement, precision="highest")
 
-    return stateless(Contribution, score)
+    def score(upload: Upload, aggregate: Array) -> Array:
+        layer = jnp.moveaxis(upload.deltas[:, places], 1, 0)  # [C, N, F]
+        lengths = jax.vmap(vectors.norms)(layer)
+        agreement = vectors.cosines_of_parts(layer, lengths, aggregate[places])
+        return joined(agreement, upload.present)
+
+    return stateless(Contribution, score)._replace(parts=Parts(places, joined))
 
 
 CLASS_COSINE = Spec(class_cosine, {"classes": CLASSES}, given=("network",))

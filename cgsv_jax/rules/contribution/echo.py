@@ -1,5 +1,7 @@
 """Agreement that is not explained by what the server itself has said."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +25,14 @@ def echo(of: Contribution, rounds: int = 3) -> Contribution:
     e_i = u_i - P_i u_i, P_i the projection on v_i(t-1), ..., v_i(t-k). Only the server knows which
     masked vector went to whom, and whoever sends it back, amplified or not, of whatever of the last
     k rounds, has nothing left: exactly 0 but for rounding; with noise added, what the noise is
-    worth. O(k² N D) a round and k (2 D + 2 N) numbers of memory.
+    worth. A round in which a client was absent is one of the k, and nothing was sent in it.
+
+    Of a measure that judges parts of the vector each by itself (`class_cosine`) the echo is taken
+    out of each, and it is made of <e_{i,p}, u_{N,p}> / (‖u_{i,p}‖ ‖u_{N,p}‖). One projection of the
+    whole would leave most of a replay to whoever sends back the last layer alone, or the last layer
+    as it was and noise in all the others (`test_a_part_of_a_replay_has_nothing_left`).
+
+    O(k² N D) a round, of parts O(k² N P F), and k (2 D + 2 N) numbers of memory.
 
     Args:
       of: the measure of what is left.
@@ -40,7 +49,11 @@ def echo(of: Contribution, rounds: int = 3) -> Contribution:
     ) -> tuple[Array, ArrayTree]:
         if upload.sent is None:
             raise ValueError("echo needs uploads with what was sent, see Needs.sent")
-        left = residual(upload.deltas, upload.sent, upload.round - rounds)
+        sent = since(upload.sent, upload.round - rounds)
+        if of.parts is not None:
+            agreement = _of_parts(of.parts.places, upload.deltas, sent, aggregate)
+            return of.parts.joined(agreement, upload.present), state
+        left = residual(upload.deltas, lambda slot: sent_lib.received(sent, slot), sent.made.size)
         norms = vectors.norms(left)
         own = upload._replace(deltas=left, norms=norms)
         score, state = of.update(key, own, aggregate, weights, state)
@@ -50,19 +63,45 @@ def echo(of: Contribution, rounds: int = 3) -> Contribution:
     return Contribution(of.init, update, of.needs._replace(sent=max(rounds, of.needs.sent)))
 
 
-def residual(deltas: Array, sent: Sent, since: Array) -> Array:
-    """u_i less its projection on all that its client was sent from a round on, [N, D].
+def since(sent: Sent, round_: Array) -> Sent:
+    """What was sent from a round on."""
+    return sent._replace(made=jnp.where(sent.made >= round_, sent.made, -1))
+
+
+def _of_parts(places: Array, deltas: Array, sent: Sent, aggregate: Array) -> Array:
+    """<e_{i,p}, u_{N,p}> / (‖u_{i,p}‖ ‖u_{N,p}‖), [P, N]."""
+    places = jnp.asarray(places)
+
+    def rows(vectors: Array) -> Array:  # [N, P F] -> [P N, F]
+        return jnp.moveaxis(vectors.reshape(-1, *places.shape), 1, 0).reshape(-1, places.shape[1])
+
+    flat = places.reshape(-1)
+    heard = sent._replace(aggregate=sent.aggregate[:, flat], takers=sent.takers[:, flat])
+    own = rows(deltas[:, flat])
+    left = residual(own, lambda slot: rows(sent_lib.received(heard, slot)), sent.made.size)
+    parts = (places.shape[0], -1)
+    return vectors.cosines_of_parts(
+        left.reshape(*parts, places.shape[1]), vectors.norms(own).reshape(parts), aggregate[places]
+    )
+
+
+def residual(deltas: Array, received: Callable[[int], Array], rounds: int) -> Array:
+    """u_i less its projection on all that its client was sent, [N, D].
 
     Downloads of successive rounds may be nearly the same vector: of these, the directions that
     rounding made are left out.
+
+    Args:
+      deltas: [N, D].
+      received: [N, D] of each of the rounds, by number.
+      rounds: how many.
     """
-    sent = sent._replace(made=jnp.where(sent.made >= since, sent.made, -1))
-    slots = range(sent.made.size)
-    norms = [vectors.norms(sent_lib.received(sent, slot)) for slot in slots]
+    slots = range(rounds)
+    norms = [vectors.norms(received(slot)) for slot in slots]
 
     def unit(slot: int) -> Array:  # made anew where it is read: [N, D], never kept
         length = norms[slot][:, None]
-        return sent_lib.received(sent, slot) / jnp.where(length > 0, length, 1.0)
+        return received(slot) / jnp.where(length > 0, length, 1.0)
 
     def products(left: Array, right: Array) -> Array:
         return jnp.sum(left * right, axis=1)

@@ -11,10 +11,9 @@ from cgsv_jax.types import Array, Contribution, Upload
 def leave_self_out() -> Contribution:
     """psi_i = cos(u_i, u_N - a_i u_i), a_i the aggregation's weights; 0 where nobody else is.
 
-    <u_i, u_N - a_i u_i> = <u_i, u_N> - a_i ‖u_i‖², and the norm of the difference from the same
-    numbers: O(N D) a round, no pass more than `cosine`. It ends the loop of a high reputation, a
-    large part of u_N and so a high cosine. Of aggregates that are no weighted sum the difference
-    is as if they were.
+    It ends the loop of a high reputation, a large part of u_N and so a high cosine. Of aggregates
+    that are no weighted sum the difference is as if they were. What rounding alone leaves of u_N
+    points nowhere and counts as nobody. O(N D) a round, a pass more than `cosine`.
 
     Reference:
       A finding of this project, beside the idea of valuing a client by what does not contain its
@@ -23,18 +22,18 @@ def leave_self_out() -> Contribution:
 
     def score(upload: Upload, aggregate: Array, weights: Array) -> Array:
         length = vectors.norm(aggregate)
+        # In units of ‖u_N‖, so that no square leaves the range of float32. The difference itself:
+        # where a client is most of u_N, inner products would leave of the others a rounding.
         unit = jnp.where(length > 0, length, 1.0)
-        # In units of ‖u_N‖, so that no square leaves the range of float32.
-        own = upload.scales * upload.norms / unit  # ‖u_i‖
-        ones = jnp.ones_like(upload.norms)
-        towards = vectors.cosines(upload.deltas, upload.norms, ones, aggregate)
-        mine = weights * own
-        along = towards - mine  # of u_N - a_i u_i, along u_i
-        across = jnp.sqrt(jnp.maximum(1.0 - jnp.square(towards), 0.0))
-        others = jnp.hypot(along, across)
-        # What is left by rounding alone points nowhere.
-        known = (own > 0) & (length > 0) & (others > 1e-6 * jnp.maximum(1.0, mine))
-        return jnp.where(known, along / jnp.where(known, others, 1.0), 0.0)
+        part = weights * upload.scales / unit
+        others = (aggregate / unit)[None, :] - part[:, None] * upload.deltas
+        norms = jnp.where(upload.norms > 0, upload.norms, 1.0)
+        along = jnp.sum(upload.deltas / norms[:, None] * others, axis=1)
+        left = jnp.sqrt(jnp.sum(jnp.square(others), axis=1))
+        mine = part * upload.norms
+        rounding = mine.size * jnp.finfo(mine.dtype).eps * jnp.maximum(1.0, mine)
+        known = (upload.scales * upload.norms > 0) & (length > 0) & (left > rounding)
+        return jnp.where(known, jnp.clip(along / jnp.where(known, left, 1.0), -1.0, 1.0), 0.0)
 
     return stateless(Contribution, score)
 
