@@ -102,11 +102,13 @@ class Network(NamedTuple):
     `evaluate(weights [K, D], inputs [n, ...], labels [n]) -> (accuracy [K], loss [K])`, the loss a
     mean negative log-likelihood. `output() -> [C, F]` are the places in the vector of the last
     layer's weights and bias, a row per class; None where no such layer is known. Lazy: finding it
-    takes seconds and few rules need it.
+    takes seconds and few rules need it. `gradient(weights [D], inputs [n, ...], labels [n]) -> [D]`
+    is that of the loss, of one model; None where only values are known.
     """
 
     evaluate: Callable[[Array, Array, Array], tuple[Array, Array]]
     output: Callable[[], Array | None] = lambda: None
+    gradient: Callable[[Array, Array, Array], Array] | None = None
 
 
 class Trainer(NamedTuple):

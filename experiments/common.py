@@ -165,7 +165,9 @@ def fingerprint(wanted: Mapping[str, Any]) -> str:
     """
     whole = resolve.to_dict(names.configure(named=False, **wanted)) | {"data_dir": None}
     whole = _beside(whole, schema.EARLIER)
-    whole["methods"] = [_beside(own, schema.EARLIER_OF_METHODS) for own in whole["methods"]]
+    whole["methods"] = [
+        _beside(own, schema.earlier_of(own["algorithm"])) for own in whole["methods"]
+    ]
     text = json.dumps([whole, provenance()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -219,18 +219,24 @@ def network():
     """
     size = FEATURES * CLASSES
 
-    def evaluate(weights, inputs, labels):
+    def judged(weights, inputs, labels):
         kernel = weights[:, :size].reshape(-1, FEATURES, CLASSES)
         bias = weights[:, None, size : size + CLASSES]
         logits = jnp.einsum("bf,kfc->kbc", inputs, kernel, precision="highest") + bias
-        losses = optax.softmax_cross_entropy_with_integer_labels(
+        return optax.softmax_cross_entropy_with_integer_labels(
             logits, jnp.broadcast_to(labels, logits.shape[:2])
         )
+
+    def evaluate(weights, inputs, labels):
+        losses = judged(weights, inputs, labels)
         return jnp.mean(jnp.exp(-losses), axis=1), jnp.mean(losses, axis=1)
+
+    def gradient(weights, inputs, labels):
+        return jax.grad(lambda w: jnp.mean(judged(w[None, :], inputs, labels)))(weights)
 
     places = np.arange(size).reshape(FEATURES, CLASSES).T
     places = np.c_[places, size + np.arange(CLASSES)].astype(np.int32)
-    return Network(evaluate, lambda: places)
+    return Network(evaluate, lambda: places, gradient)
 
 
 @pytest.fixture(autouse=True)

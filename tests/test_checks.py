@@ -373,6 +373,11 @@ def test_what_the_command_refuses_the_factories_refuse():
         "tolerance": lambda tolerance: cg.contribution.gtg_shapley(None, 1, tolerance),
         "permutations": lambda permutations: cg.contribution.sampled_shapley(None, permutations),
         "q": lambda q: cg.aggregation.q_fair(q),
+        "trim": lambda trim: cg.aggregation.trimmed_mean(trim),
+        "clip_norm": lambda clip_norm: cg.aggregation.norm_clipping(clip_norm),
+        "weiszfeld_smoothing": lambda weiszfeld_smoothing: cg.aggregation.geometric_median(
+            1, weiszfeld_smoothing
+        ),
         "kappa": lambda kappa: cg.reward.mix(kappa),
         "recovery": lambda recovery: methods.iafl(0.1, recovery),
         "removal": lambda removal: cg.compose(*RULES, removal=methods.Removal(removal)),

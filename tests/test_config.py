@@ -110,7 +110,7 @@ def test_a_method_holds_what_it_reads_and_what_is_traced_is_a_number():
 
 def test_the_config_of_an_earlier_version_is_read():
     """It holds all options in every method; those that a method does not read say nothing."""
-    config = names_lib.configure(algorithms=("iafl", "cffl", "cgsv"), beta=math.inf)
+    config = names_lib.configure(algorithms=("iafl", "cffl", "fedavg", "cgsv"), beta=math.inf)
     values = json.loads(json.dumps(resolve.to_dict(config)))
     every = {name: option.default for name, option in TABLES.options.items()}
     every |= {"beta": "inf", "removal_imbalanced": None}
@@ -119,10 +119,14 @@ def test_the_config_of_an_earlier_version_is_read():
     # Whatever came later is not there at all.
     before = {name: value for name, value in values.items() if name not in schema.EARLIER}
     for method in before["methods"]:
-        for name in schema.EARLIER_OF_METHODS:
+        for name in schema.earlier_of(method["algorithm"]):
             method.pop(name, None)
     assert len(before) == len(values) - len(schema.EARLIER)
     assert resolve.from_dict(before, TABLES) == config
+    # Only of the method that could not be told otherwise: of another, a file lacks it.
+    before["methods"][-1].pop("aggregation")
+    with pytest.raises(schema.ConfigError, match="a method of the config lacks the key 'aggregat"):
+        resolve.from_dict(before, TABLES)
 
 
 def test_the_declared_optimizers_are_those_there_are():

@@ -218,6 +218,10 @@ def test_a_client_by_itself(rule, tiny):
     numbers = tiny.hyper()
     start = np.zeros(D)  # common to client and server, as in a first round
     sent = tiny.upload(dw, [5], clients=start[None], server=start)
+    # It leads where the server's own rows lead, too: a rule may judge by these.
+    slope = tiny.network().gradient(sent.server, *sent.validation)
+    dw = dw * -np.sign(dw[0] @ slope)
+    sent = tiny.upload(dw, [5], clients=start[None], server=start)
     arguments = jax.random.key(0), numbers, sent, rule.init(numbers, 1)
     download, standing, _ = jax.jit(rule.update)(*arguments)
     assert download.weights.tolist() == standing.reputation.tolist() == [1]

@@ -590,11 +590,18 @@ def _read(values: Mapping[str, Any], tables: Tables) -> tuple[Method, list[str]]
     all there are in every method.
     """
     what, lacking = "a method of the config", validate_lib.LACKING
-    values = {**schema.EARLIER_OF_METHODS, **values}
-    unread = {**values}
-    name, algorithm = (unread.pop(key, lacking) for key in ("name", "algorithm"))
-    unread = {key: unplain(key, value) for key, value in unread.items()}
+    algorithm = values.get("algorithm", lacking)
     known = validate_lib.among(algorithm, tables.algorithms)
+    values = {**schema.earlier_of(algorithm), **values}
+    if known and algorithm in schema.EARLIER_OF_METHOD:
+        # What is read only now stood there unread, where a file held all options in every method.
+        readers = spec_lib.every_option([tables.algorithms[algorithm]], tables.parts)
+        read = {*schema.TRAINING, *readers, *schema.EARLIER_OF_METHODS}
+        if values.keys() & tables.options.keys() - read:
+            values |= schema.EARLIER_OF_METHOD[algorithm]
+    unread = {key: unplain(key, value) for key, value in values.items()}
+    name = unread.pop("name", lacking)
+    unread.pop("algorithm", None)
     options = dict(schema.TRAINING) if known else {}
     if known:
         options |= spec_lib.options_of(tables.algorithms[algorithm], unread, tables.parts)

@@ -57,6 +57,7 @@ EARLIER = {
     "save_models": False,
 }
 EARLIER_OF_METHODS = {"gamma_decay": 1.0}
+EARLIER_OF_METHOD = {"fedavg": {"aggregation": "size"}}  # of one algorithm alone
 
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms
 OF_TOKENS = ("text_cnn",)  # models whose inputs are numbers of words
@@ -71,6 +72,12 @@ TRACKERS = ("tensorboard", "wandb", "mlflow")
 YARDSTICK = "standalone"  # the method that fairness compares with
 
 LAYOUTS = ("all", "one", "balanced")
+
+
+def earlier_of(algorithm: Any) -> dict[str, Any]:
+    """What a method of a config.json means that was written before there were such keys."""
+    own = EARLIER_OF_METHOD.get(algorithm, {}) if isinstance(algorithm, str) else {}
+    return EARLIER_OF_METHODS | own
 
 
 @dataclasses.dataclass(frozen=True)

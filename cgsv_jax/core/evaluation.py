@@ -102,6 +102,37 @@ def mean_loss(model: Model, batch: int) -> Callable[..., Array]:
     return loss
 
 
+def gradient(model: Model, batch: int) -> Callable[[Array, Array, Array], Array]:
+    """The gradient of ONE model's mean loss: (weights [D], inputs [n, ...], labels [n]) -> [D].
+
+    Args:
+      model: the network; it is evaluated without a key.
+      batch: rows per forward and backward pass, at most.
+    """
+    unravel = vectors.unraveler(_shapes(model))
+
+    def slope(weights: Array, inputs: Array, labels: Array) -> Array:
+        rows = labels.size
+        size = min(batch, rows)
+
+        def total(weights: Array, x: Array, y: Array, fresh: Array) -> Array:
+            losses = local.negative_log_likelihood(model.apply(unravel(weights), x), y)
+            return jnp.sum(jnp.where(fresh, losses, 0.0))
+
+        def one_batch(step: Array, found: Array) -> Array:
+            # As in evaluation: the last batch starts early, rows seen before do not count again.
+            start = jnp.minimum(step * size, rows - size)
+            x = jax.lax.dynamic_slice_in_dim(inputs, start, size)
+            y = jax.lax.dynamic_slice_in_dim(labels, start, size)
+            fresh = start + jnp.arange(size) >= step * size
+            return found + jax.grad(total)(weights, x, y, fresh)
+
+        nothing = jnp.zeros_like(weights)
+        return jax.lax.fori_loop(0, -(-rows // size), one_batch, nothing) / rows
+
+    return slope
+
+
 def network(
     model: Model,
     input_shape: tuple[int, ...],
@@ -127,7 +158,8 @@ def network(
         return layout.over_clients(score, width, shared=shared)(weights)
 
     row = jax.ShapeDtypeStruct((1, *input_shape), dtype)
-    return Network(evaluate, functools.partial(output_places, model, row))
+    places = functools.partial(output_places, model, row)
+    return Network(evaluate, places, jax.jit(gradient(model, batch)))
 
 
 @functools.lru_cache(maxsize=64)

@@ -234,12 +234,15 @@ def by_row(
     Raises:
       ValueError: a leaf grows with N otherwise than by rows, so that no part of it is a cohort's.
     """
-    # One client fewer: a rule may refuse more of them.
-    other = num_clients - 1 if num_clients > 1 else 2
-    mine, theirs = (
-        jax.tree.leaves(jax.eval_shape(lambda n=n: init(n, num_parameters)))
-        for n in (num_clients, other)
-    )
+
+    def leaves(number: int) -> list[jax.ShapeDtypeStruct]:
+        return jax.tree.leaves(jax.eval_shape(lambda: init(number, num_parameters)))
+
+    mine = leaves(num_clients)
+    try:  # a rule may refuse more clients, or fewer
+        theirs = leaves(num_clients - 1 if num_clients > 1 else 2)
+    except ValueError:
+        theirs = leaves(num_clients + 1)
     flags = []
     for leaf, like in zip(mine, theirs, strict=True):
         grows = leaf.shape != like.shape

@@ -210,7 +210,11 @@ def algorithm_of(
 
 
 # What rules are made of where they are asked what they need, and compute nothing.
-_ANY_NETWORK = Network(lambda weights, *_: (weights, weights), lambda: np.zeros((1, 1), np.int32))
+_ANY_NETWORK = Network(
+    lambda weights, *_: (weights, weights),
+    lambda: np.zeros((1, 1), np.int32),
+    lambda weights, *_: weights,
+)
 
 
 def needs_of(config: Config, method: Method) -> Needs:

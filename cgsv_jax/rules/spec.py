@@ -97,7 +97,7 @@ Tables = Mapping[str, Mapping[str, Spec]]  # argument of a part -> name -> decla
 # What is chosen by the name of an entry of a table.
 PARTS = {
     "contribution": "contribution measure",
-    "aggregation": "weights of the aggregate",
+    "aggregation": "how uploads become the aggregate",
     "reward": "reward rule",
     "game": "what a coalition is worth to a measure of a game",
     "quotient_of": "measure of which near-duplicates have one share",
