@@ -39,6 +39,8 @@ RUNS = {
     "dropout": f"compare {_SMALL} --algorithms standalone,cgsv,fedavg --dropout 0.3",
     "late": f"run {_SMALL} --late 2:2",
     "attacks": f"compare {_SMALL} --attack sign_flip:1,label_flip:1 --algorithms standalone,cgsv",
+    "replays": f"run {_SMALL} --cohort 3 --attack free_rider_replay_delayed:1:2,free_rider_ace:1,"
+    "sybils:2",
     "replication": f"run {_SMALL} --attack replication:3",
     "shapley": f"run {_SMALL} --contribution shapley",
     "validation game": f"run {_SMALL} --contribution shapley --game accuracy",

@@ -17,6 +17,7 @@ import test_architecture
 import yaml
 
 import cgsv_jax
+from cgsv_jax.core import attacks
 from cgsv_jax.results import frames
 
 ROOT = Path(__file__).parents[1]
@@ -285,3 +286,11 @@ def test_every_column_is_explained():
     for name, columns in frames.COLUMNS.items():
         for column in columns:
             assert f"`{column}`" in everywhere + told[name], f"{name}.{column}"
+
+
+def test_the_table_of_attacks_is_all_of_them_with_their_defaults():
+    text = text_of(DOCS / "participation.md")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]*) ?\|$", text, re.M)
+    shown = {name: f"{s.default:g}" if s.unit else "" for name, s in attacks.STRENGTHS.items()}
+    assert dict(rows) == shown | {attacks.REPLICATION: ""}
+    assert len(rows) == len(attacks.ATTACKS)

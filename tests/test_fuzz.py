@@ -117,7 +117,11 @@ RIGHT = {
     "attendance": st.just("attendance.npy"),
     "dropout": st.floats(0, 0.9),
     "late": st.lists(st.sampled_from(["1:2", "2:0"]), max_size=2),
-    "attacks": st.lists(st.sampled_from(["sign_flip:1", "scaled:2:10"]), max_size=2, unique=True),
+    "attacks": st.lists(
+        st.sampled_from(["sign_flip:1", "scaled:2:10", "free_rider_ace:1", "sybils:2:0"]),
+        max_size=2,
+        unique=True,
+    ),
     "attackers": st.just([]),
     "normalise_scores": st.booleans(),
     "relative_floor": st.booleans(),
@@ -450,7 +454,10 @@ PARTITIONS = tuple(name for name in TABLES.partitions if name not in schema.NEED
 PRESENCE = {
     "--cohort": ("1", "2"),
     "--late": ("1:1", "1:2"),
-    "--attack": ("sign_flip:1", "scaled:1:1e30", "gaussian_noise:1", "random_labels:1:0.4"),
+    "--attack": (
+        *("sign_flip:1", "scaled:1:1e30", "gaussian_noise:1", "random_labels:1:0.4"),
+        *("free_rider_replay_delayed:1:8", "free_rider_patient:1:0.2", "free_rider_partial:1"),
+    ),
 }
 BREAKING = {  # what only shows once the data are there
     "--clients": ("5000", "x"),

@@ -136,6 +136,7 @@ def _of_option(option: Kind) -> Flag:
 def _of_field(field: fields.Field, tables: schema.Tables) -> Flag:
     """The flag of a field of a config; in braces its help names a table."""
     names = {table: ", ".join(getattr(tables, table)) for table in schema.NAMED}
+    names["strengths"] = ", ".join(name + s.said for name, s in tables.strengths.items())
     flag = _of_option(field.kind)._replace(default=field.shown, alias=field.alias)
     on = f" ({', '.join(field.on)})" if field.on else ""
     return flag._replace(help=flag.help.format(**names) + on)

@@ -398,9 +398,9 @@ class Config:
                 "scaled:3:100",
                 metavar="NAME:CLIENTS[:STRENGTH]",
             ),
-            "name:clients, so many clients cheat, drawn once; or name:clients:strength (label_flip "
-            "and random_labels: the share of their rows, in (0, 1]); names: {attacks} "
-            "(replication: one client poses as so many)",
+            "name:clients, so many clients cheat, drawn once; or name:clients:strength; names, "
+            "with what a strength counts and its default: {strengths}, replication (one client "
+            "poses as so many)",
             flag="attack",
         )
     )
@@ -450,7 +450,7 @@ FIELDS = fields_lib.of(Config)
 # The keys of a config.json: all that makes one config another.
 WRITTEN = tuple(field.name for field in dataclasses.fields(Config) if field.compare)
 # Tables whose names a field's help may show.
-NAMED = ("datasets", "models", "partitions", "precisions", "convs", "attacks")
+NAMED = ("datasets", "models", "partitions", "precisions", "convs")
 PATHS = tuple(name for name, field in FIELDS.items() if isinstance(field.kind, Path))
 FILES = tuple(name for name in PATHS if name != "data_dir")  # told by their content
 # Partitions that cannot be without a field.

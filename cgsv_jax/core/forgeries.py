@@ -26,8 +26,13 @@ class Strength(NamedTuple):
     """The number s of an attack: what it counts, and what it may be."""
 
     default: float = 1.0
-    unit: str = "a factor"
+    unit: str = ""  # none: the attack has no strength, and whatever is asked for says nothing
     allowed: ranges.Interval | None = None  # None: any number
+
+    @property
+    def said(self) -> str:
+        """In brackets, as help shows it behind the attack's name."""
+        return f" ({self.unit}: {self.default:g})" if self.unit else ""
 
     def complaints(self, name: str, value: float) -> list[str]:
         """What is wrong with the strength of the attack `name`: a sentence, or none."""
@@ -227,6 +232,7 @@ def _relative_noise(known: Known, like: Array) -> Array:
     return (known.strength * unit)[:, None] * drawn
 
 
+_FACTOR = Strength(1.0, "a factor")
 _DELAY = Strength(3.0, "rounds back", ranges.Interval(1, DOWNLOADS, whole=True))
 _COUNT = Strength(3.0, "a number of downloads", ranges.Interval(1, DOWNLOADS, whole=True))
 _PAIRS = Strength(3.0, "a number of secant pairs", ranges.Interval(1, DOWNLOADS - 1, whole=True))
@@ -237,7 +243,7 @@ _SHARE = Strength(0.9, "a share of the entries", ranges.Interval(0, 1, "(]"))
 # Attacks on uploads. name -> what is uploaded
 UPLOADS: dict[str, Forgery] = {
     "free_rider": Forgery(zero),
-    "free_rider_noise": Forgery(uniform),
+    "free_rider_noise": Forgery(uniform, Strength(1.0, "a bound")),
     "free_rider_replay": Forgery(replay, remembers=1),
     "free_rider_replay_delayed": Forgery(delayed, _DELAY, DOWNLOADS),
     "free_rider_replay_sum": Forgery(total, _COUNT, DOWNLOADS),
@@ -248,8 +254,8 @@ UPLOADS: dict[str, Forgery] = {
     "free_rider_partial": Forgery(partial, _SHARE._replace(default=0.5), 1),
     "free_rider_patient": Forgery(patient, _SHARE, 1),
     "sybils": Forgery(sybils, Strength(0.1, "a length", _LENGTH)),
-    "sign_flip": Forgery(sign_flip),
-    "gaussian_noise": Forgery(gaussian),
-    "scaled": Forgery(scaled, Strength(10.0)),
-    "coordinated_sign_flip": Forgery(coordinated),
+    "sign_flip": Forgery(sign_flip, _FACTOR),
+    "gaussian_noise": Forgery(gaussian, Strength(1.0, "a length")),
+    "scaled": Forgery(scaled, _FACTOR._replace(default=10.0)),
+    "coordinated_sign_flip": Forgery(coordinated, _FACTOR),
 }
