@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OTHERS = {"early_stopping_tensorboard"}  # looked at more closely in test_tracking.py
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "docs" / "tutorials").glob("*.py"))}
-EXPECTED = {"own_measure", "own_method", "own_model", "own_data", "export"}
+EXPECTED = {"own_measure", "own_method", "own_model", "own_data", "export", "replay"}
 
 
 def test_every_tutorial_is_tried():
