@@ -7,6 +7,7 @@ prints its table as Markdown and writes `<item>-<scale>.parquet`, `.md` and `.pn
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -291,9 +292,15 @@ def paired(frame: pl.DataFrame, by: str, one: str, other: str, column: str) -> n
     return (wide[one] - wide[other]).cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
+@functools.cache
+def _environment() -> Mapping[str, Any]:
+    """It does not change while a script runs."""
+    return environment.environment()
+
+
 def provenance(seeds: Sequence[int] | int | None = None) -> str:
     """Device, versions and seeds in one line."""
-    found = environment.environment()
+    found = _environment()
     versions = found["versions"]
     device = f"{found['device']['count']} x {found['device']['kind']}"
     line = f"{device}, Python {versions['python']}, jax {versions['jax']}"

@@ -16,10 +16,14 @@ import pytest
 import experiments
 from benchmarks import __main__ as benchmarks
 from benchmarks import precision, table, variants
+from cgsv_jax.core import attacks, vectors
 from cgsv_jax.experiment import names, running
+from cgsv_jax.results import frames
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
 from cgsv_jax.rules.contribution.shapley import exact
+from cgsv_jax.types import Conduct, Download, Upload
 from experiments import (
+    attacked,
     common,
     digits_defaults,
     fairness,
@@ -218,27 +222,166 @@ def test_a_constant_column_stands_once_where_the_table_has_it():
     assert summary["partition_seed"].to_list() == [2]
 
 
-@pytest.mark.nightly  # every attack is a program of its own
-def test_attacks_are_drawn_by_the_damage_they_do(smoked, capsys):
-    """Of most attackers, less the world without: against means by hand."""
+@pytest.mark.nightly  # half a minute of compiling
+def test_one_program_says_of_every_attack_what_the_command_says(smoked, capsys):
+    """Runs that share a program with all attacks, draws and partitions, and each in a run alone."""
     frame, printed = smoked("robustness", capsys)
-    assert "class_imbalance: average accuracy of honest clients, %" in printed
-    assert set(frame["method"]) == {*robustness.METHODS, "cgsv, removal"}
-    chosen = robustness.SCALES["smoke"]
-    found = robustness.harm(frame)
-    assert len(found) == len(chosen["attacks"]) * frame["method"].n_unique()
-    for row in found.iter_rows(named=True):
-        own = frame.filter(method=row["method"], partition=row["partition"])
-        none, attacked = (
-            own.filter(kind=kind, count=count)
-            for kind, count in (("none", 0), (row["kind"], chosen["attackers"][-1]))
+    assert "## Against the lines: witness where some cheat" in printed
+    assert set(frame["measure"]) == {"cosine", "witness"}
+    scale = robustness.SCALES["smoke"]
+    for (measure, attack, count), own in frame.group_by("measure", "attack", "count"):
+        cell = attacked.Cell("digits", "class_imbalance", measure, attack, count, (0,), 1)
+        asked = robustness.asked_of(common.Asked("", "smoke", Path(), None, False), scale, cell)
+        asked["algorithms"] = ["standalone", *asked["algorithms"]]
+        cells = running.run(names.configure(named=False, **asked)).cells
+        (want,) = frames.summary_frame(cells).filter(pl.col("method") != "standalone").to_dicts()
+        (found,) = own.filter(seed=0).to_dicts()
+        if attack == attacked.NOBODY:
+            assert found["accuracy"] == pytest.approx(want["mean_accuracy"], abs=2 / 355)
+            for name in ("share", "energy", "no_worse"):
+                assert found[name] == pytest.approx(want[name], abs=0.01)
+            assert found["fairness_by_loss"] == pytest.approx(want["fairness_by_loss"], abs=0.5)
+            ends = cells[1].record.reputation[0, -1]
+            assert found["rank_of_all_classes"] == 1 + (ends > ends[3]).sum()
+            continue
+        for name in ("separation", "attacker_share", "attacker_energy", "attacker_reputation"):
+            assert found[name] == pytest.approx(want[name], abs=0.01)
+        assert found["accuracy"] == pytest.approx(want["honest_accuracy"], abs=2 / 355)
+        honest = [not name for name in cells[1].cheats]
+        assert found["share"] == pytest.approx(
+            cells[1].record.quota[0][:, honest].mean() / cells[1].num_parameters, abs=0.01
         )
-        lost = 100 * (none["mean_accuracy"].mean() - attacked["honest_accuracy"].mean())
-        assert row["lost"] == pytest.approx(lost, abs=1e-4)
-        assert row["received"] == pytest.approx(100 * attacked["attacker_share"].mean())
-    kinds = found["kind"].unique(maintain_order=True).to_list()
-    damage = [found.filter(kind=kind)["lost"].mean() for kind in kinds]
-    assert damage == sorted(damage, reverse=True)
+        # Lost is against the same clients where nobody cheats.
+        with_copies = np.flatnonzero(honest)
+        quiet = frame.filter(measure=measure, attack=attacked.NOBODY, seed=0).to_dicts()[0]
+        asked["attacks"] = []
+        alone = running.run(names.configure(named=False, **asked)).cells[1]
+        reached = alone.evaluation.accuracy[0, -1]
+        assert quiet["accuracy"] == pytest.approx(reached.mean(), abs=2 / 355)
+        lost = 100 * (reached[with_copies].mean() - found["accuracy"])
+        assert found["lost"] == pytest.approx(lost, abs=100 * 2 / 355)
+
+
+@pytest.mark.nightly
+def test_cells_that_are_there_are_not_run_again(smoked, tmp_path, monkeypatch, capsys):
+    """And those of a part alone are, where the file was made of others."""
+    scale = robustness.SCALES["smoke"]
+    few = scale._replace(parts=scale.parts[:1])
+    monkeypatch.setitem(robustness.SCALES, "smoke", few)
+    argv = ["--scale", "smoke", "--out", str(tmp_path)]
+    robustness.main(argv)
+    there = pl.read_parquet(tmp_path / "robustness-smoke.parquet")
+    monkeypatch.setitem(robustness.SCALES, "smoke", scale)
+    ran = []
+
+    def run(one, cell, *args):
+        ran.append(cell)
+        return real(one, cell, *args)
+
+    real = attacked.ran
+    monkeypatch.setattr(attacked, "ran", run)
+    robustness.main(argv)
+    assert {cell.attack for cell in ran} == {"none", "label_flip", "replication"}
+    assert {cell.measure for cell in ran if cell.attack == "none"} == {"standalone"}
+    after = pl.read_parquet(tmp_path / "robustness-smoke.parquet")
+    kept = after.filter(pl.col("attack").is_in(there["attack"].unique()))
+    assert kept.sort(attacked.KEYS).equals(there.sort(attacked.KEYS))
+    ran.clear()
+    robustness.main(argv)
+    assert not ran
+
+
+def test_a_run_computes_the_attack_that_it_has_and_no_other():
+    """Round for round what the attack alone makes, whatever else is on the list."""
+    kinds = tuple(attacks.UPLOADS)
+    key, rng = jax.random.key(3), np.random.default_rng(0)
+    number, size = 5, 12
+    conduct = Conduct(np.array([0, 1, 0, 1, 0], np.int32), np.full(number, 0.5, np.float32))
+
+    @jax.jit  # one program for all
+    def rounds(which, uploads, downloads):
+        own, found = attacked.one_of(kinds, which), []
+        state = own.init(number, size)
+        for upload, download in zip(uploads, downloads, strict=True):
+            found.append(own.forge(key, upload, conduct, state))
+            state = own.receive(download, upload.present, state)
+        return found
+
+    uploads, downloads = [], []
+    for at in range(3):
+        deltas, rewards = jnp.asarray(rng.normal(size=(2, number, size)), jnp.float32)
+        nothing = jnp.zeros(number)
+        uploads.append(
+            Upload(
+                jnp.zeros(size), jnp.zeros((number, size)), deltas, vectors.norms(deltas),
+                nothing + 1, nothing == 0, nothing + 3, nothing, jnp.float32(0.1), None,
+                jnp.int32(at),
+            )
+        )  # fmt: skip
+        downloads.append(Download(rewards[0], nothing, rewards, jnp.full(number, size)))
+    for place, kind in enumerate((None, *kinds)):
+        alone = attacks.attack([kind] if kind else [])
+        state = alone.init(number, size)
+        found = rounds(jnp.int32(place), uploads, downloads)
+        for upload, download, forged in zip(uploads, downloads, found, strict=True):
+            want = alone.forge(key, upload, conduct, state)
+            np.testing.assert_allclose(forged, want, rtol=1e-5, atol=1e-6)
+            state = alone.receive(download, upload.present, state)
+
+
+def test_each_line_that_a_cell_fails_is_named():
+    """By numbers of which the verdict is known."""
+    cell = {"dataset": "digits", "partition": "uniform", "measure": "witness", "count": 3}
+    runs = [
+        # AUC, entries of attackers and of an honest client, accuracy and fairness, and without.
+        ("free_rider_replay", 1.0, 0.1, 0.5, 0.95, 80.0, 0.955, 84.0),
+        ("replication", 0.9, 0.2, 0.5, 0.93, 80.0, 0.95, 86.0),
+    ]
+    columns = ("attack", "separation", "attacker_share", "share", "accuracy", "late_fairness")
+    names_ = (*columns, "none_accuracy", "none_late_fairness")
+    frame = pl.DataFrame(
+        [cell | dict(zip(names_, own, strict=True)) for own in runs for _ in range(2)]
+    ).with_columns(
+        late_fairness_by_loss=pl.lit(90.0), none_late_fairness_by_loss=pl.lit(90.0),
+        attacker_energy=pl.lit(0.1), energy=pl.lit(0.5), partition_seed=pl.lit(0), seed=pl.lit(0),
+    )  # fmt: skip
+    frame = robustness.differences(frame)
+    held, failed = robustness.cell_by_cell(frame, frame).to_dicts()
+    assert held["verdict"] == "held"
+    assert held["entries"] == "0.20"
+    assert held["accuracy lost"] == "0.5 [0.5, 0.5]"
+    assert failed["verdict"] == "fails: AUC, entries, accuracy, fairness"
+    found = robustness.overview(frame).to_dicts()
+    assert [row["witness"] for row in found] == ["1 (1) of 1", "0 (0) of 1"]
+
+
+def test_where_nobody_cheats_a_gain_is_against_the_same_seed_and_draw():
+    keys = {"dataset": "digits", "partition": "class_imbalance", "attack": "none", "count": 0}
+    values = {  # accuracy, fairness, share no worse, rank
+        "cosine": [(0.80, 60, 0.8, 9), (0.70, 50, 0.8, 9)],
+        "witness": [(0.82, 80, 0.9, 1), (0.71, 90, 0.9, 2)],
+    }
+    rows = [
+        keys | {"measure": measure, "partition_seed": 0, "seed": seed, "accuracy": accuracy}
+        | {"late_fairness": float(fair), "late_fairness_by_loss": float(fair)}
+        | {"no_worse": no_worse, "rank_of_all_classes": float(rank)}
+        for measure, runs in values.items()
+        for seed, (accuracy, fair, no_worse, rank) in enumerate(runs)
+    ]  # fmt: skip
+    (row,) = robustness.where_nobody_cheats(pl.DataFrame(rows).reverse()).to_dicts()
+    assert row["accuracy gained"].startswith("1.5 [1.0, 2.0]")
+    assert row["fairness gained"].startswith("30 [20, 40]")
+    assert row["all classes first in"] == "1 of 2"
+    assert row["verdict"] == "fails: rank"
+
+
+def test_every_cell_of_the_committed_table_is_once_in_the_order():
+    cells = robustness.cells(robustness.SCALES["small"])
+    keys = [cell[:5] for cell in cells]
+    assert len(set(keys)) == len(keys)
+    first = {cell.attack for cell in cells[: 2 * 3 * 19]}
+    assert first == {attacked.NOBODY, *robustness.AGAINST}
+    assert all(len(c.seeds) * c.draws == 15 for c in cells if c.measure in robustness.LEADING)
 
 
 def test_psi_is_compared_with_the_exact_value(tmp_path):

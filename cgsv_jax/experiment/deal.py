@@ -80,7 +80,7 @@ def tasks(config: Config) -> tuple[Task, ...]:
         for own, name, data, clients, owners in dealt
     ]
     schema.refuse(wrong for _, task, _ in honest for wrong in budget.unfit(config, task))
-    return tuple(_conducted(*each) for each in honest)
+    return tuple(conducted(*each) for each in honest)
 
 
 def given(config: Config, data: Dataset, clients: Clients, model: Model | None = None) -> Task:
@@ -135,7 +135,7 @@ def given(config: Config, data: Dataset, clients: Clients, model: Model | None =
     task = _task(config, schema.GIVEN, data, clients, model)
     task = task._replace(own_model=own_model, recipe=recipe)
     schema.refuse(budget.unfit(config, task))
-    return _conducted(config, task)
+    return conducted(config, task)
 
 
 def again(
@@ -211,7 +211,7 @@ def _task(config: Config, name: str, data: Dataset, clients: Clients, model: Mod
     )  # fmt: skip
 
 
-def _conducted(config: Config, task: Task, owners: np.ndarray | None = None) -> Task:
+def conducted(config: Config, task: Task, owners: np.ndarray | None = None) -> Task:
     """The task with the clients that cheat or come late, and who is evaluated.
 
     Args:
