@@ -5,6 +5,7 @@ __all__ = [
     "accuracy",
     "beta",
     "fairness",
+    "free_riders",
     "overhead",
     "populations",
     "psi_error",

@@ -24,6 +24,7 @@ from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.rules.contribution import viceroy
 from cgsv_jax.rules.reward import mix, no_better
 from cgsv_jax.types import Network, Standing
+from experiments import free_riders
 
 DATA = Path(__file__).parent / "data"
 TENSORS = (30, 6, 24, 4)
@@ -237,11 +238,11 @@ def test_cgsv_as_a_rival(tiny):
 # ---------------------------------------------------------------- defences
 
 
-def judged(tiny, measure, scenario):
-    """Scores [T, N] of a measure on the updates as they were sent, u_N their mean."""
+def judged(tiny, measure, scenario, server=None):
+    """Scores [T, N] of a measure on the updates as they were sent, and its states; u_N the mean."""
 
     def round_(state, deltas):
-        upload = tiny.upload(deltas, [1] * len(deltas))
+        upload = tiny.upload(deltas, [1] * len(deltas), server=server)
         weights = jnp.full(len(deltas), 1 / len(deltas), deltas.dtype)
         score, state = measure.update(jax.random.key(0), upload, weights @ deltas, weights, state)
         return state, (score, state)
@@ -285,3 +286,19 @@ def test_fgfl(tiny, scenario):
     scores, _ = judged(tiny, CONTRIBUTIONS["fgfl"](), scenario)
     theirs = of("fgfl", scenario)["contribution"]
     np.testing.assert_allclose(scores, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("scenario", ["plain", "zero", "negative", "ties"])
+def test_wef(tiny, scenario):
+    """The same benchmark's WEF, of which `experiments.free_riders` has the rule alone.
+
+    All models start at w_0. In its first round it says nothing.
+    """
+    theirs = of("wef", scenario)
+    scores, states = judged(tiny, free_riders.wef(NETWORK), scenario, of("inputs", scenario)["w0"])
+    counts = states.counts[:, :, np.argsort(NETWORK.output().ravel())]
+    np.testing.assert_array_equal(counts, theirs["counts"])
+    np.testing.assert_allclose(scores[1:], theirs["dev"][1:], rtol=0, atol=2e-5)
+    finds = free_riders.watchmen(NETWORK)["wef"].finds
+    found = [np.asarray(finds(s, np.ones(5, bool), t)) for t, s in enumerate(scores)]
+    np.testing.assert_array_equal(~np.array(found), theirs["kept"])

@@ -27,6 +27,7 @@ from experiments import (
     common,
     digits_defaults,
     fairness,
+    free_riders,
     overhead,
     paper,
     psi_error,
@@ -382,6 +383,30 @@ def test_every_cell_of_the_committed_table_is_once_in_the_order():
     first = {cell.attack for cell in cells[: 2 * 3 * 19]}
     assert first == {attacked.NOBODY, *robustness.AGAINST}
     assert all(len(c.seeds) * c.draws == 15 for c in cells if c.measure in robustness.LEADING)
+
+
+def test_free_riders_are_detected_as_published(smoked, capsys):
+    """The cosine of models knows noise and not a replay; who knows what it sent, the other way."""
+    frame, printed = smoked("free_riders", capsys)
+    assert "4 clients: accuracy of honest clients, %" in printed
+    assert set(frame["detector"]) == set(free_riders.SCALES["smoke"].detectors)
+    for kind, detector, detected in (
+        ("random weights", "rffl of models", 1),
+        ("replay", "rffl of models", 0),
+        ("random weights", "s2_wef", 0),
+        ("replay", "s2_wef", 1),
+    ):
+        assert frame.filter(kind=kind, detector=detector)["detected"].to_list() == [detected]
+    nobody = frame.filter(kind="none")
+    assert nobody["riders"].to_list() == [0] * len(nobody)
+    assert nobody.filter(detector="rffl of models")["false"].to_list() == [0]
+
+
+def test_free_riders_are_counted_as_published():
+    rows = free_riders.published(10).rows_by_key("detector", named=True, unique=True)
+    assert rows["wef"]["replay, 30 %"] == "0.89 (0.7)"
+    assert rows["rffl of models"]["nobody"] == "(0)"
+    assert free_riders.published(100).columns == free_riders.published(10).columns
 
 
 def test_psi_is_compared_with_the_exact_value(tmp_path):
