@@ -278,7 +278,7 @@ def test_the_gradient_is_that_of_the_mean_loss(tiny, batch):
             r"trim is 0.5, it must be a number at least 0 a",
         ),
         (lambda: cg.aggregation.krum(-1), r"assumed_attackers is -1, it must be a whole number fr"),
-        (lambda: cg.aggregation.multi_krum(1, 0), r"krum_kept is 0, it must be a whole number fr"),
+        (lambda: cg.aggregation.multi_krum(1, -1), r"krum_kept is -1, it must be a whole number"),
         (lambda: cg.aggregation.geometric_median(0), r"weiszfeld_steps is 0, it must be"),
         (lambda: cg.aggregation.geometric_median(1, 0.0), r"weiszfeld_smoothing is 0.0, it must"),
         (lambda: cg.aggregation.norm_clipping(-1.0), r"clip_norm is -1.0, it must be"),

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from experiments import (
     common,
     digits_defaults,
     fairness,
+    fragility,
     free_riders,
     overhead,
     paper,
@@ -407,6 +409,31 @@ def test_free_riders_are_counted_as_published():
     assert rows["wef"]["replay, 30 %"] == "0.89 (0.7)"
     assert rows["rffl of models"]["nobody"] == "(0)"
     assert free_riders.published(100).columns == free_riders.published(10).columns
+
+
+@pytest.mark.nightly
+def test_a_score_is_shown_beside_the_aggregate_that_it_reads(smoked, capsys):
+    frame, printed = smoked("fragility", capsys)
+    chosen = fragility.SCALES["smoke"]
+    assert set(frame["aggregation"]) == set(chosen["aggregations"])
+    assert len(frame) == len(chosen["aggregations"]) * len(chosen["attacks"]) * 3
+    # Means by hand, and no AUC where nobody cheats.
+    attacked = frame.filter(method="cgsv", aggregation="median", attack="sign_flip")
+    shown = f"{100 * attacked['honest_accuracy'].mean():.1f}"
+    assert re.search(rf"\| cgsv \| median \| [\d.]+ \| {shown} \|", printed)
+    assert frame.filter(attack="none")["separation"].null_count() == len(frame) / 2
+    # The aggregate of cgsv differs with the rule, and so do its models.
+    accuracy = frame.filter(method="cgsv", attack="none")["honest_accuracy"]
+    assert accuracy.n_unique() == 2
+
+
+def test_every_scale_of_fragility_can_be_asked_for():
+    """Its attacks and rules exist, and may be together."""
+    for chosen in fragility.SCALES.values():
+        configs, columns = fragility.asked_of(chosen, None)
+        assert len(configs) == len(columns) == len(chosen["aggregations"]) * len(chosen["attacks"])
+        for wanted in configs:
+            names.configure(named=False, **wanted)
 
 
 def test_psi_is_compared_with_the_exact_value(tmp_path):

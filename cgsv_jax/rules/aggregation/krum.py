@@ -13,27 +13,27 @@ from cgsv_jax.rules.stateless import stateless
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Upload
 
 ASSUMED = Count(
-    None,
+    0,
     from_(0),
-    "krum, multi_krum: dishonest clients f that are assumed, at most (N - 3) / 2; default: as many "
-    "as the clients present allow",
+    "krum, multi_krum: dishonest clients f that are assumed, at most (N - 3) / 2; 0: as many as "
+    "the clients present allow",
     "f",
     flag="assumed_attackers",
 )
 KEPT = Count(
-    None,
-    from_(1),
-    "multi_krum: clients m whose mean is taken; default: those present less f",
+    0,
+    from_(0),
+    "multi_krum: clients m whose mean is taken; 0: those present less f",
     "m",
     flag="krum_kept",
 )
 
 
-def krum(assumed: int | None = None) -> Aggregation:
+def krum(assumed: int = 0) -> Aggregation:
     """u_N = u_j, j the client whose n - f - 2 nearest others are the nearest, in sum of squares.
 
-    Of n clients present f are assumed to be dishonest, and 2 f + 3 <= n is needed: f is
-    `assumed`, or as many as n allows, and in a round where fewer are present never more than that.
+    Of n clients present f are assumed to be dishonest, and 2 f + 3 <= n is needed: f is `assumed`,
+    or where that is 0 as many as n allows, and in a round in which fewer are present never more.
     Clients that tie share alike: of two closest neighbours neither is preferred by its number. No
     weights: neither size nor reputation enters. O(N^2 D) a round, one product of [N, D] with its
     transpose. The recorded weight is 1 of the client chosen.
@@ -42,7 +42,7 @@ def krum(assumed: int | None = None) -> Aggregation:
     length are as good as equal. What is 1e19 times as long as the median upload is infinitely far.
 
     Args:
-      assumed: f; default: floor((n - 3) / 2).
+      assumed: f; 0: floor((n - 3) / 2).
 
     Returns:
       An Aggregation without state.
@@ -57,60 +57,58 @@ def krum(assumed: int | None = None) -> Aggregation:
     return _nearest("krum", assumed, lambda count, f: jnp.int32(1))
 
 
-def multi_krum(assumed: int | None = None, kept: int | None = None) -> Aggregation:
+def multi_krum(assumed: int = 0, kept: int = 0) -> Aggregation:
     """u_N = mean of the m uploads whose n - f - 2 nearest others are the nearest; see `krum`.
 
     They are chosen at once, as in the paper, and not one after another. O(N^2 D) a round. The
     recorded weight is 1 / m of each client chosen; those that tie for the last place share it.
 
     Args:
-      assumed: f; default: floor((n - 3) / 2).
-      kept: m, at most the clients present; default: n - f.
+      assumed: f; 0: floor((n - 3) / 2).
+      kept: m, at most the clients present; 0: n - f.
 
     Returns:
       An Aggregation without state.
 
     Raises:
-      ValueError: f is negative or m below 1, or (by `init`) 2 f + 3 > N or m > N.
+      ValueError: f or m is negative, or (by `init`) 2 f + 3 > N or m > N.
 
     Reference:
       Blanchard, El Mhamdi, Guerraoui, Stainer, Machine Learning with Adversaries: Byzantine
       Tolerant Gradient Descent, NeurIPS 2017, section 6.
     """
-    if kept is not None:
-        checks.numbers(KEPT.allowed, krum_kept=kept)
+    checks.numbers(KEPT.allowed, krum_kept=kept)
 
     def number(count: Array, f: Array) -> Array:
-        return count - f if kept is None else jnp.minimum(kept, count)
+        return jnp.minimum(kept, count) if kept else count - f
 
     return _nearest("multi_krum", assumed, number, kept)
 
 
 def _nearest(
     name: str,
-    assumed: int | None,
+    assumed: int,
     number: Callable[[Array, Array], Array],
-    kept: int | None = None,
+    kept: int = 0,
 ) -> Aggregation:
     """The mean of so many uploads with the lowest scores.
 
     Args:
       name: of the rule.
-      assumed: f, if it is told.
+      assumed: f, or 0.
       number: clients present [] and f [] -> how many [].
-      kept: how many, if it is told.
+      kept: how many, or 0 where N does not limit it.
     """
-    if assumed is not None:
-        checks.numbers(ASSUMED.allowed, assumed_attackers=assumed)
+    checks.numbers(ASSUMED.allowed, assumed_attackers=assumed)
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_parameters
-        if assumed is not None and 2 * assumed + 3 > num_clients:
+        if assumed and 2 * assumed + 3 > num_clients:
             raise ValueError(
                 f"assumed_attackers is {assumed}, {name} of {num_clients} clients withstands at "
                 f"most {max((num_clients - 3) // 2, 0)}: it needs 2 f + 3 clients"
             )
-        if kept is not None and kept > num_clients:
+        if kept > num_clients:
             raise ValueError(f"krum_kept is {kept}, it must be at most the {num_clients} clients")
         return ()
 
@@ -118,7 +116,7 @@ def _nearest(
         present = upload.present
         count = jnp.sum(present, dtype=jnp.int32)
         most = jnp.maximum((count - 3) // 2, 0)
-        f = most if assumed is None else jnp.minimum(assumed, most)
+        f = jnp.minimum(assumed, most) if assumed else most
         scores = _scores(upload, jnp.maximum(count - f - 2, 1))
         weights = _lowest(scores, present, number(count, f))
         return vectors.weighted_sum(weights * upload.scales, upload.deltas), weights
