@@ -283,6 +283,8 @@ def test_a_prediction_from_next_to_nothing_is_finite(tiny, tail):
     one = forged(tiny, "free_rider_ace", 7, [v])
     np.testing.assert_array_equal(one, np.broadcast_to(np.float32(v), (N, D)))
     np.testing.assert_array_equal(forged(tiny, "free_rider_ace", 7, [0 * v]), np.zeros((N, D)))
+    far = forged(tiny, "free_rider_ace", 7, [1e25 * v, 1e25 * v])
+    np.testing.assert_array_equal(far[0], np.float32(1e25 * v))
     np.testing.assert_allclose(
         forged(tiny, "free_rider_ace", 7, [tail * v, tail * v, v, v])[0], v, atol=1e-4
     )
@@ -343,6 +345,7 @@ def test_sybils_send_the_update_of_the_first_who_is_there(tiny):
     assert np.abs(np.corrcoef(rest)[np.triu_indices(4, 1)]).max() < 6 / np.sqrt(D)
 
 
+@pytest.mark.long
 def test_every_strength_is_a_number_of_the_compiled_step(tiny):
     """Lifted over strengths, one program gives what each gives alone."""
     names = [name for name in attacks.UPLOADS if name in STRENGTHS]

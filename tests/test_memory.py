@@ -144,8 +144,8 @@ COUNTED = [
     ("fedavg", {"layout": "all"}, 0.9, 1.1),
     ("cgsv", {"cohort": 20}, 0.9, 1.2),
     ("cgsv", {"attacks": ("free_rider_replay:3",)}, 0.7, 1.0),
-    ("cgsv", {"attacks": ("free_rider_replay_delayed:3",)}, 0.5, 1.0),
-    ("cgsv", {"attacks": ("free_rider_ace:3",)}, 0.5, 1.0),
+    ("cgsv", {"attacks": ("free_rider_replay_delayed:3",)}, 0.8, 1.1),
+    ("cgsv", {"attacks": ("free_rider_ace:3",)}, 0.8, 1.1),
     ("cffl", {}, 0.7, 1.0),
 ]
 

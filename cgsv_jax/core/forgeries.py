@@ -148,18 +148,21 @@ def predicted(known: Known) -> Array:
     amplification are left out, since a cosine takes no length.
     """
     received, exact = known.received, jax.lax.Precision.HIGHEST
-    count, memory, size = received.shape
-    lengths = vectors.norms(received.reshape(-1, size)).reshape(count, memory)
+    pairs = received.shape[1] - 1
+    # All of it follows from the products of downloads, so that no steps [N, K, D] are stored.
+    products = jnp.einsum("nkd,nld->nkl", received, received, precision=exact)
+    lengths = jnp.sqrt(jnp.diagonal(products, axis1=1, axis2=2))
     newer, older = lengths[:, :-1], lengths[:, 1:]
     usable = older > jnp.finfo(lengths.dtype).eps * newer
-    usable &= jnp.arange(memory - 1)[None, :] < _whole(known.strength, memory - 1)[:, None]
-    unit = jnp.where(usable, 1 / jnp.where(usable, older, 1.0), 0.0)[:, :, None]
-    steps = unit * received[:, 1:]
-    changes = unit * (received[:, :-1] - received[:, 1:])
-    gram = jnp.einsum("nkd,nld->nkl", steps, steps, precision=exact)
-    onto = jnp.einsum("nkd,nd->nk", steps, received[:, 0], precision=exact)
-    share = jnp.linalg.solve(gram + RIDGE * jnp.eye(memory - 1)[None], onto[:, :, None])[:, :, 0]
-    return received[:, 0] + jnp.einsum("nk,nkd->nd", share, changes, precision=exact)
+    usable &= jnp.arange(pairs)[None, :] < _whole(known.strength, pairs)[:, None]
+    unit = jnp.where(usable, 1 / jnp.where(usable, older, 1.0), 0.0)
+    gram = unit[:, :, None] * products[:, 1:, 1:] * unit[:, None, :]
+    onto = unit * products[:, 1:, 0]
+    share = jnp.linalg.solve(gram + RIDGE * jnp.eye(pairs)[None], onto[:, :, None])[:, :, 0]
+    # Products of downloads as long as 1e20 are no numbers: then it is a replay.
+    share = jnp.where(jnp.isfinite(share), unit * share, 0.0)
+    ahead, back = jnp.pad(share, ((0, 0), (0, 1))), jnp.pad(share, ((0, 0), (1, 0)))
+    return received[:, 0] + jnp.einsum("nk,nkd->nd", ahead - back, received, precision=exact)
 
 
 def partial(known: Known) -> Array:
