@@ -24,6 +24,7 @@ QUESTIONS = (
     "local_training",
     "evaluation",
     "server_step",
+    "aggregations",
     "exact_shapley",
     "whole_round",
     "fedjax_rounds",

@@ -65,6 +65,7 @@ def test_digits_defaults(capsys):
     ("name", "count"),
     [
         pytest.param("exact_shapley", 1, marks=needs_torch),
+        ("aggregations", 9),
         ("sweeps", 1),
         ("sweep_command", 1),
         ("padding", 3),
