@@ -27,7 +27,6 @@ from matplotlib.figure import Figure
 
 from cgsv_jax.core import simulation, vectors
 from cgsv_jax.experiment import bind, deal, names
-from cgsv_jax.experiment.task import Task
 from cgsv_jax.host import terminal
 from cgsv_jax.rules import sent as sent_lib
 from cgsv_jax.rules.contribution import fgfl, foolsgold, s2_wef, viceroy
@@ -41,6 +40,7 @@ from cgsv_jax.types import (
     Clients,
     Conduct,
     Contribution,
+    Dataset,
     Download,
     Network,
     PRNGKey,
@@ -127,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     scale = SCALES[what.scale]
     cells = [(number, seed) for number in scale.clients for seed in range(scale.partition_seeds)]
     rows: list[dict[str, Any]] = []
-    with terminal.watching(terminal.console(stderr=True), len(cells), "partitions") as watch:
+    watching = terminal.watching(terminal.console(stderr=True), len(cells), "partitions")
+    with watching as watch, common.compiled_once():
         for place, (number, seed) in enumerate(cells):
             asked = {"data_dir": what.data_dir} | scale.asked
             rows += played(asked, number, seed, scale.shares, scale.detectors)
@@ -172,6 +173,7 @@ def played(
         **federations,
     }
     cases = [("none", 0.0)] + [(name, share) for name in list(ATTACKS)[1:] for share in shares]
+    data = task.data._replace(validation=None)
     order = np.random.default_rng(seed).permutation(number)
     rows = []
     for name, chosen in detectors.items():
@@ -179,8 +181,7 @@ def played(
             continue
         federation = chosen._replace(attack=attack())
 
-        def run(key: PRNGKey, clients: Clients, federation: Any = federation, task: Task = task):
-            data = task.data._replace(validation=None)
+        def run(key: PRNGKey, data: Dataset, clients: Clients, federation: Any = federation):
             _, record, evaluation = simulation.run(key, data, clients, federation)
             return record.score[-1], record.reputation[-1], evaluation.accuracy[-1]
 
@@ -190,7 +191,9 @@ def played(
             rides[order[: round(share * number)]] = True
             code = np.where(rides, ATTACKS[kind], 0).astype(np.int32)
             clients = task.clients._replace(conduct=Conduct(code, np.ones(number, np.float32)))
-            score, reputation, accuracy = map(np.asarray, compiled(jax.random.key(seed), clients))
+            score, reputation, accuracy = map(
+                np.asarray, compiled(jax.random.key(seed), data, clients)
+            )
             found = reputation == 0 if name in OURS else score > 0
             rows.append(
                 {"clients": number, "partition_seed": seed, "detector": name, "kind": kind}

@@ -21,9 +21,12 @@ import pytest
 from declared import CONTRIBUTIONS, METHODS, Options
 
 from cgsv_jax.experiment import names as names_lib
-from cgsv_jax.rules.contribution import viceroy
+from cgsv_jax.rules import sent as sent_lib
+from cgsv_jax.rules.contribution import s2_wef, viceroy
+from cgsv_jax.rules.contribution.s2_wef import likeness
 from cgsv_jax.rules.reward import mix, no_better
-from cgsv_jax.types import Network, Standing
+from cgsv_jax.rules.stateless import stateless
+from cgsv_jax.types import Contribution, Network, Standing
 from experiments import free_riders
 
 DATA = Path(__file__).parent / "data"
@@ -302,3 +305,32 @@ def test_wef(tiny, scenario):
     finds = free_riders.watchmen(NETWORK)["wef"].finds
     found = [np.asarray(finds(s, np.ones(5, bool), t)) for t, s in enumerate(scores)]
     np.testing.assert_array_equal(~np.array(found), theirs["kept"])
+
+
+@pytest.mark.parametrize("scenario", ["plain", "zero", "negative"])
+def test_s2_wef(tiny, scenario):
+    """FujitsuResearch/S2-WEF 9841eaf: `wef.py`, and of `pipeline.detect` gamma and its threshold.
+
+    A round is one local step, and everybody is sent u_N.
+    Client 2 replays from round 3 on, from round 8 on with a little noise.
+    """
+    theirs = of("s2_wef", scenario)
+    deltas = of("inputs", scenario)["deltas"].copy()
+    deltas[:, 2] = theirs["replay"]
+    everybody = jnp.ones(5, bool)
+    heard = stateless(Contribution, lambda upload: jnp.ones_like(upload.norms))
+    gamma = jax.jit(lambda d, sent, t: likeness(d, sent, t)[0])
+    score = jax.jit(s2_wef(heard).update)
+    sent = sent_lib.nothing(5, 64, 1)
+    for t, sent_now in enumerate(jnp.asarray(deltas, jnp.float32)):
+        upload = tiny.upload(sent_now, [1] * 5)._replace(sent=sent, round=jnp.int32(t))
+        near = np.asarray(gamma(sent_now, sent, t - 1))
+        # Cosine over squared distance: whole numbers but for a root and two quotients.
+        np.testing.assert_allclose(near, theirs["gamma"][t], rtol=2e-6)
+        scores, _ = score(jax.random.key(0), upload, upload.server, upload.norms, ())
+        found = np.asarray(scores) == 0
+        np.testing.assert_array_equal(found, theirs["replays"][t])
+        assert found.tolist() == [False, False, t >= 3, False, False]
+        aggregate = jnp.mean(sent_now, axis=0)
+        rewards = jnp.broadcast_to(aggregate, sent_now.shape)
+        sent = sent_lib.remembered(sent, jnp.int32(t), aggregate, rewards, everybody)
