@@ -8,8 +8,10 @@ against the same clients, seed and draw where nobody cheats.
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,6 +121,7 @@ SHOWN = {
     "late_fairness": ("fairness among honest clients, last quarter", 1, 0),
     "late_fairness_by_loss": ("the same by loss", 1, 0),
 }
+MARK = "#ffd400"  # of a corner, to be seen on red and on blue
 # What is promised of a cell with attackers: column of `differences` -> (words, whether it holds).
 LINES: dict[str, tuple[str, Callable[[pl.Expr], pl.Expr]]] = {
     "separation": ("AUC at least .95", lambda x: x >= 0.95),
@@ -138,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [f"{name}: data not on this machine" for name in scale.base if name not in here]
     missing += [f"{name}: no such rule" for name in MEASURES if not exists(name)]
     wanted = [cell for cell in cells(scale) if cell.dataset in here and exists(cell.measure)]
-    frame = differences(attacked.beside_nobody(remembered(what, scale, wanted)))
+    frame = tidy(remembered(what, scale, wanted))
     there = set(frame.select(attacked.KEYS).unique().rows())
     left = sum(cell[: len(attacked.KEYS)] not in there for cell in wanted)
     missing += [f"{left} of {len(wanted)} cells: interrupted"] if left else []
@@ -149,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     common.report(
         *(what, f"Whom a reputation takes in: attackers among {scale.clients} clients"),
         sections(frame, scale, missing),
-        frame.drop("cheats", "accuracies", "losses"),
+        of_cells(frame),
         figure(frame, drawn[0], scale.clients),
         common.provenance(),
     )
@@ -228,7 +231,7 @@ def remembered(what: common.Asked, scale: Scale, wanted: Sequence[Cell]) -> pl.D
         return whole
 
     written = time.monotonic()
-    with terminal.watching(terminal.console(stderr=True), len(wanted), "cells") as watch:
+    with terminal.watching(terminal.console(stderr=True), len(wanted), "cells") as watch, ended():
         try:
             for cell, rows in run(what, scale, left, wanted):
                 code = pl.lit(codes[cell]).alias("configuration")
@@ -238,8 +241,25 @@ def remembered(what: common.Asked, scale: Scale, wanted: Sequence[Cell]) -> pl.D
                     write()
                     written = time.monotonic()
         except KeyboardInterrupt:
-            terminal.complain(f"{len(wanted) - len(parts)} cells are left")
+            terminal.complain(f"{len(wanted) - len(parts)} of {len(wanted)} cells are left")
+        except Exception:
+            write()
+            raise
     return write().drop("configuration")
+
+
+@contextlib.contextmanager
+def ended() -> Iterator[None]:
+    """Within it SIGTERM is an interrupt, as of the keyboard."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(
@@ -298,6 +318,20 @@ runs of the same seed and draw, have where nobody cheats. Three of ten that send
 their data with them: what `free_rider` (zeros) costs, an attacker costs that is found out at once.
 Fairness is 100 x Pearson's correlation with the standalone accuracies, the mean over the last
 quarter of the evaluations; an interval that contains the limit is marked `?`."""
+
+
+def tidy(runs: pl.DataFrame) -> pl.DataFrame:
+    """A row per run, with what is against others: the yardstick's own among them."""
+    return differences(attacked.beside_nobody(runs))
+
+
+def of_cells(frame: pl.DataFrame) -> pl.DataFrame:
+    """A row per cell: how many runs, mean and sample deviation of every number."""
+    numbers = [name for name in frame.columns if frame.schema[name].is_float()]
+    values = [
+        own for n in numbers for own in (pl.col(n).mean(), pl.col(n).std().name.suffix("_sd"))
+    ]
+    return frame.group_by(attacked.KEYS, maintain_order=True).agg(pl.len().alias("runs"), *values)
 
 
 def differences(frame: pl.DataFrame) -> pl.DataFrame:
@@ -586,7 +620,7 @@ def figure(frame: pl.DataFrame, dataset: str, number: int) -> Figure:
     size = (max(0.44 * len(kinds) + 2.6, 6.5), (0.24 * len(measures) + 0.4) * len(partitions) + 1.9)
     title = (
         f"{dataset}: AUC of reputation, {most['count'].max()} attackers among {number} clients\n"
-        "corner: an attacker receives a third of an honest client's entries, or more"
+        "yellow corner: an attacker receives a third of an honest client's entries, or more"
     )
     drawn, grid = common.panels(len(partitions), 1, size, title)
     for axes, partition in zip(grid[:, 0], partitions, strict=True):
@@ -612,7 +646,7 @@ def figure(frame: pl.DataFrame, dataset: str, number: int) -> Figure:
             entries = cells[measures[i], kinds[j]][1]
             if entries is not None and entries >= 1 / 3:
                 corner = [(j + 0.5, i - 0.5), (j + 0.5, i - 0.12), (j + 0.2, i - 0.5)]
-                axes.add_patch(Polygon(corner, color="black", linewidth=0))
+                axes.add_patch(Polygon(corner, color=MARK, linewidth=0))
         axes.set_title(SHORT[partition], fontsize=9, loc="left")
         axes.set_yticks(range(len(measures)), measures, fontsize=8)
         last = partition == partitions[-1]

@@ -133,6 +133,7 @@ def smoked(tmp_path_factory):
             seen[item] = pl.read_parquet(stem.with_suffix(".parquet")), printed
         return seen[item]
 
+    run.folder = folder
     return run
 
 
@@ -229,9 +230,15 @@ def test_a_constant_column_stands_once_where_the_table_has_it():
 @pytest.mark.nightly  # half a minute of compiling
 def test_one_program_says_of_every_attack_what_the_command_says(smoked, capsys):
     """Runs that share a program with all attacks, draws and partitions, and each in a run alone."""
-    frame, printed = smoked("robustness", capsys)
+    means, printed = smoked("robustness", capsys)
     assert "## Against the lines: witness where some cheat" in printed
+    runs = pl.read_parquet(smoked.folder / "robustness-runs-smoke.parquet")
+    frame = robustness.tidy(runs).filter(pl.col("measure") != "standalone")
     assert set(frame["measure"]) == {"cosine", "witness"}
+    assert means["runs"].sum() == len(frame)
+    for row in means.iter_rows(named=True):
+        own = frame.filter(pl.all_horizontal(pl.col(k) == row[k] for k in attacked.KEYS))
+        assert row["accuracy"] == pytest.approx(own["accuracy"].mean())
     scale = robustness.SCALES["smoke"]
     for (measure, attack, count), own in frame.group_by("measure", "attack", "count"):
         cell = attacked.Cell("digits", "class_imbalance", measure, attack, count, (0,), 1)
@@ -267,24 +274,32 @@ def test_one_program_says_of_every_attack_what_the_command_says(smoked, capsys):
 
 
 @pytest.mark.nightly
-def test_cells_that_are_there_are_not_run_again(smoked, tmp_path, monkeypatch, capsys):
-    """And those of a part alone are, where the file was made of others."""
+def test_cells_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
+    """Those of a part alone, and those before SIGTERM, which ends the running."""
     scale = robustness.SCALES["smoke"]
-    few = scale._replace(parts=scale.parts[:1])
-    monkeypatch.setitem(robustness.SCALES, "smoke", few)
+    monkeypatch.setitem(robustness.SCALES, "smoke", scale._replace(parts=scale.parts[:1]))
     argv = ["--scale", "smoke", "--out", str(tmp_path)]
     robustness.main(argv)
     there = pl.read_parquet(tmp_path / "robustness-smoke.parquet")
     monkeypatch.setitem(robustness.SCALES, "smoke", scale)
-    ran = []
+    ran, stop = [], [True]
+    real = attacked.ran
 
     def run(one, cell, *args):
+        if stop[0] and cell.attack == "replication":
+            stop[0] = False
+            os.kill(os.getpid(), signal.SIGTERM)
         ran.append(cell)
         return real(one, cell, *args)
 
-    real = attacked.ran
     monkeypatch.setattr(attacked, "ran", run)
+    before = signal.getsignal(signal.SIGTERM)
+    capsys.readouterr()
     robustness.main(argv)
+    assert " of 9 cells: interrupted" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
+    robustness.main(argv)
+    assert "interrupted" not in capsys.readouterr().out
     assert {cell.attack for cell in ran} == {"none", "label_flip", "replication"}
     assert {cell.measure for cell in ran if cell.attack == "none"} == {"standalone"}
     after = pl.read_parquet(tmp_path / "robustness-smoke.parquet")
