@@ -315,7 +315,8 @@ A cell is the mean over its runs. AUC: the probability that an honest client's l
 above an attacker's. Entries and energy are those that were received, means over rounds. Accuracy,
 fairness and what is lost are those of the honest clients alone; lost is what the same clients, in
 runs of the same seed and draw, have where nobody cheats. Three of ten that send nothing new take
-their data with them: what `free_rider` (zeros) costs, an attacker costs that is found out at once.
+their data with them, under CLA whole classes: what `free_rider` (zeros) costs, an attacker costs
+that is found out at once, and `lost beyond zeros` is what it costs more than that.
 Fairness is 100 x Pearson's correlation with the standalone accuracies, the mean over the last
 quarter of the evaluations; an interval that contains the limit is marked `?`."""
 
@@ -516,13 +517,24 @@ def cell_by_cell(own: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
                 "AUC": tables.number(judged["separation"], 1, 2),
                 "entries": tables.number(judged["entries"], 1, 2),
                 "accuracy lost": doubted(runs["lost"], 1, 1),
-                "lost to zeros": common.spread(absent["lost"].to_list(), 1, 1),
+                "lost beyond zeros": doubted(beyond(runs, absent), 1, 1),
                 "fairness lost": doubted(runs["unfair"], 5, 0),
                 "by loss": doubted(runs["unfair_by_loss"], 5, 0),
                 "verdict": verdict,
             }
         )
     return pl.DataFrame(rows)
+
+
+def beyond(runs: pl.DataFrame, absent: pl.DataFrame) -> pl.Series:
+    """Points of accuracy that the same honest clients lose more than to attackers that send zeros.
+
+    None of replication, of which one client is no honest one however many copies there are.
+    """
+    on = ("partition_seed", "seed")
+    pairs = runs.join(absent.select(*on, "cheats", "lost"), on, maintain_order="left")
+    same = pl.col("cheats") == pl.col("cheats_right")
+    return pairs.select(pl.when(same).then(pl.col("lost") - pl.col("lost_right"))).to_series()
 
 
 def doubted(values: pl.Series, limit: float, digits: int) -> str:

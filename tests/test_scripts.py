@@ -364,11 +364,17 @@ def test_each_line_that_a_cell_fails_is_named():
         late_fairness_by_loss=pl.lit(90.0), none_late_fairness_by_loss=pl.lit(90.0),
         attacker_energy=pl.lit(0.1), energy=pl.lit(0.5), partition_seed=pl.lit(0), seed=pl.lit(0),
     )  # fmt: skip
-    frame = robustness.differences(frame)
-    held, failed = robustness.cell_by_cell(frame, frame).to_dicts()
+    zeros = frame.filter(pl.col("attack") == "free_rider_replay").with_columns(
+        attack=pl.lit("free_rider"), accuracy=pl.lit(0.952)
+    )
+    both = pl.concat([frame, zeros]).with_columns(cheats=pl.lit([1, 2, 3]))
+    both = robustness.differences(both)
+    frame = both.filter(pl.col("attack") != "free_rider")
+    held, failed = robustness.cell_by_cell(frame, both).to_dicts()
     assert held["verdict"] == "held"
     assert held["entries"] == "0.20"
     assert held["accuracy lost"] == "0.5 [0.5, 0.5]"
+    assert held["lost beyond zeros"].startswith("0.2 [0.2, 0.2]")
     assert failed["verdict"] == "fails: AUC, entries, accuracy, fairness"
     found = robustness.overview(frame).to_dicts()
     assert [row["witness"] for row in found] == ["1 (1) of 1", "0 (0) of 1"]
