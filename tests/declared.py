@@ -39,7 +39,7 @@ def made(spec, hyper=None, options=None):
     removes = chosen.pop("removes")
     # A method that is another's declaration with other parts is those, where nobody says otherwise.
     own = spec_lib.defaults_of(spec, {}, TABLES.parts)
-    parts = [name for name in own if name in spec_lib.PARTS]
+    parts = [name for name in own if name in ("contribution", *spec_lib.OF_MEASURES)]
     chosen |= {name: own[name] for name in parts if chosen[name] == _CHOICES[name]}
     reads = spec_lib.options_of(spec, chosen, TABLES.parts)
     off = [n for n, o in reads.items() if isinstance(o, Number) and o.switch and not removes]

@@ -442,12 +442,18 @@ NUMBERS = {  # of few digits, so that a failure can be typed again
     "learning_rate": (1e-6, 0.1, 1e6),  # nothing is learnt, something, everything breaks
     "decay": (0.1, 1.0),
 }
+NUMBERS |= {  # of the others the default, or one that is in range
+    name: (1 if option.default is None else option.default,)
+    for name, option in TABLES.options.items()
+    if isinstance(option, spec_lib.Number | spec_lib.Count) and name not in NUMBERS
+}
 TABLE_OF = {
     "optimizer": TABLES.optimizers,
     "contribution": TABLES.contributions,
     "aggregation": TABLES.aggregations,
     "reward": TABLES.rewards,
     "game": TABLES.games,
+    **{name: TABLES.parts[name] for name in spec_lib.OF_MEASURES},
     **CHOICES,
 }
 PARTITIONS = tuple(name for name in TABLES.partitions if name not in schema.NEEDS)
@@ -528,7 +534,7 @@ def whole_command(seed):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(26))  # twice every method
+@pytest.mark.parametrize("seed", range(2 * len(TABLES.algorithms)))
 def test_a_whole_command_ends_with_a_run_or_a_sentence(seed, tmp_path, capsys):
     """Exit code 0 and a whole run directory, or exit code 2, a sentence and no file at all."""
     words = whole_command(seed)
@@ -557,7 +563,7 @@ def test_a_whole_command_ends_with_a_run_or_a_sentence(seed, tmp_path, capsys):
 def test_whole_commands_are_of_all_methods_and_both_kinds():
     """What the long test would run, judged without running it."""
     outcomes, names = [], set()
-    for seed in range(26):
+    for seed in range(2 * len(TABLES.algorithms)):
         words = whole_command(seed)
         names |= set(words[words.index("--algorithms") + 1].split(","))
         parsed = tyro.cli(flags_lib.commands(_ACTIONS), args=["compare", *words], prog="cgsv")

@@ -1,16 +1,18 @@
 """The rivals of cgsv: one server step of each against NumPy loops, and their known verdicts."""
 
 import itertools
+import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from declared import METHODS, READS, Hyper, Options
+from declared import METHODS, READS, TABLES, Hyper, Options
 from test_rules import in_rounds
 
 from cgsv_jax import models
+from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError, Method
 from cgsv_jax.core import evaluation, simulation
 from cgsv_jax.experiment import bind, deal, programs
@@ -553,6 +555,8 @@ def test_a_network_without_such_a_layer_is_refused(tiny):
 
 # Methods that judge models on the server's validation rows.
 JUDGES = ("cffl", "eci", "rank")
+# What a method reads with another part than it has by default.
+IDLE = (("cffl", "gamma"), ("witness", "cosine_epsilon"))
 
 
 @pytest.mark.parametrize("name", JUDGES)
@@ -624,7 +628,7 @@ def test_an_option_that_a_method_reads_matters(name, sent, tiny):
             not np.array_equal(x[0], x[place], equal_nan=True) for x in jax.tree.leaves(seen)
         )
         # What the measure or reward in use does not read is READ_BY's business.
-        idle = field == "tolerance" or (name, field) == ("cffl", "gamma")
+        idle = field == "tolerance" or (name, field) in IDLE
         if field in READS[name] and not idle:
             assert changed, f"{name} reads {field}, which does nothing"
         if field not in READS[name]:
@@ -656,6 +660,23 @@ def test_method_defaults_are_those_of_its_text():
     (given,) = names_lib.configure(algorithms="cffl", removal=0.2).methods
     assert given.hyper("class_imbalance")["removal"] == 0.2
     assert isinstance(given, Method)
+
+
+def test_a_method_of_other_parts_reads_what_these_read():
+    """witness is cgsv with parts of parts: its options, and what is written of it, are theirs."""
+    config = names_lib.configure(algorithms="witness", echo_rounds=2, class_weights="rare")
+    (witness,) = config.methods
+    assert (witness.contribution, witness.quotient_of, witness.echo_of) == (
+        *("quotient", "echo", "class_cosine"),
+    )
+    assert (witness.echo_rounds, witness.class_weights, witness.alike) == (2, "rare", 0.9)
+    assert "cosine_epsilon" not in witness.values
+    text = json.dumps(resolve.to_dict(config))
+    assert resolve.from_dict(json.loads(text), TABLES) == config
+    (other,) = names_lib.configure(algorithms="witness", quotient_of="cosine").methods
+    assert "echo_rounds" not in other.values
+    with pytest.raises(ConfigError, match="--echo-rounds does nothing here"):
+        names_lib.configure(algorithms="cgsv", echo_rounds=2)
 
 
 @pytest.mark.parametrize(

@@ -126,11 +126,12 @@ def options_of(spec: Spec, words: Mapping[str, Any], tables: Tables) -> dict[str
       tables: the names that exist.
     """
     found = {option.flag or argument: option for argument, option in spec.options.items()}
+    words = _words(spec, words)
     for part, default in spec.parts.items():
         chosen = default
         if isinstance(chosen, str):
             found[part] = Choice(chosen, tuple(tables[part]), PARTS[part])
-            chosen = _entry(tables[part], words.get(part, _word(spec, part)))
+            chosen = _entry(tables[part], words.get(part, chosen))
         own = options_of(chosen, words, tables) if chosen else {}
         found |= {flag: option for flag, option in own.items() if flag not in found}
     return found
@@ -138,11 +139,12 @@ def options_of(spec: Spec, words: Mapping[str, Any], tables: Tables) -> dict[str
 
 def defaults_of(spec: Spec, words: Mapping[str, Any], tables: Tables) -> dict[str, Any]:
     """What a rule and the parts chosen for it say instead of general defaults, by flag."""
-    found = dict(spec.defaults)
+    found, words = dict(spec.defaults), _words(spec, words)
     for part, chosen in spec.parts.items():
         if isinstance(chosen, str):
-            chosen = _entry(tables[part], words.get(part, _word(spec, part)))
-        found |= defaults_of(chosen, words, tables) if chosen else {}
+            chosen = _entry(tables[part], words.get(part, chosen))
+        inner = defaults_of(chosen, words, tables) if chosen else {}
+        found |= {k: v for k, v in inner.items() if k not in PARTS or k not in spec.defaults}
     return found
 
 
@@ -172,9 +174,10 @@ def made(spec: Spec, values: Mapping[str, Any], given: Mapping[str, Any], tables
         for argument, option in spec.options.items()
         if (option.flag or argument) in values and not getattr(option, "instead_of", "")
     }
+    values = _words(spec, values)
     for part, chosen in spec.parts.items():
         if isinstance(chosen, str):
-            chosen = tables[part][values.get(part, _word(spec, part))]
+            chosen = tables[part][values.get(part, chosen)]
         arguments[part] = made(chosen, values, given, tables)
     return spec.build(**arguments, **{name: given[name] for name in spec.given})
 
@@ -193,13 +196,14 @@ def every_option(specs: Iterable[Spec], tables: Tables) -> dict[str, Option]:
 
 def switches(spec: Spec, name: str, values: Mapping[str, Any], tables: Tables) -> Iterable[When]:
     """What a rule would have to be told to read an option that it does not read now."""
+    values = _words(spec, values)
     for argument, option in spec.options.items():
         if name == (option.flag or argument) and option.when is not None:
             yield option.when
     for part, chosen in spec.parts.items():
         if isinstance(chosen, str):
             readers = tuple(w for w, s in tables[part].items() if name in every_option([s], tables))
-            word = values.get(part, _word(spec, part))
+            word = values.get(part, chosen)
             if readers and word not in readers:
                 yield When((part,), readers)
                 continue
@@ -212,5 +216,6 @@ def _entry(table: Mapping[str, Spec], word: Any) -> Spec | None:
     return table.get(word) if isinstance(word, str) else None
 
 
-def _word(spec: Spec, part: str) -> Any:
-    return spec.defaults.get(part, spec.parts[part])
+def _words(spec: Spec, words: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With what a rule says of its parts, and of theirs, where nobody says otherwise."""
+    return {name: word for name, word in spec.defaults.items() if name in PARTS} | {**words}
