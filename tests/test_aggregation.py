@@ -179,6 +179,39 @@ def test_scales_and_places(tiny, name):
     np.testing.assert_allclose(theirs, weights[order], rtol=0, atol=10 * (N + D) * EPS)
 
 
+@pytest.mark.parametrize("name", [*ROWS_ALONE, "fltrust"])
+def test_the_placeholder_of_a_cohort_changes_nothing(tiny, name):
+    """Its row of sizes holds those of all who stay away, and it is absent."""
+    rule = RULES.get(name) or cg.aggregation.fltrust(tiny.network())
+    sent = tiny.upload(updates(4), SIZES)
+    rows = {f: getattr(sent, f) for f in ("clients", "deltas", "norms", "scales", "loss", "alone")}
+    rows = {f: jnp.concatenate([x, jnp.zeros_like(x[:1])]) for f, x in rows.items()}
+    cohort = sent._replace(
+        **rows,
+        present=jnp.append(sent.present, False),
+        num_examples=jnp.append(sent.num_examples, 10**6),
+        start_loss=None,
+    )
+    (want, theirs), (got, weights) = (aggregated(rule, each) for each in (sent, cohort))
+    np.testing.assert_allclose(got, want, rtol=0, atol=10 * (N + D) * EPS)
+    np.testing.assert_allclose(weights, [*theirs, 0], rtol=0, atol=10 * (N + D) * EPS)
+
+
+@pytest.mark.parametrize("name", [*ROWS_ALONE, "fltrust"])
+def test_lengths_of_every_size_leave_numbers(tiny, name):
+    """Uploads of 1e-30 beside others of 1e30, and of nothing; nobody at all is no update."""
+    rule = RULES.get(name) or cg.aggregation.fltrust(tiny.network())
+    for lengths in ([1e-30] * N, [1e30] * N, [1e30, 1e-30, 1, 0, 1e30, 1e-30, 0, 1, 1], [0] * N):
+        sent = tiny.upload(updates(5) * np.float32(lengths)[:, None], SIZES)
+        got, weights = aggregated(rule, sent)
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(weights.sum(), 1, rtol=2 * N * EPS)
+        assert np.linalg.norm(np.float64(got)) <= 1.001 * np.linalg.norm(np.float64(sent.deltas))
+    got, weights = aggregated(rule, tiny.upload(updates(), SIZES, np.zeros(N, bool)))
+    assert not got.any()
+    assert not weights.any()
+
+
 @pytest.mark.parametrize("name", ROBUST)
 def test_a_common_shift_goes_through(tiny, name):
     shift = np.float32(np.random.default_rng(5).normal(size=D))
