@@ -102,9 +102,9 @@ def traffic():
     return {"D": sum(task.tensors), "methods": seen}
 
 
-def resumed():
+def resumed(clients=13):
     """Bytes in which runs that went on from a checkpoint differ from one that never stopped."""
-    asked = {"clients": 13, "rounds": 3, "seeds": 2, "layout": "2", "checkpoint_every": 1}
+    asked = {"clients": clients, "rounds": 3, "seeds": 2, "layout": "2", "checkpoint_every": 1}
     asked |= {"select": "validation"}
     config = names.configure(**asked, algorithms="rffl", optimizer="adam")
     differing, stopped = 0, 0
@@ -138,4 +138,5 @@ def resumed():
 
 if __name__ == "__main__":
     what = {"equal": equal, "traffic": traffic, "resumed": resumed}
+    what["resumed, sixteen"] = lambda: resumed(16)
     print(json.dumps(what[sys.argv[1]]()))

@@ -37,8 +37,17 @@ def programs(bound: Bound) -> Programs:
         keys = jax.vmap(jax.random.key)(seeds)
         return layout_lib.over_clients(lambda key: simulation.origin(key, task.model))(keys)
 
+    def settled(state: State) -> State:
+        """The state, of which no segment finds anything elsewhere than the one before left it.
+
+        Models and optimizers are pinned where they are made; of the rest the compiler would decide.
+        """
+        rest = state._replace(clients=(), optimizer=())
+        rest = layout_lib.keep_whole(rest, mesh)
+        return rest._replace(clients=state.clients, optimizer=state.optimizer)
+
     def start(key: jax.Array, hyper: Hyper, params: ArrayTree) -> State:
-        return simulation.init(key, number, bound.federation(hyper), params)
+        return settled(simulation.init(key, number, bound.federation(hyper), params))
 
     def begin(seeds: jax.Array, hyper: Hyper, params: ArrayTree) -> State:
         return grid.runs(start, jax.vmap(jax.random.key)(seeds), hyper, carry=params)
@@ -79,7 +88,7 @@ def programs(bound: Bound) -> Programs:
                 models = simulation.models_of(state, federation.algorithm)[:number]
                 counted = counted._replace(models=(state.server, models))
             outputs = record, evaluation._replace(answers=None), counted
-            return state, *layout_lib.keep_whole(outputs, mesh)
+            return settled(state), *layout_lib.keep_whole(outputs, mesh)
 
         return grid.runs(one, jax.vmap(jax.random.key)(seeds), hyper, *shared, carry=state)
 
