@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cgsv_jax as cg
+from cgsv_jax.core import attacks, participation, simulation
 from cgsv_jax.rules import contribution, reward
 from cgsv_jax.rules import sent as sent_lib
+from cgsv_jax.types import Conduct
 
 EPS = float(np.finfo(np.float32).eps)
 N, ROUNDS = 5, 6
@@ -412,3 +414,41 @@ def test_who_is_alone_agrees_with_nobody(tiny, seed, size):
     deltas[0] = np.random.default_rng(seed).normal(size=D)
     psi = judged(contribution.leave_self_out(), tiny, deltas, np.zeros((1, size, D)), [1, 0][:size])
     np.testing.assert_array_equal(psi, 0)
+
+
+# ---------------------------------------------------------------- whole rounds
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cohort", [None, 2])
+def test_a_replaying_client_is_worth_nothing_in_a_run(tiny, cohort):
+    """Whoever returns what it got in one of the last k rounds scores 0, in cohorts too.
+
+    Replays are of a client's own last download, however long ago: with two of five in a round,
+    some are older than k = 2 rounds, and those the server does not remember.
+    """
+    data, clients = tiny.world((5, 3, 8, 6, 4))
+    codes = jnp.array([0, 1, 0, 0, 1], jnp.int32)
+    clients = clients._replace(conduct=Conduct(codes, jnp.ones(N)))
+    federation = tiny.federation("cgsv", tiny.softmax())
+    by_class = contribution.class_cosine(tiny.network())
+    federation = federation._replace(
+        algorithm=cg.cgsv(0.5, floor=0.2, contribution=contribution.echo(by_class, 2)),
+        attack=attacks.attack(["free_rider_replay"]),
+        participation=None if cohort is None else participation.uniform(cohort),
+    )
+    key = jax.random.key(2)
+    state = simulation.init(key, N, federation)
+    step = jax.jit(lambda state: simulation.round_(key, state, data, clients, federation))
+    last, seen, old = {}, 0, []
+    for t in range(20):
+        state, record = step(state)
+        for i in np.flatnonzero(np.asarray(record.present)):
+            if codes[i] and t - last.get(i, t) in (1, 2):
+                assert abs(float(record.score[i])) <= NOTHING
+                seen += 1
+            elif codes[i] and i in last:
+                old.append(abs(float(record.score[i])))
+            last[i] = t
+    assert seen >= 4
+    assert cohort is None or max(old) > 100 * NOTHING
