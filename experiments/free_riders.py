@@ -474,7 +474,10 @@ def figure(frame: pl.DataFrame) -> Figure:
                 )
             axes.set_xticks(
                 range(len(shown)),
-                [heading(*case).replace(", ", "\n") for case in shown],
+                [
+                    heading(*case).replace("random ", "random\n").replace(", ", "\n")
+                    for case in shown
+                ],
                 fontsize=7,
             )
             axes.set_yticks(range(len(detectors)), detectors, fontsize=8)
