@@ -203,10 +203,11 @@ def _one(
 ) -> tuple[Record, Evaluation]:
     """One run; of the answers to test rows those of the last evaluation."""
     federation = bound.federation(hyper)
-    # Small models on a CPU, one client after another: its rows are then as many as it has, whatever
-    # the partition.
-    narrow = federation.settings._replace(width=1, eval_width=1)
-    federation = federation._replace(settings=narrow, attack=one_of(kinds, which))
+    # One program for all partitions: on a CPU one client after another, so that nobody waits for
+    # who has more rows.
+    width = 1 if jax.default_backend() == "cpu" else None
+    settings = federation.settings._replace(width=width, eval_width=width)
+    federation = federation._replace(settings=settings, attack=one_of(kinds, which))
     _, record, evaluation = simulation.run(key, data, clients, federation)
     last = jax.tree.map(lambda x: x[-1], evaluation.answers)
     return record, evaluation._replace(answers=last)

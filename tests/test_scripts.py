@@ -241,6 +241,8 @@ def test_one_program_says_of_every_attack_what_the_command_says(smoked, capsys):
         assert row["accuracy"] == pytest.approx(own["accuracy"].mean())
     scale = robustness.SCALES["smoke"]
     for (measure, attack, count), own in frame.group_by("measure", "attack", "count"):
+        if measure == "cosine":  # a program that has less in it
+            continue
         cell = attacked.Cell("digits", "class_imbalance", measure, attack, count, (0,), 1)
         asked = robustness.asked_of(common.Asked("", "smoke", Path(), None, False), scale, cell)
         asked["algorithms"] = ["standalone", *asked["algorithms"]]
