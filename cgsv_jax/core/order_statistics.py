@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from cgsv_jax.types import Array
 
 
+@jax.jit  # called eagerly, its loop is otherwise compiled in every call
 def smallest(rows: Array, present: Array, place: Array) -> Array:
     """The entry of every column that `place` others come before: [N, D] -> [D].
 
