@@ -580,7 +580,9 @@ def where_nobody_cheats(frame: pl.DataFrame) -> pl.DataFrame:
                 "accuracy": (mean_of(gained["accuracy"]) or 0) > 0,
                 "fairness": (mean_of(gained["late_fairness"]) or 0) > 0,
                 "rank": len(ranks) > 0 and bool((ranks == 1).all()),
-                "IPR": (mean_of(own["no_worse"] - own["no_worse_right"]) or 0) > 0,
+                # Where nobody is worse than alone there is no more to gain.
+                "IPR": (mean_of(own["no_worse"] - own["no_worse_right"]) or 0) > 0
+                or mean_of(own["no_worse"]) == 1,
             }
         else:
             tried = {"accuracy": (mean_of(gained["accuracy"]) or 0) >= -0.5}
