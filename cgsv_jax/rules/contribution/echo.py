@@ -1,14 +1,16 @@
 """Agreement that is not explained by what the server itself has said."""
 
+import math
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules import sent as sent_lib
-from cgsv_jax.rules.spec import Count, Spec
+from cgsv_jax.rules.spec import Count, Number, Spec
 from cgsv_jax.types import Array, ArrayTree, Contribution, Sent, Upload
 
 ROUNDS = Count(
@@ -19,29 +21,47 @@ ROUNDS = Count(
 )
 
 
-def echo(of: Contribution, rounds: int = 3) -> Contribution:
-    """psi_i = ‖e_i‖ / ‖u_i‖ times the measure of e_i, e_i = u_i less what it was sent before.
+SIGNIFICANCE = Number(
+    3.0,
+    Interval(0, math.inf, "[)"),
+    "deviations of chance that an upload must agree by when what its client was sent is out",
+    "significance",
+)
+_LEAST = 1e-3  # what is left of a vector of length 1 that is more than rounding
 
-    e_i = u_i - P_i u_i, P_i the projection on v_i(t-1), ..., v_i(t-k). Only the server knows which
-    masked vector went to whom, and whoever sends it back, amplified or not, of whatever of the last
-    k rounds, has nothing left: exactly 0 but for rounding; with noise added, what the noise is
-    worth. A round in which a client was absent is one of the k, and nothing was sent in it.
 
-    Of a measure that judges parts of the vector each by itself (`class_cosine`) the echo is taken
-    out of each, and it is made of <e_{i,p}, u_{N,p}> / (‖u_{i,p}‖ ‖u_{N,p}‖). One projection of the
-    whole would leave most of a replay to whoever sends back the last layer alone, or the last layer
-    as it was and noise in all the others (`test_a_part_of_a_replay_has_nothing_left`).
+def echo(of: Contribution, rounds: int = 3, significance: chex.Numeric = 3.0) -> Contribution:
+    """psi_i = the measure, of who still agrees when what it was sent is taken out; else 0.
+
+    v_i(t-1), ..., v_i(t-k) are what client i was sent, and P_i projects on them. With
+    e_i = u_i - P_i u_i and d_i = u_N - P_i u_N, i is heard where cos(e_i, d_i) > z / sqrt(D): the
+    partial correlation of u_i and u_N beside the v_i, of which chance alone makes a normal number
+    of deviation 1 / sqrt(D). Only the server knows which masked vector went to whom. Whoever sends
+    it back, amplified or not, of whatever of the last k rounds, has e_i = 0 but for rounding (below
+    .001 ‖u_i‖ nobody is heard); with noise added, e_i is noise, which agrees by chance alone. Where
+    all go on in the direction of before, as with a small step, u_N itself is explained by what was
+    sent; d_i is what that leaves, so that honest clients are not taken for an echo.
+
+    Of a measure that judges parts of the vector each by itself (`class_cosine`) every part is
+    heard, or not, by itself, F numbers in place of D. One test of the whole would hear whoever
+    sends back the last layer alone (`test_a_part_of_a_replay_has_nothing_left`).
+
+    A round in which a client was absent is one of the k, and nothing was sent in it: whoever takes
+    part less often than every k-th round is not seen through. Nor is who copies some entries of its
+    download into an update of its own.
 
     O(k² N D) a round, of parts O(k² N P F), and k (2 D + 2 N) numbers of memory.
 
     Args:
-      of: the measure of what is left.
-      rounds: k, from 1 to 16: a program with k² products of all uploads compiles for long.
+      of: the measure.
+      rounds: k >= 1.
+      significance: z >= 0.
 
     Reference:
       A finding of this project (`python -m experiments.robustness`).
     """
     checks.numbers(ROUNDS.allowed, rounds=rounds)
+    checks.numbers(SIGNIFICANCE.allowed, significance=significance)
     checks.kinds(of=(of, Contribution, "cosine()"))
 
     def update(
@@ -51,14 +71,16 @@ def echo(of: Contribution, rounds: int = 3) -> Contribution:
             raise ValueError("echo needs uploads with what was sent, see Needs.sent")
         sent = since(upload.sent, upload.round - rounds)
         if of.parts is not None:
-            agreement = _of_parts(of.parts.places, upload.deltas, sent, aggregate)
-            return of.parts.joined(agreement, upload.present), state
-        left = residual(upload.deltas, lambda slot: sent_lib.received(sent, slot), sent.made.size)
-        norms = vectors.norms(left)
-        own = upload._replace(deltas=left, norms=norms)
-        score, state = of.update(key, own, aggregate, weights, state)
-        share = norms / jnp.where(upload.norms > 0, upload.norms, 1.0)
-        return jnp.minimum(share, 1.0) * score, state
+            places = jnp.asarray(of.parts.places)
+            heard = heard_in_parts(upload.deltas, aggregate, sent, places, significance)
+            layer = jnp.moveaxis(upload.deltas[:, places], 1, 0)  # [P, N, F]
+            lengths = jax.vmap(vectors.norms)(layer)
+            agreement = vectors.cosines_of_parts(layer, lengths, aggregate[places])
+            return of.parts.joined(jnp.where(heard, agreement, 0.0), upload.present), state
+        score, state = of.update(key, upload, aggregate, weights, state)
+        whole = jnp.arange(aggregate.size)[None, :]
+        heard = heard_in_parts(upload.deltas, aggregate, sent, whole, significance)[0]
+        return jnp.where(heard, score, 0.0), state
 
     return Contribution(of.init, update, of.needs._replace(sent=max(rounds, of.needs.sent)))
 
@@ -68,21 +90,41 @@ def since(sent: Sent, round_: Array) -> Sent:
     return sent._replace(made=jnp.where(sent.made >= round_, sent.made, -1))
 
 
-def _of_parts(places: Array, deltas: Array, sent: Sent, aggregate: Array) -> Array:
-    """<e_{i,p}, u_{N,p}> / (‖u_{i,p}‖ ‖u_{N,p}‖), [P, N]."""
-    places = jnp.asarray(places)
+def heard_in_parts(
+    deltas: Array, aggregate: Array, sent: Sent, places: Array, significance: chex.Numeric
+) -> Array:
+    """Whether what is left of a part of u_i agrees with what is left of that of u_N, [P, N] bool.
+
+    Args:
+      deltas: [N, D].
+      aggregate: [D] u_N.
+      sent: what is taken out.
+      places: [P, F] of each part in the vector.
+      significance: z.
+    """
+    number, width = places.shape
 
     def rows(vectors: Array) -> Array:  # [N, P F] -> [P N, F]
-        return jnp.moveaxis(vectors.reshape(-1, *places.shape), 1, 0).reshape(-1, places.shape[1])
+        return jnp.moveaxis(vectors.reshape(-1, number, width), 1, 0).reshape(-1, width)
+
+    def received(slot: int) -> Array:
+        return rows(sent_lib.received(heard, slot))
 
     flat = places.reshape(-1)
     heard = sent._replace(aggregate=sent.aggregate[:, flat], takers=sent.takers[:, flat])
     own = rows(deltas[:, flat])
-    left = residual(own, lambda slot: rows(sent_lib.received(heard, slot)), sent.made.size)
-    parts = (places.shape[0], -1)
-    return vectors.cosines_of_parts(
-        left.reshape(*parts, places.shape[1]), vectors.norms(own).reshape(parts), aggregate[places]
-    )
+    towards = rows(jnp.broadcast_to(aggregate[flat], (deltas.shape[0], flat.size)))
+    # Of unit length first: products of what is left must not leave the range of float32.
+    unit = [v / _positive(vectors.norms(v))[:, None] for v in (own, towards)]
+    left, directed = (residual(v, received, sent.made.size) for v in unit)
+    lengths = [vectors.norms(v) for v in (left, directed)]
+    agreement = jnp.sum(left * directed, axis=1) / _positive(lengths[0] * lengths[1])
+    there = (lengths[0] > _LEAST) & (lengths[1] > _LEAST)
+    return (there & (agreement > significance / width**0.5)).reshape(number, -1)
+
+
+def _positive(lengths: Array) -> Array:
+    return jnp.where(lengths > 0, lengths, 1.0)
 
 
 def residual(deltas: Array, received: Callable[[int], Array], rounds: int) -> Array:
@@ -118,6 +160,6 @@ def residual(deltas: Array, received: Callable[[int], Array], rounds: int) -> Ar
 
 ECHO = Spec(
     lambda echo_of, **numbers: echo(echo_of, **numbers),
-    {"rounds": ROUNDS},
+    {"rounds": ROUNDS, "significance": SIGNIFICANCE},
     parts={"echo_of": "class_cosine"},
 )

@@ -1,5 +1,8 @@
 """One share for all who say the same: near-duplicates divide what one of them is worth."""
 
+import math
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,51 +13,92 @@ from cgsv_jax.rules.spec import Number, Spec
 from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
 
 ALIKE = Number(
-    0.9,
+    0.95,
     Interval(0, 1, "()"),
-    "cosine of two uploads from which on they count as one, between 0 and 1",
+    "cosine of what two clients have sent from which on they count as one, between 0 and 1",
     "alike",
+)
+MEMORY = Number(
+    0.9,
+    Interval(0, 1, "[)"),
+    "weight of earlier uploads where clients are compared, in [0, 1)",
+    flag="quotient_memory",
+)
+POWER = Number(
+    1.0,
+    Interval(1, math.inf, "[)"),
+    "of their number, by which those who count as one are divided: 1 is one share for all of "
+    "them together, more is less than one",
+    flag="quotient_power",
 )
 
 
-def quotient(of: Contribution, alike: chex.Numeric = 0.9) -> Contribution:
-    """psi_i = the measure / |C_i|, C_i the clients whose uploads say the same as that of i.
+class QuotientState(NamedTuple):
+    """What clients have sent, and the state of the measure that is divided."""
 
-    j is in C_i where cos(u_i, u_j) > tau, or where a third has that with both. One client that
-    poses as m has one share in all, whatever their number. O(N² D) a round.
+    history: Array  # [N, D]
+    of: ArrayTree
+
+
+def quotient(
+    of: Contribution,
+    alike: chex.Numeric = 0.95,
+    memory: chex.Numeric = 0.9,
+    power: chex.Numeric = 1.0,
+) -> Contribution:
+    """psi_i = the measure / |C_i|^p, C_i the clients who have sent the same as i.
+
+    j is in C_i where cos(h_i, h_j) > tau, or where a third has that with both, and
+    h_i = mu h_i + u_i / ‖u_i‖ over the rounds. One client that poses as m has one share in all
+    (p = 1), or m^(1 - p) of one. Noise that copies add to hide is new in every round and averages
+    out of h, while honest clients, whose own noise does so too, part within some rounds even where
+    their rows are alike. Two honest clients with the same rows are one to it. O(N² D) a round and
+    N D numbers of memory.
 
     Args:
       of: the measure that is divided.
       alike: tau, in (0, 1).
+      memory: mu, in [0, 1); 0 compares the uploads of the round.
+      power: p >= 1.
 
     Reference:
       A finding of this project (`python -m experiments.robustness`), after the quotient of a game
       by its duplicates.
     """
     checks.numbers(ALIKE.allowed, alike=alike)
+    checks.numbers(MEMORY.allowed, memory=memory)
+    checks.numbers(POWER.allowed, power=power)
     checks.kinds(of=(of, Contribution, "cosine()"))
 
+    def init(num_clients: int, num_parameters: int) -> QuotientState:
+        nothing = jnp.zeros((num_clients, num_parameters))
+        return QuotientState(nothing, of.init(num_clients, num_parameters))
+
     def update(
-        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
-    ) -> tuple[Array, ArrayTree]:
-        score, state = of.update(key, upload, aggregate, weights, state)
-        return score / cluster_sizes(upload, alike), state
+        key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: QuotientState
+    ) -> tuple[Array, QuotientState]:
+        score, inner = of.update(key, upload, aggregate, weights, state.of)
+        length = jnp.where(upload.norms > 0, upload.norms, 1.0)[:, None]
+        history = memory * state.history + upload.deltas / length
+        sizes = cluster_sizes(history, upload.present & (upload.norms > 0), alike)
+        history = jnp.where(upload.present[:, None], history, state.history)
+        history = history.astype(jnp.asarray(state.history).dtype)
+        return score / sizes**power, QuotientState(history, inner)
 
-    return Contribution(of.init, update, of.needs)
+    return Contribution(init, update, of.needs)
 
 
-def cluster_sizes(upload: Upload, alike: chex.Numeric) -> Array:
-    """|C_i| >= 1 of every client, [N]; absent ones and zero updates are alike to nobody."""
-    length = jnp.where(upload.norms > 0, upload.norms, 1.0)
-    cosines = vectors.gram(upload.deltas / length[:, None])
-    itself = jnp.eye(length.size, dtype=bool)
-    near = (cosines > alike) | itself
-    ways = jnp.matmul(near.astype(cosines.dtype), near.astype(cosines.dtype).T, precision="highest")
-    return jnp.sum(ways > 0.5, axis=1).astype(length.dtype)
+def cluster_sizes(histories: Array, there: Array, alike: chex.Numeric) -> Array:
+    """|C_i| >= 1 of every client [N], by what they sent [N, D]; who is away is like nobody."""
+    norms = vectors.norms(histories)
+    unit = histories / jnp.where(norms > 0, norms, 1.0)[:, None]
+    near = (vectors.gram(unit) > alike) & there[:, None] & there[None, :]
+    near = (near | jnp.eye(norms.size, dtype=bool)).astype(unit.dtype)
+    return jnp.sum(jnp.matmul(near, near.T, precision="highest") > 0.5, axis=1).astype(unit.dtype)
 
 
 QUOTIENT = Spec(
     lambda quotient_of, **numbers: quotient(quotient_of, **numbers),
-    {"alike": ALIKE},
+    {"alike": ALIKE, "memory": MEMORY, "power": POWER},
     parts={"quotient_of": "cosine"},
 )

@@ -1,4 +1,4 @@
-"""CGSV that listens to witnesses: no echo of its own words, no crowd of one, every class heard."""
+"""CGSV that hears witnesses: no echo of its own words, no crowd of one, every class for itself."""
 
 import chex
 
@@ -14,15 +14,21 @@ def witness(
     beta: chex.Numeric = 1.0,
     *,
     rounds: int = 3,
-    alike: chex.Numeric = 0.9,
-    classes: str = "alike",
+    significance: chex.Numeric = 3.0,
+    alike: chex.Numeric = 0.95,
+    memory: chex.Numeric = 0.9,
+    power: chex.Numeric = 4.0,
+    classes: str = "rare",
+    disagreement: str = "ignored",
 ) -> Algorithm:
-    """`cgsv` with psi_i = mean_c ‖e_{i,c}‖ / ‖u_{i,c}‖ cos(e_{i,c}, u_{N,c}) / |C_i|.
+    """`cgsv` with psi_i = sum_c b_c [cos(u_{i,c}, u_{N,c})]+ / |C_i|^p over the classes heard.
 
-    e_i is what an upload holds beside what its client was sent in the last k rounds (`echo`), c a
-    class in the last layer (`class_cosine`), from each of which the echo is taken by itself, and
-    C_i the clients who say the same (`quotient`). No validation data is needed. O(N² D + k² N C F
-    + D log D) a round.
+    c is a class in the last layer and b_c is in inverse proportion to what all clients have there
+    (`class_cosine`). A class of a client is heard where its agreement remains, z deviations above
+    chance, when what the client was sent in the last k rounds is taken out (`echo`). C_i are the
+    clients who have sent the same as i (`quotient`): a crowd has less than one share, so that
+    posing as several is worse than being one. No validation data is needed.
+    O(N² D + k² N C F + D log D) a round.
 
     Args:
       network: knows the places of the last layer.
@@ -30,16 +36,23 @@ def witness(
       alpha: as in `cgsv`.
       beta: as in `cgsv`.
       rounds: k, as in `echo`.
+      significance: z, as in `echo`.
       alike: tau, as in `quotient`.
+      memory: mu, as in `quotient`.
+      power: p, as in `quotient`.
       classes: as in `class_cosine`.
+      disagreement: as in `class_cosine`.
 
     Reference:
       A finding of this project (`python -m experiments.robustness`).
     """
-    measure = quotient(echo(class_cosine(network, classes), rounds), alike)
-    return cgsv(gamma, alpha, beta, contribution=measure)
+    judged = echo(class_cosine(network, classes, disagreement), rounds, significance)
+    return cgsv(gamma, alpha, beta, contribution=quotient(judged, alike, memory, power))
 
 
 WITNESS = CGSV._replace(
-    defaults={"contribution": "quotient", "quotient_of": "echo", "echo_of": "class_cosine"}
+    defaults={
+        **{"contribution": "quotient", "quotient_of": "echo", "echo_of": "class_cosine"},
+        **{"quotient_power": 4.0, "class_weights": "rare", "disagreement": "ignored"},
+    }
 )
