@@ -66,17 +66,31 @@ def without_echo(upload: Array, received: Sequence[Array]) -> Array:
     return rest
 
 
-def echo(measure: Measure, received: Sequence[Sequence[Array]]) -> Measure:
-    """psi_i = ‖e_i‖ / ‖u_i‖ times the measure of e_i in place of u_i; received [N][k] of [D]."""
+def is_heard(
+    upload: Array, aggregate: Array, received: Sequence[Array], significance: float
+) -> bool:
+    """cos(e, d) > z / sqrt(D), of what is left of upload and u_N; a thousandth is nothing."""
+    lengths = oracle.norm(upload), oracle.norm(aggregate)
+    if lengths[0] == 0 or lengths[1] == 0:
+        return False
+    left = without_echo(upload, received)
+    directed = without_echo(aggregate, received)
+    if oracle.norm(left) <= 1e-3 * lengths[0] or oracle.norm(directed) <= 1e-3 * lengths[1]:
+        return False
+    return bool(oracle.cosine(left, directed) > significance / np.sqrt(len(upload)))
+
+
+def echo(
+    measure: Measure, received: Sequence[Sequence[Array]], significance: float = 3.0
+) -> Measure:
+    """psi_i of the measure where i is heard, else 0; received [N][k] of [D]."""
 
     def psi(uploads: Array, aggregate: Array, weights: Array, present: Array) -> Array:
-        rest, left = np.zeros_like(uploads), np.zeros(len(uploads), uploads.dtype)
+        found = measure(uploads, aggregate, weights, present).copy()
         for i in range(len(uploads)):
-            length = oracle.norm(uploads[i])
-            if present[i] and length > 0:
-                rest[i] = without_echo(uploads[i], received[i])
-                left[i] = oracle.norm(rest[i]) / length
-        return left * measure(rest, aggregate, weights, present)
+            if not is_heard(uploads[i], aggregate, received[i], significance):
+                found[i] = 0.0
+        return found
 
     return psi
 
@@ -90,13 +104,17 @@ def class_cosines(upload: Array, aggregate: Array, places: Array) -> Array:
 
 
 def class_cosine(
-    places: Array, rare: bool = False, received: Sequence[Sequence[Array]] | None = None
+    places: Array,
+    rare: bool = False,
+    received: Sequence[Sequence[Array]] | None = None,
+    significance: float = 3.0,
+    ignored: bool = False,
 ) -> Measure:
     """psi_i = sum_c p_c cos(u_ic, u_Nc), p_c = 1 / C, or in inverse proportion to what all bring.
 
-    Rare: p_c = 1 / sum_i max(0, cos_ic), normalised; a class that brings less than .001 has 0. With
-    `received` [N][k] of [D] the echo: ‖e_ic‖ / ‖u_ic‖ cos(e_ic, u_Nc) in place of each cosine, e_ic
-    what is left of u_ic beside the same class of all that was received.
+    Rare: p_c = 1 / sum_i max(0, cos_ic), normalised; a class that brings less than .001 has 0.
+    Ignored: max(0, cos_ic) in place of each. With `received` [N][k] of [D] the echo: a class of a
+    client that is not heard beside the same class of all that it received has 0 in its place.
     """
 
     def psi(uploads: Array, aggregate: Array, weights: Array, present: Array) -> Array:
@@ -105,13 +123,13 @@ def class_cosine(
         for i in range(len(uploads)):
             if present[i]:
                 cosines[i] = class_cosines(uploads[i], aggregate, places)
-            if present[i] and received is not None:
+            if received is not None:
                 for c, row in enumerate(places):
-                    length = oracle.norm(uploads[i][row])
-                    if length > 0:
-                        rest = without_echo(uploads[i][row], [v[row] for v in received[i]])
-                        left = oracle.norm(rest) / length
-                        cosines[i, c] = left * oracle.cosine(rest, aggregate[row])
+                    got = [v[row] for v in received[i]]
+                    if not is_heard(uploads[i][row], aggregate[row], got, significance):
+                        cosines[i, c] = 0.0
+        if ignored:
+            cosines = np.maximum(cosines, 0.0)
         parts = np.ones(len(places), uploads.dtype)
         if rare:
             for c in range(len(places)):
@@ -128,17 +146,37 @@ def class_cosine(
 # ---------------------------------------------------------------- quotient
 
 
-def near(uploads: Array, present: Array, threshold: float) -> Array:
-    """Who sends nearly the same direction, [N, N] bool: cos(u_i, u_j) > threshold; i with itself.
+# uploads [N, D] and present [N] of a round
+Round = tuple[Array, Array]
 
-    A zero upload has no direction: it is near itself alone.
+
+def histories(rounds: Sequence[Round], memory: float) -> Array:
+    """h_i = mu h_i + u_i / ‖u_i‖ over the rounds in which i was present, the oldest first, [N, D].
+
+    A zero upload adds no direction, and what was there fades as beside any other.
     """
-    number = len(uploads)
+    history = np.zeros_like(rounds[0][0])
+    for uploads, present in rounds:
+        for i in range(len(uploads)):
+            if present[i]:
+                history[i] = memory * history[i]
+                length = oracle.norm(uploads[i])
+                if length > 0:
+                    history[i] = history[i] + uploads[i] / length
+    return history
+
+
+def near(history: Array, there: Array, threshold: float) -> Array:
+    """Whose histories point in nearly one direction, [N, N] bool: cos > threshold; i with itself.
+
+    Who is away, or sends nothing in this round, is near itself alone.
+    """
+    number = len(history)
     pairs = np.eye(number, dtype=bool)
     for i in range(number):
         for j in range(number):
-            if i != j and present[i] and present[j]:
-                pairs[i, j] = oracle.cosine(uploads[i], uploads[j]) > threshold
+            if i != j and there[i] and there[j]:
+                pairs[i, j] = oracle.cosine(history[i], history[j]) > threshold
     return pairs
 
 
@@ -154,11 +192,22 @@ def cluster_sizes(pairs: Array, steps: int) -> Array:
     return sizes
 
 
-def quotient(measure: Measure, threshold: float, steps: int = 2) -> Measure:
-    """psi_i of the measure, divided by the number of clients in its cluster."""
+def quotient(
+    measure: Measure,
+    threshold: float,
+    memory: float = 0.9,
+    power: float = 1.0,
+    before: Sequence[Round] = (),
+) -> Measure:
+    """psi_i of the measure, over the p-th power of the number of clients in its cluster."""
 
     def psi(uploads: Array, aggregate: Array, weights: Array, present: Array) -> Array:
-        sizes = cluster_sizes(near(uploads, present, threshold), steps)
-        return measure(uploads, aggregate, weights, present) / sizes
+        history = histories([*before, (uploads, present)], memory)
+        there = np.array(
+            [bool(p and oracle.norm(u) > 0) for u, p in zip(uploads, present, strict=True)]
+        )
+        sizes = cluster_sizes(near(history, there, threshold), steps=2)
+        divided = np.array([1.0 / float(n) ** power for n in sizes], uploads.dtype)
+        return measure(uploads, aggregate, weights, present) * divided
 
     return psi

@@ -361,6 +361,15 @@ def test_what_the_command_refuses_the_factories_refuse():
         "gamma_decay": lambda gamma_decay: cg.cgsv(gamma_decay=gamma_decay),
         "cosine_epsilon": lambda cosine_epsilon: cg.contribution.cosine(cosine_epsilon),
         "alike": lambda alike: cg.contribution.quotient(cg.contribution.cosine(), alike),
+        "quotient_memory": lambda quotient_memory: cg.contribution.quotient(
+            cg.contribution.cosine(), memory=quotient_memory
+        ),
+        "quotient_power": lambda quotient_power: cg.contribution.quotient(
+            cg.contribution.cosine(), power=quotient_power
+        ),
+        "significance": lambda significance: cg.contribution.echo(
+            cg.contribution.cosine(), significance=significance
+        ),
         "foolsgold_confidence": lambda foolsgold_confidence: cg.contribution.foolsgold(
             foolsgold_confidence
         ),

@@ -664,12 +664,13 @@ def test_method_defaults_are_those_of_its_text():
 
 def test_a_method_of_other_parts_reads_what_these_read():
     """witness is cgsv with parts of parts: its options, and what is written of it, are theirs."""
-    config = names_lib.configure(algorithms="witness", echo_rounds=2, class_weights="rare")
+    config = names_lib.configure(algorithms="witness", echo_rounds=2)
     (witness,) = config.methods
     assert (witness.contribution, witness.quotient_of, witness.echo_of) == (
         *("quotient", "echo", "class_cosine"),
     )
-    assert (witness.echo_rounds, witness.class_weights, witness.alike) == (2, "rare", 0.9)
+    assert (witness.echo_rounds, witness.class_weights, witness.alike) == (2, "rare", 0.95)
+    assert (witness.quotient_power, witness.disagreement) == (4.0, "ignored")
     assert "cosine_epsilon" not in witness.values
     text = json.dumps(resolve.to_dict(config))
     assert resolve.from_dict(json.loads(text), TABLES) == config
