@@ -433,6 +433,40 @@ def test_who_goes_on_in_the_direction_of_before_is_heard(echoed, tiny):
         assert share < 0.02
 
 
+def test_some_entries_of_a_replay_are_paid(echoed, tiny):
+    """A limit of the echo: who trains one half of the entries and copies the other is heard.
+
+    It is heard for what it trained, and the measure then is of the whole of it.
+    """
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=WIDE)
+    rewards = np.tile(before, (3, N, 1))
+    deltas = honest(rng) + before
+    copied = rng.permutation(WIDE) < WIDE // 2
+    deltas[1] = np.where(copied, before, deltas[1])
+    psi, want = (judged(measure, tiny, deltas, rewards)[1] for measure in echoed)
+    assert 0 < psi <= want
+    if echoed[1].parts is None:
+        assert psi == want
+
+
+def test_what_another_was_sent_is_paid(tiny):
+    """A limit of the echo: it takes out of an update what its own client was sent, and no other's.
+
+    The attacker was sent an eighth of the entries of u_N, and returns what another was sent, all of
+    them, while training goes on in the direction of before.
+    """
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=WIDE)
+    rewards = np.tile(before, (3, N, 1))
+    rewards[:, 1] = np.where(oracle.ranks(before) < WIDE // 8, before, 0.0)
+    deltas = honest(rng) + before
+    for sent, is_heard in ((rewards[2, 0], True), (rewards[2, 1], False)):
+        deltas[1] = sent
+        score = judged(contribution.echo(contribution.cosine(), 3), tiny, deltas, rewards)[1]
+        assert (score > 0) == is_heard
+
+
 def test_parts_of_few_entries_are_never_heard(tiny):
     """z / sqrt(F) >= 1 is an angle that nothing is within: F > z² it must be."""
     deltas = np.ones((N, D))

@@ -2,8 +2,8 @@
 # # Clients that send back what they were sent
 #
 # Three of ten clients train nothing and upload what they received in the round before. To the
-# cosine reputation they are the best of all, since they agree with the aggregate. `witness` takes
-# out of an upload what the server itself has sent to its client, and values what is left.
+# cosine reputation they are the best of all, since they agree with the aggregate. `witness` hears
+# a client only where it agrees beyond chance when what the server has sent to it is taken out.
 
 # %%
 import cgsv_jax as cg

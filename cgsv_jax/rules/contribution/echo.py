@@ -33,14 +33,17 @@ _LEAST = 1e-3  # what is left of a vector of length 1 that is more than rounding
 def echo(of: Contribution, rounds: int = 3, significance: chex.Numeric = 3.0) -> Contribution:
     """psi_i = the measure, of who still agrees when what it was sent is taken out; else 0.
 
-    v_i(t-1), ..., v_i(t-k) are what client i was sent, and P_i projects on them. With
-    e_i = u_i - P_i u_i and d_i = u_N - P_i u_N, i is heard where cos(e_i, d_i) > z / sqrt(D): the
-    partial correlation of u_i and u_N beside the v_i, of which chance alone makes a normal number
-    of deviation 1 / sqrt(D). Only the server knows which masked vector went to whom. Whoever sends
-    it back, amplified or not, of whatever of the last k rounds, has e_i = 0 but for rounding (below
-    .001 ‖u_i‖ nobody is heard); with noise added, e_i is noise, which agrees by chance alone. Where
-    all go on in the direction of before, as with a small step, u_N itself is explained by what was
-    sent; d_i is what that leaves, so that honest clients are not taken for an echo.
+    v_i(t-1), ..., v_i(t-k) are what client i was sent, and P_i projects on them. With e_i = u_i -
+    P_i u_i and d_i = u_N - P_i u_N, i is heard where cos(e_i, d_i) > z / sqrt(D): the partial
+    correlation of u_i and u_N beside the v_i, of which chance alone makes a normal number of
+    deviation 1 / sqrt(D). Only the server knows which masked vector went to whom. Whoever sends it
+    back, amplified or not, of whatever of the last k rounds, has e_i = 0 but for rounding (below
+    .001 ‖u_i‖ nobody is heard); with noise added, e_i is noise, which agrees by chance alone, but
+    for its own part of u_N, which is a_i ‖e_i‖ / ‖d_i‖ of a client of weight a_i. Where all go on
+    in the direction of before, as with a small step, u_N itself is explained by what was sent; d_i
+    is what that leaves, so that honest clients are not taken for an echo.
+
+    z must be below sqrt(D), as nobody is heard otherwise.
 
     Of a measure that judges parts of the vector each by itself (`class_cosine`) every part is
     heard, or not, by itself, F numbers in place of D. One test of the whole would hear whoever

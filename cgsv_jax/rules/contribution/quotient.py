@@ -48,12 +48,12 @@ def quotient(
 ) -> Contribution:
     """psi_i = the measure / |C_i|^p, C_i the clients who have sent the same as i.
 
-    j is in C_i where cos(h_i, h_j) > tau, or where a third has that with both, and
-    h_i = mu h_i + u_i / ‖u_i‖ over the rounds. One client that poses as m has one share in all
-    (p = 1), or m^(1 - p) of one. Noise that copies add to hide is new in every round and averages
-    out of h, while honest clients, whose own noise does so too, part within some rounds even where
-    their rows are alike. Two honest clients with the same rows are one to it. O(N² D) a round and
-    N D numbers of memory.
+    j is in C_i where cos(h_i, h_j) > tau, or where a third has that with both, and h_i = mu h_i +
+    u_i / ‖u_i‖ over the rounds. One client that poses as m has one share in all (p = 1), or m^(1 -
+    p) of one. Noise that copies add to hide is new in every round and averages out of h, as far as
+    what they copy goes on in one direction; honest clients, whose own noise does so too, part
+    within some rounds even where their rows are alike. Two honest clients with the same rows are
+    one to it. O(N² D) a round and N D numbers of memory.
 
     Args:
       of: the measure that is divided.
