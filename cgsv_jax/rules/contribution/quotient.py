@@ -24,12 +24,12 @@ MEMORY = Number(
     "weight of earlier uploads where clients are compared, in [0, 1)",
     flag="quotient_memory",
 )
-POWER = Number(
-    1.0,
-    Interval(1, math.inf, "[)"),
-    "of their number, by which those who count as one are divided: 1 is one share for all of "
-    "them together, more is less than one",
-    flag="quotient_power",
+PENALTY = Number(
+    0.0,
+    Interval(0, math.inf, "[)"),
+    "what each further client costs those who count as one, in shares: 0 is one share for all of "
+    "them together",
+    "penalty",
 )
 
 
@@ -44,22 +44,24 @@ def quotient(
     of: Contribution,
     alike: chex.Numeric = 0.95,
     memory: chex.Numeric = 0.9,
-    power: chex.Numeric = 1.0,
+    penalty: chex.Numeric = 0.0,
 ) -> Contribution:
-    """psi_i = the measure / |C_i|^p, C_i the clients who have sent the same as i.
+    """psi_i = the measure (1 - lambda (|C_i| - 1)) / |C_i|, C_i who have sent the same as i.
 
-    j is in C_i where cos(h_i, h_j) > tau, or where a third has that with both, and h_i = mu h_i +
-    u_i / ‖u_i‖ over the rounds. One client that poses as m has one share in all (p = 1), or m^(1 -
-    p) of one. Noise that copies add to hide is new in every round and averages out of h, as far as
-    what they copy goes on in one direction; honest clients, whose own noise does so too, part
-    within some rounds even where their rows are alike. Two honest clients with the same rows are
-    one to it. O(N² D) a round and N D numbers of memory.
+    j is in C_i where cos(h_i, h_j) > tau, or where a third has that with both, and
+    h_i = mu h_i + u_i / ‖u_i‖ over the rounds. One client that poses as m has one share in all
+    (lambda = 0), or less: a negative psi takes back what a crowd had before it was known for one,
+    which the memory of a reputation would leave it for many rounds. Noise that copies add to hide
+    is new in every round and averages out of h, as far as what they copy goes on in one direction;
+    honest clients, whose own noise does so too, part within some rounds even where their rows are
+    alike. Two honest clients with the same rows are one to it. O(N² D) a round and N D numbers of
+    memory.
 
     Args:
       of: the measure that is divided.
       alike: tau, in (0, 1).
       memory: mu, in [0, 1); 0 compares the uploads of the round.
-      power: p >= 1.
+      penalty: lambda >= 0.
 
     Reference:
       A finding of this project (`python -m experiments.robustness`), after the quotient of a game
@@ -67,7 +69,7 @@ def quotient(
     """
     checks.numbers(ALIKE.allowed, alike=alike)
     checks.numbers(MEMORY.allowed, memory=memory)
-    checks.numbers(POWER.allowed, power=power)
+    checks.numbers(PENALTY.allowed, penalty=penalty)
     checks.kinds(of=(of, Contribution, "cosine()"))
 
     def init(num_clients: int, num_parameters: int) -> QuotientState:
@@ -83,7 +85,7 @@ def quotient(
         sizes = cluster_sizes(history, upload.present & (upload.norms > 0), alike)
         history = jnp.where(upload.present[:, None], history, state.history)
         history = history.astype(jnp.asarray(state.history).dtype)
-        return score / sizes**power, QuotientState(history, inner)
+        return score * (1 - penalty * (sizes - 1)) / sizes, QuotientState(history, inner)
 
     return Contribution(init, update, of.needs)
 
@@ -99,6 +101,6 @@ def cluster_sizes(histories: Array, there: Array, alike: chex.Numeric) -> Array:
 
 QUOTIENT = Spec(
     lambda quotient_of, **numbers: quotient(quotient_of, **numbers),
-    {"alike": ALIKE, "memory": MEMORY, "power": POWER},
+    {"alike": ALIKE, "memory": MEMORY, "penalty": PENALTY},
     parts={"quotient_of": "cosine"},
 )
