@@ -196,10 +196,10 @@ def quotient(
     measure: Measure,
     threshold: float,
     memory: float = 0.9,
-    power: float = 1.0,
+    penalty: float = 0.0,
     before: Sequence[Round] = (),
 ) -> Measure:
-    """psi_i of the measure, over the p-th power of the number of clients in its cluster."""
+    """psi_i of the measure times (1 - penalty (n - 1)) / n, n the clients in its cluster."""
 
     def psi(uploads: Array, aggregate: Array, weights: Array, present: Array) -> Array:
         history = histories([*before, (uploads, present)], memory)
@@ -207,7 +207,9 @@ def quotient(
             [bool(p and oracle.norm(u) > 0) for u, p in zip(uploads, present, strict=True)]
         )
         sizes = cluster_sizes(near(history, there, threshold), steps=2)
-        divided = np.array([1.0 / float(n) ** power for n in sizes], uploads.dtype)
+        divided = np.array(
+            [(1.0 - penalty * (float(n) - 1.0)) / float(n) for n in sizes], uploads.dtype
+        )
         return measure(uploads, aggregate, weights, present) * divided
 
     return psi

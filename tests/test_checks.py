@@ -364,8 +364,8 @@ def test_what_the_command_refuses_the_factories_refuse():
         "quotient_memory": lambda quotient_memory: cg.contribution.quotient(
             cg.contribution.cosine(), memory=quotient_memory
         ),
-        "quotient_power": lambda quotient_power: cg.contribution.quotient(
-            cg.contribution.cosine(), power=quotient_power
+        "penalty": lambda penalty: cg.contribution.quotient(
+            cg.contribution.cosine(), penalty=penalty
         ),
         "significance": lambda significance: cg.contribution.echo(
             cg.contribution.cosine(), significance=significance

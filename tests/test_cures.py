@@ -509,20 +509,21 @@ def test_length_does_not_matter(tiny, name, seed, factor):
 
 
 @few
-@given(seed=SEEDS, copies=st.sampled_from([1, 3]), power=st.sampled_from([1.0, 4.0]))
-def test_copies_have_together_what_one_has(tiny, seed, copies, power):
+@given(seed=SEEDS, copies=st.sampled_from([1, 3]), penalty=st.sampled_from([0.0, 4.0]))
+def test_copies_have_together_what_one_has(tiny, seed, copies, penalty):
     """One of three poses as several: with its weight dealt among them u_N is the same vector.
 
-    Of power 1 they have together what one has, of another one m^(1 - p) of it.
+    Without a penalty they have together what one has, else 1 - lambda (m - 1) of it.
     """
     rng = np.random.default_rng(seed)
     deltas, weights = rng.normal(size=(3, D)), np.array([0.5, 0.3, 0.2])
     who = [0, 1, *[2] * copies]
     shared = weights[who] / np.array([1, 1, *[copies] * copies])
-    measure = contribution.quotient(contribution.cosine(), ALIKE, 0.9, power)
+    measure = contribution.quotient(contribution.cosine(), ALIKE, 0.9, penalty)
     one = judged(measure, tiny, deltas, np.zeros((1, 3, D)), weights)
     several = judged(measure, tiny, deltas[who], np.zeros((1, len(who), D)), shared)
-    together = [several[0], several[1], several[2:].sum() * copies ** (power - 1)]
+    fewer = 1 - penalty * (copies - 1)
+    together = [several[0], several[1], several[2:].sum() / fewer]
     np.testing.assert_allclose(together, one, rtol=0, atol=NOTHING)
 
 

@@ -670,7 +670,7 @@ def test_a_method_of_other_parts_reads_what_these_read():
         *("quotient", "echo", "class_cosine"),
     )
     assert (witness.echo_rounds, witness.class_weights, witness.alike) == (2, "rare", 0.95)
-    assert (witness.quotient_power, witness.disagreement) == (4.0, "ignored")
+    assert (witness.penalty, witness.disagreement) == (4.0, "ignored")
     assert "cosine_epsilon" not in witness.values
     text = json.dumps(resolve.to_dict(config))
     assert resolve.from_dict(json.loads(text), TABLES) == config
