@@ -496,9 +496,9 @@ def against_the_lines(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame | str
     quiet = where_nobody_cheats(frame)
     if len(quiet):
         text = (
-            f"Against {STANDARD} of the same preset, seed by seed and draw by draw. UNI and POW: at "
-            "most half a point of accuracy lost. CLA: accuracy and fairness gained, the client with all classes the "
-            "first in every run, and more clients no worse than alone (IPR)."
+            f"Against {STANDARD} of the same preset, seed by seed and draw by draw. UNI and POW: "
+            "at most half a point of accuracy lost. CLA: accuracy and fairness gained, the client "
+            "with all classes the first in every run, and more clients no worse than alone (IPR)."
         )
         found += [("Against the lines: where nobody cheats", text), ("", quiet)]
     return found
