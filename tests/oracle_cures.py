@@ -199,7 +199,7 @@ def quotient(
     penalty: float = 0.0,
     before: Sequence[Round] = (),
 ) -> Measure:
-    """psi_i of the measure times (1 - penalty (n - 1)) / n, n the clients in its cluster."""
+    """psi_i = (m - penalty (n - 1) |m|) / n, m the measure and n the clients in its cluster."""
 
     def psi(uploads: Array, aggregate: Array, weights: Array, present: Array) -> Array:
         history = histories([*before, (uploads, present)], memory)
@@ -207,9 +207,10 @@ def quotient(
             [bool(p and oracle.norm(u) > 0) for u, p in zip(uploads, present, strict=True)]
         )
         sizes = cluster_sizes(near(history, there, threshold), steps=2)
-        divided = np.array(
-            [(1.0 - penalty * (float(n) - 1.0)) / float(n) for n in sizes], uploads.dtype
-        )
-        return measure(uploads, aggregate, weights, present) * divided
+        found = measure(uploads, aggregate, weights, present).copy()
+        for i in range(len(found)):
+            cost = penalty * (float(sizes[i]) - 1.0) * abs(found[i])
+            found[i] = (found[i] - cost) / float(sizes[i])
+        return found
 
     return psi

@@ -523,8 +523,21 @@ def test_copies_have_together_what_one_has(tiny, seed, copies, penalty):
     one = judged(measure, tiny, deltas, np.zeros((1, 3, D)), weights)
     several = judged(measure, tiny, deltas[who], np.zeros((1, len(who), D)), shared)
     fewer = 1 - penalty * (copies - 1)
+    if one[2] < 0:  # what is owed is added to what is below 0 already
+        fewer = 1 + penalty * (copies - 1)
     together = [several[0], several[1], several[2:].sum() / fewer]
     np.testing.assert_allclose(together, one, rtol=0, atol=NOTHING)
+
+
+def test_a_crowd_that_points_away_is_not_paid_for_it(tiny):
+    """Three who send -u and one u against u_N = u: a penalty takes from -1 / 3 and never adds."""
+    deltas, weights = np.ones((4, D)), np.array([1.0, 0.0, 0.0, 0.0])
+    deltas[1:] = -1.0
+    for penalty in (0.0, 0.25, 4.0):
+        measure = contribution.quotient(contribution.cosine(), ALIKE, 0.9, penalty)
+        psi = judged(measure, tiny, deltas, np.zeros((1, 4, D)), weights)
+        want = [1.0, *[-(1 + 2 * penalty) / 3] * 3]
+        np.testing.assert_allclose(psi, want, rtol=0, atol=10 * NOTHING)
 
 
 def sizes_over(tiny, rounds, memory, alike=0.95):

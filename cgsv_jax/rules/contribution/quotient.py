@@ -46,7 +46,7 @@ def quotient(
     memory: chex.Numeric = 0.9,
     penalty: chex.Numeric = 0.0,
 ) -> Contribution:
-    """psi_i = the measure (1 - lambda (|C_i| - 1)) / |C_i|, C_i who have sent the same as i.
+    """psi_i = (m_i - lambda (|C_i| - 1) |m_i|) / |C_i|, m the measure, C_i who sent the same as i.
 
     j is in C_i where cos(h_i, h_j) > tau, or where a third has that with both, and
     h_i = mu h_i + u_i / ‖u_i‖ over the rounds. One client that poses as m has one share in all
@@ -85,7 +85,9 @@ def quotient(
         sizes = cluster_sizes(history, upload.present & (upload.norms > 0), alike)
         history = jnp.where(upload.present[:, None], history, state.history)
         history = history.astype(jnp.asarray(state.history).dtype)
-        return score * (1 - penalty * (sizes - 1)) / sizes, QuotientState(history, inner)
+        # The penalty lowers a value below 0 as well: reversed, it would pay a crowd that does harm.
+        kept = 1 - jnp.sign(score) * penalty * (sizes - 1)
+        return score * kept / sizes, QuotientState(history, inner)
 
     return Contribution(init, update, of.needs)
 
