@@ -67,7 +67,7 @@ def asked_of(cell: Cell) -> list[str]:
     return [] if cell.attack == NOBODY else [f"{cell.attack}:{cell.count + posing}"]
 
 
-def one_of(kinds: Sequence[str], which: Array) -> Attack:
+def one_of(kinds: Sequence[str], which: Array, epochs: int) -> Attack:
     """The attack number `which` of `kinds`, from 1; 0: none. A run computes no other.
 
     Attackers have code 1. Attacks that remember things of the same shapes share the place.
@@ -75,8 +75,9 @@ def one_of(kinds: Sequence[str], which: Array) -> Attack:
     Args:
       kinds: attacks on uploads.
       which: [] int32, traced.
+      epochs: E of local training.
     """
-    every = [attacks.attack([kind]) for kind in kinds]
+    every = [attacks.attack([kind], epochs) for kind in kinds]
     # Whatever N and D are, memories differ in their shapes as they do for these.
     shapes = [str(jax.eval_shape(lambda own=own: own.init(5, 7))) for own in every]
     distinct = list(dict.fromkeys(shapes))
@@ -207,7 +208,8 @@ def _one(
     # who has more rows.
     width = 1 if jax.default_backend() == "cpu" else None
     settings = federation.settings._replace(width=width, eval_width=width)
-    federation = federation._replace(settings=settings, attack=one_of(kinds, which))
+    attack = one_of(kinds, which, settings.epochs)
+    federation = federation._replace(settings=settings, attack=attack)
     _, record, evaluation = simulation.run(key, data, clients, federation)
     last = jax.tree.map(lambda x: x[-1], evaluation.answers)
     return record, evaluation._replace(answers=last)

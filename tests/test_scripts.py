@@ -312,6 +312,9 @@ def test_cells_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
     assert not ran
 
 
+EPOCHS = 4  # of clients that know how many there are
+
+
 def test_a_run_computes_the_attack_that_it_has_and_no_other():
     """Round for round what the attack alone makes, whatever else is on the list."""
     kinds = tuple(attacks.UPLOADS)
@@ -321,7 +324,7 @@ def test_a_run_computes_the_attack_that_it_has_and_no_other():
 
     @jax.jit  # one program for all
     def rounds(which, uploads, downloads):
-        own, found = attacked.one_of(kinds, which), []
+        own, found = attacked.one_of(kinds, which, EPOCHS), []
         state = own.init(number, size)
         for upload, download in zip(uploads, downloads, strict=True):
             found.append(own.forge(key, upload, conduct, state))
@@ -341,7 +344,7 @@ def test_a_run_computes_the_attack_that_it_has_and_no_other():
         )  # fmt: skip
         downloads.append(Download(rewards[0], nothing, rewards, jnp.full(number, size)))
     for place, kind in enumerate((None, *kinds)):
-        alone = attacks.attack([kind] if kind else [])
+        alone = attacks.attack([kind] if kind else [], EPOCHS)
         state = alone.init(number, size)
         found = rounds(jnp.int32(place), uploads, downloads)
         for upload, download, forged in zip(uploads, downloads, found, strict=True):
