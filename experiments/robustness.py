@@ -61,6 +61,8 @@ AGAINST = (
     *("free_rider_replay", "free_rider_replay_noise", "free_rider_replay_delayed"),
     attacks.REPLICATION,
 )
+# And those that measures without a claim meet on the larger set: one of each kind.
+OF_ALL = (*AGAINST, "sybils", "free_rider", "free_rider_noise", "sign_flip", "label_flip")
 
 
 class Part(NamedTuple):
@@ -102,12 +104,12 @@ SCALES = {
             Part("digits", LEADING, AGAINST, (1, 3), 5, 3),
             Part("mnist", LEADING, AGAINST, (1, 3), 5, 3),
             Part("digits", LEADING, attacks.ATTACKS, (1, 3), 5, 3),
-            Part("digits", OTHERS, attacks.ATTACKS, (3,), 5, 3),
-            Part("mnist", LEADING, attacks.ATTACKS, (3,), 5, 3),
-            Part("digits", OTHERS, attacks.ATTACKS, (1,), 1, 3),
-            Part("mnist", OTHERS, attacks.ATTACKS, (3,), 1, 3),
             Part("mnist", STEADY, AGAINST, (3,), 5, 3),
             Part("digits", STEADY, AGAINST, (3,), 5, 3),
+            Part("digits", OTHERS, attacks.ATTACKS, (3,), 2, 3),
+            Part("mnist", LEADING, attacks.ATTACKS, (3,), 5, 3),
+            Part("digits", OTHERS, attacks.ATTACKS, (1,), 1, 3),
+            Part("mnist", OTHERS, OF_ALL, (3,), 1, 3),
         ],
     ),
     "full": Scale(
