@@ -13,6 +13,7 @@ import pytest
 from traced import counted
 
 from cgsv_jax.command import main
+from cgsv_jax.command import sweep as command
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.experiment import deal, execute, names, running
 from cgsv_jax.host import files
@@ -470,6 +471,26 @@ def test_the_command_twice(tmp_path, capsys):
     assert main.main(words) == 0
     alone = directory.read(tmp_path / "best").summary.filter(method="cgsv")
     assert alone["fairness"].mean() == pytest.approx(best["criterion"], abs=1e-3)
+
+
+def test_what_runs_the_best_point_holds_what_its_method_reads():
+    """An option of another method of the sweep would be refused there."""
+    asked = {"algorithms": ("witness", "cgsv[beta=3]", "rffl"), "rounds": 2, "beta": 2.0}
+    sweep = points_lib.grid(asked | {"penalty": 1.0}, {"echo_rounds": (1, 2), "alpha": (0.5, 0.9)})
+    lines = {
+        "witness": "--alpha 0.5 --beta 2 --echo-rounds 2 --penalty 1",
+        "cgsv[beta=3]": "--alpha 0.5",
+        "rffl": "--alpha 0.5 --beta 2",
+        "standalone": "",
+    }
+    for method, words in lines.items():
+        line = command._command_line(sweep, {"point": 2, "method": method})
+        said = shlex.split(line)
+        assert set(words.split()) <= set(said)
+        methods = (method,) if method == "standalone" else ("standalone", method)
+        assert said[2:4] == ["--algorithms", ",".join(methods)]
+        ours = {"--alpha", "--beta", "--echo-rounds", "--penalty"}
+        assert ours & set(said) == ours & set(words.split())
 
 
 def test_going_on_after_a_stop(tmp_path, capsys, monkeypatch):

@@ -19,7 +19,7 @@ import polars as pl
 from rich.console import Console
 
 from cgsv_jax.command import stopping, train
-from cgsv_jax.config import spelling, validate
+from cgsv_jax.config import spelling, validate, variants
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import ranges
 from cgsv_jax.experiment import checkpoint
@@ -566,6 +566,10 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
     options["seeds"] = len(seeds) if seeds == tuple(range(len(seeds))) else seeds
     # In one order: a repeated sweep says the same.
     there = names_lib.tables(options.get("plugin"))
+    # What other methods of the sweep read would be refused beside these alone.
+    mine = [own for own in point.config.methods if own.name in options["algorithms"]]
+    read = {name for own in mine for name in own.values.keys() - _in_brackets(own.name)}
+    options = {k: v for k, v in options.items() if k in read or k not in there.options}
     order = (*LISTS, "plugin", *sweepable(there))
     for name in sorted(options, key=lambda n: (order.index(n) if n in order else len(order), n)):
         value = options[name]
@@ -579,6 +583,14 @@ def _command_line(sweep: Sweep, best: Mapping[str, Any]) -> str:
         elif value is not False:
             words += [validate.flag(name), points_lib.shown(value)]
     return shlex.join(words)
+
+
+def _in_brackets(method: str) -> set[str]:
+    """The options that a method says in its own name."""
+    try:
+        return {name for name, _ in variants.read(method).options}
+    except ValueError:  # a name of one's own
+        return set()
 
 
 # ---------------------------------------------------------------- what is seen
