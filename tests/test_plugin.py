@@ -182,6 +182,19 @@ def test_the_same_from_python(rules):
         ("DATASETS = {'own': print}", r"DATASETS\['own'\] is no Source"),
         ("METHODS = {'own': Spec(print, {'beta': Truth(True, '')})}", "the option 'beta' is ano"),
         ("METHODS = {'own': Spec(print, {'rounds': Truth(True, '')})}", "'rounds' has a name"),
+        (
+            "CONTRIBUTIONS = {'own': Spec(print, parts={'contribution': 'cosine'})}",
+            r"\['own'\] has a part that it may be itself \(of measures: quotient_of, echo_of, ",
+        ),
+        (
+            "REWARDS = {'own': Spec(print, parts={'contribution': 'own'})}\n"
+            "CONTRIBUTIONS = {'own': Spec(print, parts={'echo_of': 'cosine', 'reward': 'own'})}",
+            r"REWARDS\['own'\] has a part that it may be itself$",
+        ),
+        (
+            "METHODS = {'own': Spec(print, parts={'mine': Spec(print, parts={'my_of': 'x'})})}",
+            r"METHODS\['own'\] has a part 'my_of', it must be one of contribution, aggregation, ",
+        ),
         ("x = 1", "it must define one of METHODS, CONTRIBUTIONS"),
         ("1 / 0", "which cannot be run: ZeroDivisionError"),
         ("def", "which cannot be run: SyntaxError"),
@@ -194,6 +207,27 @@ def test_a_plugin_that_cannot_be_is_refused(text, complaint, tmp_path):
         file.write_text("from cgsv_jax.rules.spec import Spec, Truth\n" + text)
     with pytest.raises(ConfigError, match=complaint):
         names_lib.configure(plugin=file)
+
+
+def test_a_measure_of_measures_from_a_file(tmp_path):
+    """It may be the part of those before it, and none of those that may be its own."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from cgsv_jax.rules.spec import Spec\n"
+        "CONTRIBUTIONS = {'own': Spec(lambda echo_of: echo_of, parts={'echo_of': 's2_wef'})}"
+    )
+    config = names_lib.configure(
+        plugin=file,
+        algorithms="cgsv",
+        contribution="quotient",
+        quotient_of="own",
+        s2_wef_of="class_cosine",
+    )
+    (method,) = config.methods
+    words = {name: method.values[name] for name in ("quotient_of", "echo_of", "s2_wef_of")}
+    assert words == {"quotient_of": "own", "echo_of": "s2_wef", "s2_wef_of": "class_cosine"}
+    with pytest.raises(ConfigError, match="--echo-of is 'own', it must be one of cosine"):
+        names_lib.configure(plugin=file, contribution="echo", echo_of="own")
 
 
 # A data set, a partition and a model.

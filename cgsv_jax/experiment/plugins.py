@@ -17,6 +17,7 @@ from typing import Any
 from cgsv_jax.config.schema import Config, ConfigError, Method, Plugin, Tables
 from cgsv_jax.data import DATASETS, Source
 from cgsv_jax.host import files
+from cgsv_jax.rules import spec as spec_lib
 from cgsv_jax.rules.spec import Spec
 
 # What a plugin may define, and the field of `Tables` that it is added to.
@@ -125,8 +126,9 @@ def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
             elif isinstance(entry, Source) and (lacking := _EVERY_SET - {*entry.training}):
                 wrong.append(f"{name}[{key!r}] lacks {', '.join(sorted(lacking))} in its training")
         changed[field] = {**there, **entries}
+    made = dataclasses.replace(tables, **changed)
+    wrong = wrong or _of_parts(found, made.parts)
     if not wrong:
-        made = dataclasses.replace(tables, **changed)
         own = [
             (option.flag or argument, option)
             for entries in found.values()
@@ -146,6 +148,24 @@ def merged(tables: Tables, found: Mapping[str, Mapping[str, Any]]) -> Tables:
         if not wrong:
             return made
     raise ConfigError("\n".join(wrong))
+
+
+def _of_parts(found: Mapping[str, Mapping[str, Any]], tables: spec_lib.Tables) -> list[str]:
+    """Complaints about rules whose parts are none, or have no end."""
+    wrong = []
+    for name, entries in found.items():
+        own = FIELDS[name].removesuffix("s")
+        measures = f" (of measures: {', '.join(spec_lib.OF_MEASURES)})"
+        for key, entry in entries.items():
+            if not isinstance(entry, Spec):
+                continue
+            for part in sorted(spec_lib.parts_within(entry, {}) - tables.keys()):
+                words = ", ".join(tables)
+                wrong.append(f"{name}[{key!r}] has a part {part!r}, it must be one of {words}")
+            if own in spec_lib.parts_within(entry, tables):
+                also = measures if own == "contribution" else ""
+                wrong.append(f"{name}[{key!r}] has a part that it may be itself{also}")
+    return wrong
 
 
 # Flags that are no field of a config, which no option of a rule may be called either.

@@ -117,6 +117,19 @@ def with_measures(parts: Tables) -> Tables:
     return {**parts, **inner}
 
 
+def parts_within(spec: Spec, tables: Tables) -> set[str]:
+    """The names of the parts that a rule may be made of, those of its parts among them."""
+    found, left = set(), [spec]
+    while left:
+        for part, chosen in left.pop().parts.items():
+            if isinstance(chosen, Spec):
+                left.append(chosen)
+            elif part not in found:
+                found.add(part)
+                left += tables.get(part, {}).values()
+    return found
+
+
 def options_of(spec: Spec, words: Mapping[str, Any], tables: Tables) -> dict[str, Option]:
     """What a rule and the parts chosen for it read, by flag.
 
