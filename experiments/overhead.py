@@ -30,6 +30,7 @@ from cgsv_jax.experiment import bind, deal, timing
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.results.figures import GREY
 from cgsv_jax.rules import rescale
+from cgsv_jax.rules import sent as sent_lib
 from cgsv_jax.rules import spec as spec_lib
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
 from cgsv_jax.rules.methods import PARTS
@@ -39,6 +40,7 @@ from experiments import common
 TITLES = {"digits": "digits MLP", "mnist": "MNIST CNN"}
 GAMES = ("cosine", "accuracy")
 BLOCK = 64  # models in one evaluation whose time is the unit of what is not run
+SENT = 3  # rounds whose downloads the server remembers, the default of the measures that read them
 SHORTEST = 0.02  # seconds that a timed sample lasts at least, by calling repeatedly
 
 
@@ -97,6 +99,14 @@ def round_of(dataset: str, clients: int, scale: Scale, data_dir: str | None) -> 
         state, _ = simulation.serve(key, state, *train(state, data, dealt), federation)
     upload, _ = train(state, data, dealt)
     upload = upload._replace(scales=rescale.to_norm(method.gamma)(upload.norms, upload.round))
+    # As many rounds were sent before as any measure reads, each what this one sends.
+    download, _, _ = federation.algorithm.update(key, upload, state.algorithm)
+    sent = sent_lib.nothing(clients, upload.server.size, SENT)
+    for place in range(SENT):
+        sent = sent_lib.remembered(
+            sent, jnp.int32(place), download.aggregate, download.rewards, upload.present
+        )
+    upload = upload._replace(sent=sent, round=jnp.int32(SENT))
     weights = upload.num_examples / jnp.sum(upload.num_examples)
     aggregate = vectors.weighted_sum(weights * upload.scales, upload.deltas)
     return Round(
