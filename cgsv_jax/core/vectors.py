@@ -182,21 +182,18 @@ def cosines(
     return jnp.where(defined, jnp.clip(direction * shrink, -1.0, 1.0), 0.0)
 
 
-def cosines_of_parts(parts: Array, norms: Array, vector: Array) -> Array:
-    """<parts_pi, vector_p> / (norms_pi ‖vector_p‖) of every part, 0 where either norm is.
+def cosines_of_parts(parts: Array, vector: Array) -> Array:
+    """cos(parts_pi, vector_p) of every part, 0 where either is a zero vector.
 
     Args:
       parts: [P, N, F] the places of a part in every row.
-      norms: [P, N], of the parts, or of what they are a part of.
       vector: [P, F].
 
     Returns:
       [P, N], within [-1, 1].
     """
-    ones = jnp.ones_like(norms[0])
-    return jax.vmap(lambda rows, lengths, towards: cosines(rows, lengths, ones, towards))(
-        parts, norms, vector
-    )
+    ones = jnp.ones(parts.shape[1], parts.dtype)
+    return jax.vmap(lambda rows, towards: cosines(rows, norms(rows), ones, towards))(parts, vector)
 
 
 def _capped(length: Array, epsilon: Array | float) -> Array:

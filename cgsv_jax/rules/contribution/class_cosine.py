@@ -1,6 +1,5 @@
 """Agreement class by class: the cosine of what an upload says about each class."""
 
-import jax
 import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
@@ -68,9 +67,7 @@ def class_cosine(
 
     def score(upload: Upload, aggregate: Array) -> Array:
         layer = jnp.moveaxis(upload.deltas[:, places], 1, 0)  # [C, N, F]
-        lengths = jax.vmap(vectors.norms)(layer)
-        agreement = vectors.cosines_of_parts(layer, lengths, aggregate[places])
-        return joined(agreement, upload.present)
+        return joined(vectors.cosines_of_parts(layer, aggregate[places]), upload.present)
 
     return stateless(Contribution, score)._replace(parts=Parts(places, joined))
 

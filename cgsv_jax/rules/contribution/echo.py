@@ -77,8 +77,7 @@ def echo(of: Contribution, rounds: int = 3, significance: chex.Numeric = 3.0) ->
             places = jnp.asarray(of.parts.places)
             heard = heard_in_parts(upload.deltas, aggregate, sent, places, significance)
             layer = jnp.moveaxis(upload.deltas[:, places], 1, 0)  # [P, N, F]
-            lengths = jax.vmap(vectors.norms)(layer)
-            agreement = vectors.cosines_of_parts(layer, lengths, aggregate[places])
+            agreement = vectors.cosines_of_parts(layer, aggregate[places])
             return of.parts.joined(jnp.where(heard, agreement, 0.0), upload.present), state
         score, state = of.update(key, upload, aggregate, weights, state)
         whole = jnp.arange(aggregate.size)[None, :]

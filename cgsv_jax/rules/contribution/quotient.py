@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules.contribution import likeness
 from cgsv_jax.rules.spec import Number, Spec
 from cgsv_jax.types import Array, ArrayTree, Contribution, Upload
 
@@ -94,11 +95,9 @@ def quotient(
 
 def cluster_sizes(histories: Array, there: Array, alike: chex.Numeric) -> Array:
     """|C_i| >= 1 of every client [N], by what they sent [N, D]; who is away is like nobody."""
-    norms = vectors.norms(histories)
-    unit = histories / jnp.where(norms > 0, norms, 1.0)[:, None]
-    near = (vectors.gram(unit) > alike) & there[:, None] & there[None, :]
-    near = (near | jnp.eye(norms.size, dtype=bool)).astype(unit.dtype)
-    return jnp.sum(jnp.matmul(near, near.T, precision="highest") > 0.5, axis=1).astype(unit.dtype)
+    near = (likeness.pairs(histories, there) > alike) | jnp.eye(there.size, dtype=bool)
+    near = near.astype(histories.dtype)
+    return jnp.sum(vectors.gram(near) > 0.5, axis=1).astype(near.dtype)
 
 
 QUOTIENT = Spec(

@@ -78,10 +78,7 @@ def shapfed_wa(
         before = jnp.where(state.joined, state.gamma, jnp.where(known > 0, mean, 1.0))
         before = over_present(before, present)
         whole = jnp.einsum("n,cnf->cf", before, layer, precision="highest")
-        ones = jnp.ones_like(upload.norms)
-        agreement = jax.vmap(
-            lambda rows, towards: vectors.cosines(rows, vectors.norms(rows), ones, towards)
-        )(layer, whole)  # [C, N]
+        agreement = vectors.cosines_of_parts(layer, whole)  # [C, N]
         score = jnp.where(present, jnp.mean(agreement, axis=0), 0.0)
         averaged = memory * state.gamma + (1 - memory) * score
         gamma = jnp.clip(jnp.where(state.joined, averaged, score), least, 1.0)
