@@ -853,7 +853,8 @@ def _honesty(method: str, end: Outcome, alone: Outcome | None) -> dict[str, Any]
         "attacker_energy": end.energy[~honest].mean(),
     }
     if method != YARDSTICK and reputation.any():
-        found["attacker_reputation"] = reputation[~honest].mean() / reputation[honest].mean()
+        if reputation[honest].any():  # removal may have left the honest nothing
+            found["attacker_reputation"] = reputation[~honest].mean() / reputation[honest].mean()
         found["separation"] = float(metrics.separation(reputation, honest))
     if method != YARDSTICK and alone is not None:
         found["honest_fairness"] = float(metrics.fairness(alone.accuracy[seen], accuracy[seen]))
