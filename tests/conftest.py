@@ -127,6 +127,7 @@ def hyper(**changes):
         "floor": 1e-3,
         "norm_epsilon": 0.0,
         "cosine_epsilon": 0.0,
+        "significance": 0.5,  # of classes of four entries 3 deviations hear nobody
         "clip": 10.0,
     }
     base = Hyper._field_defaults | base

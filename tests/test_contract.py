@@ -73,8 +73,13 @@ def updates(seed=0, count=N):
 
 @pytest.fixture(scope="module", params=ENTRIES.items(), ids=ENTRIES)
 def rule(request, tiny):
+    """See `rule_of`; compiled once for all tests of an entry."""
+    return rule_of(request.param[0], tiny)
+
+
+def rule_of(entry, tiny):
     """An entry: `update(key, hyper, upload, state)` as it is and compiled, and `init`."""
-    entry, (name, options) = request.param
+    name, options = ENTRIES[entry]
     options = options._replace(network=tiny.network(), rounds=ROUNDS - 1)
 
     def update(key, hyper, upload, state):
@@ -118,6 +123,14 @@ def test_one_trace_serves_all_rounds_and_numbers(rule, tiny):
             chex.assert_shape([download.aggregate], (D,))
             chex.assert_type(download.quota, jnp.int32)
             assert ((download.quota >= 0) & (download.quota <= D)).all()
+
+
+@pytest.mark.parametrize("entry", ["algorithm witness", "measure echo", "echo of the whole"])
+def test_what_hears_some_is_tested_where_it_does(entry, tiny):
+    """Otherwise all scores here are 0, whatever else the rule does."""
+    seen = play(rule_of(entry, tiny), tiny, jax.random.key(0), tiny.hyper(), EVERYBODY)
+    scores = np.array([standing.score for _, standing in seen])
+    assert np.any(scores > 0)
 
 
 def test_state_is_a_legal_carry(rule, tiny):
