@@ -34,6 +34,9 @@ from cgsv_jax.types import (
     Upload,
 )
 
+# Programs that are kept at once: all of a part of the table. Each takes a thousand memory maps, of
+# which a process may have 65,530.
+MOST_PROGRAMS = 36
 NOBODY = "none"  # the attack where nobody cheats
 
 
@@ -166,7 +169,7 @@ Run = Callable[[Cell, Config, Task, int], tuple[Record, Evaluation]]
 def runner(worlds: Mapping[str, World]) -> Run:
     """(cell, its config, its task, seed) -> what one run recorded; threads may share it.
 
-    The first call of a program compiles it while other threads wait for it.
+    The first call of a program compiles it while other threads wait for it; the oldest are dropped.
     """
     programs: dict[tuple, Callable[..., Any]] = {}
     locks: dict[tuple, threading.Lock] = defaultdict(threading.Lock)
@@ -185,10 +188,13 @@ def runner(worlds: Mapping[str, World]) -> Run:
         )
         code = (cell.dataset, cell.measure, len(task.sizes), *bound.hyper)
         with locks[code]:
-            if code not in programs:
-                program = jax.jit(functools.partial(_one, bound, kinds))
-                programs[code] = program.lower(*arguments).compile()
-        return jax.device_get(programs[code](*arguments))
+            program = programs.get(code)
+            if program is None:
+                program = jax.jit(functools.partial(_one, bound, kinds)).lower(*arguments).compile()
+                programs[code] = program
+                for oldest in [*programs][:-MOST_PROGRAMS]:
+                    programs.pop(oldest, None)
+        return jax.device_get(program(*arguments))
 
     return run
 

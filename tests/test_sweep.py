@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from declared import Hyper
+from declared import TABLES, Hyper
 
+from cgsv_jax.config import schema
 from cgsv_jax.core import grid, simulation
+from cgsv_jax.rules import spec as spec_lib
+from cgsv_jax.rules.spec import Number
 
 SEEDS, BETAS = 3, (0.5, 2.0, np.inf)
 
@@ -111,7 +114,7 @@ def test_every_number_reaches_the_run(tiny):
     fields = jaxpr.invars[1:]
     mentioned = {str(v) for equation in jaxpr.eqns for v in equation.invars}
     ignored = {f for f, v in zip(Hyper._fields, fields, strict=True) if str(v) not in mentioned}
-    # Other methods' numbers, and those of options that are off.
-    assert ignored == {
-        *("q", "kappa", "recovery", "removal", "tolerance", "dropout", "clip", "growth")
-    }
+    # Other methods' numbers, those of other parts, and those of options that are off.
+    reads = spec_lib.options_of(TABLES.algorithms["cgsv"], {}, TABLES.parts) | schema.TRAINING
+    on = {n for n, o in reads.items() if isinstance(o, Number) and not o.switch}
+    assert ignored == {*Hyper._fields} - on
