@@ -22,6 +22,7 @@ AGGREGATIONS = (
     *("reputation", "uniform", "median", "trimmed_mean", "multi_krum", "geometric_median"),
     "fltrust",
 )
+ATTACKS = (*("none", "sign_flip:3", "coordinated_sign_flip:3", "free_rider_replay:3", "sybils:3"),)
 SCALES = {
     "smoke": {
         "base": {"clients": 5, "rounds": 2, "seeds": 1},
@@ -33,25 +34,13 @@ SCALES = {
         "base": {"clients": 10, "rounds": 40, "seeds": 2},
         "partitions": ("uniform", "class_imbalance"),
         "aggregations": AGGREGATIONS,
-        "attacks": (
-            "none",
-            "sign_flip:3",
-            "coordinated_sign_flip:3",
-            "free_rider_replay:3",
-            "sybils:3",
-        ),
+        "attacks": ATTACKS,
     },
     "full": {
         "base": {"dataset": "mnist", "clients": 10, "seeds": 5},
         "partitions": ("uniform", "power_law", "class_imbalance"),
         "aggregations": (*AGGREGATIONS, "krum", "norm_clipping"),
-        "attacks": (
-            "none",
-            "sign_flip:3",
-            "coordinated_sign_flip:3",
-            "free_rider_replay:3",
-            "sybils:3",
-        ),
+        "attacks": ATTACKS,
     },
 }
 # column -> (heading, factor, digits, methods)

@@ -319,12 +319,12 @@ def test_s2_wef(tiny, scenario):
     deltas[:, 2] = theirs["replay"]
     everybody = jnp.ones(5, bool)
     heard = stateless(Contribution, lambda upload: jnp.ones_like(upload.norms))
-    gamma = jax.jit(lambda d, sent, t: likeness(d, sent, t)[0])
+    gamma = jax.jit(lambda d, sent: likeness(d, sent)[0])
     score = jax.jit(s2_wef(heard).update)
     sent = sent_lib.nothing(5, 64, 1)
     for t, sent_now in enumerate(jnp.asarray(deltas, jnp.float32)):
         upload = tiny.upload(sent_now, [1] * 5)._replace(sent=sent, round=jnp.int32(t))
-        near = np.asarray(gamma(sent_now, sent, t - 1))
+        near = np.asarray(gamma(sent_now, sent))
         # Cosine over squared distance: whole numbers but for a root and two quotients.
         np.testing.assert_allclose(near, theirs["gamma"][t], rtol=2e-6)
         scores, _ = score(jax.random.key(0), upload, upload.server, upload.norms, ())

@@ -125,9 +125,7 @@ def camouflaged(known: Known) -> Array:
     which clients report there, take values between 0 and E. No frequencies are reported here, so
     that the sum of the steps is all that is left of it. Assumed: s = 1e-3 as in `delta_weights`.
     """
-    return known.received[:, 0] + math.sqrt(known.epochs) * known.strength[:, None] * _gaussian(
-        known
-    )
+    return delta_weights(known._replace(strength=math.sqrt(known.epochs) * known.strength))
 
 
 def predicted(known: Known) -> Array:

@@ -7,7 +7,7 @@ say who received what: k (2 D + 2 N) numbers for k rounds, where the rewards the
 
 import jax.numpy as jnp
 
-from cgsv_jax.types import Array, Sent
+from cgsv_jax.types import Array, Sent, Upload
 
 
 def nothing(num_clients: int, num_parameters: int, rounds: int) -> Sent:
@@ -50,6 +50,18 @@ def remembered(sent: Sent, round_: Array, aggregate: Array, rewards: Array, pres
         place=put_present(sent.place, place),
         heard=put_present(sent.heard, round_),
     )
+
+
+def recent(upload: Upload, rounds: int) -> Sent:
+    """What was sent in the last rounds, of which the server may remember more.
+
+    Raises:
+      ValueError: (when traced) the upload does not carry what was sent.
+    """
+    if upload.sent is None:
+        raise ValueError("this rule needs uploads with what was sent, see Needs.sent")
+    made = upload.sent.made
+    return upload.sent._replace(made=jnp.where(made >= upload.round - rounds, made, -1))
 
 
 def received(sent: Sent, slot: int) -> Array:

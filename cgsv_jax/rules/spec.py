@@ -101,7 +101,7 @@ PARTS = {
     "reward": "reward rule",
     "game": "what a coalition is worth to a measure of a game",
     "quotient_of": "measure of which near-duplicates have one share",
-    "echo_of": "measure of what an upload holds beside what its client was sent",
+    "echo_of": "measure of who still agrees when what its client was sent is taken out",
     "s2_wef_of": "measure of who does not send what it was sent",
 }
 # Parts of measures that are measures, the outermost first: none may be made of those before it.

@@ -13,15 +13,13 @@ CLASSES = Choice(
     "weights of the classes: alike, or more for those in which few agree",
     flag="class_weights",
 )
-# A class in which all together agree less than this would outweigh every other by a rounding.
-_LEAST = 1e-3
-
-
 DISAGREEMENT = Choice(
     "counts",
     ("counts", "ignored"),
     "cosines of a class below 0: they count against a client, or the class is not counted for it",
 )
+# A class in which all together agree less than this would outweigh every other by a rounding.
+_LEAST = 1e-3
 
 
 def class_cosine(

@@ -19,8 +19,6 @@ ROUNDS = Count(
     "rounds whose downloads are taken out of an upload before it is judged",
     flag="echo_rounds",
 )
-
-
 SIGNIFICANCE = Number(
     3.0,
     Interval(0, math.inf, "[)"),
@@ -70,9 +68,7 @@ def echo(of: Contribution, rounds: int = 3, significance: chex.Numeric = 3.0) ->
     def update(
         key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
     ) -> tuple[Array, ArrayTree]:
-        if upload.sent is None:
-            raise ValueError("echo needs uploads with what was sent, see Needs.sent")
-        sent = since(upload.sent, upload.round - rounds)
+        sent = sent_lib.recent(upload, rounds)
         if of.parts is not None:
             places = jnp.asarray(of.parts.places)
             heard = heard_in_parts(upload.deltas, aggregate, sent, places, significance)
@@ -85,11 +81,6 @@ def echo(of: Contribution, rounds: int = 3, significance: chex.Numeric = 3.0) ->
         return jnp.where(heard, score, 0.0), state
 
     return Contribution(of.init, update, of.needs._replace(sent=max(rounds, of.needs.sent)))
-
-
-def since(sent: Sent, round_: Array) -> Sent:
-    """What was sent from a round on."""
-    return sent._replace(made=jnp.where(sent.made >= round_, sent.made, -1))
 
 
 def heard_in_parts(
@@ -109,16 +100,14 @@ def heard_in_parts(
     def rows(vectors: Array) -> Array:  # [N, P F] -> [P N, F]
         return jnp.moveaxis(vectors.reshape(-1, number, width), 1, 0).reshape(-1, width)
 
-    def received(slot: int) -> Array:
-        return rows(sent_lib.received(heard, slot))
-
     flat = places.reshape(-1)
-    heard = sent._replace(aggregate=sent.aggregate[:, flat], takers=sent.takers[:, flat])
+    sent = sent._replace(aggregate=sent.aggregate[:, flat], takers=sent.takers[:, flat])
+    left_of = residual(lambda slot: rows(sent_lib.received(sent, slot)), sent.made.size)
     own = rows(deltas[:, flat])
     towards = rows(jnp.broadcast_to(aggregate[flat], (deltas.shape[0], flat.size)))
     # Of unit length first: products of what is left must not leave the range of float32.
     unit = [v / _positive(vectors.norms(v))[:, None] for v in (own, towards)]
-    left, directed = (residual(v, received, sent.made.size) for v in unit)
+    left, directed = map(left_of, unit)
     lengths = [vectors.norms(v) for v in (left, directed)]
     agreement = jnp.sum(left * directed, axis=1) / _positive(lengths[0] * lengths[1])
     there = (lengths[0] > _LEAST) & (lengths[1] > _LEAST)
@@ -129,14 +118,13 @@ def _positive(lengths: Array) -> Array:
     return jnp.where(lengths > 0, lengths, 1.0)
 
 
-def residual(deltas: Array, received: Callable[[int], Array], rounds: int) -> Array:
-    """u_i less its projection on all that its client was sent, [N, D].
+def residual(received: Callable[[int], Array], rounds: int) -> Callable[[Array], Array]:
+    """Vectors [N, D] -> each less its projection on all that its client was sent, [N, D].
 
     Downloads of successive rounds may be nearly the same vector: of these, the directions that
     rounding made are left out.
 
     Args:
-      deltas: [N, D].
       received: [N, D] of each of the rounds, by number.
       rounds: how many.
     """
@@ -152,12 +140,16 @@ def residual(deltas: Array, received: Callable[[int], Array], rounds: int) -> Ar
 
     gram = jnp.stack([jnp.stack([products(unit(a), unit(b)) for b in slots], 1) for a in slots], 1)
     inverse = jnp.linalg.pinv(gram, rtol=1e-5, hermitian=True)  # [N, k, k]
-    # Twice: what the first projection leaves by rounding, the second takes.
-    for _ in range(2):
-        along = jnp.stack([products(deltas, unit(slot)) for slot in slots], 1)
-        weights = jnp.einsum("nab,nb->na", inverse, along, precision="highest")
-        deltas = deltas - sum(weights[:, slot, None] * unit(slot) for slot in slots)
-    return deltas
+
+    def left_of(vectors: Array) -> Array:
+        # Twice: what the first projection leaves by rounding, the second takes.
+        for _ in range(2):
+            along = jnp.stack([products(vectors, unit(slot)) for slot in slots], 1)
+            weights = jnp.einsum("nab,nb->na", inverse, along, precision="highest")
+            vectors = vectors - sum(weights[:, slot, None] * unit(slot) for slot in slots)
+        return vectors
+
+    return left_of
 
 
 ECHO = Spec(

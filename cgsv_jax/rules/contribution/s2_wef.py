@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from cgsv_jax.core import checks
+from cgsv_jax.core import checks, order_statistics
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules import sent as sent_lib
 from cgsv_jax.rules.spec import Count, Number, Spec
@@ -65,26 +65,25 @@ def s2_wef(of: Contribution, rounds: int = 1, deviations: chex.Numeric = 5.0) ->
     def update(
         key: jax.Array, upload: Upload, aggregate: Array, weights: Array, state: ArrayTree
     ) -> tuple[Array, ArrayTree]:
-        if upload.sent is None:
-            raise ValueError("s2_wef needs uploads with what was sent, see Needs.sent")
+        sent = sent_lib.recent(upload, rounds)
         score, state = of.update(key, upload, aggregate, weights, state)
-        gamma, known = likeness(upload.deltas, upload.sent, upload.round - rounds)
+        gamma, known = likeness(upload.deltas, sent)
         known = known & upload.present
-        middle = _median(gamma, known)
-        spread = _median(jnp.abs(gamma - middle), known)
+        middle = order_statistics.middle(gamma, known)
+        spread = order_statistics.middle(jnp.abs(gamma - middle), known)
         replays = known & (gamma > middle + deviations * spread)
         return jnp.where(replays, jnp.minimum(score, 0.0), score), state
 
     return Contribution(of.init, update, of.needs._replace(sent=max(rounds, of.needs.sent)))
 
 
-def likeness(deltas: Array, sent: Sent, since: Array) -> tuple[Array, Array]:
-    """gamma [N] of uploads and what their clients were sent since a round, and who was [N] bool."""
+def likeness(deltas: Array, sent: Sent) -> tuple[Array, Array]:
+    """gamma [N] of uploads and what their clients were sent; and who was sent anything [N]."""
     large = _large(deltas)
     most = jnp.zeros_like(deltas[:, 0])
     known = jnp.zeros(deltas.shape[0], bool)
     for slot in range(sent.made.size):
-        marks = _large(sent_lib.received(sent, slot)) & (sent.made[slot] >= since)
+        marks = _large(sent_lib.received(sent, slot))
         mine, its, both = (
             jnp.sum(x, axis=1, dtype=most.dtype) for x in (large, marks, large & marks)
         )
@@ -98,11 +97,6 @@ def likeness(deltas: Array, sent: Sent, since: Array) -> tuple[Array, Array]:
 def _large(rows: Array) -> Array:
     magnitudes = jnp.abs(rows)
     return magnitudes > jnp.mean(magnitudes, axis=1, keepdims=True)
-
-
-def _median(values: Array, known: Array) -> Array:
-    """The median of those known; 0 where nobody is."""
-    return jnp.where(jnp.any(known), jnp.nanmedian(jnp.where(known, values, jnp.nan)), 0.0)
 
 
 S2_WEF = Spec(
