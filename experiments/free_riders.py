@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from cgsv_jax.core import simulation, vectors
+from cgsv_jax.core import attacks, simulation, vectors
 from cgsv_jax.experiment import bind, deal, names
 from cgsv_jax.host import terminal
 from cgsv_jax.rules import sent as sent_lib
@@ -50,7 +50,7 @@ from cgsv_jax.types import (
 from experiments import common
 
 UNIFORM, NOISE = 1e-2, 1e-3  # the benchmark's R and sigma
-ATTACKS = {"none": 0, "random weights": 1, "replay": 2}
+ATTACKS = {"none": 0, "random weights": 2, "replay": 1}
 SHARES = (0.1, 0.3, 0.7)
 
 
@@ -190,7 +190,9 @@ def played(
             rides = np.zeros(number, bool)
             rides[order[: round(share * number)]] = True
             code = np.where(rides, ATTACKS[kind], 0).astype(np.int32)
-            clients = task.clients._replace(conduct=Conduct(code, np.ones(number, np.float32)))
+            clients = task.clients._replace(
+                conduct=Conduct(code, np.full(number, NOISE, np.float32))
+            )
             score, reputation, accuracy = map(
                 np.asarray, compiled(jax.random.key(seed), data, clients)
             )
@@ -205,24 +207,18 @@ def played(
 
 
 def attack() -> Attack:
-    """Code 1 of a `Conduct` sends random weights, code 2 what it was sent last, and noise."""
-
-    def init(num_clients: int, num_parameters: int) -> Array:
-        return jnp.zeros((num_clients, num_parameters))
+    """Code 1 of a `Conduct` sends what it was sent last, and noise; code 2 random weights."""
+    replay = attacks.attack(["free_rider_adwa"])
 
     def forge(key: PRNGKey, upload: Upload, conduct: Conduct, state: ArrayTree) -> Array:
         keys = vectors.draws(key, upload.numbers, upload.deltas.shape[0])
         size = upload.deltas.shape[1:]
         model = jax.vmap(lambda k: jax.random.uniform(k, size, minval=-UNIFORM, maxval=UNIFORM))
-        noise = jax.vmap(lambda k: NOISE * jax.random.normal(k, size))
-        code = jnp.where(upload.present, conduct.attack, 0)[:, None]
-        sent = jnp.where(code == 1, model(keys) - upload.clients, upload.deltas)
-        return jnp.where(code == 2, state + noise(keys), sent)
+        random = upload.present & (conduct.attack == 2)
+        replayed = replay.forge(key, upload, conduct, state)
+        return jnp.where(random[:, None], model(keys) - upload.clients, replayed)
 
-    def receive(download: Download, present: Array, state: ArrayTree) -> ArrayTree:
-        return jnp.where(present[:, None], download.rewards, state)
-
-    return Attack(init, forge, receive)
+    return replay._replace(forge=forge)
 
 
 # ---------------------------------------------------------------- the benchmark's detectors

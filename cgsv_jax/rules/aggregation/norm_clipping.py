@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.aggregation import lengths as lengths_lib
+from cgsv_jax.rules.aggregation import weighted
 from cgsv_jax.rules.shares import over_present
 from cgsv_jax.rules.spec import Choice, Number, Spec
 from cgsv_jax.rules.stateless import stateless
@@ -45,18 +46,15 @@ def norm_clipping(longest: chex.Numeric | None = None, weights: str = "size") ->
       Sun, Kairouz, Suresh, McMahan, Can You Really Backdoor Federated Learning?, 2019 (a threshold
       for all); the median of norms is a common adaptive choice.
     """
-    by_size = checks.choice("clipped_weights", weights, "size", "uniform") == "size"
+    checks.choice("clipped_weights", weights, "size", "uniform")
     if longest is not None:
         checks.numbers(LONGEST.allowed, clip_norm=longest)
 
     def aggregated(upload: Upload) -> tuple[Array, Array]:
-        present = upload.present
         lengths, middle = lengths_lib.of_uploads(upload)
         most = middle if longest is None else jnp.asarray(longest, lengths.dtype)
         cut = jnp.where(lengths > most, lengths_lib.factors(lengths, most), 1.0)
-        # Floats: in all, more than an int32 may count.
-        shares = upload.num_examples.astype(lengths.dtype) if by_size else jnp.ones_like(lengths)
-        shares = over_present(shares, present)
+        shares = over_present(weighted.shares(upload, weights), upload.present)
         return vectors.weighted_sum(shares * cut * upload.scales, upload.deltas), shares
 
     return stateless(Aggregation, aggregated)

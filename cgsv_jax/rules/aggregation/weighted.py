@@ -16,7 +16,8 @@ def _sum(weights: Array, upload: Upload) -> Array:
     return vectors.weighted_sum(weights * upload.scales, upload.deltas)  # u_N
 
 
-def _shares(upload: Upload, first: str) -> Array:
+def shares(upload: Upload, first: str) -> Array:
+    """Of everybody's rows [N] that of each client, "size", or 1 / N, "uniform"."""
     dtype = upload.deltas.dtype
     if first == "uniform":
         return jnp.full(upload.present.shape, 1 / population(upload), dtype)
@@ -46,7 +47,7 @@ def by_reputation(*, first: str = "size") -> Aggregation:
         key: jax.Array, upload: Upload, standing: Standing, joined: Array
     ) -> tuple[Array, Array, Array]:
         del key
-        weights = jnp.where(joined, standing.reputation, _shares(upload, first))  # r_{i,t-1}
+        weights = jnp.where(joined, standing.reputation, shares(upload, first))  # r_{i,t-1}
         weights = over_present(weights, upload.present)
         return _sum(weights, upload), weights, joined | upload.present
 
@@ -55,7 +56,7 @@ def by_reputation(*, first: str = "size") -> Aggregation:
 
 def _fixed(first: str, scale: Callable[[Upload], Array] | None = None) -> Aggregation:
     def aggregated(upload: Upload) -> tuple[Array, Array]:
-        weights = over_present(_shares(upload, first), upload.present)
+        weights = over_present(shares(upload, first), upload.present)
         factor = 1.0 if scale is None else scale(upload)
         return _sum(factor * weights, upload), weights
 
