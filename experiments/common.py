@@ -25,6 +25,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from cgsv_jax.config import resolve, schema
 from cgsv_jax.core import grid as grid_lib
@@ -362,6 +363,36 @@ def panels(rows: int, columns: int, size: tuple[float, float], title: str) -> tu
     for axes in grid.flat:
         plain(axes)
     return figure, grid
+
+
+def written_map(
+    axes: Axes,
+    values: np.ndarray,
+    text: Callable[[float], str],
+    dark: Callable[[float], bool],
+    size: int = 7,
+    **image: Any,
+) -> AxesImage:
+    """A map [rows, columns] with its values in the cells; what is no number is left empty.
+
+    Args:
+      axes: to draw on; its grid goes.
+      values: of the cells.
+      text: what stands in a cell.
+      dark: whether a cell is so dark that it is written in white.
+      size: of the letters.
+      **image: colours and limits, as `imshow` takes them.
+    """
+    drawn = axes.imshow(values, aspect="auto", **image)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(
+                *(column, row, text(value)),
+                **{"ha": "center", "va": "center", "fontsize": size},
+                color="white" if dark(value) else "black",
+            )
+    axes.grid(visible=False)
+    return drawn
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int) -> None:

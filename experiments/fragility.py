@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from experiments import common
@@ -135,22 +133,17 @@ def figure(frame: pl.DataFrame) -> Figure:
             means = own.group_by("aggregation", "attack").agg(factor * pl.col(column).mean())
             cells = {(r, a): v for r, a, v in means.rows()}
             values = np.array([[cells[r, a] for a in attacks] for r in rules], float)
-            # One scale for all, of a probability and of per cent.
-            image = ScalarMappable(Normalize(0, factor), colours)
-            axes.imshow(values, norm=image.norm, cmap=colours, aspect="auto")
-            for (i, j), value in np.ndenumerate(values):
-                if np.isfinite(value):
-                    dark = column != "separation" and value > factor / 2
-                    axes.text(
-                        *(j, i, f"{value:.{digits}f}"),
-                        **{"ha": "center", "va": "center", "fontsize": 7},
-                        color="white" if dark else "black",
-                    )
+            common.written_map(
+                *(axes, values),
+                lambda value, digits=digits: f"{value:.{digits}f}",
+                lambda value, most=factor: most > 1 and value > most / 2,
+                # One scale for all, of a probability and of per cent.
+                **{"vmin": 0, "vmax": factor, "cmap": colours},
+            )
             what = "AUC" if column == "separation" else "honest, %"
             axes.set_title(f"{method}: {what}\n{partition}", fontsize=8)
             axes.set_xticks(range(len(attacks)), attacks, fontsize=7, rotation=60)
             axes.set_yticks(range(len(rules)), rules if place == 0 else [], fontsize=7)
-            axes.grid(visible=False)
     return drawn
 
 

@@ -461,13 +461,10 @@ def figure(frame: pl.DataFrame) -> Figure:
                     for name in detectors
                 ]
             )
-            axes.imshow(values, vmin=0, vmax=1, cmap=colours, aspect="auto")
-            for (i, j), number_ in np.ndenumerate(values):
-                axes.text(
-                    *(j, i, f"{100 * number_:.0f}"),
-                    **{"ha": "center", "va": "center", "fontsize": 8},
-                    color="white" if number_ > 0.5 else "black",
-                )
+            common.written_map(
+                *(axes, values, lambda share: f"{100 * share:.0f}", lambda share: share > 0.5, 8),
+                **{"vmin": 0, "vmax": 1, "cmap": colours},
+            )
             axes.set_xticks(
                 range(len(shown)),
                 [
@@ -477,7 +474,6 @@ def figure(frame: pl.DataFrame) -> Figure:
                 fontsize=7,
             )
             axes.set_yticks(range(len(detectors)), detectors, fontsize=8)
-            axes.grid(visible=False)
             title = {
                 "recall": "free riders that are detected, %",
                 "mistaken": "honest clients that are, %",

@@ -658,16 +658,13 @@ def figure(frame: pl.DataFrame, dataset: str, number: int) -> Figure:
         values = np.array(
             [[cells.get((m, a), (None, None))[0] for a in kinds] for m in measures], float
         )
-        image = axes.imshow(values, vmin=0, vmax=1, cmap="RdBu", aspect="auto")
-        for (i, j), value in np.ndenumerate(values):
-            if np.isnan(value):
-                continue
-            strong = abs(value - 0.5) > 0.35
-            axes.text(
-                *(j, i, f"{value:.2f}".lstrip("0") if value < 0.995 else "1"),
-                **{"ha": "center", "va": "center", "fontsize": 7},
-                color="white" if strong else "black",
-            )
+        image = common.written_map(
+            *(axes, values),
+            lambda auc: f"{auc:.2f}".lstrip("0") if auc < 0.995 else "1",
+            lambda auc: abs(auc - 0.5) > 0.35,
+            **{"vmin": 0, "vmax": 1, "cmap": "RdBu"},
+        )
+        for i, j in np.argwhere(np.isfinite(values)):
             entries = cells[measures[i], kinds[j]][1]
             if entries is not None and entries >= 1 / 3:
                 corner = [(j + 0.5, i - 0.5), (j + 0.5, i - 0.12), (j + 0.2, i - 0.5)]
@@ -676,7 +673,6 @@ def figure(frame: pl.DataFrame, dataset: str, number: int) -> Figure:
         axes.set_yticks(range(len(measures)), measures, fontsize=8)
         last = partition == partitions[-1]
         axes.set_xticks(range(len(kinds)), kinds if last else [], fontsize=8)
-        axes.grid(visible=False)
         if last:
             for label in axes.get_xticklabels():
                 label.set(rotation=45, ha="right", rotation_mode="anchor")
