@@ -17,6 +17,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 from cgsv_jax.core.ranges import MAX_WHOLE, Interval
+from cgsv_jax.experiment import names
 from cgsv_jax.rules import methods
 from cgsv_jax.rules.aggregation import AGGREGATIONS
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
@@ -146,7 +147,7 @@ def of_rules(title, text, table):
 
 def options(spec):
     """A table of all that a rule, with the parts that it has by default, can be told."""
-    found = options_of(spec, {}, methods.PARTS)
+    found = options_of(spec, {}, names.TABLES.parts)
     if not found:
         return "It has no options."
     own = {option.flag or argument for argument, option in spec.options.items()} | {*spec.parts}

@@ -33,7 +33,6 @@ from cgsv_jax.rules import rescale
 from cgsv_jax.rules import sent as sent_lib
 from cgsv_jax.rules import spec as spec_lib
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
-from cgsv_jax.rules.methods import PARTS
 from cgsv_jax.types import Array, Contribution, Network, Upload
 from experiments import common
 
@@ -174,9 +173,9 @@ def measured(
 
         def build(network: Network, name=name, game=game) -> Contribution:
             spec, words = CONTRIBUTIONS[name], {"game": game or "cosine"}
-            options = spec_lib.options_of(spec, words, PARTS)
+            options = spec_lib.options_of(spec, words, names_lib.TABLES.parts)
             values = {flag: option.default for flag, option in options.items()} | words
-            return spec_lib.made(spec, values, {"network": network}, PARTS)
+            return spec_lib.made(spec, values, {"network": network}, names_lib.TABLES.parts)
 
         try:
             if game == "accuracy":

@@ -1,8 +1,6 @@
 """Named methods. A new method is one file and one line of `METHODS`."""
 
-from cgsv_jax.rules.aggregation import AGGREGATIONS
 from cgsv_jax.rules.compose import ComposedState, compose, needs_of
-from cgsv_jax.rules.contribution import CONTRIBUTIONS, GAMES
 from cgsv_jax.rules.methods.cffl import CFFL, cffl
 from cgsv_jax.rules.methods.cgsv import CGSV, cgsv, cgsv_released
 from cgsv_jax.rules.methods.eci import ECI, eci
@@ -18,8 +16,6 @@ from cgsv_jax.rules.methods.size_weighted import SIZE_WEIGHTED, size_weighted
 from cgsv_jax.rules.methods.standalone import STANDALONE, standalone
 from cgsv_jax.rules.methods.witness import WITNESS, witness
 from cgsv_jax.rules.removal import Removal
-from cgsv_jax.rules.reward import REWARDS
-from cgsv_jax.rules.spec import Tables, with_measures
 from cgsv_jax.rules.then import then
 
 METHODS = {
@@ -38,18 +34,9 @@ METHODS = {
     "cgsv": CGSV,
     "witness": WITNESS,
 }
-PARTS: Tables = with_measures(
-    {
-        "contribution": CONTRIBUTIONS,
-        "aggregation": AGGREGATIONS,
-        "reward": REWARDS,
-        "game": GAMES,
-    }
-)
 
 __all__ = [
     "METHODS",
-    "PARTS",
     "ComposedState",
     "Removal",
     "cffl",
