@@ -201,6 +201,7 @@ def test_what_clients_reach_alone_is_what_the_yardstick_reaches():
     (other,) = running.run(names_lib.configure(**asked)).cells
     np.testing.assert_allclose(cell.evaluation.accuracy, other.evaluation.accuracy, atol=1e-6)
     np.testing.assert_array_equal(cell.record.loss, other.record.loss)
+    assert [own.oracle for own in (cell, other, alone)] == [True, False, False]
 
 
 @pytest.mark.parametrize("name", ["q_ffl", "rank", "rffl", "fedavg_finetuned"])

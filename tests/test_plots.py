@@ -298,6 +298,10 @@ def test_doubts_stand_in_titles_and_are_explained_once():
     title = figure.axes[0].get_title()
     assert title.startswith("cgsv\nfairness ±?* [-50.0, 100.0]\n")
     assert "±? its interval contains both signs" in figure.get_suptitle().splitlines()
+    told = run.summary.with_columns(oracle=pl.col("method") == "cgsv")
+    figure = figures_lib.fairness(run._replace(summary=told), "power_law")
+    assert figure.axes[0].get_title().startswith("cgsv\nfairness 100.0*† [100.0, 100.0]\n")
+    assert "† oracle, an input is the standalone accuracy" in figure.get_suptitle()
 
 
 def test_many_clients_are_bands(crowd):

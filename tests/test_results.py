@@ -674,6 +674,33 @@ def test_an_interval_with_both_signs_leaves_no_number():
     assert not any(line.startswith("±?") for line in sure.lines)
 
 
+def test_a_method_that_reads_the_standalone_accuracies_is_marked():
+    """Wherever its fairness is a number; not the losses, and not where nobody said so."""
+    alone, other = cell("standalone", final=[0.3, 0.5, 0.4, 0.6]), cell("cgsv")
+    told = other._replace(method="iafl[contribution_by=accuracy]", oracle=True)
+    summary = frames.summary_frame([alone, other, told])
+    assert summary["oracle"].to_list() == [False] * 4 + [True] * 2
+    table = frames.fairness_table(summary)
+    assert table["oracle"].to_list() == [False, False, True]
+    texts = [tables_lib.fairness_text(row) for row in table.iter_rows(named=True)]
+    assert [text.count("†") for text in texts] == [0, 0, 1]
+    row = table.row(2, named=True)
+    assert "†" not in tables_lib.fairness_text(row, "fairness_by_loss")
+    assert tables_lib.signs(row | {"fairness": None, "unsettled": 0}) == []
+    line = "† oracle: an input is the standalone accuracy that fairness compares with"
+    for report in (tables_lib.fairness(summary), tables_lib.overview(summary)):
+        (said,) = (own for own in report.lines if own.startswith("†"))
+        assert said.startswith(line)
+        assert "†" in tables_lib.markdown_of(report)
+        assert "†" in tables_lib.html(report)
+        assert r"\textdagger{}" in tables_lib.latex(report)
+    for nobody in (
+        summary.filter(pl.col("method") != told.method),
+        summary.with_columns(oracle=pl.lit(None, pl.Boolean)),
+    ):
+        assert not any("†" in own for own in tables_lib.fairness(nobody).lines)
+
+
 def test_how_far_to_trust_it_says_what_scipy_does(courses):
     summary = frames.summary_frame(courses)
     (report,) = tables_lib.trust(summary)

@@ -234,7 +234,7 @@ def test_an_outcome_comes_back_without_a_rounding():
         size = {"clients": 5, "evaluated": 3, "late": (4, 3), "one": 1}[of]
         fields[name] = (rng.random(size) * min(most, 1e6)).astype(kind)
     assert (*fields, "rows", "right") == frames.Outcome._fields
-    ones = ("server_accuracy", "chosen_round")
+    ones = ("server_accuracy", "chosen_round", "oracle")
     end = frames.Outcome(**fields)._replace(**{name: fields[name][0] for name in ones})
     right = rng.random((3, 7)) < 0.5
     accuracy = right.mean(-1).astype(np.float32)

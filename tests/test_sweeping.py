@@ -340,6 +340,19 @@ def test_a_best_point_of_either_sign_says_so():
     assert sweep_results.shown_points(own, (), "fairness")["fairness (accuracy, %)"][0][:2] == "±?"
 
 
+def test_a_best_point_that_the_yardstick_paid_says_so():
+    rows = _rows({(0, 0): (99.0, 0), (1, 0): (50.0, 0)})
+    rows[0]["oracle"] = True
+    own = sweep_results.ranking(sweep_results.frame(rows, {"beta": ()}), ("beta",), "fairness")
+    assert own.best["point"] == 0
+    assert sweep_results.doubts_of_best(own) == [
+        "its fairness on uniform is so by construction in part: an input is the standalone "
+        "accuracy that fairness compares with"
+    ]
+    shown = sweep_results.shown_points(own, ("beta",), "fairness")
+    assert shown["fairness (accuracy, %)"].to_list() == ["99.0† (50.0)", "50.0 (50.0)"]
+
+
 @pytest.mark.parametrize("name", ["clients", "preset", "hidden"])
 def test_names_that_a_table_has_already(name):
     """Swept options may be called like a column of the summary, or be no numbers."""

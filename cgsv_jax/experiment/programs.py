@@ -155,6 +155,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         counts=which_counts(bound.select, evaluation, counted),
         stopped=execute.stopped(record, evaluation),
         models=None if counted is None else counted.models,
+        oracle=bound.needs.alone,
     )
 
 

@@ -767,6 +767,7 @@ def _doubts(row: Mapping[str, Any]) -> list[str]:
     said = {  # shorter than below a table: there is less room
         tables.BOTH: "its interval contains both signs",
         tables.MARK: "its sign changes over the last quarter, or it is lost there",
+        tables.ORACLE: "oracle, an input is the standalone accuracy: fair by construction in part",
     }
     return [f"{sign} {said[sign]}" for sign in tables.signs(row)]
 

@@ -103,6 +103,9 @@ TRUST = {
 CHOSEN = {"chosen_round": pl.Int32}
 # The last round of a run that was ended early; null: it was not.
 STOPPED = {"stopped_round": pl.Int32}
+# Whether the standalone accuracies, with which fairness compares, were an input of the method; null
+# where an earlier version wrote the table, which did not say.
+ORACLE = {"oracle": pl.Boolean}
 SUMMARY_COLUMNS = {  # a row per key, at the run's end
     **KEYS,
     "fairness": pl.Float64,  # null where undefined; then the next says why
@@ -122,6 +125,7 @@ SUMMARY_COLUMNS = {  # a row per key, at the run's end
     **TRUST,
     **CHOSEN,
     **STOPPED,
+    **ORACLE,
 }
 # Who holds what: a row per draw of a partition, client and label that it holds. Where clients carry
 # labels of their own, as those do that cheat with them, those count.
@@ -141,7 +145,8 @@ _TYPES = [item for columns in COLUMNS.values() for item in columns.items()]
 TEXTS = {name for name, kind in _TYPES if kind == pl.String}
 TRUTHS = {name for name, kind in _TYPES if kind == pl.Boolean}  # in some table
 # Columns that not every version has written: where they lack, they are null, or of the config.
-LATER = {"owner": pl.String, "partition_seed": pl.Int64, **TRUST, **CHOSEN, **STOPPED}
+LATER = {"owner": pl.String, "partition_seed": pl.Int64}
+LATER |= {**TRUST, **CHOSEN, **STOPPED, **ORACLE}
 AVERAGED = (  # over seeds, and over partition seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", *TRAFFIC, "present", *HONESTY),
@@ -174,6 +179,7 @@ class Cell(NamedTuple):
     held: np.ndarray | None = None  # [N, C] rows of every label that each client holds
     # The server's [S, D] and the clients' [S, N, D] at the evaluation that counts; None: not kept.
     models: tuple[np.ndarray, np.ndarray] | None = None
+    oracle: bool = False  # whether the method read standalone accuracies (`Needs.alone`)
 
     def __repr__(self) -> str:
         """A line: arrays are many, and large."""
@@ -213,6 +219,7 @@ class Outcome(NamedTuple):
     honest: np.ndarray  # [N] bool
     honest_seen: np.ndarray  # [K] bool, of the clients that were evaluated
     chosen_round: Any = np.int32(0)  # [] which validation rows chose; 0: it is the last
+    oracle: Any = np.bool_(False)  # [] whether standalone accuracies were an input
     rows: Any = np.int32(0)  # [] n, test rows of which `right` is known; 0: it was not kept
     right: Any = np.zeros(0, np.uint8)  # [K n / 8] whether each is classified right, as bits
 
@@ -588,6 +595,7 @@ def _ends(cell: Cell) -> Outcome:
         honest=honest,
         honest_seen=honest if cell.evaluated is None else honest[:, cell.evaluated],
         chosen_round=chosen,
+        oracle=np.full(len(cell.seeds), cell.oracle),
         **_bits(cell),
     )
 
@@ -732,6 +740,7 @@ def summary_row(
         "broken": int(end.broken.sum()),
         "attackers": int((~end.honest).sum()),
         "chosen_round": int(end.chosen_round) or None,
+        "oracle": bool(end.oracle),
     }
     row |= _honesty(method, end, alone)
     row |= _against_alone(method, None if alone is None else alone.accuracy, final)
@@ -891,6 +900,7 @@ def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
         pl.col("fairness").drop_nulls().alias("defined"),
         pl.len().cast(pl.Int64).alias("seeds"),
         pl.col("partition_seed").n_unique().cast(pl.Int64).alias("draws"),
+        pl.col("oracle").any(),  # which leaves out what nobody knows
         reasons.str.join("; ").replace("", None).alias("fairness_undefined"),
     )
     made: dict[str, list[Any]] = {"low": [], "high": [], "over": []}
@@ -911,7 +921,8 @@ def fairness_table(summary: pl.DataFrame) -> pl.DataFrame:
         pl.Series("interval_over", made["over"], pl.String),
     )
     return table.select(
-        "partition", "method", *names, "interval_over", "seeds", "draws", "fairness_undefined"
+        *("partition", "method", *names, "interval_over", "seeds", "draws"),
+        *("fairness_undefined", "oracle"),
     )
 
 

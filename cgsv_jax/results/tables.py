@@ -25,6 +25,8 @@ from cgsv_jax.results.frames import YARDSTICK
 
 BOTH = "±?"  # in place of a fairness whose interval contains both signs
 MARK = "*"  # beside a fairness that the last quarter of the evaluations does not bear out
+ORACLE = "†"  # beside one whose method had the standalone accuracies as an input
+PAID_BY = "an input is the standalone accuracy that fairness compares with"  # of such a method
 CLOSE = 0.01  # accuracies nearer to each other than this leave fairness to a few test rows
 NAME = 12  # characters of a name that are never broken
 MANY = 20  # clients; more are shown by a selection
@@ -128,6 +130,7 @@ def fairness_text(
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     bounds = [] if low is None else [number(low, 1, digits), number(high, 1, digits)]
     value = BOTH if both_signs(row, name) else number(row[name], 1, digits)
+    mark += ORACLE if name == "fairness" and oracle(row) else ""
     return value + mark + (f" [{', '.join(bounds)}]" if bounds and with_interval else "")
 
 
@@ -142,10 +145,18 @@ def both_signs(row: Row, name: str = "fairness") -> bool:
     return low is not None and low <= 0 <= high
 
 
+def oracle(row: Row) -> bool:
+    """Whether a fairness is that of a method which the standalone accuracies were an input of.
+
+    It is paid by what fairness compares with, so that a high one says little of the method.
+    """
+    return bool(row["oracle"]) and row["fairness"] is not None
+
+
 def signs(row: Row) -> list[str]:
     """What stands in place of a fairness, or beside it, and needs a sentence."""
     both = row["fairness"] is not None and both_signs(row)
-    return [BOTH] * both + [MARK] * unsettled(row)
+    return [BOTH] * both + [MARK] * unsettled(row) + [ORACLE] * oracle(row)
 
 
 def _late(row: Row, name: str) -> str | None:
@@ -315,6 +326,7 @@ def doubts(table: pl.DataFrame) -> list[str]:
     said = {
         BOTH: "its interval contains both signs: the data do not say which is right",
         MARK: "its sign changes, or it comes and goes, over the last quarter of rounds",
+        ORACLE: f"oracle: {PAID_BY}, so that it is fair by construction in part",
     }
     there = {sign for row in table.iter_rows(named=True) for sign in signs(row)}
     return [f"{sign} {what}" for sign, what in said.items() if sign in there]
@@ -817,6 +829,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"}
 _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 _LATEX |= {"±": r"$\pm$", "–": "--", "‖": r"$\Vert$", "×": r"$\times$", "…": r"\ldots{}"}
+_LATEX |= {"†": r"\textdagger{}"}
 # A bracket after the end of a row would be its height.
 _LATEX |= {"[": "{[}", "]": "{]}", "²": r"\textsuperscript{2}", "\N{NO-BREAK SPACE}": "~"}
 

@@ -227,6 +227,8 @@ def doubts_of_best(own: Ranking) -> list[str]:
         if row["unsettled"]:
             runs = f"{row['unsettled']} of {row['seeds']} runs"
             said.append(f"{where} changes its sign, or is lost, over the last quarter in {runs}")
+        if tables.oracle(row):
+            said.append(f"{where} is so by construction in part: {tables.PAID_BY}")
     return said
 
 
@@ -379,6 +381,7 @@ _HOLDS = {
     "honest": ("clients", 0, 1, np.bool_),
     "honest_seen": ("evaluated", 0, 1, np.bool_),
     "chosen_round": ("one", 0, MAX_WHOLE, np.int32),
+    "oracle": ("one", 0, 1, np.bool_),
 }
 
 

@@ -304,7 +304,7 @@ def _so_far(seen: Evaluation, place: int, before: _SoFar | None) -> _SoFar:
     fields: dict[str, Any] = dict.fromkeys(Outcome._fields, nothing)
     fields |= {"accuracy": accuracy, "loss": loss, "distance": distance}
     fields |= {"late_accuracy": accuracy[None], "late_loss": loss[None], "server_accuracy": server}
-    fields |= {"chosen_round": np.int32(0)}
+    fields |= {"chosen_round": np.int32(0), "oracle": np.bool_(False)}
     return _SoFar(merit, Outcome(**fields | {"honest": honest, "honest_seen": honest}))
 
 
