@@ -1,4 +1,4 @@
-"""Every program of the package lowers for a TPU, which a CPU can find out.
+"""Every program of the package lowers for a TPU and for a GPU, which a CPU can find out.
 
 Lowering is where an operation without a rule for the platform shows; that the numbers are right
 there needs the hardware.
@@ -19,6 +19,8 @@ from cgsv_jax.models import words
 
 pytestmark = pytest.mark.long
 
+ACCELERATORS = ("tpu", "cuda")
+
 # Every method, measure, reward, layout, precision and model once, on rows without a data set.
 BASE = {"dataset": "synthetic", "synthetic_rows": 200, "clients": 4, "rounds": 2, "seeds": 1}
 RUNS = {
@@ -36,9 +38,12 @@ RUNS = {
 
 
 def lowers(function, *arguments):
-    """The TPU module of a function of these arguments; abstract ones will do."""
-    exported = jax.export.export(jax.jit(function), platforms=["tpu"])(*arguments)
-    assert exported.platforms == ("tpu",)
+    """The module of a function of these arguments for accelerators; abstract ones will do.
+
+    One program for both kinds: what it does on each of them is two branches of it.
+    """
+    exported = jax.export.export(jax.jit(function), platforms=ACCELERATORS)(*arguments)
+    assert exported.platforms == ACCELERATORS
     return exported.mlir_module()
 
 
@@ -49,7 +54,7 @@ def marked(name):
 
 
 @pytest.mark.parametrize("asked", [marked(name) for name in RUNS])
-def test_runs_lower_for_tpu(asked):
+def test_runs_lower_for_accelerators(asked):
     config = names.configure(**({"algorithms": "cgsv"} | BASE | asked))
     (task,), (method,) = deal.tasks(config), config.methods
     made = programs.programs(bind.bind(config, method, task))
@@ -65,7 +70,7 @@ def test_runs_lower_for_tpu(asked):
 
 @pytest.mark.parametrize("name", sorted(set(models.MODELS) - {"mlp"}))
 @pytest.mark.parametrize("training", [True, False])
-def test_models_lower_for_tpu(name, training):
+def test_models_lower_for_accelerators(name, training):
     model = models.MODELS[name]()
     inputs = jax.ShapeDtypeStruct((8, 32, 32, 1 if name == "mnist_cnn" else 3), jnp.float32)
     if name == "text_cnn":
@@ -79,8 +84,8 @@ def test_models_lower_for_tpu(name, training):
 
 
 @pytest.mark.parametrize("form", [words.plain_max, words.blocked_max])
-def test_both_forms_over_words_lower_for_tpu(form):
-    """A TPU takes the plain one; the model that is lowered here takes the CPU's."""
+def test_both_forms_over_words_lower_for_accelerators(form):
+    """An accelerator takes the plain one; the model that is lowered here takes the CPU's."""
     tokens = jax.ShapeDtypeStruct((8, 56), jnp.int32)
     table, kernel = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((50, 6), (3, 6, 5)))
 
@@ -90,7 +95,7 @@ def test_both_forms_over_words_lower_for_tpu(form):
     lowers(jax.grad(loss, argnums=(0, 1)), table, kernel, tokens)
 
 
-def test_metrics_and_masks_lower_for_tpu():
+def test_metrics_and_masks_lower_for_accelerators():
     row = jax.ShapeDtypeStruct((7,), jnp.float32)
     lowers(metrics.fairness, row, row)
     # Long enough to be selected digit by digit on a CPU: elsewhere it is sorted.
