@@ -44,6 +44,7 @@ from cgsv_jax.types import (
     Standing,
     State,
     Trainer,
+    Units,
     Upload,
 )
 
@@ -88,6 +89,7 @@ __all__ = [
     "Standing",
     "State",
     "Trainer",
+    "Units",
     "Upload",
     "advance",
     "aggregation",

@@ -89,11 +89,34 @@ class Apply(Protocol):
         ...
 
 
+class Units(NamedTuple):
+    """Which hidden units the parameters belong to, entry by entry of the raveled vector.
+
+    A unit is a neuron of a dense layer or a channel of a convolution, with its activation and what
+    pools it. It is switched off where the entries that feed it and those that read it are 0: its
+    activation is f(0) = 0 then, and no gradient brings it back. A normalisation over units, or an
+    f(0) that is not 0, does not keep it off.
+    """
+
+    feeds: Array  # [D] int32, the unit whose incoming weight or bias an entry is; -1: the output's
+    reads: Array  # [D] int32, the unit whose activation it multiplies; -1: an input's, or a bias
+    times: Array  # [D] int32, multiplications per example: of a convolution, its output positions
+    layers: tuple[int, ...]  # hidden units of every layer, in order; H in all
+    # Whether zeros in what feeds a unit are enough to keep it off, since f'(0) = 0 as relu's in
+    # JAX; None: not known, the network is asked.
+    incoming: bool | None = None
+
+
 class Model(NamedTuple):
-    """All that the simulation knows of a network; any library's network can be one."""
+    """All that the simulation knows of a network; any library's network can be one.
+
+    `units` is read by methods whose rewards are submodels alone. It raises a ValueError with the
+    reason where a unit that is switched off would not stay so.
+    """
 
     init: Callable[[PRNGKey], ArrayTree]  # key -> params
     apply: Apply
+    units: Callable[[], Units] | None = None  # None: nobody said
 
 
 class Network(NamedTuple):
@@ -103,12 +126,14 @@ class Network(NamedTuple):
     mean negative log-likelihood. `output() -> [C, F]` are the places in the vector of the last
     layer's weights and bias, a row per class; None where no such layer is known. Lazy: finding it
     takes seconds and few rules need it. `gradient(weights [D], inputs [n, ...], labels [n]) -> [D]`
-    is that of the loss, of one model; None where only values are known.
+    is that of the loss, of one model; None where only values are known. `units()` are those of the
+    model, found to be right; None where the model does not say, and lazy too.
     """
 
     evaluate: Callable[[Array, Array, Array], tuple[Array, Array]]
     output: Callable[[], Array | None] = lambda: None
     gradient: Callable[[Array, Array, Array], Array] | None = None
+    units: Callable[[], Units | None] = lambda: None
 
 
 class Trainer(NamedTuple):
@@ -191,6 +216,9 @@ class Download(NamedTuple):
     quota: Array  # [N] int32, entries of u_N received
     energy: Array | None = None  # [N] ‖v_i‖² / ‖u_N‖²; None: measured from the rewards
     present: Array | None = None  # [N] bool, for the record; None: as in the upload
+    # [N, D] bool, entries that are switched on in a client's model from now on: of all others its
+    # local optimizer forgets what it has gathered. None: all are.
+    held: Array | None = None
 
 
 # ---------------------------------------------------------------- (init, update) pairs

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.core import layout, local, vectors
+from cgsv_jax.core import units as units_lib
 from cgsv_jax.types import Answers, Array, ArrayTree, Model, Network
 
 
@@ -159,7 +160,8 @@ def network(
 
     row = jax.ShapeDtypeStruct((1, *input_shape), dtype)
     places = functools.partial(output_places, model, row)
-    return Network(evaluate, places, jax.jit(gradient(model, batch)))
+    units = functools.partial(units_lib.units_of, model, row)
+    return Network(evaluate, places, jax.jit(gradient(model, batch)), units)
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cgsv_jax.core import checks
+from cgsv_jax.core import checks, vectors
 from cgsv_jax.types import Array, ArrayTree, Examples, Model, PRNGKey, Trainer
 
 Carry = tuple[ArrayTree, ArrayTree, Array]  # params, the optimizer's state, sum of losses
@@ -194,6 +194,50 @@ def trainer(
         return rate(round_, jnp.int32(0))
 
     return Trainer(init, update, learning_rate)
+
+
+def forgotten(trainer: Trainer, shapes: ArrayTree, optimizer: ArrayTree, held: Array) -> ArrayTree:
+    """The local optimizers' states, 0 where an entry is off: what they gathered would move it.
+
+    Args:
+      trainer: whose states they are; `init` says where a state belongs to parameters.
+      shapes: of the parameters.
+      optimizer: leaves [N, ...].
+      held: [N, D] bool, the entries that are on.
+
+    Raises:
+      ValueError: it cannot be told which entry a part of the state belongs to.
+    """
+
+    def nowhere(x: Array, on: Array) -> Array:
+        if isinstance(x, optax.MaskedNode):
+            return x
+        if x.shape != on.shape:
+            raise ValueError(f"of a parameter {list(on.shape)} it keeps an array {list(x.shape)}")
+        return jnp.where(on, x, jnp.zeros_like(x))
+
+    def one(state: ArrayTree, held: Array) -> ArrayTree:
+        parts = [held[t.start : t.stop].reshape(t.shape) for t in vectors.tensors(shapes)]
+        on = jax.tree.unflatten(jax.tree.structure(shapes), parts)
+        return optax.tree_utils.tree_map_params(
+            *(trainer.init, nowhere, state, on),
+            is_leaf=lambda x: isinstance(x, optax.MaskedNode),
+        )
+
+    try:
+        own = jax.eval_shape(trainer.init, shapes)
+        rest = optax.tree_utils.tree_map_params(trainer.init, lambda _: None, own)
+        # What is left of a state without parameters must not know of them.
+        bare = jax.eval_shape(trainer.init, {})
+        if [x.shape for x in jax.tree.leaves(rest)] != [x.shape for x in jax.tree.leaves(bare)]:
+            raise ValueError("it keeps parameters in another form than they have")
+        return jax.vmap(one)(optimizer, held)
+    except Exception as error:  # a stranger's `init` may raise anything
+        raise ValueError(
+            "where entries of a model are switched off, local optimizers must forget them, and "
+            "Trainer.init does not say where its state belongs to which entry: an optax optimizer "
+            f"does, or one that maps over the parameters ({error})"
+        ) from error
 
 
 def _judge(optimizer: Optimizer, schedule: Schedule) -> None:

@@ -358,6 +358,11 @@ def serve(
     download, standing, rules = algorithm.update(rules_key, upload, state.algorithm)
     dtype = state.server.dtype  # the model's, whatever the rules compute in
     rewards = layout.pad_rows(download.rewards.astype(dtype), state.clients.shape[0])
+    if download.held is not None:
+        held = download.held | ~upload.present[:, None]
+        held = layout.pad_rows(held, state.clients.shape[0], True)
+        shapes = jax.eval_shape(federation.model.init, jax.random.key(0))
+        optimizer = local.forgotten(federation.trainer, shapes, optimizer, held)
     memory = state.attack
     if attack is not None:
         memory = attack.receive(download, upload.present, memory)

@@ -27,6 +27,7 @@ from cgsv_jax.types import (
     Participation,
     Settings,
     Trainer,
+    Units,
 )
 
 # Answers of a run's clients that are kept, five bytes each: of ten clients on 10,000 test rows it
@@ -209,11 +210,13 @@ def algorithm_of(
     )
 
 
+_ZERO = np.zeros(1, np.int32)
 # What rules are made of where they are asked what they need, and compute nothing.
 _ANY_NETWORK = Network(
     lambda weights, *_: (weights, weights),
     lambda: np.zeros((1, 1), np.int32),
     lambda weights, *_: weights,
+    lambda: Units(_ZERO, _ZERO, _ZERO, (1,), incoming=True),
 )
 
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.linen import dtypes
 
 from cgsv_jax import types
-from cgsv_jax.models import adapter, initializers
+from cgsv_jax.models import adapter, initializers, units
 from cgsv_jax.models import conv as conv_lib
 
 FORMS = ("auto", "block", "lax")
@@ -108,7 +108,13 @@ def _cnn(name, input_shape, num_classes, convs, hidden, activation, form) -> typ
         raise ValueError(f"{name} needs at least one class, got {num_classes}.")
     if form not in FORMS:
         raise ValueError(f"conv must be one of {FORMS}, got {form!r}.")
-    return adapter.from_linen(CNN(convs, hidden, num_classes, activation, form), input_shape)
+    model = adapter.from_linen(CNN(convs, hidden, num_classes, activation, form), input_shape)
+    layers, sizes = [], input_shape[:2]
+    for i, (_, kernel) in enumerate(convs, start=1):
+        sizes = [conv_lib.pooled_size(size, kernel) for size in sizes]
+        layers.append((f"conv{i}", 4 * sizes[0] * sizes[1]))  # what no window pools is not computed
+    layers += [(f"fc{i}", 1) for i in range(1, len(hidden) + 2)]
+    return units.stacked(model, layers, incoming=activation is nn.relu)
 
 
 def mnist_cnn(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 
 from cgsv_jax import types
-from cgsv_jax.models import adapter, initializers
+from cgsv_jax.models import adapter, initializers, units
 
 
 class MLP(nn.Module):
@@ -41,4 +41,6 @@ def mlp(
     sizes = (math.prod(input_shape), *hidden, num_classes)
     if min(sizes) < 1:
         raise ValueError(f"every layer needs at least one unit, got widths {sizes}.")
-    return adapter.from_linen(MLP(tuple(hidden), num_classes), input_shape)
+    model = adapter.from_linen(MLP(tuple(hidden), num_classes), input_shape)
+    layers = [(f"fc{i}", 1) for i in range(1, len(hidden) + 2)]
+    return units.stacked(model, layers, incoming=True)

@@ -1,13 +1,15 @@
 """The text network of the released code: an embedding, convolutions over words, max over time."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from cgsv_jax import types
-from cgsv_jax.models import adapter, initializers, words
+from cgsv_jax.models import adapter, initializers, units, words
 
 CONVOLUTIONS, HEIGHT = 3, 3  # three of them, all of the same height
 
@@ -99,4 +101,22 @@ def text_cnn(
             f"in [0, 1), got {num_classes}, {vocabulary}, {embedding}, {kernels} and {dropout}."
         )
     module = TextCNN(vocabulary, embedding, kernels, dropout, num_classes)
-    return adapter.from_linen(module, input_shape, jnp.int32)
+    model = adapter.from_linen(module, input_shape, jnp.int32)
+    return model._replace(units=functools.partial(_units, model, input_shape[0]))
+
+
+def _units(model: types.Model, length: int) -> types.Units:
+    """A kernel is a unit: its response, pooled over time. A word of the embedding is none."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    number = sum(shapes[f"conv{i}"]["bias"].size for i in range(1, CONVOLUTIONS + 1))
+    feeds, reads = (jax.tree.map(lambda x: np.full(x.shape, -1), shapes) for _ in range(2))
+    times = jax.tree.map(lambda x: np.zeros(x.shape, int), shapes)
+    first = 0
+    for i in range(1, CONVOLUTIONS + 1):
+        for leaf in (feeds[f"conv{i}"]["kernel"], feeds[f"conv{i}"]["bias"]):
+            leaf[...] = first + np.arange(leaf.shape[-1])
+        times[f"conv{i}"]["kernel"][...] = length - HEIGHT + 1
+        first += leaf.shape[-1]
+    reads["fc1"]["kernel"][...] = np.arange(number)[:, None]
+    times["fc1"]["kernel"][...] = 1
+    return units.of_trees(feeds, reads, times, (number,), incoming=True)
