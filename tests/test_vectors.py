@@ -163,47 +163,36 @@ def test_swapped_arguments_do_not_broadcast():
 # ---------------------------------------------------------------- ranks
 
 
-def ranks_of(vector, ties):
-    magnitude = np.abs(vector)
-    if ties == "all":
-        return np.array([np.sum(magnitude > m) for m in magnitude])
-    return oracle.ranks(np.asarray(vector))
-
-
-@pytest.mark.parametrize("ties", ["position", "all"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @few
 @given(tied)
-def test_ranks_are_a_stable_argsort(ties, dtype, entries):
+def test_ranks_are_a_stable_argsort(dtype, entries):
     x = np.array(entries, dtype)
     with jax.enable_x64(dtype == np.float64):
-        rank = top_k.ranks(jnp.asarray(x), ties=ties)
+        rank = top_k.ranks(jnp.asarray(x))
         assert jnp.asarray(x).dtype == dtype
     assert rank.dtype == jnp.int32
-    np.testing.assert_array_equal(rank, ranks_of(x, ties))
+    np.testing.assert_array_equal(rank, oracle.ranks(x))
 
 
-@pytest.mark.parametrize("ties", ["position", "all"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_ranks_inside_every_transform(ties, dtype):
+def test_ranks_inside_every_transform(dtype):
     """The 64-bit integers of the float32 path must survive tracing where x64 is off."""
     rng = np.random.default_rng(4)
     matrix = rng.integers(-3, 4, (5, 40)).astype(np.float32)
     matrix[1] = rng.normal(size=40)
     matrix[2] = 0
-    want = np.stack([ranks_of(row, ties) for row in matrix])
     with jax.enable_x64(dtype == np.float64):
         x = jnp.asarray(matrix, dtype)
-        want[1] = ranks_of(np.float64(x[1]), ties)
-
-        def one(row):
-            return top_k.ranks(row, ties=ties)
+        want = np.stack([oracle.ranks(np.asarray(row)) for row in x])
 
         def in_scan(rows):
-            return jax.lax.scan(lambda carry, row: (carry + row.sum(), one(row)), x[0, 0], rows)[1]
+            return jax.lax.scan(
+                lambda carry, row: (carry + row.sum(), top_k.ranks(row)), x[0, 0], rows
+            )[1]
 
         for form in (
-            jax.jit(jax.vmap(one)),
+            jax.jit(jax.vmap(top_k.ranks)),
             jax.jit(lambda rows: jax.vmap(in_scan)(rows[None])[0]),
         ):
             rank = form(x)
@@ -211,20 +200,32 @@ def test_ranks_inside_every_transform(ties, dtype):
             np.testing.assert_array_equal(rank, want)
 
 
+def _with_equals(vector, quota):
+    """[N, D]: entry d is kept if fewer than quota_i are larger, one pair after another."""
+    magnitude = np.abs(vector)
+    larger = np.searchsorted(np.sort(-magnitude), -magnitude, side="left")
+    return larger[None] < quota[:, None]
+
+
 @few
 @given(tied, st.integers(0, 11), st.integers(0, 11))
 def test_masks_are_nested(entries, small, large):
-    rank = {ties: top_k.ranks(jnp.array(entries), ties=ties) for ties in ("position", "all")}
     small, large = sorted((small, large))
-    for r in rank.values():
-        assert not np.any((r < small) & ~(r < large))
-    assert int(jnp.sum(rank["position"] < large)) == large  # exactly that many survive
-    assert not np.any((rank["position"] < small) & ~(rank["all"] < small))
+    quota = np.array([small, large], np.int32)
+    rank = top_k.ranks(jnp.array(entries))
+    assert int(jnp.sum(rank < large)) == large  # exactly that many survive
+    keys, last = top_k.tied(jnp.array(entries), quota)
+    kept = np.asarray(keys) <= np.asarray(last)[:, None]
+    assert not np.any(kept[0] & ~kept[1])
+    assert not np.any((rank < small) & ~kept[0])
+    np.testing.assert_array_equal(kept, _with_equals(np.float32(entries), quota))
 
 
-def test_ranks_of_one_entry():
-    for ties in ("position", "all"):
-        assert top_k.ranks(jnp.array([-2.0]), ties=ties).tolist() == [0]
+def test_one_entry():
+    one = jnp.array([-2.0])
+    assert top_k.ranks(one).tolist() == [0]
+    keys, last = top_k.tied(one, jnp.array([0, 1]))
+    assert (keys <= last).tolist() == [False, True]
 
 
 # ---------------------------------------------------------------- the largest entries
@@ -261,6 +262,23 @@ def test_largest_is_ranks_below_quotas(entries):
             np.testing.assert_array_equal(kept, want, err_msg=name)
 
 
+@pytest.mark.parametrize("entries", [1, 2, 300, 40_000])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_entries_equal_to_the_last_one_are_kept(entries, dtype):
+    """Sorted or selected: all that have fewer than quota_i larger ones before them."""
+    rng = np.random.default_rng(1)
+    quota = rng.integers(0, entries + 1, 9).astype(np.int32)
+    quota[:4] = [0, entries, entries - 1, min(1, entries)]
+    thresholds = jax.jit(top_k.tied)
+    for name, vector in _vectors(entries).items():
+        if dtype == np.float16 and name == "wide":
+            continue  # beyond its range
+        with jax.enable_x64(dtype == np.float64):
+            keys, last = map(np.asarray, thresholds(vector.astype(dtype), quota))
+        kept = keys <= last[:, None]
+        np.testing.assert_array_equal(kept, _with_equals(vector.astype(dtype), quota), name)
+
+
 def test_largest_under_vmap():
     """Over vectors and over quotas, as in a sweep."""
     rng = np.random.default_rng(2)
@@ -269,6 +287,9 @@ def test_largest_under_vmap():
     got = jax.jit(jax.vmap(top_k.largest))(matrix, quota)
     for row, own, mask in zip(matrix, quota, got, strict=True):
         np.testing.assert_array_equal(mask, top_k.largest(jnp.asarray(row), jnp.asarray(own)))
+    keys, last = jax.jit(jax.vmap(top_k.tied))(matrix, quota)
+    for row, own, mask in zip(matrix, quota, keys[:, None] <= last[..., None], strict=True):
+        np.testing.assert_array_equal(mask, _with_equals(row, own))
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 from cgsv_jax.core import vectors as vectors_lib
 from cgsv_jax.types import Array
 
-_LAST = 2**31 - 1  # the largest key of a magnitude, that of zero
-
 
 def descending(magnitudes: Array) -> Array:
     """Positions of non-negative numbers [D], largest first, ties by position: [D] int32.
@@ -23,12 +21,18 @@ def descending(magnitudes: Array) -> Array:
 
 
 def magnitude_keys(vector: Array) -> Array:
-    """Small where the magnitude is large: [D] float32 -> [D] int32, non-negative.
+    """Small where the magnitude is large: [D] floats -> [D] integers as wide, non-negative.
 
     Non-negative floats are ordered like their bits. Signed, because that is what vector units
     compare.
     """
-    return _LAST - jax.lax.bitcast_convert_type(jnp.abs(vector), jnp.int32)
+    kind = jnp.dtype(f"int{8 * vector.dtype.itemsize}")
+    return _last(kind) - jax.lax.bitcast_convert_type(jnp.abs(vector), kind)
+
+
+def _last(kind: jnp.dtype) -> int:
+    """The largest key of a magnitude, that of zero."""
+    return int(jnp.iinfo(kind).max)
 
 
 def _ascending(keys: Array) -> Array:
@@ -39,24 +43,16 @@ def _ascending(keys: Array) -> Array:
         return positions.astype(jnp.int32)
 
 
-def ranks(vector: Array, *, ties: str = "position") -> Array:
+def ranks(vector: Array) -> Array:
     """How many entries come before each one by magnitude: [D] -> [D] int32.
 
-    `rank < k` keeps the k largest. With `ties="position"` exactly k survive, equal magnitudes in
-    order of position; with `ties="all"` every entry at the threshold survives.
+    `rank < k` keeps the k largest, equal magnitudes in order of position: exactly k survive.
 
     >>> ranks(jnp.array([1.0, -3.0, 1.0, 2.0])).tolist()
     [2, 0, 3, 1]
-    >>> ranks(jnp.array([1.0, -3.0, 1.0, 2.0]), ties="all").tolist()
-    [2, 0, 2, 1]
     """
-    magnitudes = jnp.abs(vector)
-    order = descending(magnitudes)
+    order = descending(jnp.abs(vector))
     places = jnp.arange(vector.size, dtype=jnp.int32)
-    if ties == "all":
-        ordered = magnitudes[order]
-        fresh = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
-        places = jax.lax.cummax(jnp.where(fresh, places, 0))
     return jnp.zeros_like(places).at[order].set(places, unique_indices=True)
 
 
@@ -89,6 +85,39 @@ def largest(vector: Array, quota: Array) -> Array:
     places = jnp.arange(vector.size, dtype=jnp.int32)
     tied = (keys[None, :] == key[:, None]) & (places[None, :] < position[:, None])
     return (keys[None, :] < key[:, None]) | tied
+
+
+def tied(vector: Array, quota: Array) -> tuple[Array, Array]:
+    """Thresholds of the largest entries where all that equal the last one earned are kept, too.
+
+    `keys <= last_i` is the set of client i, the quota_i largest entries and all as large as the
+    smallest of these. No entry is told from its equals, so keys alone are sorted, or selected.
+
+    Args:
+      vector: [D].
+      quota: [N] int32, in 0..D.
+
+    Returns:
+      keys [D], non-negative, and last [N], -1 where nothing was earned.
+
+    >>> keys, last = tied(jnp.array([1.0, -3.0, 1.0, 2.0]), jnp.array([0, 2, 3]))
+    >>> (keys <= last[:, None]).astype(int).tolist()
+    [[0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1]]
+    """
+    chex.assert_rank([vector, quota], [1, 1])
+    keys, rank = magnitude_keys(vector), jnp.maximum(quota - 1, 0)
+
+    def sorting(keys: Array, rank: Array) -> Array:
+        return jnp.sort(keys, stable=False)[rank]
+
+    def selecting(keys: Array, rank: Array) -> Array:
+        return by_selecting(keys, rank)[0]  # XLA drops the search for a position
+
+    if vector.dtype != jnp.float32 or _sorts(vector.size, quota.size):
+        last = sorting(keys, rank)
+    else:
+        last = jax.lax.platform_dependent(keys, rank, cpu=selecting, default=sorting)
+    return keys, jnp.where(quota > 0, last, -1)
 
 
 def energy_of_largest(vector: Array, quota: Array) -> Array:
@@ -129,9 +158,14 @@ def _before(ends: Array, count: Array) -> Array:
 def _cut(vector: Array, quota: Array, weights: Array | None = None) -> tuple[Array, ...]:
     """`by_sorting` or `by_selecting`, whichever is faster here."""
     keys = magnitude_keys(vector)
-    if vector.size < _LONG or quota.size << _NEXT > 4 * vector.size:
+    if _sorts(vector.size, quota.size):
         return by_sorting(keys, quota, weights)
     return jax.lax.platform_dependent(keys, quota, weights, cpu=by_selecting, default=by_sorting)
+
+
+def _sorts(entries: int, clients: int) -> bool:
+    """Whether sorting is the faster way on a CPU too, or histograms would outgrow the vector."""
+    return entries < _LONG or clients << _NEXT > 4 * entries
 
 
 def by_sorting(keys: Array, quota: Array, weights: Array | None = None) -> tuple[Array, ...]:
@@ -152,7 +186,7 @@ def by_sorting(keys: Array, quota: Array, weights: Array | None = None) -> tuple
 def _or_everything(key: Array, position: Array, quota: Array, entries: int) -> tuple[Array, Array]:
     """The thresholds, or one that lies behind every entry where the quota is all of them."""
     everything = quota >= entries
-    return jnp.where(everything, _LAST, key), jnp.where(everything, entries, position)
+    return jnp.where(everything, _last(key.dtype), key), jnp.where(everything, entries, position)
 
 
 def by_selecting(keys: Array, quota: Array, weights: Array | None = None) -> tuple[Array, ...]:

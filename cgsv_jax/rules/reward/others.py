@@ -34,7 +34,8 @@ def of_others(*, added: bool = False, ties: str = "position") -> Reward:
             if ties == "position":
                 kept = top_k.largest(others, quota[None])[0]
             else:
-                kept = top_k.ranks(others, ties=ties) < quota
+                keys, last = top_k.tied(others, quota[None])
+                kept = keys <= last
             return jnp.where(kept, others, 0.0), jnp.sum(kept, dtype=jnp.int32)
 
         rewards, quota = jax.lax.map(lambda x: one(*x), (upload.deltas, own * upload.scales, quota))

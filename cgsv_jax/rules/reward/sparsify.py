@@ -122,9 +122,14 @@ def sparsify(
         place = jnp.zeros(clients, jnp.int32).at[order].set(jnp.arange(clients, dtype=jnp.int32))
         first, start = [], 0  # the place from which on clients get an entry, [length] each
         for length in tensors if scope == "tensor" else (aggregate.size,):
-            rank = top_k.ranks(aggregate[start : start + length], ties=ties)
+            tensor = aggregate[start : start + length]
             quota = quotas(ratio[order], length, count=count)  # q_{i,t}, eq. (5), ascending
-            first.append(jnp.searchsorted(quota, rank, side="right").astype(jnp.int32))
+            if ties == "all":
+                keys, last = top_k.tied(tensor, quota)
+                earned = jnp.searchsorted(last, keys, side="left")
+            else:
+                earned = jnp.searchsorted(quota, top_k.ranks(tensor), side="right")
+            first.append(earned.astype(jnp.int32))
             start += length
         return place, jnp.concatenate(first)
 
