@@ -19,6 +19,8 @@ import contextlib
 import importlib.util
 import itertools
 import math
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -551,6 +553,27 @@ def against(kind: str, threads: int | None = None) -> str:
 
 # ---------------------------------------------------------------- the command
 
+PATIENCE = 180.0  # seconds in which the load of the benchmark before dies away
+
+
+def answered(
+    rows: Callable[[str], list[table.Row]], scale: str, patience: float | None = None
+) -> list[table.Row]:
+    """The rows of a question with the machine's load of the last minute, before and after.
+
+    Args:
+        rows: the question.
+        scale: "smoke" or "full".
+        patience: seconds to wait at most for an idle machine; default: none for "smoke".
+    """
+    patience = PATIENCE * (scale != "smoke") if patience is None else patience
+    end = time.monotonic() + patience
+    while os.getloadavg()[0] > table.MOST_LOAD and time.monotonic() < end:
+        time.sleep(1.0)
+    before = os.getloadavg()[0]
+    found = rows(scale)
+    return [row._replace(load=(before, os.getloadavg()[0])) for row in found]
+
 
 def main(
     rows: Callable[[str], list[table.Row]], description: str, argv: Sequence[str] | None = None
@@ -563,4 +586,4 @@ def main(
     options = parser.parse_args(argv)
     device = jax.devices()[0]
     print(f"{device.device_kind} x {jax.device_count()}, jax {jax.__version__}\n")
-    print(table.show(rows(options.scale)))
+    print(table.show(answered(rows, options.scale)))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import table
+from benchmarks import common, table
 from cgsv_jax.experiment import bind, timing
 
 HIDDEN, SHAPE = 24, (32, 32, 1)  # D = 24,850
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.measure:
         print(json.dumps(measure(options.measure, options.rounds)))
     else:
-        print(table.show(rows(options.scale)))
+        print(table.show(common.answered(rows, options.scale)))
 
 
 if __name__ == "__main__":

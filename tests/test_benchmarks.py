@@ -52,6 +52,37 @@ def test_a_target_is_a_least_or_a_most():
     assert row(three, target=None).reached is None
 
 
+def test_a_busy_machine_measures_nothing():
+    """The load before decides: what a benchmark itself makes of the machine stands after it."""
+    three = timing.summary([3.0, 3.0])
+    busy, idle = row(three, load=(1.01, 0.5)), row(three, load=(1.0, 2.5))
+    assert idle.measured
+    assert idle.reached is True
+    assert not busy.measured
+    assert busy.reached is None
+    assert "| not measured |" in table.markdown(busy)
+    assert "**" not in table.markdown(busy)
+    assert "1.01 to 0.50: not idle" in table.markdown(busy)
+    assert "1.00 to 2.50 |" in table.markdown(idle)
+    assert "| yes |" in table.markdown(idle)
+    assert table.json_of(busy)["measured"] is False
+    assert table.json_of(busy)["ratio"]["median"] == 3  # but what was seen is kept
+
+
+def test_a_question_waits_for_an_idle_machine(monkeypatch):
+    loads, naps = [2.0, 1.5, 0.9, 0.9, 2.0], []
+    monkeypatch.setattr(common.os, "getloadavg", lambda: (loads.pop(0), 0, 0))
+    monkeypatch.setattr(common.time, "sleep", naps.append)
+    (found,) = common.answered(lambda scale: [row(timing.summary([3.0, 3.0]))], "full")
+    assert found.load == (0.9, 2.0)
+    assert len(naps) == 2
+    monkeypatch.setattr(common.os, "getloadavg", lambda: (4.0, 0, 0))
+    (found,) = common.answered(lambda scale: [row(timing.summary([3.0, 3.0]))], "smoke")
+    assert found.load == (4.0, 4.0)
+    assert not found.measured
+    assert len(naps) == 2
+
+
 def test_a_row_survives_markdown_and_json():
     seconds = timing.summary([0.25, 0.5, 0.75])
     full = row(timing.summary([1.0, 1.5, 1.75]), ours=seconds, theirs=seconds, floor=0.125)
