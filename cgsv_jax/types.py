@@ -119,6 +119,10 @@ class Model(NamedTuple):
     units: Callable[[], Units] | None = None  # None: nobody said
 
 
+# Places in the vector of a model: (start, stop) of every stretch of entries.
+Spans = tuple[tuple[int, int], ...]
+
+
 class Network(NamedTuple):
     """What a rule may know of the model: parameters are vectors to it, never a tree.
 
@@ -127,13 +131,15 @@ class Network(NamedTuple):
     layer's weights and bias, a row per class; None where no such layer is known. Lazy: finding it
     takes seconds and few rules need it. `gradient(weights [D], inputs [n, ...], labels [n]) -> [D]`
     is that of the loss, of one model; None where only values are known. `units()` are those of the
-    model, found to be right; None where the model does not say, and lazy too.
+    model, found to be right; None where the model does not say, and lazy too. `layers()` are the
+    places of every layer's entries, in order of depth (see `evaluation.layers`).
     """
 
     evaluate: Callable[[Array, Array, Array], tuple[Array, Array]]
     output: Callable[[], Array | None] = lambda: None
     gradient: Callable[[Array, Array, Array], Array] | None = None
     units: Callable[[], Units | None] = lambda: None
+    layers: Callable[[], tuple[Spans, ...]] = lambda: ()
 
 
 class Trainer(NamedTuple):
@@ -325,6 +331,9 @@ class Algorithm(NamedTuple):
 
     `recovers(key, round, numbers [N]) -> bool [N]`: which participants give up their own model and
     start from the server's.
+
+    `private` are entries that stay with the clients: the server neither reads nor moves them, and
+    starting from its model, or being evaluated on it, means all others (see `rules.private`).
     """
 
     init: Callable[[int, int], ArrayTree]
@@ -332,6 +341,7 @@ class Algorithm(NamedTuple):
     common: Callable[[Array], Array] | None = None
     recovers: Callable[[PRNGKey, Array, Array], Array] | None = None
     needs: Needs = Needs()
+    private: Spans = ()
 
 
 class Participation(NamedTuple):

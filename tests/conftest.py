@@ -237,7 +237,9 @@ def network():
 
     places = np.arange(size).reshape(FEATURES, CLASSES).T
     places = np.c_[places, size + np.arange(CLASSES)].astype(np.int32)
-    return Network(evaluate, lambda: places, gradient)
+    below = size + CLASSES, size + CLASSES + 8  # of vectors of 20 entries and more
+    layers = (below,), ((0, below[0]),)
+    return Network(evaluate, lambda: places, gradient, layers=lambda: layers)
 
 
 @pytest.fixture(autouse=True)

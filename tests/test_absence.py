@@ -14,6 +14,7 @@ from cgsv_jax.types import Trainer
 N, ROUNDS, EPOCHS = 4, 4, 1
 # What a round may be for a client. The first two send something that can be used.
 GOOD, ZERO, LEAVES, NAN, ONE_NAN, ONE_INF, ALL_MINUS_INF, TOO_LONG, NAN_LOSS = range(9)
+OF_LAYERS = ("fedper", "lg_fedavg")  # methods that a model of one layer is nothing to
 BROKEN = (NAN, ONE_NAN, ONE_INF, ALL_MINUS_INF, TOO_LONG, NAN_LOSS)
 
 
@@ -59,9 +60,8 @@ def trainer(model):
 def program(name, tiny):
     """Some rounds as one compiled function of what every client does in each: kinds [T, N]."""
     data, clients = tiny.world()
-    federation = tiny.federation(
-        name, tiny.softmax(), options=Options(rounds=ROUNDS - 1, removes=True)
-    )
+    model = tiny.mlp() if name in OF_LAYERS else tiny.softmax()
+    federation = tiny.federation(name, model, options=Options(rounds=ROUNDS - 1, removes=True))
     federation = federation._replace(trainer=trainer(federation.model))
     key = jax.random.key(3)
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 from declared import AGGREGATIONS, CONTRIBUTIONS, GAMES, METHODS, REWARDS, TABLES, Hyper, Options
 
-from cgsv_jax.core import local
+from cgsv_jax.core import local, vectors
 from cgsv_jax.types import Examples
 
 EPS = float(np.finfo(np.float32).eps)
@@ -90,6 +90,7 @@ def rule_of(entry, tiny):
         compiled=jax.jit(chex.assert_max_traces(update, n=1)),
         init=lambda hyper, count=N: METHODS[name](hyper, options).init(count, D),
         needs=lambda hyper: METHODS[name](hyper, options).needs,
+        shared=lambda hyper: ~np.asarray(vectors.within(METHODS[name](hyper, options).private, D)),
         draws=entry in RANDOM,
     )
 
@@ -239,7 +240,8 @@ def test_a_client_by_itself(rule, tiny):
     download, standing, _ = jax.jit(rule.update)(*arguments)
     assert download.weights.tolist() == standing.reputation.tolist() == [1]
     direction = np.float64(download.aggregate) / np.linalg.norm(download.aggregate)
-    np.testing.assert_allclose(direction, dw[0] / np.linalg.norm(dw), **CLOSE)
+    own = dw[0] * rule.shared(numbers)
+    np.testing.assert_allclose(direction, own / np.linalg.norm(own), **CLOSE)
     assert np.isfinite(download.rewards).all()
     for leaf in jax.tree.leaves((download, standing)):
         assert np.isfinite(leaf).all()

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import oracle
+import oracle_personal
 import oracle_rivals
 import pytest
 from declared import METHODS, Hyper, Options
@@ -36,9 +37,11 @@ def last_layer(features, classes):
 def test_every_method_has_an_oracle():
     """cgsv and its released setting have theirs in `test_three_whole_rounds`, the rest here.
 
+    Those of `oracle_personal` are in test_personal, with absent clients.
     The server of witness is cgsv's with another measure, see `test_rounds_are_those_of_loops`.
     """
-    assert {*oracle_rivals.RIVALS, "cgsv", "witness"} == set(METHODS)
+    others = {"cgsv", "witness", *oracle_personal.METHODS}
+    assert {*oracle_rivals.RIVALS, *others} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", oracle_rivals.RIVALS)

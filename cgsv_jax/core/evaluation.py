@@ -1,15 +1,17 @@
 """The model as rules see it: vectors in, accuracy and loss out."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from cgsv_jax.core import layout, local, vectors
 from cgsv_jax.core import units as units_lib
-from cgsv_jax.types import Answers, Array, ArrayTree, Model, Network
+from cgsv_jax.types import Answers, Array, ArrayTree, Model, Network, Spans
 
 
 def scorer(model: Model, batch: int) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
@@ -161,7 +163,8 @@ def network(
     row = jax.ShapeDtypeStruct((1, *input_shape), dtype)
     places = functools.partial(output_places, model, row)
     units = functools.partial(units_lib.units_of, model, row)
-    return Network(evaluate, places, jax.jit(gradient(model, batch)), units)
+    depth = functools.partial(layers, model, row)
+    return Network(evaluate, places, jax.jit(gradient(model, batch)), units, depth)
 
 
 @functools.lru_cache(maxsize=64)
@@ -202,6 +205,53 @@ def output_places(model: Model, row: jax.ShapeDtypeStruct) -> np.ndarray | None:
                     bias = np.arange(tensor.start, tensor.stop)[:, None]
                     return np.concatenate([places, bias], axis=1).astype(np.int32)
     return None
+
+
+@functools.lru_cache(maxsize=64)
+def layers(model: Model, row: jax.ShapeDtypeStruct) -> tuple[Spans, ...]:
+    """The places of every layer's entries, in the order in which the network reads them.
+
+    A layer is the tensors of one module: those whose paths differ in the last step alone, such as
+    a kernel and its bias. What it is called, and so where it lies in the vector, says nothing of
+    its depth: `fc10` lies before `fc2`.
+
+    Args:
+      model: the network.
+      row: shape [1, ...] and type of one input.
+
+    Returns:
+      A layer that is never read comes first.
+    """
+    shapes = _shapes(model)
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]]
+    leaves, structure = jax.tree.flatten(shapes)
+    traced = jax.make_jaxpr(lambda leaves, x: model.apply(jax.tree.unflatten(structure, leaves), x))
+    program = traced(leaves, row).jaxpr
+    first: dict[int, int] = {}
+    known = {variable: leaf for leaf, variable in enumerate(program.invars[: len(leaves)])}
+    for place, leaf in enumerate(_reads(program, known)):
+        first.setdefault(leaf, place)
+    modules: dict[Any, list[int]] = {}
+    for number, path in enumerate(paths):
+        inner = jax.tree_util.GetAttrKey("value")  # of a variable of nnx
+        path = path[:-1] if path and path[-1] == inner else path
+        modules.setdefault(path[:-1], []).append(number)
+    table = vectors.tensors(shapes)
+    order = sorted(modules.values(), key=lambda own: min(first.get(n, -1) for n in own))
+    return tuple(tuple((table[n].start, table[n].stop) for n in own) for own in order)
+
+
+def _reads(program: Any, known: dict[Any, int]) -> Iterator[int]:
+    """The tensors in the order in which a program reads them, of the variables that they are in."""
+    for step in program.eqns:
+        held = [None if isinstance(x, Literal) else known.get(x) for x in step.invars]
+        inner = [getattr(own, "jaxpr", own) for own in step.params.values()]
+        inner = [own for own in inner if hasattr(own, "eqns")]
+        if len(inner) == 1 and len(inner[0].invars) == len(held):
+            pairs = zip(inner[0].invars, held, strict=True)
+            yield from _reads(inner[0], {x: own for x, own in pairs if own is not None})
+        else:
+            yield from (own for own in held if own is not None)
 
 
 def _shapes(model: Model) -> ArrayTree:

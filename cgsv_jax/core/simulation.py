@@ -300,7 +300,10 @@ def _from_the_server(
     participates: Array | None,
     federation: Federation,
 ) -> State:
-    """The state in which w_i = w_N where a client starts the round from the server's model."""
+    """The state in which w_i = w_N where a client starts the round from the server's model.
+
+    Private entries are its own nevertheless.
+    """
     algorithm, mesh = federation.algorithm, federation.settings.mesh
     if algorithm.common is None and algorithm.recovers is None:
         return state
@@ -313,8 +316,16 @@ def _from_the_server(
     starts = starts & (True if participates is None else participates)
     starts = jnp.broadcast_to(starts, clients.mask.shape[:1])
     starts = layout.pad_rows(starts, state.clients.shape[0])
-    models = jnp.where(starts[:, None], state.server[None, :], state.clients)
+    given = starts[:, None] & _shared(state, algorithm)
+    models = jnp.where(given, state.server[None, :], state.clients)
     return state._replace(clients=layout.keep_sharded(models, mesh))
+
+
+def _shared(state: State, algorithm: Algorithm) -> Array:
+    """Which entries the server holds for all, [1, D] bool, or [1, 1] where it is every one."""
+    if not algorithm.private:
+        return jnp.ones((1, 1), bool)
+    return ~vectors.within(algorithm.private, state.server.size)[None, :]
 
 
 def _forged(
@@ -522,10 +533,14 @@ def evaluate(
 
 
 def models_of(state: State, algorithm: Algorithm) -> Array:
-    """The clients' models as they are evaluated, [rows, D]: the server's where all share one."""
+    """The clients' models as they are evaluated, [rows, D]: the server's where all share one.
+
+    Of a model with private entries they share the others.
+    """
     if algorithm.common is None:
         return state.clients
-    return jnp.where(algorithm.common(state.round), state.server[None, :], state.clients)
+    given = algorithm.common(state.round) & _shared(state, algorithm)
+    return jnp.where(given, state.server[None, :], state.clients)
 
 
 def advance(

@@ -3,6 +3,7 @@
 Parameters are raveled once; a table of tensors serves what is per layer.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from cgsv_jax.types import Array, ArrayTree, PRNGKey
+from cgsv_jax.types import Array, ArrayTree, PRNGKey, Spans
 
 # Scores decide rewards, so they are never computed in TF32 or bfloat16, whatever training does.
 _EXACT = jax.lax.Precision.HIGHEST
@@ -47,6 +48,18 @@ def unraveler(shapes: ArrayTree) -> Callable[[Array], ArrayTree]:
     unravel = []
     jax.eval_shape(lambda params: unravel.append(ravel_pytree(params)[1]), shapes)
     return unravel[0]
+
+
+def within(spans: Spans, size: int) -> Array:
+    """Which of `size` entries lie in one of the spans, [D] bool.
+
+    >>> within(((0, 1), (3, 5)), 5).tolist()
+    [True, False, False, True, True]
+    """
+    places = jnp.arange(size)  # no constant of D numbers in the program
+    return functools.reduce(
+        jnp.logical_or, [(places >= a) & (places < b) for a, b in spans], places < 0
+    )
 
 
 def norm(vector: Array) -> Array:

@@ -217,6 +217,7 @@ _ANY_NETWORK = Network(
     lambda: np.zeros((1, 1), np.int32),
     lambda weights, *_: weights,
     lambda: Units(_ZERO, _ZERO, _ZERO, (1,), incoming=True),
+    lambda: tuple(((place, place + 1),) for place in range(101)),  # more than any rule asks for
 )
 
 

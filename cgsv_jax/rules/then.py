@@ -21,10 +21,13 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
       An Algorithm whose state is both states.
 
     Raises:
-      ValueError: `after` is negative.
+      ValueError: `after` is negative, or both send models, of which other entries are private.
     """
     if after < 0:
         raise ValueError(f"after is {after}, it must be at least 0")
+    senders = [own for own in (first, second) if own.common is not None or own.recovers is not None]
+    if len(spans := {own.private for own in senders}) > 1:
+        raise ValueError(f"the stages' private entries are {spans}, they must be the same")
 
     def init(num_clients: int, num_parameters: int) -> tuple[ArrayTree, ArrayTree]:
         return first.init(num_clients, num_parameters), second.init(num_clients, num_parameters)
@@ -73,4 +76,5 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         common if either else None,
         recovers if some else None,
         needs_of(first, second),
+        *spans,
     )

@@ -6,7 +6,9 @@ from cgsv_jax.rules.methods.cgsv import CGSV, cgsv, cgsv_released
 from cgsv_jax.rules.methods.eci import ECI, eci
 from cgsv_jax.rules.methods.fedavg import FEDAVG, fedavg
 from cgsv_jax.rules.methods.fedavg_finetuned import FEDAVG_FINETUNED, fedavg_finetuned
+from cgsv_jax.rules.methods.fedper import FEDPER, fedper
 from cgsv_jax.rules.methods.iafl import IAFL, iafl
+from cgsv_jax.rules.methods.lg_fedavg import LG_FEDAVG, lg_fedavg
 from cgsv_jax.rules.methods.q_ffl import Q_FFL, q_ffl
 from cgsv_jax.rules.methods.random_reward import RANDOM_REWARD, random_reward
 from cgsv_jax.rules.methods.rank import RANK, rank
@@ -15,6 +17,7 @@ from cgsv_jax.rules.methods.shapfed_wa import SHAPFED_WA, shapfed_wa
 from cgsv_jax.rules.methods.size_weighted import SIZE_WEIGHTED, size_weighted
 from cgsv_jax.rules.methods.standalone import STANDALONE, standalone
 from cgsv_jax.rules.methods.witness import WITNESS, witness
+from cgsv_jax.rules.private import private
 from cgsv_jax.rules.removal import Removal
 from cgsv_jax.rules.then import then
 
@@ -22,6 +25,8 @@ METHODS = {
     "standalone": STANDALONE,
     "fedavg": FEDAVG,
     "fedavg_finetuned": FEDAVG_FINETUNED,
+    "fedper": FEDPER,
+    "lg_fedavg": LG_FEDAVG,
     "q_ffl": Q_FFL,
     "size_weighted": SIZE_WEIGHTED,
     "random_reward": RANDOM_REWARD,
@@ -46,8 +51,11 @@ __all__ = [
     "eci",
     "fedavg",
     "fedavg_finetuned",
+    "fedper",
     "iafl",
+    "lg_fedavg",
     "needs_of",
+    "private",
     "q_ffl",
     "random_reward",
     "rank",
