@@ -198,6 +198,7 @@ BAD = [
     ({"repeated_rows": 1}, r"--repeated-rows is 1, it must be true or false"),
     ({"mask_scope": "layer"}, r"--mask-scope is 'layer', it must be one of vector, tensor"),
     ({"seeds": (1, 1)}, r"--seeds names something twice"),
+    ({"partitions": ["a\x85b"] * 2}, r"--partition names something twice: 'a\\x85b', 'a\\x85b'\n"),
     ({"seeds": 0}, r"--seeds is 0"),
     ({"seeds": (-1,)}, r"--seeds holds -1"),
     ({"layout": "two"}, r"--layout is 'two'"),

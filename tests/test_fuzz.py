@@ -27,7 +27,10 @@ from cgsv_jax.data import builders
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.experiment import plugins
 from cgsv_jax.host import terminal
-from cgsv_jax.results import directory
+from cgsv_jax.results import (
+    directory,
+    figures,  # noqa: F401 (Matplotlib writes to HOME as it is imported, which is ours by then)
+)
 from cgsv_jax.rules import spec as spec_lib
 
 TABLES = names_lib.TABLES

@@ -291,7 +291,8 @@ def _action(name: str, doc: str, groups: Groups, tables: schema.Tables) -> Actio
             kind = bool if switch else Annotated[Any, _parser(argument)]
             made_of.append((flag, Annotated[kind, note], False if switch else None))
             flat.append((flag, Any, made_of[-1][-1]))
-        part = dataclasses.make_dataclass("Part", made_of, frozen=True)
+        # Of a part only the values are read; each further method of a class is compiled anew.
+        part = dataclasses.make_dataclass("Part", made_of, repr=False, eq=False)
         parts[f"part_{number}"] = Annotated[part, tyro.conf.arg(name=title, help="")]
     record = dataclasses.make_dataclass(
         name, flat, frozen=True, namespace={"command": name.lower()}
@@ -325,6 +326,7 @@ def _swept(flags: dict[str, Flag], tables: schema.Tables) -> dict[str, Flag]:
     return {name: swept(flag) if name in there else flag for name, flag in flags.items()}
 
 
+@functools.lru_cache(maxsize=1)  # the same for all commands of a process
 def training_actions(tables: schema.Tables) -> tuple[Action, Action, Action]:
     """What run, compare and sweep may be told, where there are these names.
 

@@ -32,7 +32,6 @@ from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
 from cgsv_jax.results import tables
 from cgsv_jax.results.frames import YARDSTICK, Outcome
-from cgsv_jax.sweep import figures as sweep_figures
 from cgsv_jax.sweep import on_ray
 from cgsv_jax.sweep import plan as plan_lib
 from cgsv_jax.sweep import points as points_lib
@@ -108,8 +107,10 @@ def command(flags: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 def _follow(directory: pathlib.Path) -> list[pathlib.Path]:
     """What follows the tables: the figures, as far as they are missing, and an end to all else."""
+    from cgsv_jax.sweep import figures  # now: what is refused need not wait for Matplotlib
+
     with stopping.written(directory):
-        drawn = sweep_figures.again(directory, missing=True)
+        drawn = figures.again(directory, missing=True)
     with stopping.clearing(directory):
         sweep_results.clear(directory)
     return drawn

@@ -35,7 +35,6 @@ from cgsv_jax.experiment.task import DataIdentity, Task
 from cgsv_jax.host import compile_cache, files, terminal
 from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import environment as environment_lib
-from cgsv_jax.results import figures as figures_lib
 from cgsv_jax.results import tables
 
 DRAWS = 3  # of a partition, that a terminal shows one by one
@@ -176,8 +175,10 @@ def warn_of_other_data(config: str | None, now: DataIdentity | None) -> None:
 
 def _is_finished(args: Any, directory: pathlib.Path) -> None:
     """Does what follows the tables, in case that the process was killed there."""
+    from cgsv_jax.results import figures
+
     with stopping.written(directory):
-        figures_lib.draw([directory], missing=True)
+        figures.draw([directory], missing=True)
     with stopping.clearing(directory):
         directory_lib.tidy(directory)
         directory_lib.remove_checkpoints(directory)
@@ -210,8 +211,10 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
         for report in everything() if args.verbose else tables.first(frames):
             console.print()
             console.print(report)
+        from cgsv_jax.results import figures  # now: what is refused need not wait for Matplotlib
+
         with stopping.written(directory):
-            figures = figures_lib.draw([directory])
+            drawn = figures.draw([directory])
     try:
         _profile(args, console, config, directory, dealt, result.timing)
     except KeyboardInterrupt:
@@ -224,7 +227,7 @@ def _compute(args: Any, config: Config, directory: pathlib.Path, dealt: tuple[Ta
     total = result.timing["total_seconds"]
     compiling = sum(cell["compile_seconds"] for cell in result.timing["methods"])
     terminal.say(console, f"{total:.1f} s in all, {compiling:.1f} s of them compiling")
-    where = f"{len(figures)} figures in {directory / directory_lib.FIGURES}"
+    where = f"{len(drawn)} figures in {directory / directory_lib.FIGURES}"
     terminal.say(console, f"results: {directory}  ({where})")
     if not args.verbose:
         terminal.say(console, f"{showing(directory)} shows clients, gains, traffic and seconds")

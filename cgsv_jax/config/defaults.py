@@ -56,15 +56,15 @@ def default_of(name: str, tables: Tables) -> tuple[Any, dict[str, Any]]:
       The value, of the usual data set and preset, and data set, preset, method or part of one ->
       the value that it has instead.
     """
-    general = {name: field.kind.default for name, field in FIELDS.items()}
-    general |= {flag: option.default for flag, option in tables.options.items()}
-    base, others = (general | DEFAULTS).get(name), {}
-    rules = tables.algorithms, *tables.parts.values()
+    field, option = FIELDS.get(name), tables.options.get(name)
+    declared = option or (field and field.kind)
+    base = DEFAULTS.get(name, declared and declared.default)
     of_sets = {who: source.training for who, source in tables.datasets.items()}
-    for table in (of_sets, PRESETS, *({w: s.defaults for w, s in own.items()} for own in rules)):
+    others = {}
+    for usual, table in ((DEFAULTS["dataset"], of_sets), (DEFAULTS["preset"], PRESETS)):
         own = {who: values[name] for who, values in table.items() if name in values}
-        usual = DEFAULTS["dataset" if table is of_sets else "preset"]
-        if table in (of_sets, PRESETS) and usual in own:
-            base = own[usual]
+        base = own.get(usual, base)
         others |= own
+    for table in (tables.algorithms, *tables.parts.values()):
+        others |= {who: s.defaults[name] for who, s in table.items() if name in s.defaults}
     return base, {who: value for who, value in others.items() if value != base}

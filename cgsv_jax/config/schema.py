@@ -482,7 +482,7 @@ class Plugin(NamedTuple):
     sha256: str  # of its content
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # the same is the one: what follows is remembered
 class Tables:
     """The names that exist; given by whoever imports the parts."""
 
@@ -501,7 +501,7 @@ class Tables:
     strengths: Mapping[str, Any]  # of attacks
     plugin: Plugin | None = None  # that some of the names are from
 
-    @property
+    @functools.cached_property
     def parts(self) -> spec_lib.Tables:
         """What a rule may be made of."""
         named = (part for part in spec_lib.PARTS if part not in spec_lib.OF_MEASURES)

@@ -382,7 +382,8 @@ def distinct(name: str, values: Any, most: int | None = None) -> list[str]:
         return [f"{flag(name)} names too many, it must name at most {most}"]
     if len(set(map(_identity, values))) != len(values):
         shown = ", ".join(
-            value if isinstance(value, str) else _shown(value) for value in values[:20]
+            value if isinstance(value, str) and value.isprintable() else _shown(value)
+            for value in values[:20]
         )
         return [f"{flag(name)} names something twice: {shown}"]
     return []
