@@ -3,7 +3,9 @@
 Those of text are in test_text_cnn.py.
 """
 
+import contextlib
 import functools
+import itertools
 import re
 from pathlib import Path
 
@@ -158,6 +160,17 @@ def plain(x, kernel):
     return y.transpose(3, 1, 2, 0)
 
 
+FORMS = conv.by_phases, conv.by_winner
+
+
+@contextlib.contextmanager
+def forced(form):
+    """One form of the block convolution, whatever the platform; for what is traced meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv, "matmul_max", form)
+        yield
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def value_and_pull(function, x, kernel, cotangent):
     """Value [O, h, w, B], gradient of x, gradient of the kernel."""
@@ -213,6 +226,25 @@ def sum_of_windows(x, kernel):
     return 4 * nn.avg_pool(y, (2, 2), strides=(2, 2)).transpose(3, 1, 2, 0)
 
 
+@pytest.mark.parametrize(("k", "height", "width"), GEOMETRIES)
+def test_the_winner_and_the_phases_give_the_same_bits(k, height, width):
+    """What accelerators compute, forced on a CPU: values, both gradients, ties and constants."""
+    rng = np.random.default_rng(k)
+    x = rng.normal(size=(3, height, width, 4)).astype(np.float32)
+    x[:, : height - 2, :, 2:] = -0.42  # rows of the batch that are constant but for a strip
+    x[..., 1] = np.round(x[..., 1])  # and one whose ties are many and exact
+    kernel = rng.normal(size=(k, k, 3, 5)).astype(np.float32)
+    kernel[..., 1] = np.round(kernel[..., 1])
+    h, w = conv.pooled_size(height, k), conv.pooled_size(width, k)
+    cotangent = np.float32(rng.normal(size=(5, h, w, 4)))
+    found = {}
+    for form in FORMS:
+        with forced(form):
+            fresh = functools.partial(conv.block_conv_pool)  # traced anew
+            found[form] = value_and_pull(fresh, x, kernel, cotangent)
+    chex.assert_trees_all_equal(found[conv.by_winner], found[conv.by_phases])
+
+
 # ---------------------------------------------------------------- whole networks, both forms
 
 
@@ -257,6 +289,74 @@ def test_training_form_equals_evaluation_form(name, background):
         assert distance(results[True, "float64"][i], exact[i]) < 1e-13 * norm(exact[i])
         error = distance(results[False, "float32"][i], exact[i])
         assert distance(results[True, "float32"][i], exact[i]) < 4 * error
+
+
+def client_gradients(name, dtype="float32"):
+    """A new function of two clients' (params, inputs, labels), its arguments as well."""
+    model = models.MODELS[name](SMALL[name], 10)
+
+    def loss(params, inputs, labels):
+        params, inputs = jax.tree.map(lambda x: x.astype(dtype), (params, inputs))
+        logits = model.apply(params, inputs, jax.random.key(0)).astype("float32")
+        return cross_entropy(logits, labels).mean()
+
+    first, second = start(name, SMALL[name]), start(name, SMALL[name], seed=1)
+    params = jax.tree.map(lambda *x: jnp.stack(x), first, second)
+    inputs = np.stack([images(SMALL[name]), images(SMALL[name], seed=1)])
+    return jax.jit(jax.vmap(jax.grad(loss))), (params, inputs, jnp.int32([[0, 1, 2], [3, 4, 5]]))
+
+
+@pytest.mark.parametrize("name", ["mnist_cnn", "cifar_cnn"])
+@pytest.mark.long
+def test_what_accelerators_train_with_has_the_same_bits(name):
+    """Gradients of whole networks, of clients side by side, background included.
+
+    In bfloat16 the sum of pads may keep more digits between its terms than the updates in place,
+    which round after each of the at most 16 of them: 16 times 2^-9 of what they add.
+    """
+    found = {}
+    for form, dtype in itertools.product(FORMS, ("float32", "bfloat16")):
+        with forced(form):
+            function, arguments = client_gradients(name, dtype)
+            found[form, dtype] = to_numpy(function(*arguments))
+    phases, winner = (found[form, "float32"] for form in FORMS)
+    chex.assert_trees_all_equal(winner, phases)
+    phases, winner = (found[form, "bfloat16"] for form in FORMS)
+    for x, y in zip(*map(jax.tree.leaves, (winner, phases)), strict=True):
+        assert distance(x, y) <= 16 * 2.0**-9 * norm(y)
+
+
+@pytest.mark.long
+def test_a_cpu_compiles_what_it_compiled_without_a_choice():
+    """Nothing of the form that it does not take is left: the same operations in the same order."""
+    programs = []
+    for form in (conv.by_phases, conv.matmul_max):
+        with forced(form):
+            function, arguments = client_gradients("cifar_cnn")
+            programs.append(operations(function.lower(*arguments).compile().as_text()))
+    assert len(programs[0]) > 100
+    assert programs[0] == programs[1]
+
+
+def operations(text):
+    """The instructions of a compiled program, its names numbered by their first appearance."""
+    names = {}
+    body = re.sub(r", (metadata|stack_frame_id)=(\{[^}]*\}|\d+)", "", text)
+    body = re.sub(r"%[\w.-]+", lambda name: str(names.setdefault(name[0], len(names))), body)
+    return [line for line in body.splitlines() if " = " in line]
+
+
+@pytest.mark.long
+def test_one_program_holds_both_forms():
+    """Exported for a CPU and for CUDA, it computes here what the CPU's own does."""
+    function, arguments = client_gradients("cifar_cnn")
+    barriers = {}
+    for platform in ("cpu", "cuda"):
+        module = export.export(function, platforms=[platform])(*arguments).mlir_module()
+        barriers[platform] = module.count("= stablehlo.optimization_barrier")
+    assert barriers == {"cpu": 0, "cuda": 4}  # columns and phases of two layers
+    both = export.export(function, platforms=["cpu", "cuda"])(*arguments)
+    chex.assert_trees_all_equal(both.call(*arguments), function(*arguments))
 
 
 @pytest.mark.parametrize("name", CNNS)

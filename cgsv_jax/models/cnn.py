@@ -67,12 +67,12 @@ class CNN(nn.Module):
 
 
 def _use_block(form: str, train: bool) -> bool:
-    """Which form computes; the place to choose per backend.
+    """Which form computes.
 
-    The block form wins where a gradient is wanted, the plain one forward. Both were measured on
-    CPUs only. Should a GPU or TPU prefer the plain form for gradients, branch here: on
-    `jax.default_backend()`, or with `jax.lax.platform_dependent` around the whole network where
-    one program must serve several platforms.
+    The block form wins where a gradient is wanted, the plain one forward, as measured on CPUs. On a
+    GPU the plain form's weight gradients under `vmap` would be forward grouped convolutions with
+    windows as large as the image, by what XLA compiles for one. How the block form computes is
+    chosen per platform in `conv.matmul_max`.
     """
     return train if form == "auto" else form == "block"
 

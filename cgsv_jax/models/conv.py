@@ -25,6 +25,7 @@ convolutions are slow in a loop body on a CPU, and every client trains inside on
 Arrays lie as [channels, height, width, batch] so that every slice is a run of at least B numbers.
 """
 
+import functools
 import math
 
 import jax
@@ -75,7 +76,7 @@ def block_conv_pool(images: jax.Array, kernel: jax.Array) -> jax.Array:
     k, outputs = kernel.shape[0], kernel.shape[-1]
     h, w = (pooled_size(size, k) for size in images.shape[1:3])
     images = _fit(images, 2 * (h + k // 2), 2 * (w + k // 2))
-    return _matmul_max(images, _phase_kernel(kernel)).reshape(outputs, h, w, -1)
+    return matmul_max(images, _phase_kernel(kernel)).reshape(outputs, h, w, -1)
 
 
 def _fit(images: jax.Array, height: int, width: int) -> jax.Array:
@@ -100,16 +101,26 @@ def _phase_kernel(kernel: jax.Array) -> jax.Array:
     return split.transpose(0, 6, 1, 3, 2, 4, 5).reshape(4 * outputs, m * m * 4 * channels)
 
 
-@jax.custom_vjp
-def _matmul_max(images: jax.Array, weights: jax.Array) -> jax.Array:
+def matmul_max(images: jax.Array, weights: jax.Array) -> jax.Array:
     """max over phases of weights [4 O, m m 4C] @ columns of images [C, 2R, 2S, B]: [O, h w B].
 
-    Autodiff would be right but slow: it transposes slices into pads of the full size and sums them.
+    Computed `by_phases` on a CPU and `by_winner` elsewhere. The choice falls where a program is
+    lowered, so that one that was exported for several platforms holds both.
     """
-    return _matmul_max_forward(images, weights)[0]
+    return lax.platform_dependent(images, weights, cpu=by_phases, default=by_winner)
 
 
-def _matmul_max_forward(images, weights):
+# Autodiff of either would be right but slow: it transposes slices into pads of the full size and
+# sums them.
+
+
+@jax.custom_vjp
+def by_phases(images: jax.Array, weights: jax.Array) -> jax.Array:
+    """`matmul_max` that keeps all phases for its gradient: fewest operations, for a CPU."""
+    return _by_phases_forward(images, weights)[0]
+
+
+def _by_phases_forward(images, weights):
     blocks = _space_to_depth(images)  # [4C, R, S, B]
     columns = _columns(blocks, math.isqrt(weights.shape[1] // blocks.shape[0]))
     phases = jnp.split(weights @ columns, 4)  # 4 x [O, h w B]
@@ -118,7 +129,7 @@ def _matmul_max_forward(images, weights):
     return pooled, (blocks, columns, weights, phases, pooled)
 
 
-def _matmul_max_backward(saved, gradient):
+def _by_phases_backward(saved, gradient):
     blocks, columns, weights, phases, pooled = saved
     d_phases = jnp.concatenate(_to_first_maximum(phases, pooled, gradient))  # [4 O, h w B]
     d_weights = d_phases @ columns.T
@@ -126,7 +137,44 @@ def _matmul_max_backward(saved, gradient):
     return d_images, d_weights
 
 
-_matmul_max.defvjp(_matmul_max_forward, _matmul_max_backward)
+by_phases.defvjp(_by_phases_forward, _by_phases_backward)
+
+
+@jax.custom_vjp
+def by_winner(images: jax.Array, weights: jax.Array) -> jax.Array:
+    """`matmul_max` in the fewest bytes, which bound every step on a GPU; the same gradients.
+
+    Of a window's phases it keeps the number of the first that is largest, one byte instead of four
+    floats. The columns and the phases' gradient go through a barrier, since XLA's GPU compiler
+    otherwise repeats a concatenation for each product that reads it. Windows are added back as one
+    sum of pads, a single kernel there.
+    """
+    return _by_winner_forward(images, weights)[0]
+
+
+def _by_winner_forward(images, weights):
+    blocks = _space_to_depth(images)
+    m = math.isqrt(weights.shape[1] // blocks.shape[0])
+    columns = lax.optimization_barrier(_columns(blocks, m))
+    best, *others = jnp.split(weights @ columns, 4)
+    winner = jnp.zeros(best.shape, jnp.int8)
+    for number, phase in enumerate(others, start=1):
+        winner = jnp.where(phase > best, jnp.int8(number), winner)  # the first of equal ones stays
+        best = jnp.maximum(best, phase)
+    return best, (blocks, columns, weights, winner)
+
+
+def _by_winner_backward(saved, gradient):
+    blocks, columns, weights, winner = saved
+    none = jnp.zeros_like(gradient)
+    parts = [jnp.where(winner == number, gradient, none) for number in range(len(PHASES))]
+    d_phases = lax.optimization_barrier(jnp.concatenate(parts))
+    d_weights = d_phases @ columns.T
+    d_images = _depth_to_space(_sum_of_pads(weights.T @ d_phases, blocks.shape))
+    return d_images, d_weights
+
+
+by_winner.defvjp(_by_winner_forward, _by_winner_backward)
 
 
 def _to_first_maximum(phases, pooled, gradient):
@@ -167,9 +215,7 @@ def _columns(blocks: jax.Array, m: int) -> jax.Array:
 
 def _fold(columns: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The transpose of `_columns`: adds every window back to its place in blocks of `shape`."""
-    channels, rows, width, batch = shape
-    m = math.isqrt(columns.shape[0] // channels)
-    windows = columns.reshape(m * m, channels, rows - m + 1, width - m + 1, batch)
+    windows, m = _windows(columns, shape)
     blocks = jnp.zeros(shape, columns.dtype)
     for i, window in enumerate(windows):
         # Slices rather than `.at[].add`, which is a scatter; these are updated in place.
@@ -177,3 +223,21 @@ def _fold(columns: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         old = lax.dynamic_slice(blocks, start, window.shape)
         blocks = lax.dynamic_update_slice(blocks, old + window, start)
     return blocks
+
+
+def _sum_of_pads(columns: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`_fold`, its terms in the same order, in one fusion."""
+    windows, m = _windows(columns, shape)
+    places = [(i // m, i % m) for i in range(m * m)]
+    pads = [
+        jnp.pad(window, ((0, 0), (r, m - 1 - r), (c, m - 1 - c), (0, 0)))
+        for window, (r, c) in zip(windows, places, strict=True)
+    ]
+    return functools.reduce(jnp.add, pads)
+
+
+def _windows(columns: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, int]:
+    """Columns [m m 4C, h w B] as windows [m m, 4C, h, w, B] of blocks of `shape`, and m."""
+    channels, rows, width, batch = shape
+    m = math.isqrt(columns.shape[0] // channels)
+    return columns.reshape(m * m, channels, rows - m + 1, width - m + 1, batch), m
