@@ -334,6 +334,10 @@ class Algorithm(NamedTuple):
 
     `private` are entries that stay with the clients: the server neither reads nor moves them, and
     starting from its model, or being evaluated on it, means all others (see `rules.private`).
+
+    `chooses(key, round, state, numbers [N], participates [N] bool) -> bool [N]`: which of those who
+    would take part do, by the algorithm's own state; a cohort, drop-outs and late joiners come
+    before. The others are absent: they keep their models and all that is remembered of them.
     """
 
     init: Callable[[int, int], ArrayTree]
@@ -342,6 +346,7 @@ class Algorithm(NamedTuple):
     recovers: Callable[[PRNGKey, Array, Array], Array] | None = None
     needs: Needs = Needs()
     private: Spans = ()
+    chooses: Callable[[PRNGKey, Array, ArrayTree, Array, Array], Array] | None = None
 
 
 class Participation(NamedTuple):

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import oracle
+import oracle_second_wave_c
 
 Array = np.ndarray
 
@@ -210,7 +211,7 @@ RIVALS = {
         *(standalone, fedavg, fedavg_finetuned, q_ffl, size_weighted, random_reward),
         *(cffl, rffl, eci, iafl, rank, shapfed_wa),
     )
-}
+} | oracle_second_wave_c.RIVALS
 
 
 def run(name, s, init_params, client_inputs, client_labels, orders, told, *, batch, gradient):

@@ -391,6 +391,9 @@ def test_what_the_command_refuses_the_factories_refuse():
         "recovery": lambda recovery: methods.iafl(0.1, recovery),
         "removal": lambda removal: cg.compose(*RULES, removal=methods.Removal(removal)),
         "clip": lambda clip: cg.compose(*RULES, clip=clip),
+        "selection_beta": methods.fair_yet_equal,
+        "selected": lambda selected: methods.fair_yet_equal(150.0, selected),
+        "steady": lambda steady: methods.fair_yet_equal(150.0, 0.4, steady),
         "growth": lambda growth: cg.reputation.sharpened(
             cg.contribution.cosine(), 0.5, growth=growth
         ),

@@ -26,6 +26,7 @@ NUMBERS = {
     "floor": 1e-3,
     "norm_epsilon": 0.0,
     "cosine_epsilon": 0.0,
+    "selection_beta": 5.0,
 }
 
 

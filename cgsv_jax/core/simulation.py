@@ -44,7 +44,7 @@ from cgsv_jax.types import (
 PER_CLIENT = ("accuracy", "loss", "distance", "validation_accuracy")
 
 # One name per use of the run's key, so that a new use never shifts another's draws.
-_START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK, _RECOVERY = range(6)
+_START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK, _RECOVERY, _CHOICE = range(7)
 
 
 def origin(key: PRNGKey, model: Model) -> ArrayTree:
@@ -279,6 +279,7 @@ def round_(
         participates: Array | None,
         as_seen: Callable[[Upload], Upload],
     ) -> tuple[State, Record]:
+        participates = _chosen(key, state, clients, participates, federation.algorithm)
         state = _from_the_server(key, state, clients, participates, federation)
         upload, optimizer = train(key, state, data, clients, federation, orders, participates)
         upload = _forged(key, as_seen(upload), clients.conduct, state, federation.attack)
@@ -291,6 +292,28 @@ def round_(
 
 def _key_of(key: PRNGKey, use: int, round_: Array) -> PRNGKey:
     return jax.random.fold_in(jax.random.fold_in(key, use), round_)
+
+
+def _numbers(clients: Clients) -> Array:
+    """The client of each row, [N]."""
+    numbers = clients.numbers
+    return jnp.arange(clients.mask.shape[0]) if numbers is None else jnp.asarray(numbers)
+
+
+def _chosen(
+    key: PRNGKey,
+    state: State,
+    clients: Clients,
+    participates: Array | None,
+    algorithm: Algorithm,
+) -> Array | None:
+    """Of those who would take part, whom the algorithm takes: [N] bool, None for everybody."""
+    if algorithm.chooses is None:
+        return participates
+    numbers = _numbers(clients)
+    would = jnp.ones(numbers.shape, bool) if participates is None else participates
+    choice_key = _key_of(key, _CHOICE, state.round)
+    return would & algorithm.chooses(choice_key, state.round, state.algorithm, numbers, would)
 
 
 def _from_the_server(
@@ -309,10 +332,8 @@ def _from_the_server(
         return state
     starts = False if algorithm.common is None else algorithm.common(state.round)
     if algorithm.recovers is not None:
-        numbers = clients.numbers
-        numbers = jnp.arange(clients.mask.shape[0]) if numbers is None else jnp.asarray(numbers)
         recovery_key = _key_of(key, _RECOVERY, state.round)
-        starts = starts | algorithm.recovers(recovery_key, state.round, numbers)
+        starts = starts | algorithm.recovers(recovery_key, state.round, _numbers(clients))
     starts = starts & (True if participates is None else participates)
     starts = jnp.broadcast_to(starts, clients.mask.shape[:1])
     starts = layout.pad_rows(starts, state.clients.shape[0])

@@ -67,6 +67,21 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         )
         return jnp.where(round_ < after, early, late)
 
+    def chooses(
+        key: PRNGKey,
+        round_: Array,
+        state: tuple[ArrayTree, ArrayTree],
+        numbers: Array,
+        participates: Array,
+    ) -> Array:
+        early, late = (
+            participates
+            if own.chooses is None
+            else own.chooses(key, round_, of_stage, numbers, participates)
+            for own, of_stage in zip((first, second), state, strict=True)
+        )
+        return jnp.where(round_ < after, early, late)
+
     either = first.common is not None or second.common is not None
     # Compiled once where it is called eagerly: a choice between two ways is, in every call.
     some = first.recovers is not None or second.recovers is not None
@@ -77,4 +92,5 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         recovers if some else None,
         needs_of(first, second),
         *spans,
+        chooses=None if first.chooses is None and second.chooses is None else chooses,
     )

@@ -4,6 +4,7 @@ from cgsv_jax.rules.compose import ComposedState, compose, needs_of
 from cgsv_jax.rules.methods.cffl import CFFL, cffl
 from cgsv_jax.rules.methods.cgsv import CGSV, cgsv, cgsv_released
 from cgsv_jax.rules.methods.eci import ECI, eci
+from cgsv_jax.rules.methods.fair_yet_equal import FAIR_YET_EQUAL, fair_yet_equal
 from cgsv_jax.rules.methods.fedavg import FEDAVG, fedavg
 from cgsv_jax.rules.methods.fedavg_finetuned import FEDAVG_FINETUNED, fedavg_finetuned
 from cgsv_jax.rules.methods.fedper import FEDPER, fedper
@@ -36,6 +37,7 @@ METHODS = {
     "iafl": IAFL,
     "rank": RANK,
     "shapfed_wa": SHAPFED_WA,
+    "fair_yet_equal": FAIR_YET_EQUAL,
     "cgsv": CGSV,
     "witness": WITNESS,
 }
@@ -49,6 +51,7 @@ __all__ = [
     "cgsv_released",
     "compose",
     "eci",
+    "fair_yet_equal",
     "fedavg",
     "fedavg_finetuned",
     "fedper",
