@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import declared
 import pytest
 import test_architecture
 import yaml
@@ -19,6 +20,7 @@ import yaml
 import cgsv_jax
 from cgsv_jax.core import attacks
 from cgsv_jax.results import frames
+from cgsv_jax.rules.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -294,3 +296,32 @@ def test_the_table_of_attacks_is_all_of_them_with_their_defaults():
     shown = {name: f"{s.default:g}" if s.unit else "" for name, s in attacks.STRENGTHS.items()}
     assert dict(rows) == shown | {attacks.REPLICATION: ""}
     assert len(rows) == len(attacks.ATTACKS)
+
+
+def rows_of(text):
+    """The cells of every row of the tables in a text, without their headings' rules."""
+    lines = re.findall(r"^\| (.*) \|$", text, re.M)
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)] for line in lines]
+
+
+def test_every_method_is_found_in_a_minute(tiny):
+    """Once in the table of choosing.md, under what it reads; in methods.md with what it costs."""
+    head, *rows = rows_of(text_of(DOCS / "choosing.md").partition("\n## ")[0])
+    assert head[1:] == [
+        "the server sees uploads alone",
+        "it holds validation rows",
+        "it knows what each reaches alone †",
+    ]
+    places = {}
+    for row in rows:
+        for place, cell in enumerate(row[1:]):
+            for name in re.findall(r"`(\w+)`", cell):  # a variant in brackets is a second place
+                places.setdefault(name, []).append(place)
+    assert not set(METHODS) - set(places)
+    options = declared.Options(network=tiny.network(), rounds=2)
+    for name in METHODS:
+        needs = declared.METHODS[name](declared.Hyper(), options).needs
+        assert places[name] == [2 if needs.alone else int(needs.validation)], name
+    text = text_of(DOCS / "methods.md").partition("\n## Aggregations")[0]
+    told = {name for row in rows_of(text) for name in re.findall(r"`(\w+)`", row[0])}
+    assert not set(METHODS) - told
