@@ -13,7 +13,7 @@ from cgsv_jax import data, models
 from cgsv_jax.core import attacks, deprecated, participation
 from cgsv_jax.core.checks import check
 from cgsv_jax.core.grid import grid
-from cgsv_jax.core.local import decayed, draw_order, trainer
+from cgsv_jax.core.local import decayed, draw_order, epochs_for, trainer
 from cgsv_jax.core.metrics import fairness, pearson
 from cgsv_jax.core.simulation import advance, evaluate, init, params_of, round_, run
 from cgsv_jax.core.uncertainty import fairness_interval
@@ -104,6 +104,7 @@ __all__ = [
     "data",
     "decayed",
     "draw_order",
+    "epochs_for",
     "evaluate",
     "fairness",
     "fairness_interval",

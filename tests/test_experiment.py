@@ -14,7 +14,17 @@ from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import grid, local, simulation
 from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.data import partition
-from cgsv_jax.experiment import bind, budget, deal, execute, identity, profiling, programs, running
+from cgsv_jax.experiment import (
+    bind,
+    budget,
+    checkpoint,
+    deal,
+    execute,
+    identity,
+    profiling,
+    programs,
+    running,
+)
 from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.host import files
 from cgsv_jax.results import directory as directory_lib
@@ -225,6 +235,7 @@ def test_every_kind_of_method_can_be_profiled(name):
         {"optimizer": "adam", "optimizer_state": "restart"},
         {"batch_size": 8},
         {"epochs": 1},
+        {"epochs": None, "local_steps": 3},
     ],
     ids=str,
 )
@@ -235,13 +246,75 @@ def test_every_training_option_reaches_the_clients(change):
         trainer = bind.bind(config, method, task).trainer(method.hyper())
         model, clients = task.model, task.clients
         examples = Examples(task.data.inputs, clients.rows[0], task.data.labels[clients.rows[0]])
-        order = local.draw_order(jax.random.key(0), clients.mask[0], config.epochs)
+        epochs = bind.epochs_of(config, task)
+        order = local.draw_order(jax.random.key(0), clients.mask[0], epochs)
         params = model.init(jax.random.key(1))
         return trainer.update(
             jax.random.key(2), params, trainer.init(params), examples, order, jnp.int32(3)
         )[2]
 
     assert loss() != loss(**change)
+
+
+@pytest.mark.long
+def test_local_steps_that_are_epochs_are_epochs():
+    """Of clients of equal sizes, K = E b steps are E epochs, to the last bit."""
+    asked = SMALL | {"seeds": 1, "rows_per_client": 40, "batch_size": 16, "partitions": "uniform"}
+    asked |= {"rounds": 3, "epochs": 2, "algorithms": ("standalone", "cgsv")}
+    asked |= {"decay_per": "epoch", "decay": 0.5}
+    whole = running.run(names_lib.configure(**asked))
+    asked |= {"epochs": None, "local_steps": 6}  # 40 rows are 3 steps
+    steps = running.run(names_lib.configure(**asked))
+    assert {*whole.cells[0].sizes.tolist()} == {40}
+    for one, other in zip(whole.cells, steps.cells, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one.record, other.record)
+        np.testing.assert_array_equal(one.evaluation.accuracy, other.evaluation.accuracy)
+
+
+@pytest.mark.long
+def test_local_steps_are_everybodys_and_alike_in_every_layout():
+    """Whoever has few rows starts over, whoever has many stops: all are as busy as the others."""
+    asked = SMALL | {"partitions": "power_law", "local_steps": 7, "algorithms": "cgsv", "seeds": 1}
+    del asked["epochs"]
+    cells = []
+    for layout in ("one", "all", "2"):
+        config = names_lib.configure(**asked, layout=layout)
+        (task,), (method,) = deal.tasks(config), config.methods
+        bound = bind.bind(config, method, task)
+        assert bound.steps.tolist() == [7] * 4
+        assert bound.settings.epochs == max(-(-7 // -(-n // config.batch_size)) for n in task.sizes)
+        cells += running.run(config).cells
+    for other in cells[1:]:
+        # Sums of a step in another order: 42 steps in float32, on losses of order 1.
+        np.testing.assert_allclose(cells[0].record.loss, other.record.loss, rtol=0, atol=1e-4)
+
+
+@pytest.mark.long
+def test_local_steps_are_resumed_bit_for_bit(tmp_path):
+    asked = SMALL | {"partitions": "power_law", "epochs": None, "local_steps": 7, "seeds": 1}
+    config = names_lib.configure(**asked, optimizer="momentum", algorithms="cgsv", eval_every=2)
+    config = dataclasses.replace(config, checkpoint_every=2)
+    looks = []
+
+    def keeper(stop):
+        about = {"config": resolve.to_dict(config)}
+        return checkpoint.of_run(tmp_path, lambda: about, 1, stop).keeper
+
+    whole = running.run(config)
+    with pytest.raises(execute.Stopped):
+        running.run(config, looks.append, keeper=keeper(lambda: len(looks) > 2))
+    resumed = running.run(config, keeper=keeper(lambda: False))
+    for a, b in zip(whole.cells, resumed.cells, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, (a.record, a.answers), (b.record, b.answers))
+
+
+def test_epochs_beside_local_steps_are_refused():
+    with pytest.raises(ConfigError, match="--epochs does nothing here: --local-steps says"):
+        names_lib.configure(epochs=1, local_steps=5)
+    with pytest.raises(ConfigError, match="--local-steps is 0, it must be"):
+        names_lib.configure(local_steps=0)
+    with pytest.raises(ConfigError, match="--rounds times --local-steps is 2147483648"):
+        names_lib.configure(rounds=2**20, local_steps=2**11)
 
 
 def test_what_cannot_be_dealt_is_named():

@@ -114,6 +114,7 @@ RIGHT = {
     "reward": word(TABLES.rewards),
     "game": word(TABLES.games),
     "patience": st.integers(1, 3),
+    "local_steps": st.integers(1, 9),
     "track": st.lists(st.sampled_from(schema.TRACKERS), max_size=2, unique=True),
     "cohort": st.integers(1, 3),
     "cohort_by": word(schema.FIELDS["cohort_by"].kind.allowed),

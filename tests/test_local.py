@@ -104,6 +104,59 @@ def test_ragged_clients_under_vmap_train_as_alone(tiny, name, per):
                 assert leaf.tolist() == [2 * steps(n) for n in sizes]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7])
+def test_local_steps_are_the_first_of_the_epochs(tiny, count):
+    """K steps of every client by hand, through as many epochs of its order as that takes.
+
+    A short last batch is a step; the rate is that of the epoch a step is in; the loss is the mean
+    over the rows of these steps. Clients of many rows stop within their first epoch.
+    """
+    data, clients = tiny.world(pad=3)
+    sizes = clients.mask.sum(1)
+    epochs = local.epochs_for(count, sizes, BATCH)
+    assert epochs == max(-(-count // steps(n, 1)) for n in sizes)
+    orders = tiny.orders(clients, 1, epochs)[0]
+    model = tiny.softmax()
+    with jax.enable_x64(True):
+        data = data._replace(inputs=np.float64(data.inputs))
+        schedule = local.decayed(0.3, 0.8, per="epoch", epochs=epochs)
+        trainer = local.trainer(model, optax.sgd, schedule, batch_size=BATCH, steps=count)
+        update = jax.jit(jax.vmap(trainer.update, in_axes=(None, None, None, STACKED, 0, None)))
+        params = model.init(jax.random.key(0))
+        delta, _, loss = update(
+            jax.random.key(1), params, trainer.init(params), examples_of(data, clients), orders,
+            jnp.int32(2),
+        )  # fmt: skip
+    for i in range(len(sizes)):
+        x, y = data.inputs[clients.rows[i]], data.labels[clients.rows[i]]
+        w, losses = [np.float64(p) for p in jax.tree.leaves(params)], []
+        batches = [
+            (e, orders[i, e, first : min(first + BATCH, sizes[i])])
+            for e in range(epochs)
+            for first in range(0, sizes[i], BATCH)
+        ]
+        assert len(batches) >= count
+        for e, rows in batches[:count]:
+            losses += [oracle.loss(oracle.softmax_logits(w, x[rows]), y[rows])] * len(rows)
+            gradient = oracle.softmax_gradient(w, x[rows], y[rows])
+            w = [p - 0.3 * 0.8 ** (2 * epochs + e) * g for p, g in zip(w, gradient, strict=True)]
+        got = np.concatenate([np.ravel(p[i]) for p in jax.tree.leaves(delta)])
+        want = oracle.ravel(w) - oracle.ravel(jax.tree.leaves(params))
+        # Seven steps, sums of at most 12 terms of order 1, in 2^-52.
+        close = {"rtol": 0, "atol": 7 * 12 * 2.0**-52 * 4}
+        np.testing.assert_allclose(got, want, **close)
+        np.testing.assert_allclose(loss[i], np.mean(losses), **close)
+
+
+def test_local_steps_need_as_many_epochs_as_they_take():
+    assert local.epochs_for(6, np.array([8, 3, 0]), 4) == 6  # who has no rows takes no step
+    assert local.epochs_for(6, np.array([8, 9]), 4) == 3
+    assert local.epochs_for(1, np.array([800]), 4) == 1
+    for wrong in ({"steps": 0}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match="is 0, it must be"):
+            local.epochs_for(**({"steps": 1, "sizes": np.array([3]), "batch_size": 4} | wrong))
+
+
 def gradient_tree(arrays):
     return dict(zip(("bias", "kernel"), arrays, strict=True))
 

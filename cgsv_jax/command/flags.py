@@ -419,6 +419,7 @@ _TRIED = {
     **dict.fromkeys(("gpu", "gpus", "cuda", "cpu", "tpu", "device"), _DEVICE),
     **dict.fromkeys(("method", "methods"), "it is called --algorithms"),
     **dict.fromkeys(("local-epochs", "num-epochs"), "it is called --epochs"),
+    **dict.fromkeys(("num-steps", "max-steps"), "it is called --local-steps"),
     **dict.fromkeys(("iid", "non-iid"), "who holds what is --partition, for instance uniform"),
     "dirichlet-alpha": "it is called --concentration, with --partition dirichlet",
     "data": "it is called --dataset, and the folder of the data sets --data-dir",

@@ -268,14 +268,16 @@ def _profile(
 def _announce(
     console: Console, config: Config, dealt: Sequence[Task], verbose: bool = False
 ) -> None:
+    trained = f"E = {config.epochs} local epochs"
+    if config.local_steps is not None:
+        trained = f"K = {config.local_steps} local steps"
     shown = {
         "data set": config.dataset,
         "model": f"{config.model}, D = {sum(dealt[0].tensors):,} parameters",
         "clients": f"N = {config.clients}",
         "seeds": seeds_text(config.seeds),
         **({"draws": _draws(config)} if config.partition_seeds > 1 else {}),
-        "rounds": f"T = {config.rounds}, E = {config.epochs} local epochs, "
-        f"B = {config.batch_size} rows per step",
+        "rounds": f"T = {config.rounds}, {trained}, B = {config.batch_size} rows per step",
         "layout": f"clients computed at once: {config.layout}, devices: {config.devices}",
     }
     if config.save_models:

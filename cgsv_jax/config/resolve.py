@@ -420,6 +420,11 @@ def _idle_options(config: Config, asked: Mapping[str, Any], tables: "Tables") ->
             complaints += _idle_option(
                 validate_lib.items(config.methods), name, asked[name], tables
             )
+    if "epochs" in asked and config.local_steps is not None:
+        complaints.append(
+            "--epochs does nothing here: --local-steps says how long clients train, it must be one "
+            "of them"
+        )
     return complaints
 
 

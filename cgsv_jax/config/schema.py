@@ -55,6 +55,7 @@ EARLIER = {
     "select": "last",
     "partition_seeds": 1,
     "save_models": False,
+    "local_steps": None,
 }
 EARLIER_OF_METHODS = {"gamma_decay": 1.0}
 EARLIER_OF_METHOD = {"fedavg": {"aggregation": "size"}}  # of one algorithm alone
@@ -312,6 +313,15 @@ class Config:
     )
     rounds: int = _training(Count(None, RANGES["rounds"], "rounds of communication T"))
     epochs: int = _training(Count(None, RANGES["epochs"], "local epochs per round E"))
+    local_steps: int | None = _training(
+        Count(
+            None,
+            RANGES["steps"],
+            "mini-batch steps of every client in a round, in place of epochs; the last short batch "
+            "of an epoch is one",
+        ),
+        "those of --epochs",
+    )
     batch_size: int = _training(Count(None, RANGES["batch_size"], "rows per mini-batch step B"))
     eval_every: int = _evaluation(
         Count(None, RANGES["eval_every"], "rounds between two evaluations on the test set"),

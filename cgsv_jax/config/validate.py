@@ -218,8 +218,10 @@ def _counted_too_high(c: Config, m: Method) -> list[str]:
     """Counts that no int32 holds, although each of their parts is one."""
     alone, permutations = m.get("finetune_rounds", 0), m.get("permutations", 0)
     counts = []
-    if _countable(c.rounds, c.epochs, alone):  # the schedule counts local epochs
-        counts.append(("--rounds times --epochs", (c.rounds + alone) * c.epochs))
+    # The schedule counts local epochs, of which there are at most as many as steps.
+    name, each = ("epochs", c.epochs) if c.local_steps is None else ("local_steps", c.local_steps)
+    if _countable(c.rounds, each, alone):
+        counts.append((f"--rounds times {flag(name)}", (c.rounds + alone) * each))
     if _countable(c.clients, permutations):  # coalitions of a round
         counts.append(("--permutations times --clients", permutations * c.clients))
     return [

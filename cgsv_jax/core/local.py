@@ -8,6 +8,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cgsv_jax.core import checks, vectors
@@ -50,6 +51,30 @@ def decayed(
     return schedule
 
 
+def epochs_for(steps: int, sizes: Array, batch_size: int) -> int:
+    """How many epochs the order must have for every client to take so many steps; on the host.
+
+    The client with the fewest rows goes through them most often. A short last batch is a step.
+
+    >>> epochs_for(5, np.array([32, 33, 320]), 32)
+    5
+    >>> epochs_for(5, np.array([33, 320]), 32)
+    3
+
+    Args:
+      steps: K of every client.
+      sizes: [N] rows of each client; one without any takes no step.
+      batch_size: B.
+
+    Raises:
+      ValueError: a number is out of range.
+    """
+    checks.numbers(steps=steps, batch_size=batch_size)
+    sizes = np.asarray(sizes)
+    fewest = int(min(sizes[sizes > 0], default=1))
+    return -(-steps // -(-fewest // batch_size))
+
+
 def draw_order(key: PRNGKey, mask: Array, epochs: int) -> Array:
     """A fresh order of a client's slots for every epoch: mask [M] -> [E, M] int32, -1 pads.
 
@@ -79,8 +104,9 @@ def trainer(
     precision: str = "default",
     restart: bool = False,
     afresh: int | None = None,
+    steps: int | None = None,
 ) -> Trainer:
-    """E epochs of mini-batch descent; the last short batch of an epoch is kept.
+    """E epochs of mini-batch descent, or K steps; the last short batch of an epoch is kept.
 
     The number of steps is read off the order, not off its padded width: a client computes no step
     and averages no row that it does not have. Under `vmap` a client that has finished waits
@@ -100,6 +126,8 @@ def trainer(
         on are rolled back.
       afresh: a round in which the optimizer is a new one, and from which on the rate is that of the
         first epoch of round 0; who is absent in that round keeps its old optimizer.
+      steps: K, after which every client stops, wherever its epoch is then; None: it takes those
+        of all epochs of its order, which are to be as many as `epochs_for` says.
 
     Returns:
       A Trainer.
@@ -108,7 +136,7 @@ def trainer(
       ValueError: a number is out of range, `precision` another word, a function cannot be called
         as it is here, or (when traced) the loss is not one number per row.
     """
-    checks.numbers(batch_size=batch_size)
+    checks.numbers(batch_size=batch_size, **({} if steps is None else {"steps": steps}))
     checks.kinds(model=(model, Model, "cgsv_jax.models.from_linen(module, input_shape)"))
     _judge(optimizer, schedule)
     if precision not in PRECISIONS:
@@ -149,6 +177,10 @@ def trainer(
         visits = jnp.sum(order >= 0, axis=1)  # [E]
         last_step = jnp.cumsum(-(-visits // width))  # [E], steps up to and with an epoch
         first_step = jnp.concatenate([jnp.zeros(1, last_step.dtype), last_step[:-1]])
+        stop = last_step[-1]
+        if steps is not None:
+            stop = jnp.minimum(stop, steps)
+            visits = jnp.clip((stop - first_step) * width, 0, visits)
         short = -order.shape[1] % width
         order = jnp.pad(order, ((0, 0), (0, short)), constant_values=-1)
 
@@ -185,7 +217,7 @@ def trainer(
             new = round_ == afresh
             first = jax.tree.map(lambda x, y: jnp.where(new, x, y), fresh(params), opt_state)
         carry = (params, first, jnp.zeros((), jax.tree.leaves(params)[0].dtype))
-        trained, last, total = jax.lax.fori_loop(0, last_step[-1], step, carry)
+        trained, last, total = jax.lax.fori_loop(0, stop, step, carry)
         opt_state = () if restart else last
         delta = jax.tree.map(jnp.subtract, trained, params)  # dw_i
         return delta, opt_state, total / jnp.maximum(jnp.sum(visits), 1)

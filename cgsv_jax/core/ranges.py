@@ -62,7 +62,7 @@ def from_(least: int) -> Interval:
 # What the functions of `core` judge by a field's name, as a config does; the other numbers of a
 # config, and those of a rule, stand where they are declared.
 RANGES: dict[str, Interval] = {
-    **{name: from_(1) for name in ("clients", "rounds", "epochs", "batch_size", "cohort")},
+    **{name: from_(1) for name in ("clients", "rounds", "epochs", "steps", "batch_size", "cohort")},
     **{name: from_(1) for name in ("eval_every", "eval_batch")},
     "learning_rate": Interval(0, math.inf, "()"),
     "decay": Interval(0, 1, "(]"),

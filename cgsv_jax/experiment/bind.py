@@ -105,11 +105,14 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     number, evaluated = counts_of(config)
     given = {"network": task.network, "tensors": task.tensors, "rounds": config.rounds}
     batch = min(config.batch_size, task.clients.mask.shape[1])
-    steps = config.epochs * -(-task.sizes // batch)
+    epochs = epochs_of(config, task)
+    steps = epochs * -(-task.sizes // batch)
+    if config.local_steps is not None:
+        steps = np.minimum(steps, config.local_steps)
     asked = width_asked(config.layout)
     settings = Settings(
         rounds=config.rounds,
-        epochs=config.epochs,
+        epochs=epochs,
         eval_every=config.eval_every,
         eval_batch=config.eval_batch,
         width=1 if config.layout == "balanced" else asked,
@@ -122,7 +125,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
 
     def trainer(hyper: Hyper) -> Trainer:
         schedule = local.decayed(
-            hyper["learning_rate"], hyper["decay"], per=method.decay_per, epochs=config.epochs
+            hyper["learning_rate"], hyper["decay"], per=method.decay_per, epochs=epochs
         )
         return local.trainer(
             task.model,
@@ -132,6 +135,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
             precision=config.precision,
             restart=method.get("optimizer_state") == "restart",
             afresh=config.rounds if needs.afresh else None,
+            steps=config.local_steps,
         )
 
     def who(hyper: Hyper) -> Participation | None:
@@ -186,6 +190,13 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),
     )
+
+
+def epochs_of(config: Config, task: Task) -> int:
+    """E: as many as asked for, or as the client needs that goes through its rows most often."""
+    if config.local_steps is None:
+        return config.epochs
+    return local.epochs_for(config.local_steps, task.sizes, config.batch_size)
 
 
 def keeps_answers(config: Config, task: Task) -> bool:

@@ -180,11 +180,15 @@ def unfit(config: Config, task: Task) -> list[str]:
         for what, asked in judging.items()
         if asked and not task.validation_rows
     ]
-    visits = config.epochs * task.clients.mask.shape[1]
+    epochs = bind.epochs_of(config, task)
+    visits = epochs * task.clients.mask.shape[1]
     if visits > ranges.MAX_WHOLE:
+        asked = f"--epochs is {config.epochs}"
+        if config.local_steps is not None:
+            asked = f"--local-steps is {config.local_steps}"
         wrong.append(
-            f"--epochs is {config.epochs}, which makes {visits} visits of the largest client's "
-            f"rows in a round, it must make at most {ranges.MAX_WHOLE}"
+            f"{asked}, which makes {visits} visits of the largest client's rows in a round, it "
+            f"must make at most {ranges.MAX_WHOLE}"
         )
     there = hardware.memory() * (config.devices if timing_lib.memory_limit() else 1)
     number, _ = counts_of(config)

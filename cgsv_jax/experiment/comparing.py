@@ -69,9 +69,9 @@ def compare(
         need `out`, or trackers of one's own (see `experiment.tracking`).
       quiet: whether nothing is shown.
       **options: all that `experiment.configure` takes, for instance `seeds=3`, `rounds=50`,
-        `epochs`, `batch_size`, `learning_rate`, `eval_every`, `partition`, `beta`. What is not
-        given is a data set's own; for arrays it is 50 rounds of 1 epoch, steps of 32 rows at a
-        learning rate of .1 that does not decay, and what the rules themselves say.
+        `epochs` or `local_steps`, `batch_size`, `learning_rate`, `eval_every`, `partition`,
+        `beta`. What is not given is a data set's own; for arrays it is 50 rounds of 1 epoch, steps
+        of 32 rows at a learning rate of .1 that does not decay, and what the rules themselves say.
 
     Returns:
       The result, which shows its table: `table()`, `frames`, `figures()`, `save(directory)`.
@@ -97,7 +97,11 @@ def compare(
     if isinstance(model, str):
         asked["model"] = model
     asked["clients"] = len(clients.mask) if isinstance(clients, Clients) else clients
-    asked = {**TRAINING, **asked} if own_arrays else {**asked, "dataset": data}
+    if own_arrays:
+        usual = {name: value for name, value in TRAINING.items() if name != "epochs"}
+        asked = {**(TRAINING if asked.get("local_steps") is None else usual), **asked}
+    else:
+        asked = {**asked, "dataset": data}
     asked["track"] = tuple(one for one in track if isinstance(one, str))
     config = _configured(methods, asked, own_arrays)
     dealt = None
