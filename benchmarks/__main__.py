@@ -26,6 +26,7 @@ QUESTIONS = (
     "evaluation",
     "server_step",
     "aggregations",
+    "methods",
     "exact_shapley",
     "whole_round",
     "fedjax_rounds",

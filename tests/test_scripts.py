@@ -22,6 +22,7 @@ from cgsv_jax.experiment import names, running
 from cgsv_jax.results import frames
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
 from cgsv_jax.rules.contribution.shapley import exact
+from cgsv_jax.rules.methods import METHODS
 from cgsv_jax.types import Conduct, Download, Upload
 from experiments import (
     attacked,
@@ -66,6 +67,7 @@ def test_digits_defaults(capsys):
     [
         pytest.param("exact_shapley", 1, marks=needs_torch),
         ("aggregations", 9),
+        ("methods", len(METHODS) - 1),
         ("sweeps", 1),
         ("sweep_command", 1),
         ("padding", 3),
