@@ -245,6 +245,7 @@ class Needs(NamedTuple):
     validation: bool = False  # whether it reads `Upload.validation`
     start_loss: bool = False  # whether it reads `Upload.start_loss`
     alone: bool = False  # whether it reads `Upload.alone`, an accuracy on validation rows
+    alone_on_test: bool = False  # or on the test rows, as authors have done
     more_rounds: int = 0  # rounds of a second stage, after the last
     afresh: bool = False  # whether local optimizers are new there, at the rate of round 0
     sent: int = 0  # rounds of which it reads `Upload.sent`
@@ -253,7 +254,7 @@ class Needs(NamedTuple):
     @property
     def rows(self) -> bool:
         """Whether the server must hold validation rows."""
-        return self.validation or self.alone
+        return self.validation or (self.alone and not self.alone_on_test)
 
 
 class Parts(NamedTuple):
@@ -395,6 +396,7 @@ class Settings(NamedTuple):
     mesh: jax.sharding.Mesh | None = None  # devices that share the clients; None: one
     start_loss: bool = False  # whether uploads carry the loss before training (q-FFL reads it)
     alone: bool = False  # whether they carry what clients reach alone (IAFL may read it)
+    alone_on_test: bool = False  # whether that is judged on the test rows, not on validation rows
     answers: bool = False  # whether evaluations say it of every test example
 
 

@@ -1,6 +1,7 @@
 """Tiny models and worlds for every test, and no silent broadcasting anywhere."""
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -30,6 +31,7 @@ from cgsv_jax.types import (
     Network,
     Settings,
     Trainer,
+    Units,
     Upload,
 )
 
@@ -70,7 +72,9 @@ def _linear(params, inputs):
 def softmax(features=FEATURES, classes=CLASSES):
     """Softmax regression; ravels as bias [C], kernel [F, C], like the oracle's."""
     return Model(
-        lambda key: _dense(key, features, classes), lambda params, x, key=None: _linear(params, x)
+        lambda key: _dense(key, features, classes),
+        lambda params, x, key=None: _linear(params, x),
+        functools.partial(_units_of, (features, classes)),
     )
 
 
@@ -84,7 +88,27 @@ def mlp(features=FEATURES, hidden=HIDDEN, classes=CLASSES):
     def apply(params, x, key=None):
         return _linear(params["1"], jnp.tanh(_linear(params["0"], x)))
 
-    return Model(init, apply)
+    return Model(init, apply, functools.partial(_units_of, (features, hidden, classes)))
+
+
+def _units_of(widths):
+    """The hidden units of dense layers that ravel as bias, kernel; of one layer, its features.
+
+    A feature is no unit: training moves the entries that read it. Rules must not care.
+    """
+    feeds, reads, first = [], [], 0
+    features = len(widths) == 2
+    for place, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
+        last = place == len(widths) - 2
+        own = np.full(fan_out, -1) if last else first + np.arange(fan_out)
+        before = first - fan_in + np.arange(fan_in) if place else np.full(fan_in, -1)
+        before = np.arange(fan_in) if features else before
+        feeds += [own, np.tile(own, fan_in)]
+        reads += [np.full(fan_out, -1), np.repeat(before, fan_out)]
+        first += 0 if last else fan_out
+    feeds, reads = np.int32(np.concatenate(feeds)), np.int32(np.concatenate(reads))
+    layers = tuple(widths[:1] if features else widths[1:-1])
+    return Units(feeds, reads, np.int32(reads >= 0), layers, incoming=features)
 
 
 def world(sizes=SIZES, seed=0, test=7, pad=0, noise=0.3):
@@ -150,6 +174,7 @@ def federation(
     options = (options or Options())._replace(tensors=sizes_of(model))
     options = options._replace(network=evaluation_lib.network(model, (FEATURES,)))
     settings["start_loss"] = settings.get("start_loss", name == "q_ffl")
+    settings["alone"] = settings.get("alone", name == "fedsac")
     settings = Settings(**({"rounds": 3, "epochs": 2, "eval_batch": 3} | settings))
     schedule = local.decayed(numbers.learning_rate, numbers.decay, per=per, epochs=settings.epochs)
     return Federation(
@@ -212,8 +237,10 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
     )
 
 
-def network():
+def network(length=20):
     """A linear classifier in the first F C + C entries of a vector of any length, for rules.
+
+    Only its units know the length, of which a third is fed by three units and as much read by them.
 
     Its accuracy is the mean probability of the true class: hard ones of a few rows tie, and what a
     tie decides at the edge of a quota is a rounding.
@@ -239,7 +266,11 @@ def network():
     places = np.c_[places, size + np.arange(CLASSES)].astype(np.int32)
     below = size + CLASSES, size + CLASSES + 8  # of vectors of 20 entries and more
     layers = (below,), ((0, below[0]),)
-    return Network(evaluate, lambda: places, gradient, layers=lambda: layers)
+    place = np.arange(length)
+    feeds = np.int32(np.where(place % 3 == 1, place // 3 % 3, -1))
+    reads = np.int32(np.where(place % 3 == 2, place // 9 % 3, -1))
+    units = Units(feeds, reads, np.int32(reads >= 0), (3,), incoming=True)
+    return Network(evaluate, lambda: places, gradient, units=lambda: units, layers=lambda: layers)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from cgsv_jax import experiment, models
 from cgsv_jax.command import main
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError
-from cgsv_jax.core import checks, local, simulation
+from cgsv_jax.core import checks, evaluation, local, simulation
 from cgsv_jax.experiment import deal, identity, names, running
 from cgsv_jax.results import directory
 from cgsv_jax.rules import methods
@@ -255,6 +255,7 @@ LABELS = np.arange(6) % 3
 
 
 RULES = cg.reputation.size_share(), cg.aggregation.uniform(), cg.reward.share_all()
+NETWORK = evaluation.network(models.mlp((4,), 2), (4,))
 
 
 def trainer(optimizer=optax.sgd, schedule=None, batch_size=4, model=None):
@@ -397,6 +398,7 @@ def test_what_the_command_refuses_the_factories_refuse():
         "growth": lambda growth: cg.reputation.sharpened(
             cg.contribution.cosine(), 0.5, growth=growth
         ),
+        "steepness": lambda steepness: methods.fedsac(NETWORK, steepness),
         "dropout": cg.participation.everybody,
         "learning_rate": lambda learning_rate: cg.decayed(learning_rate, 0.9),
         "decay": lambda decay: cg.decayed(0.1, decay),

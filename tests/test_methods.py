@@ -51,7 +51,7 @@ def exactly(upload):
 
 
 def step(name, upload, tiny, options=None, state=None, key=0, **numbers):
-    options = (options or Options())._replace(network=tiny.network())
+    options = (options or Options())._replace(network=tiny.network(D))
     algorithm = METHODS[name](tiny.hyper(**numbers), options)
     state = algorithm.init(*upload.deltas.shape) if state is None else state
     return jax.jit(algorithm.update)(jax.random.key(key), upload, state)
@@ -554,7 +554,7 @@ def test_a_network_without_such_a_layer_is_refused(tiny):
 
 
 # Methods that judge models on the server's validation rows.
-JUDGES = ("cffl", "eci", "rank")
+JUDGES = ("cffl", "eci", "rank", "fedsac")
 # What a method reads with another part than it has by default.
 IDLE = (("cffl", "gamma"), ("witness", "cosine_epsilon"))
 
@@ -603,7 +603,7 @@ def test_an_option_that_a_method_reads_matters(name, sent, tiny):
     options = Options(removes=True, rounds=1, contribution="cosine")
 
     def play(numbers):
-        algorithm = METHODS[name](tiny.hyper(**numbers), options._replace(network=tiny.network()))
+        algorithm = METHODS[name](tiny.hyper(**numbers), options._replace(network=tiny.network(D)))
         state, seen = algorithm.init(N, D), []
         for t in range(13):
             upload = sent._replace(

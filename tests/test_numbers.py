@@ -65,7 +65,7 @@ PROGRAMS = {}  # (method, options) -> a compiled update and a fresh state
 def program(tiny, name, options):
     """One compiled server round, whatever is sent and whatever the numbers are."""
     if (name, options) not in PROGRAMS:
-        whole = options._replace(network=tiny.network(), rounds=3)
+        whole = options._replace(network=tiny.network(D), rounds=3)
 
         def update(key, hyper, upload, state):
             return METHODS[name](hyper, whole).update(key, upload, state)

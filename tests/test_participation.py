@@ -35,10 +35,14 @@ def start(tiny, name="cgsv", trained=False, **options):
     federation = tiny.federation(name, model=tiny.softmax(), **options)
     if not trained:
         # Soft accuracies: hard ones of a few rows tie, and a tie is decided by a rounding.
-        chosen = options.get("options", Options())._replace(network=tiny.network())
+        network = tiny.network(sum(tiny.sizes_of(federation.model)))
+        chosen = options.get("options", Options())._replace(network=network)
         algorithm = METHODS[name](tiny.hyper(), chosen)
         federation = federation._replace(algorithm=algorithm, trainer=quick(federation.model))
-    return simulation.init(jax.random.key(0), N, federation), federation, data, clients
+    state = simulation.init(jax.random.key(0), N, federation)
+    if federation.settings.alone:  # whoever reads it pays clients differently
+        state = state._replace(alone=jnp.linspace(0.9, 0.2, N))
+    return state, federation, data, clients
 
 
 def several(rounds, key, state, data, clients, federation, who=None):

@@ -57,7 +57,7 @@ EARLIER = {
     "save_models": False,
     "local_steps": None,
 }
-EARLIER_OF_METHODS = {"gamma_decay": 1.0}
+EARLIER_OF_METHODS = {"gamma_decay": 1.0, "standalone_on": "validation"}
 EARLIER_OF_METHOD = {"fedavg": {"aggregation": "size"}}  # of one algorithm alone
 
 CONVOLUTIONAL = ("mnist_cnn", "cifar_cnn", "tutorial_cnn")  # models whose convolution has forms

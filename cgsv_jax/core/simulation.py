@@ -449,8 +449,8 @@ def train_alone(
 
     Some methods need to know what each client reaches alone. So everybody first trains as in the
     standalone baseline: in the same rounds, from the same start, in the same orders, honestly.
-    After the last of `rounds` in all, the accuracies on the server's validation rows are
-    `State.alone`, and everything else is as it was before.
+    After the last of `rounds` in all, the accuracies on the server's validation rows (on the test
+    rows with `settings.alone_on_test`) are `State.alone`, and everything else is as it was before.
 
     Args:
       key: of the run.
@@ -464,7 +464,10 @@ def train_alone(
     Raises:
       ValueError: there are no validation rows.
     """
-    if data.validation is None or not len(data.validation[1]):
+    judged_on = data.validation
+    if federation.settings.alone_on_test:
+        judged_on = data.test_inputs, data.test_labels
+    if judged_on is None or not len(judged_on[1]):
         raise ValueError("what clients reach alone is judged on validation rows, there are none")
 
     def keep_own(
@@ -484,7 +487,7 @@ def train_alone(
 
     state, _ = jax.lax.scan(one_round, state, orders, federation.settings.rounds)
     count = clients.mask.shape[0]
-    inputs, labels = data.validation
+    inputs, labels = judged_on
     plain = federation._replace(settings=federation.settings._replace(answers=False))
     reached = evaluate(state, inputs, labels, plain).accuracy[:count]
     start = init(key, count, federation)

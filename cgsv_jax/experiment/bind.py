@@ -120,6 +120,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         mesh=layout_lib.mesh_of(hardware.devices(config)),
         start_loss=needs.start_loss,
         alone=needs.alone,
+        alone_on_test=needs.alone_on_test,
         answers=keeps_answers(config, task),
     )
 

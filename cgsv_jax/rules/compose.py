@@ -164,6 +164,7 @@ def needs_of(*rules: Reputation | Aggregation | Reward | Algorithm) -> Needs:
         validation=any(own.validation for own in needs),
         start_loss=any(own.start_loss for own in needs),
         alone=any(own.alone for own in needs),
+        alone_on_test=any(own.alone_on_test for own in needs),
         more_rounds=sum(own.more_rounds for own in needs),
         afresh=any(own.afresh for own in needs),
         sent=max(own.sent for own in needs),

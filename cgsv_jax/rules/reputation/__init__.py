@@ -6,7 +6,7 @@ from cgsv_jax.rules.reputation.participation_rate import participation_rate
 from cgsv_jax.rules.reputation.random_share import random_share
 from cgsv_jax.rules.reputation.sharpened import GROWTH, sharpened
 from cgsv_jax.rules.reputation.size_share import size_share
-from cgsv_jax.rules.reputation.standalone_accuracy import standalone_accuracy
+from cgsv_jax.rules.reputation.standalone_accuracy import STANDALONE_ON, standalone_accuracy
 
 __all__ = [
     "ALPHA",
@@ -14,6 +14,7 @@ __all__ = [
     "GROWTH",
     "MEMORY",
     "NEGATIVE",
+    "STANDALONE_ON",
     "accumulated",
     "moving_average",
     "participation_rate",

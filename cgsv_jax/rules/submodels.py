@@ -1,0 +1,174 @@
+"""Submodels as rewards: some hidden units are on in a client's model, all others are off.
+
+What moves a client is a reward as ever: v_i = m_i (w_N + u_N) - w_i, m_i [D] the entries that are
+on in its model from now on. Where a unit is off so are the entries that feed it and those that read
+it, and local training leaves these at 0 (see `types.Units`).
+"""
+
+import math
+from typing import NamedTuple
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+from cgsv_jax.core import checks, vectors
+from cgsv_jax.core import units as units_lib
+from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules.shares import over_present
+from cgsv_jax.rules.spec import Choice, Number
+from cgsv_jax.types import Array, Download, Network, Units, Upload
+
+SUBMODEL_MASK = Choice(
+    "both",
+    ("both", "incoming"),
+    "what is 0 of a hidden unit that is off in a client's model: what feeds it and what reads it, "
+    "or what feeds it alone, as their authors do",
+)
+STEEPNESS = Number(
+    1.0,
+    Interval(0, math.inf),
+    "fedsac, fedrac: beta of exp(beta s), s a standalone accuracy from 0 to 1; at 0 all are alike",
+    "steepness",
+)
+
+
+class Submodels(NamedTuple):
+    """The units of a model of which some may be off, and what is 0 then."""
+
+    units: Units
+    incoming: bool  # whether only what feeds a unit is
+
+    @property
+    def number(self) -> int:
+        """Of all units, H."""
+        return sum(self.units.layers)
+
+    def masks(self, keep: Array) -> Array:
+        """m [..., D] bool, of units that are on, [..., H] bool."""
+        return units_lib.on(self.units, keep, self.incoming)
+
+
+def submodels(method: str, network: Network | None, mask: str = "both") -> Submodels:
+    """The units of the network.
+
+    Args:
+      method: that asks.
+      network: what the method is given.
+      mask: "both" or "incoming", what is 0 of a unit that is off.
+
+    Raises:
+      ValueError: the model says nothing of its units or has none, they do not stay off, or the word
+        is another one.
+    """
+    checks.choice("submodel_mask", mask, *SUBMODEL_MASK.allowed)
+    units = None if network is None else network.units()
+    if units is None:
+        raise ValueError(
+            f"{method} switches hidden units off, and this model does not say which it has: give "
+            "it model._replace(units=lambda: cg.Units(feeds, reads, times, layers))"
+        )
+    if not units.layers:
+        raise ValueError(f"{method} switches hidden units off, and this model has none")
+    if mask == "incoming" and not units.incoming:
+        raise ValueError(
+            f"{method} with --submodel-mask incoming needs an activation whose gradient at 0 is 0, "
+            "as that of relu is: other units, of tanh for instance, do not stay off"
+        )
+    return Submodels(units, mask == "incoming")
+
+
+def with_output(method: str, submodels: Submodels, network: Network) -> Submodels:
+    """With a unit more for every class: the last layer's weights and bias of it feed that.
+
+    Raises:
+      ValueError: the network has no last layer that can be told.
+    """
+    places = network.output()
+    if places is None:
+        raise ValueError(f"{method} needs a model whose last layer is a kernel [F, C] and a bias")
+    units, classes = submodels.units, len(places)
+    feeds = np.array(units.feeds)
+    feeds[places] = submodels.number + np.arange(classes)[:, None]
+    units = units._replace(feeds=feeds, layers=(*units.layers, classes))
+    return submodels._replace(units=units)
+
+
+def masked_mean(upload: Upload, held: Array) -> Array:
+    """u_N[d] = the mean of dw_i[d] over those present who hold d; 0 where nobody does. O(N D).
+
+    Args:
+      upload: the updates.
+      held: [N, D] bool, what is on in the clients' models that were trained.
+    """
+    counts = held & upload.present[:, None]
+    number = jnp.sum(counts, axis=0)
+    total = jnp.sum(jnp.where(counts, upload.deltas, 0.0), axis=0)
+    return total / jnp.maximum(number, 1)
+
+
+def served(upload: Upload, aggregate: Array, held: Array) -> Download:
+    """The download of submodels: v_i = m_i (w_N + u_N) - w_i, 0 for who is absent. O(N D).
+
+    The quota is the number of entries that are on.
+
+    Args:
+      upload: the models before the round.
+      aggregate: u_N [D].
+      held: [N, D] bool, m_i from now on.
+    """
+    present = upload.present[:, None]
+    whole = (upload.server + aggregate)[None, :]
+    rewards = jnp.where(present, jnp.where(held, whole, 0.0) - upload.clients, 0.0)
+    held_now = held & present
+    moves = jnp.where(held_now, aggregate[None, :], 0.0)
+    return Download(
+        aggregate=aggregate,
+        weights=over_present(jnp.ones_like(upload.norms), upload.present),
+        rewards=rewards,
+        quota=jnp.sum(held_now, axis=1, dtype=jnp.int32),
+        energy=vectors.energies(moves, aggregate),  # ‖m_i u_N‖² / ‖u_N‖²
+        held=held,
+    )
+
+
+def within(ranked: Array, worth: Array, limit: Array) -> Array:
+    """Units in an order, as many as are worth `limit` together, the one that crosses it included.
+
+    Args:
+      ranked: [H] units in the order in which they are taken.
+      worth: [H] >= 0 of every unit.
+      limit: [N].
+
+    Returns:
+      [N, H] bool, which units are taken; the first one always is.
+    """
+    along = jnp.cumsum(worth[ranked])
+    before = jnp.concatenate([jnp.zeros(1, along.dtype), along[:-1]])  # of those taken before
+    first = jnp.arange(along.size) == 0
+    taken = (before[None, :] < limit[:, None]) | first[None, :]
+    return jnp.zeros_like(taken).at[:, ranked].set(taken)
+
+
+def lossless(loss: Array, without: Array) -> Array:
+    """I_h = max(0, the loss without unit h less the loss), in percent; alike where all are 0.
+
+    Args:
+      loss: [] of the whole model.
+      without: [H] of the model without each unit.
+    """
+    rise = without - loss
+    rise = jnp.where(jnp.isfinite(rise), jnp.maximum(rise, 0.0), 0.0)
+    return 100 * over_present(rise, jnp.ones(rise.shape, bool))
+
+
+def earned(accuracy: Array, best: Array, steepness: chex.Numeric) -> Array:
+    """c_i = 100 exp(beta s_i) / max_j exp(beta s_j), [N]; an infinite beta leaves the best alone.
+
+    Args:
+      accuracy: [N] s_i.
+      best: [] max_j s_j.
+      steepness: beta.
+    """
+    behind = jnp.maximum(best - accuracy, 0.0)
+    return 100 * jnp.exp(-jnp.where(behind > 0, steepness * behind, 0.0))
