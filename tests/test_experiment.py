@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cgsv_jax import models
 from cgsv_jax.command import main
 from cgsv_jax.config import resolve
 from cgsv_jax.config.schema import ConfigError
@@ -20,6 +21,7 @@ from cgsv_jax.experiment import (
     checkpoint,
     deal,
     execute,
+    hardware,
     identity,
     profiling,
     programs,
@@ -561,6 +563,26 @@ def test_every_layout_has_a_width_that_fits(layout):
         assert layout_lib.waste(steps, settings.width) <= layout_lib.WASTE
         assert layout_lib.waste(steps, None) > layout_lib.WASTE
     assert 1 <= settings.eval_width <= 40
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_width_fits_half_of_the_memory_and_a_gpu_has_a_widest(monkeypatch, training):
+    """By the scratch of a whole chunk, of which a wider one would not fit."""
+    model = models.mlp((8, 8, 1), 10, hidden=(32,))
+    batch = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
+    widest = layout_lib.WIDEST_ON_GPU
+    whole = hardware.scratch(model, batch, training, widest)
+    assert whole > 0
+    monkeypatch.setattr(hardware, "memory", lambda: 2 * (whole * 20 // widest))
+    assert 15 <= hardware.fitting(model, batch, 500, training) <= 20
+    assert hardware.fitting(model, batch, 3, training) == 3
+    monkeypatch.setattr(hardware, "memory", lambda: 1)
+    assert hardware.fitting(model, batch, 500, training) == 1
+    monkeypatch.setattr(hardware, "memory", lambda: 1_000 * whole)
+    assert hardware.fitting(model, batch, 500, training) == 500
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert hardware.fitting(model, batch, 500, training) == widest
+    assert hardware.fitting(model, batch, 3, training) == 3
 
 
 def test_seeds_do_not_share_memory_on_a_cpu(compared):

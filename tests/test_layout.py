@@ -70,7 +70,8 @@ def test_width_below_one_is_refused(width):
 
 def test_default_width():
     assert layout.default_width("cpu") == 1
-    assert layout.default_width("gpu") is None
+    assert layout.default_width("gpu") == layout.WIDEST_ON_GPU
+    assert layout.default_width("tpu") is None
     assert layout.default_width() == layout.default_width(jax.default_backend())
 
 

@@ -103,7 +103,8 @@ def resolve(tables: "Tables", backend: str = "cpu", named: bool = True, **asked:
     if "clients" not in given and fields["shares"]:
         fields["clients"] = len(fields["shares"])
     if fields["layout"] in (None, "auto"):
-        # As `layout.default_width` says, except that accelerators look at the sizes of clients.
+        # As `layout.default_width` says, except that accelerators look at memory and the sizes of
+        # clients too.
         on_cpu = "one" if fields["model"] in schema.CONVOLUTIONAL + schema.OF_TOKENS else "4"
         fields["layout"] = on_cpu if backend == "cpu" else "balanced"
     width: Any = fields["layout"]

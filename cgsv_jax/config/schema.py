@@ -427,7 +427,7 @@ class Config:
             layout_of,
             f"it must be auto, {', '.join(LAYOUTS)} or a number of clients from 1",
             "clients computed at once: all, one, a number, or balanced (the widest chunks that fit "
-            "the memory and whose padding costs at most a tenth)",
+            "the memory, on a GPU of at most 64, and whose padding costs at most a tenth)",
             metavar="NAME|INT",
         ),
         "balanced; on a CPU one for models with convolutions, else 4",

@@ -20,6 +20,11 @@ AXIS = "clients"  # the only axis of a mesh here
 # not worth the width.
 WASTE = 1.1
 
+# Models beyond which width buys nothing on a GPU: from here on the kernels of a convolution move
+# enough bytes to run at the memory's rate, and a wider chunk takes more of it and waits for longer
+# clients.
+WIDEST_ON_GPU = 64
+
 
 def default_width(backend: str | None = None, convolutional: bool = True) -> int | None:
     """Clients computed at once where nobody says otherwise; benchmarks/variants.py has the times.
@@ -30,11 +35,10 @@ def default_width(backend: str | None = None, convolutional: bool = True) -> int
         of a few dense layers, four at once spread the cost of starting each operation.
 
     Returns:
-      A chunk on a CPU, None (all) elsewhere.
+      A chunk on a CPU or a GPU, None (all) elsewhere.
     """
-    if (backend or jax.default_backend()) != "cpu":
-        return None
-    return 1 if convolutional else 4
+    on_cpu = 1 if convolutional else 4
+    return {"cpu": on_cpu, "gpu": WIDEST_ON_GPU}.get(backend or jax.default_backend())
 
 
 # ---------------------------------------------------------------- padding: what width costs

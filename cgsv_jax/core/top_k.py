@@ -39,7 +39,8 @@ def _ascending(keys: Array) -> Array:
     """Positions of non-negative keys [D], smallest first, ties by position."""
     with jax.enable_x64(True):
         pairs = (keys.astype(jnp.uint64) << 32) | jnp.arange(keys.size, dtype=jnp.uint64)
-        positions = jnp.sort(pairs) & jnp.uint64(0xFFFFFFFF)
+        # No two pairs are equal, so that a stable sort, which moves positions along, adds nothing.
+        positions = jnp.sort(pairs, stable=False) & jnp.uint64(0xFFFFFFFF)
         return positions.astype(jnp.int32)
 
 
@@ -101,7 +102,7 @@ def tied(vector: Array, quota: Array) -> tuple[Array, Array]:
       keys [D], non-negative, and last [N], -1 where nothing was earned.
 
     >>> keys, last = tied(jnp.array([1.0, -3.0, 1.0, 2.0]), jnp.array([0, 2, 3]))
-    >>> (keys <= last[:, None]).astype(int).tolist()
+    >>> (keys[None, :] <= last[:, None]).astype(int).tolist()
     [[0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1]]
     """
     chex.assert_rank([vector, quota], [1, 1])

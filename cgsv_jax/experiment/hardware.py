@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.config.schema import Config, ConfigError
+from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.experiment import timing as timing_lib
 from cgsv_jax.host import files as files_lib
 from cgsv_jax.types import Model
@@ -62,6 +63,8 @@ def memory() -> int:
 def fitting(model: Model, batch: jax.ShapeDtypeStruct, most: int, training: bool) -> int:
     """Models that may be computed at once: half of the memory is theirs, the rest the matrices'.
 
+    On a GPU no more than pay (`layout.WIDEST_ON_GPU`), even where more fit.
+
     Args:
       model: the network.
       batch: shape [B, ...] and type of the inputs of one model.
@@ -71,20 +74,31 @@ def fitting(model: Model, batch: jax.ShapeDtypeStruct, most: int, training: bool
     Returns:
       From 1 to N.
     """
-    each = _scratch(model, batch, training)
+    if jax.default_backend() == "gpu":
+        most = min(most, layout_lib.WIDEST_ON_GPU)
+    # Of a chunk rather than of one model: XLA lays out many side by side differently than one.
+    chunk = min(most, layout_lib.WIDEST_ON_GPU)
+    each = -(-scratch(model, batch, training, chunk) // chunk)
     return int(np.clip(memory() // 2 // max(each, 1), 1, most))
 
 
 @functools.lru_cache(maxsize=64)
-def _scratch(model: Model, batch: jax.ShapeDtypeStruct, training: bool) -> int:
-    """Bytes that one model needs beside its parameters to compute one batch, as compiled."""
+def scratch(model: Model, batch: jax.ShapeDtypeStruct, training: bool, count: int) -> int:
+    """Bytes that `count` models at once need beside their parameters for a batch, as compiled."""
 
     def forward(params: Any, inputs: jax.Array, key: jax.Array) -> jax.Array:
         return jnp.sum(model.apply(params, inputs, key if training else None))
 
     params = jax.eval_shape(model.init, jax.random.key(0))
-    function = jax.grad(forward) if training else forward
-    lowered = jax.jit(function).lower(params, batch, jax.random.key(0))
+    function, arguments = (jax.grad(forward) if training else forward), (params, batch)
+    if count > 1:
+        # Clients train on rows of their own; models are evaluated on the same ones.
+        params, rows = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), arguments
+        )
+        arguments = params, rows if training else batch
+        function = jax.vmap(function, in_axes=(0, 0 if training else None, None))
+    lowered = jax.jit(function).lower(*arguments, jax.random.key(0))
     analysis = lowered.compile().memory_analysis()
     if analysis is None:  # the backend does not say
         return 0

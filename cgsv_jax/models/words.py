@@ -100,7 +100,8 @@ def _forward(inputs, table, kernel):
     shape = groups, rows, features
     start = jnp.full(shape, -jnp.inf, kernel.dtype), jnp.zeros(shape, blocks.order.dtype)
     pooled, place = jax.lax.fori_loop(0, blocks.last[-1], visit, start)
-    pooled = pooled.reshape(-1, features)[jnp.argsort(blocks.order)[: len(inputs)]]
+    back = jnp.argsort(blocks.order, stable=False)  # of a permutation: no two keys are equal
+    pooled = pooled.reshape(-1, features)[back[: len(inputs)]]
     return pooled, (inputs, table, kernel, place)
 
 
