@@ -537,3 +537,14 @@ def test_torch_computes_the_same(name):
     for mine in (ours, evaluated):
         assert distance(mine, theirs_logits) < 1e-13 * norm(theirs_logits)
     assert distance(models.params_to_torch(ours_gradient), theirs) < 1e-13 * norm(theirs)
+
+
+def test_equal_recipes_have_one_model():
+    """Lists are as good as tuples; and another option is another model."""
+    recipe = {"input_shape": [4], "num_classes": 3, "hidden": [5]}
+    one, same, other = (
+        models.built(models.mlp, own)
+        for own in (recipe, recipe | {"hidden": (5,)}, recipe | {"hidden": [6]})
+    )
+    assert one is same
+    assert one is not other

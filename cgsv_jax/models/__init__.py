@@ -5,6 +5,7 @@ and computation follows the dtypes of parameters and inputs. A new network is on
 line in `MODELS`.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,10 +27,20 @@ MODELS: dict[str, Callable[..., types.Model]] = {
 
 
 def built(builder: Callable[..., types.Model], recipe: Mapping[str, Any]) -> types.Model:
-    """The model of a recipe: `input_shape`, `num_classes`, and the builder's options by name."""
-    rest = dict(recipe)
-    shape, classes = rest.pop("input_shape"), rest.pop("num_classes")
-    return builder(tuple(shape), classes, **rest)
+    """The model of a recipe: `input_shape`, `num_classes`, and the builder's options by name.
+
+    Equal recipes have one model: what was found out of it by tracing need not be found again.
+    """
+    # Lists, as a file has them, are tuples.
+    words = {name: tuple(x) if isinstance(x, list) else x for name, x in recipe.items()}
+    return _built(builder, **words)
+
+
+@functools.lru_cache(maxsize=64, typed=True)
+def _built(
+    builder: Callable[..., types.Model], input_shape: Any, num_classes: int, **options: Any
+) -> types.Model:
+    return builder(input_shape, num_classes, **options)
 
 
 __getattr__ = deprecated.names(__name__, {"from_flax": "cgsv_jax.models.from_linen"})
