@@ -250,6 +250,8 @@ class Needs(NamedTuple):
     afresh: bool = False  # whether local optimizers are new there, at the rate of round 0
     sent: int = 0  # rounds of which it reads `Upload.sent`
     valuations: Callable[[int], int] = _nothing  # N -> models or coalitions that a round values
+    # Sentences on what the rule comes to on this model, with these numbers, for whoever runs it.
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> bool:

@@ -367,6 +367,26 @@ def test_noise_on_a_replay_is_heard_as_often_as_chance_says(tiny, significance):
     assert chance <= 1.1 * scipy.stats.norm.sf(significance)
 
 
+def test_an_echo_that_hears_nobody_says_so(tiny):
+    """Of classes of F entries where z² >= F, if z is known; and whatever it is a part of."""
+    width = LAST.shape[1]
+    least = np.nextafter(np.float32(width**0.5), np.float32(9), dtype=np.float32)
+    for z, said in ((0.99 * width**0.5, 0), (least, 1)):
+        echo = contribution.echo(by_class(tiny), 1, z)
+        assert len(echo.needs.notes) == said
+        algorithm = cg.cgsv(0.5, contribution=contribution.quotient(echo))
+        assert algorithm.needs.notes == echo.needs.notes
+        # And then it hears nobody.
+        deltas = np.ones((1, 2, WIDE)) * np.arange(1, WIDE + 1)
+        heard = judged(echo, tiny, deltas[0], np.zeros_like(deltas)) != 0
+        assert heard.any() == (not said)
+    assert f"F = {width} entries" in echo.needs.notes[0]
+    noted = []
+    jax.eval_shape(lambda z: noted.extend(contribution.echo(by_class(tiny), 3, z).needs.notes), 9.0)
+    assert not noted
+    assert not contribution.echo(ones(), 3, 99.0).needs.notes  # D is not known yet
+
+
 def test_noise_that_is_much_of_the_aggregate_is_heard(tiny):
     """A limit of the echo: a client's own noise is a part of u_N, as large as its weight.
 

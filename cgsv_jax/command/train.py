@@ -301,6 +301,10 @@ def _announce(
             shown[f"dishonest{draw}"] = _who_cheats(task.cheats)
     for name, text in (*shown.items(), *_numbers(config)):
         _say_of(console, name, text)
+    for method in config.methods:
+        algorithm = bind.bind(config, method, dealt[0]).algorithm(method.hyper())
+        for note in algorithm.needs.notes:
+            _say_of(console, method.name, note)
     if not all(bind.keeps_answers(config, task) for task in dealt):
         terminal.say(
             console,

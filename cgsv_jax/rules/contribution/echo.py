@@ -6,6 +6,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.core.ranges import Interval
@@ -41,7 +42,8 @@ def echo(of: Contribution, rounds: int = 3, significance: chex.Numeric = 3.0) ->
     in the direction of before, as with a small step, u_N itself is explained by what was sent; d_i
     is what that leaves, so that honest clients are not taken for an echo.
 
-    z must be below sqrt(D), as nobody is heard otherwise.
+    z must be below sqrt(D), as nobody is heard otherwise; of parts below sqrt(F), which is said
+    before a run (`Needs.notes`).
 
     Of a measure that judges parts of the vector each by itself (`class_cosine`) every part is
     heard, or not, by itself, F numbers in place of D. One test of the whole would hear whoever
@@ -80,7 +82,23 @@ def echo(of: Contribution, rounds: int = 3, significance: chex.Numeric = 3.0) ->
         heard = heard_in_parts(upload.deltas, aggregate, sent, whole, significance)[0]
         return jnp.where(heard, score, 0.0), state
 
-    return Contribution(of.init, update, of.needs._replace(sent=max(rounds, of.needs.sent)))
+    needs = of.needs._replace(sent=max(rounds, of.needs.sent))
+    return Contribution(
+        of.init, update, needs._replace(notes=needs.notes + _notes(of, significance))
+    )
+
+
+def _notes(of: Contribution, significance: chex.Numeric) -> tuple[str, ...]:
+    """A sentence where no upload can be heard, as a cosine is at most 1."""
+    if of.parts is None or isinstance(significance, Tracer):
+        return ()
+    width = of.parts.places.shape[1]
+    if float(significance) ** 2 < width:
+        return ()
+    return (
+        f"echo hears nobody: a class of this model has F = {width} entries, --significance must be "
+        f"below sqrt(F) = {math.sqrt(width):.3g}",
+    )
 
 
 def heard_in_parts(
