@@ -174,7 +174,7 @@ def federation(
     options = (options or Options())._replace(tensors=sizes_of(model))
     options = options._replace(network=evaluation_lib.network(model, (FEATURES,)))
     settings["start_loss"] = settings.get("start_loss", name == "q_ffl")
-    settings["alone"] = settings.get("alone", name == "fedsac")
+    settings["alone"] = settings.get("alone", name in ("fedsac", "fedrac"))
     settings = Settings(**({"rounds": 3, "epochs": 2, "eval_batch": 3} | settings))
     schedule = local.decayed(numbers.learning_rate, numbers.decay, per=per, epochs=settings.epochs)
     return Federation(

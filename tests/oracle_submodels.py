@@ -118,3 +118,91 @@ def fedsac(
             }
         )
     return history
+
+
+def fedrac_sizes(accuracies, alone, whole, order, step_units, number, *, best, lam, pace, start, t,
+                 steepness):  # fmt: skip
+    """How many units each client has, as its code goes through clients and sizes.
+
+    `order` holds the clients present; those of equal accuracy alone have equal sizes.
+    """
+    out = lam - lam / np.log(pace * t + start)
+    sizes, before, last = {}, 0, None
+    for i in sorted(order, key=lambda i: alone[i]):
+        if last is not None and alone[i] == alone[last]:
+            sizes[i] = sizes[last]
+            continue
+        earned = np.exp(steepness * (alone[i] - best))
+        target = alone[i] + (whole - whole * out) * earned
+        place = min(before + 1, len(accuracies) - 1)
+        for s in range(len(accuracies) - 1, before, -1):
+            if accuracies[s] <= target:
+                place = s
+                break
+        sizes[i], before, last = step_units[place], place, i
+    for i in order:
+        if alone[i] >= best:
+            sizes[i] = number
+    return sizes
+
+
+def fedrac(
+    init_params, client_inputs, client_labels, orders, *, alone, validation, logits, gradient,
+    options, batch, present, steepness, lams, until, pace, start, sizes,
+):  # fmt: skip
+    """T rounds; per round keep [N][H], frequency [H], server [D], clients [N, D], quota."""
+    number = len(client_inputs)
+    server = oracle.ravel(init_params)
+    clients = [server.copy() for _ in range(number)]
+    units = units_of(init_params, False)
+    keep = [[True] * len(units) for _ in range(number)]
+    frequency, history, best = [0] * len(units), [], 0.0
+    reputation = np.zeros(number)
+    steps = min(sizes, len(units))
+    step_units = [len(units) * k // steps for k in range(steps + 1)]
+
+    def accuracy(own: list[bool]) -> float:
+        params = oracle.unravel(server * mask_of(init_params, own, False, False), init_params)
+        return float(np.mean(np.argmax(logits(params, validation[0]), axis=1) == validation[1]))
+
+    for t in range(len(orders)):
+        rates = oracle.learning_rates(options, t, len(orders[t][0]))
+        deltas = [
+            oracle.local_training(
+                oracle.unravel(clients[i], init_params), client_inputs[i], client_labels[i],
+                np.asarray(orders[t][i]), rates, batch, gradient,
+            )
+            for i in range(number)
+        ]  # fmt: skip
+        server = server + masked_mean(deltas, [x != 0 for x in deltas], present[t])
+        here = [i for i in range(number) if present[t][i]]
+        best = max([best] + [alone[i] for i in here])
+        ranked = sorted(range(len(units)), key=lambda h: frequency[h])
+        first = [[ranked.index(h) < size for h in range(len(units))] for size in step_units]
+        found = fedrac_sizes(
+            [accuracy(own) for own in first[1:]], alone, accuracy([True] * len(units)), here,
+            step_units, len(units), best=best, lam=lams[t + 2 > until], pace=pace, start=start,
+            t=t + 2, steepness=steepness,
+        )  # fmt: skip
+        quota = [0] * number
+        for i in here:
+            keep[i] = [ranked.index(h) < found[i] for h in range(len(units))]
+            frequency = [f + on for f, on in zip(frequency, keep[i], strict=True)]
+            mask = mask_of(init_params, keep[i], False, False)
+            clients[i] = np.where(mask, server, 0.0)
+            quota[i] = int(mask.sum())
+        earned = np.exp(steepness * (np.array(alone) - best))
+        away = ~np.array(present[t])
+        share = (1 - reputation[away].sum()) / earned[here].sum()
+        reputation[here] = share * earned[here]
+        history.append(
+            {
+                "keep": [list(own) for own in keep],
+                "frequency": list(frequency),
+                "server": server.copy(),
+                "clients": np.array(clients),
+                "quota": list(quota),
+                "reputation": reputation.copy(),
+            }
+        )
+    return history

@@ -1,6 +1,7 @@
 """Arrays from Python: what does not belong together is named, all of it, before a trace."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -399,6 +400,10 @@ def test_what_the_command_refuses_the_factories_refuse():
             cg.contribution.cosine(), 0.5, growth=growth
         ),
         "steepness": lambda steepness: methods.fedsac(NETWORK, steepness),
+        **{
+            f"held_back{part}": functools.partial(methods.fedrac, NETWORK)
+            for part in ("", "_late", "_rounds", "_pace", "_start")
+        },
         "dropout": cg.participation.everybody,
         "learning_rate": lambda learning_rate: cg.decayed(learning_rate, 0.9),
         "decay": lambda decay: cg.decayed(0.1, decay),

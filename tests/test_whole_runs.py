@@ -40,9 +40,9 @@ def test_every_method_has_an_oracle():
 
     Those of `oracle_personal` are in test_personal, with absent clients.
     The server of witness is cgsv's with another measure, see `test_rounds_are_those_of_loops`.
-    Submodels are of a network with hidden units, see test_fedsac.py.
+    Submodels are of a network with hidden units, see test_fedsac.py and test_fedrac.py.
     """
-    others = {"cgsv", "witness", "fedsac", *oracle_personal.METHODS}
+    others = {"cgsv", "witness", "fedsac", "fedrac", *oracle_personal.METHODS}
     assert {*oracle_rivals.RIVALS, *others} == set(METHODS)
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.core import units as units_lib
 from cgsv_jax.core.ranges import Interval
-from cgsv_jax.rules.shares import over_present
+from cgsv_jax.rules.shares import over_present, renewed
 from cgsv_jax.rules.spec import Choice, Number
-from cgsv_jax.types import Array, Download, Network, Units, Upload
+from cgsv_jax.types import Array, Download, Network, Standing, Units, Upload
 
 SUBMODEL_MASK = Choice(
     "both",
@@ -30,6 +30,14 @@ STEEPNESS = Number(
     Interval(0, math.inf),
     "fedsac, fedrac: beta of exp(beta s), s a standalone accuracy from 0 to 1; at 0 all are alike",
     "steepness",
+)
+
+
+EARNED_BY = Choice(
+    "accuracy",
+    ("accuracy", "cosine"),
+    "fedsac, fedrac: a client earns its submodel by the accuracy that it reaches alone, or by "
+    "cgsv's reputation, of cosines with what it holds of the aggregate: then nobody trains alone",
 )
 
 
@@ -172,3 +180,37 @@ def earned(accuracy: Array, best: Array, steepness: chex.Numeric) -> Array:
     """
     behind = jnp.maximum(best - accuracy, 0.0)
     return 100 * jnp.exp(-jnp.where(behind > 0, steepness * behind, 0.0))
+
+
+def alone_of(method: str, upload: Upload) -> Array:
+    """What the clients reach alone, s [N].
+
+    Raises:
+      ValueError: the upload does not carry it.
+    """
+    if upload.alone is None:
+        raise ValueError(f"{method} needs uploads with alone, see Settings.alone")
+    return jnp.asarray(upload.alone)
+
+
+def agreeing(
+    upload: Upload, aggregate: Array, held: Array, reputation: Array, alpha: chex.Numeric
+) -> Standing:
+    """psi_i = cos(dw_i, m_i u_N) and r_i = alpha r_i + (1 - alpha) psi_i, at least 0: [N]. O(N D).
+
+    CGSV's reputation, eq. (4), without its floor. What a client does not hold it cannot agree on.
+
+    Args:
+      upload: the updates.
+      aggregate: u_N [D].
+      held: [N, D] bool, what was on in the models that were trained.
+      reputation: r [N] of the round before.
+      alpha: weight of the old reputation.
+    """
+    parts = jnp.where(held, aggregate[None, :], 0.0)
+    product = jnp.sum(upload.deltas * parts, axis=1)
+    length = upload.norms * vectors.norms(parts)
+    psi = jnp.where(length > 0, product / jnp.where(length > 0, length, 1.0), 0.0)
+    psi = jnp.where(upload.present & jnp.isfinite(psi), psi, 0.0)
+    new = jnp.maximum(alpha * reputation + (1 - alpha) * psi, 0.0)
+    return Standing(psi, renewed(new, reputation, upload.present))

@@ -8,6 +8,7 @@ from cgsv_jax.rules.methods.fair_yet_equal import FAIR_YET_EQUAL, fair_yet_equal
 from cgsv_jax.rules.methods.fedavg import FEDAVG, fedavg
 from cgsv_jax.rules.methods.fedavg_finetuned import FEDAVG_FINETUNED, fedavg_finetuned
 from cgsv_jax.rules.methods.fedper import FEDPER, fedper
+from cgsv_jax.rules.methods.fedrac import FEDRAC, fedrac
 from cgsv_jax.rules.methods.fedsac import FEDSAC, fedsac
 from cgsv_jax.rules.methods.iafl import IAFL, iafl
 from cgsv_jax.rules.methods.lg_fedavg import LG_FEDAVG, lg_fedavg
@@ -37,6 +38,7 @@ METHODS = {
     "eci": ECI,
     "iafl": IAFL,
     "fedsac": FEDSAC,
+    "fedrac": FEDRAC,
     "rank": RANK,
     "shapfed_wa": SHAPFED_WA,
     "fair_yet_equal": FAIR_YET_EQUAL,
@@ -57,6 +59,7 @@ __all__ = [
     "fedavg",
     "fedavg_finetuned",
     "fedper",
+    "fedrac",
     "fedsac",
     "iafl",
     "lg_fedavg",

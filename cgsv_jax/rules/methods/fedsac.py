@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from cgsv_jax.core import checks
 from cgsv_jax.core.ranges import from_
 from cgsv_jax.rules import submodels as submodels_lib
-from cgsv_jax.rules.reputation import STANDALONE_ON
+from cgsv_jax.rules.reputation import ALPHA, STANDALONE_ON
 from cgsv_jax.rules.shares import renewed
-from cgsv_jax.rules.spec import Choice, Count, Spec, Truth
-from cgsv_jax.rules.submodels import STEEPNESS, SUBMODEL_MASK
+from cgsv_jax.rules.spec import Choice, Count, Spec, Truth, When
+from cgsv_jax.rules.submodels import EARNED_BY, STEEPNESS, SUBMODEL_MASK
 from cgsv_jax.types import Algorithm, Array, Download, Needs, Network, Standing, Upload
 
 EVERY = Count(10, from_(1), "fedsac: rounds from one look at what units matter to the next")
@@ -45,6 +45,8 @@ def fedsac(
     order: str = "ascending",
     prune_output: bool = False,
     mask: str = "both",
+    earned_by: str = "accuracy",
+    alpha: chex.Numeric = 0.95,
     standalone_on: str = "validation",
 ) -> Algorithm:
     """v_i = m_i (w_N + u_N) - w_i: client i has the units worth r_i = 100 exp(beta s_i) / max.
@@ -76,6 +78,10 @@ def fedsac(
       prune_output: whether the last layer's classes are units too. One that is off has logit 0,
         and training moves it, which is taken back.
       mask: "both", what feeds a unit and what reads it are 0 where it is off, or "incoming".
+      earned_by: "accuracy", or "cosine": then s_i = r_i / max_j r_j with r_i CGSV's reputation, of
+        cosines with the part of u_N that the client holds; nobody trains alone first. That is
+        nobody's method: it tells how much of the fairness the standalone accuracies pay for.
+      alpha: weight of the old reputation with "cosine", in [0, 1].
       standalone_on: rows of s_i, "validation" or "test".
 
     Raises:
@@ -88,6 +94,8 @@ def fedsac(
     """
     checks.numbers(STEEPNESS.allowed, steepness=steepness)
     checks.numbers(EVERY.allowed, every=every)
+    checks.numbers(ALPHA.allowed, alpha=alpha)
+    by_accuracy = checks.choice("earned_by", earned_by, *EARNED_BY.allowed) == "accuracy"
     rising = checks.choice("order", order, *UNIT_ORDER.allowed) == "ascending"
     on_test = checks.choice("standalone_on", standalone_on, *STANDALONE_ON.allowed) == "test"
     chosen = submodels_lib.submodels("fedsac", network, mask)
@@ -125,14 +133,13 @@ def fedsac(
         key: jax.Array, upload: Upload, state: FedSACState
     ) -> tuple[Download, Standing, FedSACState]:
         del key
-        if upload.alone is None:
-            raise ValueError("fedsac needs uploads with alone, see Settings.alone")
         if upload.validation is None:
             raise ValueError(
                 "fedsac judges units on validation rows, it needs the server to hold some"
             )
         validation, present = upload.validation, upload.present
-        aggregate = submodels_lib.masked_mean(upload, chosen.masks(state.keep))
+        held = chosen.masks(state.keep)
+        aggregate = submodels_lib.masked_mean(upload, held)
         due = (upload.round == 0) | ((upload.round + 1) % every == 0)
         importance = jax.lax.cond(
             due,
@@ -141,13 +148,23 @@ def fedsac(
             ),
             lambda: state.importance,
         )
-        score = jnp.where(present, upload.alone, 0.0)
-        best = jnp.maximum(state.best, jnp.max(score)).astype(state.best.dtype)
-        earned = submodels_lib.earned(upload.alone, best, steepness)  # r_i
+        if by_accuracy:
+            own = submodels_lib.alone_of("fedsac", upload)
+            score = jnp.where(present, own, 0.0)
+            best = jnp.maximum(state.best, jnp.max(score)).astype(state.best.dtype)
+            earned = submodels_lib.earned(own, best, steepness)  # r_i
+            reputation = renewed(earned, state.reputation, present)
+        else:
+            score, reputation = submodels_lib.agreeing(
+                upload, aggregate, held, state.reputation, alpha
+            )
+            most, best = jnp.max(reputation), state.best
+            own = reputation / jnp.where(most > 0, most, 1.0)
+            earned = submodels_lib.earned(own, jnp.max(own), steepness)
         ranked = jnp.argsort(importance if rising else -importance)
         keep = submodels_lib.within(ranked, importance, earned)
         keep = jnp.where(present[:, None], keep, state.keep)
-        reputation = renewed(earned, state.reputation, present).astype(state.reputation.dtype)
+        reputation = reputation.astype(state.reputation.dtype)
         download = submodels_lib.served(upload, aggregate, chosen.masks(keep))
         new = FedSACState(importance, keep, best, reputation)
         return download, Standing(score, reputation), new
@@ -156,7 +173,12 @@ def fedsac(
         del num_clients
         return math.ceil((number + 1) / every)
 
-    needs = Needs(validation=True, alone=True, alone_on_test=on_test, valuations=valuations)
+    needs = Needs(
+        validation=True,
+        alone=by_accuracy,
+        alone_on_test=by_accuracy and on_test,
+        valuations=valuations,
+    )
     return Algorithm(init, update, needs=needs)
 
 
@@ -168,7 +190,9 @@ FEDSAC = Spec(
         "order": UNIT_ORDER._replace(flag="unit_order"),
         "prune_output": PRUNE_OUTPUT,
         "mask": SUBMODEL_MASK._replace(flag="submodel_mask"),
-        "standalone_on": STANDALONE_ON,
+        "earned_by": EARNED_BY,
+        "alpha": ALPHA._replace(when=When(("earned_by",), ("cosine",))),
+        "standalone_on": STANDALONE_ON._replace(when=When(("earned_by",), ("accuracy",))),
     },
     given=("network",),
 )
