@@ -169,6 +169,10 @@ def test_unknown_and_missing_keys_are_named():
 
 
 BAD = [
+    (
+        {"partitions": "dirichlet", "dirichlet_balanced": True, "dirichlet_equal": True},
+        r"--dirichlet-balanced and --dirichlet-equal are two rules",
+    ),
     ({"clients": 0}, r"--clients is 0, .* from 1"),
     ({"rounds": 2.5}, r"--rounds is 2.5, .* whole number"),
     ({"batch_size": -1}, r"--batch-size is -1"),

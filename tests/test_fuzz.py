@@ -85,6 +85,7 @@ RIGHT = {
     "lists": st.just("lists.json"),
     "repeated_rows": st.booleans(),
     "dirichlet_balanced": st.booleans(),
+    "dirichlet_equal": st.booleans(),
     "save_models": st.booleans(),
     "shares": st.lists(number(0.01, 100), min_size=1, max_size=4),
     "classes_per_client": st.integers(1, 10),

@@ -329,6 +329,35 @@ def test_a_balanced_dirichlet_has_sizes_that_differ_less():
         divide("dirichlet", balanced(60), 20, concentration=1e-3, balanced=True)
 
 
+def test_an_equal_dirichlet_has_equal_sizes_and_its_law():
+    """Sizes within a few hundredths; classes of a client as Dirichlet(concentration C p) has them.
+
+    The largest of ten shares is .46 on average under Dirichlet(.3 each), .21 under 3 each; of 600
+    clients the mean is known to a hundredth, and the redraws move it by less.
+    """
+    labels = balanced(6000)
+    for concentration, largest in ((0.3, 0.46), (3.0, 0.21)):
+        found = []
+        for seed in range(60):
+            clients = divide(
+                "dirichlet", labels, 10, seed=seed, concentration=concentration, equal=True
+            )
+            assert sorted(clients.rows[clients.mask]) == list(range(6000))
+            assert np.abs(clients.sizes - 600).max() <= 45
+            held = [np.bincount(labels[r[m]]) for r, m in zip(*clients[:2], strict=True)]
+            found += [np.max(row) / np.sum(row) for row in held]
+        drawn = np.random.default_rng(0).dirichlet(np.full(10, concentration), size=20_000)
+        assert drawn.max(axis=1).mean() == pytest.approx(largest, abs=0.01)
+        assert np.mean(found) == pytest.approx(largest, abs=0.03)
+    # Of classes of other sizes the shares follow these.
+    uneven = np.repeat(np.arange(3), (600, 300, 100))
+    clients = divide("dirichlet", uneven, 5, seed=0, concentration=50.0, equal=True)
+    held = np.array([np.bincount(uneven[r[m]]) for r, m in zip(*clients[:2], strict=True)])
+    np.testing.assert_allclose(held / 200, np.tile([0.6, 0.3, 0.1], (5, 1)), atol=0.13)
+    with pytest.raises(ValueError, match="two rules"):
+        divide("dirichlet", labels, 10, balanced=True, equal=True)
+
+
 def test_dirichlet_redraws_until_everyone_has_min_rows():
     labels = balanced(1000)
     loose = [divide("dirichlet", labels, 10, seed=s).sizes.min() for s in range(20)]

@@ -56,6 +56,7 @@ EARLIER = {
     "partition_seeds": 1,
     "save_models": False,
     "local_steps": None,
+    "dirichlet_equal": False,
 }
 EARLIER_OF_METHODS = {"gamma_decay": 1.0, "standalone_on": "validation"}
 EARLIER_OF_METHOD = {"fedavg": {"aggregation": "size"}}  # of one algorithm alone
@@ -256,6 +257,10 @@ class Config:
     )
     dirichlet_balanced: bool = _held(
         Truth(False, "of the next class nobody gets rows who has n / N of them already"),
+        on=("dirichlet",),
+    )
+    dirichlet_equal: bool = _held(
+        Truth(False, "every client draws the classes of its rows, and all have equal sizes"),
         on=("dirichlet",),
     )
     min_rows: int = _held(

@@ -98,6 +98,11 @@ def _words_or_none(c: Config, tables: Tables) -> Iterable[str]:
             yield f"--dataset {c.dataset} is words, it needs --model {reading}"
 
 
+def _one_dirichlet(c: Config, tables: Tables) -> Iterable[str]:
+    if c.dirichlet_balanced and c.dirichlet_equal:
+        yield "--dirichlet-balanced and --dirichlet-equal are two rules, it must be one of them"
+
+
 def _at_most_all(name: str) -> _Between:
     def between(c: Config, tables: Tables) -> Iterable[str]:
         count = getattr(c, name)
@@ -204,6 +209,7 @@ _BETWEEN: tuple[_Between, ...] = (
     _at_most_all("eval_clients"),
     (("partition_seeds", "partitions"), _something_to_draw),
     (("shares", "clients"), _a_share_each),
+    (("dirichlet_balanced", "dirichlet_equal"), _one_dirichlet),
     _at_most_all("cohort"),
     (("cohort", "cohort_by", "attendance"), _drawn_or_told),
     (("late", "rounds"), _late_in_time),

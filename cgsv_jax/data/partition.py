@@ -22,6 +22,7 @@ from cgsv_jax.host import files
 POWER = 1.65911332899  # exponent of the released code's power law
 SLOT = 25  # bytes of a client's slot: row, mask and label, here and on the device, and its order
 ATTEMPTS = 100  # Dirichlet draws before giving up on min_rows
+TURNS, CLOSEST = 500, 6  # in `equal` draws: turns with one tolerance, and how many tolerances
 
 
 def uniform(rng: np.random.Generator, labels: types.Array, num_clients: int) -> types.Clients:
@@ -155,6 +156,7 @@ def dirichlet(
     concentration: float = 0.5,
     min_rows: int = 1,
     balanced: bool = False,
+    equal: bool = False,
 ) -> types.Clients:
     """Every class is cut among the clients in Dirichlet(concentration) shares.
 
@@ -167,6 +169,13 @@ def dirichlet(
     down. So do Yurochkin et al., after them NIID-Bench (which redraws below ten rows) and IAFL;
     sizes and numbers of classes then differ less.
 
+    With `equal` every client draws the shares of its rows that are of each class, from
+    Dirichlet(concentration C p) with p_c the share of class c among all rows, and sizes are equal
+    up to a few hundredths: a client whose turn it is gets another draw, the best of N, where that
+    brings the mean of all nearer to p, until the squared distance is below 1e-6 (ten times more
+    after every 500 turns). What is left of it is taken from sizes. So do FLGo and, with it, FedRAC,
+    whose DIR(3.0) on ten classes of equal sizes has a concentration of .3.
+
     Args:
       rng: source of the shares and the shuffle.
       labels: labels [n] of the rows to hand out.
@@ -174,6 +183,7 @@ def dirichlet(
       concentration: parameter of the symmetric Dirichlet law, positive.
       min_rows: the fewest rows a client may have.
       balanced: whether nobody gets more rows who has a fair share of them.
+      equal: whether clients draw their classes and have equal sizes.
 
     Returns:
       Disjoint clients that together hold every row.
@@ -182,9 +192,12 @@ def dirichlet(
       ValueError: if an argument is out of range, or no draw gave everyone `min_rows` rows.
 
     Reference: Hsu, Qi, Brown, arXiv:1909.06335; balanced as in the code of Yurochkin et al., ICML
-      2019, and of Li et al., arXiv:2102.02079 (Xtra-Computing/NIID-Bench, 61b901a).
+      2019, and of Li et al., arXiv:2102.02079 (Xtra-Computing/NIID-Bench, 61b901a); equal as in
+      that of Wang et al., CVPR 2026 (ZiHuiWangpcl1/FedRAC, 0d32a5c).
     """
     labels, num_clients = _checked(rng, labels, num_clients)
+    if balanced and equal:
+        raise ValueError("balanced and equal are two rules, it must be one of them")
     if not (np.isfinite(concentration) and concentration > 0):
         raise ValueError(f"concentration must be a positive number, got {concentration}")
     min_rows = _integer("min_rows", min_rows, 1)
@@ -197,7 +210,10 @@ def dirichlet(
     class_sizes = class_sizes[class_sizes > 0]
     fewest_short = num_clients
     for _ in range(ATTEMPTS):
-        shares = rng.dirichlet(np.full(num_clients, concentration), size=len(class_sizes))
+        if equal:
+            shares = _of_equal_sizes(rng, concentration, class_sizes, num_clients)
+        else:
+            shares = rng.dirichlet(np.full(num_clients, concentration), size=len(class_sizes))
         if balanced:
             table = _with_room(shares, class_sizes)
         else:
@@ -228,6 +244,30 @@ def _with_room(shares: np.ndarray, class_sizes: np.ndarray) -> np.ndarray:
         cuts[-1] = size
         table[c] = np.diff(cuts, prepend=0)
     return table
+
+
+def _of_equal_sizes(
+    rng: np.random.Generator, concentration: float, class_sizes: np.ndarray, num_clients: int
+) -> np.ndarray:
+    """Shares [C, N] of every class, of clients of equal sizes that draw their classes."""
+    overall = class_sizes / class_sizes.sum()  # p
+    law = concentration * len(overall) * overall
+    drawn = rng.dirichlet(law, size=num_clients)  # [N, C]
+    for turn in range(CLOSEST * TURNS):
+        mean = drawn.mean(axis=0)
+        error = np.square(mean - overall).sum()
+        if error <= 1e-6 * 10.0 ** (turn // TURNS):
+            break
+        client = turn % num_clients
+        others = rng.dirichlet(law, size=num_clients)
+        means = mean + (others - drawn[client]) / num_clients
+        errors = np.square(means - overall).sum(axis=1)
+        if errors.min() < error:
+            drawn[client] = others[errors.argmin()]
+    totals = drawn.sum(axis=0)
+    # A class that nobody drew goes to all alike.
+    shares = np.where(totals > 0, drawn / np.where(totals > 0, totals, 1), 1 / num_clients)
+    return shares.T
 
 
 def size_dirichlet(

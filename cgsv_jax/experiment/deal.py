@@ -291,6 +291,7 @@ def _deal(
         options = {"concentration": config.concentration, "min_rows": config.min_rows}
     if name == "dirichlet":
         options["balanced"] = config.dirichlet_balanced
+        options["equal"] = config.dirichlet_equal
     if name == "by_shares":
         options = {"shares": config.shares}
     if name == "k_classes":
