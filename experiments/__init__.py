@@ -5,6 +5,7 @@ __all__ = [
     "accuracy",
     "beta",
     "fairness",
+    "fedrac",
     "fragility",
     "free_riders",
     "overhead",

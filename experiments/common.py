@@ -54,7 +54,7 @@ class Asked(NamedTuple):
     out: pathlib.Path
     data_dir: str | None
     again: bool
-    there: bool = False  # of the paper's scale: nothing is run
+    there: bool = False  # nothing is run
 
 
 def asked(
@@ -62,8 +62,17 @@ def asked(
     doc: str,
     argv: Sequence[str] | None = None,
     scales: Mapping[str, str] = SCALES,
+    by_cells: bool = False,
 ) -> Asked:
-    """Reads the flags that all scripts have."""
+    """Reads the flags that all scripts have.
+
+    Args:
+      item: of the script.
+      doc: its docstring.
+      argv: the command line; None: that of the process.
+      scales: name -> what it takes.
+      by_cells: whether what is there can be shown although something is missing.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{item}", description=doc)
     parser.add_argument(
         "--scale",
@@ -74,8 +83,9 @@ def asked(
     parser.add_argument("--out", default=str(RESULTS), help="folder (default: %(default)s)")
     parser.add_argument("--data-dir", default=None, help="folder of the TFDS sets")
     parser.add_argument("--again", action="store_true", help="ignore runs that are there already")
-    if "paper" in scales:
-        help_ = "of the paper's scale: show the cells that are there, run none"
+    if "paper" in scales or by_cells:
+        of = "of the paper's scale: " if "paper" in scales else ""
+        help_ = f"{of}show the cells that are there, run none"
         parser.add_argument("--there", action="store_true", help=help_)
     values = parser.parse_args(argv)
     out = pathlib.Path(values.out)
@@ -119,11 +129,16 @@ def run(
 
 
 def remembered(
-    what: Asked, name: str, configs: Sequence[Mapping], columns: Sequence[Mapping]
+    what: Asked,
+    name: str,
+    configs: Sequence[Mapping],
+    columns: Sequence[Mapping],
+    table: str = "summary",
 ) -> pl.DataFrame:
-    """The summary of `run`; configurations that were run already, by these versions, are read.
+    """A table of `run`; configurations that were run already, by these versions, are read.
 
     What counts is the whole configuration with its defaults, and where it ran; not where data lie.
+    Those that are not there are left out where nothing is to be run.
     """
     file = what.out / f"{name}-{what.scale}.parquet"
     known = pl.read_parquet(file) if file.exists() and not what.again else None
@@ -132,7 +147,9 @@ def remembered(
     for place, (key, wanted, extra) in enumerate(zip(keys, configs, columns, strict=True)):
         own = None if known is None else known.filter(configuration=key)
         if own is None or not len(own):
-            own = run([wanted], [extra])["summary"].with_columns(
+            if what.there:
+                continue
+            own = run([wanted], [extra])[table].with_columns(
                 pl.lit(key).alias("configuration"), pl.lit(provenance()).alias("made_by")
             )
         frames.append(own)
@@ -145,6 +162,8 @@ def remembered(
         )
         whole = pl.concat([*frames, *ahead], how="diagonal_relaxed")
         whole.write_parquet(file, compression="zstd")
+    if not frames:
+        raise SystemExit("nothing is there yet")
     return pl.concat(frames, how="diagonal_relaxed").drop("configuration")
 
 

@@ -30,7 +30,7 @@ ENTRIES = {
     **{f"game {name}": ("cgsv", Options(contribution="shapley", game=name)) for name in GAMES},
     **{
         f"iafl by {by}": ("iafl", Options(contribution_by=by))
-        for by in ("accuracy", "participation")
+        for by in ("accuracy", "participation", "cosine")
     },
     "echo of the whole": ("cgsv", Options(contribution="echo", echo_of="cosine")),
     "setting released": ("cgsv", RELEASED),

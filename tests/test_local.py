@@ -11,6 +11,7 @@ import oracle
 import pytest
 
 from cgsv_jax.core import local, simulation
+from cgsv_jax.experiment import names as names_lib
 from cgsv_jax.types import Examples, Federation, Model, Settings
 
 EPS = float(np.finfo(np.float32).eps)
@@ -155,6 +156,18 @@ def test_local_steps_need_as_many_epochs_as_they_take():
     for wrong in ({"steps": 0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="is 0, it must be"):
             local.epochs_for(**({"steps": 1, "sizes": np.array([3]), "batch_size": 4} | wrong))
+
+
+def test_clipped_sgd_cuts_gradients_to_norm_one():
+    """Of all tensors together, as PyTorch's clip_grad_norm_ does; shorter ones are left alone."""
+    descent = names_lib.OPTIMIZERS["clipped_sgd"](0.5)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(2)}
+    for factor, length in ((1.0, 13.0), (0.05, 0.65)):
+        gradient = {"a": factor * jnp.array([3.0]), "b": factor * jnp.array([4.0, 12.0])}
+        updates, _ = descent.update(gradient, descent.init(params), params)
+        cut = 0.5 * factor / max(length, 1)
+        np.testing.assert_allclose(updates["a"], [-3 * cut], rtol=1e-6)
+        np.testing.assert_allclose(updates["b"], [-4 * cut, -12 * cut], rtol=1e-6)
 
 
 def gradient_tree(arrays):

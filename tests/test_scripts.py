@@ -29,6 +29,7 @@ from experiments import (
     common,
     digits_defaults,
     fairness,
+    fedrac,
     fragility,
     free_riders,
     overhead,
@@ -461,6 +462,49 @@ def test_every_scale_of_fragility_can_be_asked_for():
     for chosen in fragility.SCALES.values():
         configs, columns = fragility.asked_of(chosen, None)
         assert len(configs) == len(columns) == len(chosen["aggregations"]) * len(chosen["attacks"])
+        for wanted in configs:
+            names.configure(named=False, **wanted)
+
+
+@pytest.mark.nightly
+def test_fedracs_cells_are_run_one_by_one(smoked, capsys, tmp_path):
+    frame, printed = smoked("fedrac", capsys)
+    assert "## CLA: 4 rounds of 5 local steps" in printed
+    assert len(frame) == 2 * 4
+    with pytest.raises(SystemExit, match="nothing is there yet"):
+        fedrac.main(["--scale", "smoke", "--there", "--out", str(tmp_path)])
+
+
+def test_fedracs_cells_are_compared_with_the_published():
+    """Pearson's correlation with standalone, its rate, and three published deviations."""
+    accuracy = {"standalone": [0.1, 0.2, 0.4], "cgsv": [0.2, 0.5, 0.4], "fedavg": [0.3] * 3}
+    rows = [
+        {"cell": "CLA", "method": method, "seed": 0, "client": client, "accuracy": value}
+        for method, own in accuracy.items()
+        for client, value in enumerate(own)
+    ]
+    found = fedrac.measured(pl.DataFrame(rows).reverse())
+    (own,) = found.filter(method="cgsv").to_dicts()
+    expected = 100 * np.corrcoef(accuracy["standalone"], accuracy["cgsv"])[0, 1]
+    assert own["fairness"] == pytest.approx(expected, rel=1e-6)
+    # Bounds .5 times (a / .4 + 1) times .5: .3125, .375, .5. The second has too much, the third no
+    # more than alone.
+    assert own["rate"] == pytest.approx(1 / 3)
+    assert found.filter(method="fedavg")["fairness"].to_list() == [None]
+    shown = fedrac.table(found, "CLA").rows_by_key("method", named=True, unique=True)
+    assert shown["cgsv"]["difference"] == f"{expected - 98.5:+.1f}, more than 3 sd"
+    assert shown["fedavg"]["difference"] == ""
+    near = found.with_columns(pl.lit(98.7).alias("fairness"))
+    shown = fedrac.table(near, "CLA").rows_by_key("method", named=True, unique=True)
+    assert shown["cgsv"]["difference"] == "+0.2"
+
+
+def test_every_scale_of_fedracs_cells_can_be_asked_for():
+    for scale in fedrac.SCALES.values():
+        configs, columns = fedrac.asked_of(scale, None)
+        assert (
+            len(configs) == len(columns) == len(scale.cells) * len(scale.methods or fedrac.METHODS)
+        )
         for wanted in configs:
             names.configure(named=False, **wanted)
 

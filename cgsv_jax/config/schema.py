@@ -27,7 +27,11 @@ TRAINING: dict[str, Option] = {
     "learning_rate": Number(0.1, RANGES["learning_rate"], "learning rate eta of round 0"),
     "decay": Number(0.99, RANGES["decay"], "factor on the learning rate, in (0, 1]"),
     "decay_per": Choice("round", ("round", "epoch"), "decay per round or per local epoch"),
-    "optimizer": Choice("sgd", ("sgd", "momentum", "adam"), "local optimizer"),
+    "optimizer": Choice(
+        "sgd",
+        ("sgd", "clipped_sgd", "momentum", "adam"),
+        "local optimizer; clipped_sgd cuts the gradient of a step to norm 1",
+    ),
     "optimizer_state": Choice(
         "persist",
         ("persist", "restart"),

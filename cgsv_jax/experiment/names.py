@@ -26,6 +26,7 @@ from cgsv_jax.rules.reward import REWARDS
 # name -> learning rate -> optax transformation
 OPTIMIZERS = {
     "sgd": optax.sgd,
+    "clipped_sgd": lambda rate: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)),
     "momentum": functools.partial(optax.sgd, momentum=0.9),
     "adam": optax.adam,
 }

@@ -9,8 +9,10 @@ from cgsv_jax.core import checks, vectors
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.aggregation import uniform
 from cgsv_jax.rules.compose import compose
+from cgsv_jax.rules.contribution import cosine
 from cgsv_jax.rules.reputation import (
     STANDALONE_ON,
+    moving_average,
     participation_rate,
     size_share,
     standalone_accuracy,
@@ -25,7 +27,8 @@ RECOVERY = Number(
     "iafl: probability of starting a round from the reference model",
     "recovery",
 )
-_BY = ("size", "accuracy", "participation")
+_BY = ("size", "accuracy", "participation", "cosine")
+_MEMORY = 0.95  # CGSV's alpha
 
 
 def iafl(
@@ -56,8 +59,9 @@ def iafl(
       kappa: in [0, 1]; 1 gives everybody everything.
       recovery: q of the original, in [0, 1].
       by: what p is: "size", the share of the data; "accuracy", that of the standalone model;
-        "participation", the share of rounds. Clients of equal p, as by size under equal sizes, all
-        get everything.
+        "participation", the share of rounds; "cosine", CGSV's reputation with alpha = .95, which is
+        not in its text or code: what it pays without an oracle. Clients of equal p, as by size
+        under equal sizes, all get everything.
       standalone_on: the rows of that accuracy, "validation", or "test" as in its code.
 
     Raises:
@@ -72,6 +76,7 @@ def iafl(
         "size": size_share,
         "accuracy": functools.partial(standalone_accuracy, standalone_on),
         "participation": participation_rate,
+        "cosine": functools.partial(moving_average, cosine(), _MEMORY),
     }[checks.choice("contribution_by", by, *_BY)]
     checks.choice("standalone_on", standalone_on, *STANDALONE_ON.allowed)
 
@@ -92,7 +97,8 @@ IAFL = Spec(
             "size",
             _BY,
             "iafl: what a client contributes: its size, the accuracy it reaches alone (trained "
-            "before the run, judged on validation rows) or its participation in the rounds so far",
+            "before the run, judged on validation rows), its participation in the rounds so far or "
+            "cgsv's reputation",
             flag="contribution_by",
         ),
         "standalone_on": STANDALONE_ON._replace(when=When(("contribution_by",), ("accuracy",))),
