@@ -1,21 +1,29 @@
-"""10,000 clients on a CPU: memory and time of a round, and how they grow with N.
+"""Up to 100,000 clients on a CPU: memory and time of a round, and how they grow with N.
 
-    python -m benchmarks.population [--scale smoke|full]
+    python -m benchmarks.population [--scale smoke|full] [--only deep,wide,cohort]
 
-An MLP of about 25,000 parameters, six rows of MNIST for every client (random rows of its shape
-where it is not there, or has too few), three local epochs, every client evaluated on 500 rows,
-`cgsv`: the program that the command runs. Each N runs in a process of its own, so that the peak is
-its own. The bound is 4 N D floats for the whole process: models, updates, and twice that for all
-the rest. On an accelerator the full scale goes up to 100,000 clients, and the bound is for the
-device's memory in use.
+* deep: an MLP of about 25,000 parameters, six rows of MNIST for every client (random rows of its
+  shape where it is not there, or has too few), three local epochs, up to 10,000 clients.
+* wide: an MLP of about 2,000 parameters, ten rows of 32 random features, one local epoch, up to
+  100,000 clients.
+* cohort: the MNIST CNN, five rows of its shape, 100 clients a round of up to 10,000: a round costs
+  what the cohort costs, and the models of all are held once.
+
+Every client is evaluated, of a cohort's population ten, on 500 rows; `cgsv`: the program that the
+command runs. Each N runs in a process of its own, so that the peak is its own. The bound is a
+number of matrices [N, D] of float32 for the whole process: models, updates, and all the rest. On an
+accelerator the full scale of `deep` goes up to 100,000 clients, and the bound is for the device's
+memory in use.
 """
 
 import argparse
+import functools
 import json
 import math
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,27 +31,51 @@ import numpy as np
 from benchmarks import common, table
 from cgsv_jax.experiment import bind, timing
 
-HIDDEN, SHAPE = 24, (32, 32, 1)  # D = 24,850
-ROWS, TEST_ROWS = 6, 500  # of every client; to evaluate on
-BOUND = 4.0  # matrices [N, D] of float32
-EXPONENT = 1.05
+TEST_ROWS, EVALUATED = 500, 10  # to evaluate on; clients, where a cohort trains
+
+
+class Population(NamedTuple):
+    """Clients of one kind, more and more of them."""
+
+    title: str
+    model: str
+    shape: tuple[int, ...]  # of an input
+    rows: int  # of every client
+    epochs: int
+    bound: float  # matrices [N, D] of float32
+    cohort: int | None = None
+    hidden: tuple[int, ...] = ()
+    exponent: float = 1.05  # of the time of a round in N, at most
+
+
+KINDS = {
+    "deep": Population("MLP", "mlp", (32, 32, 1), 6, 3, 4.0, hidden=(24,)),
+    "wide": Population("MLP", "mlp", (32,), 10, 1, 3.5, hidden=(46,)),
+    "cohort": Population("MNIST CNN, cohorts of 100", "mnist_cnn", (32, 32, 1), 5, 1, 1.5, 100,
+                         exponent=0.05),
+}  # fmt: skip
 
 
 class Scale(NamedTuple):
     """How much of it."""
 
-    clients: tuple[int, ...]
+    clients: dict[str, tuple[int, ...]]  # of every kind
     rounds: int  # timed, after one that is not
 
 
+_FULL = {
+    "deep": (1250, 2500, 5000, 10_000),
+    "wide": (10_000, 31_600, 100_000),
+    "cohort": (1000, 10_000),
+}
 SCALES = {
-    "smoke": Scale((20, 40), 1),
-    "full": Scale((1250, 2500, 5000, 10_000), 3),
-    "gpu": Scale((12_500, 25_000, 50_000, 100_000), 3),
+    "smoke": Scale({"deep": (20, 40), "wide": (20, 40), "cohort": (120, 240)}, 1),
+    "full": Scale(_FULL, 3),
+    "gpu": Scale({**_FULL, "deep": (12_500, 25_000, 50_000, 100_000)}, 3),
 }
 
 
-def measure(clients: int, rounds: int) -> dict[str, Any]:
+def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
     """Seconds of every round, and the peak memory of this process."""
     import jax
 
@@ -54,38 +86,43 @@ def measure(clients: int, rounds: int) -> dict[str, Any]:
     from cgsv_jax.experiment import names, programs
     from cgsv_jax.experiment.task import Task
 
+    kind = KINDS[name]
     config = names.configure(
         dataset="mnist",
-        model="mlp",
-        hidden=(HIDDEN,),
+        model=kind.model,
         clients=clients,
         partitions="uniform",
         algorithms="cgsv",
         seeds=1,
         rounds=1,
+        epochs=kind.epochs,
+        **{"hidden": kind.hidden} if kind.hidden else {},
+        **{"cohort": kind.cohort, "eval_clients": EVALUATED} if kind.cohort else {},
     )
-    held = ROWS * clients
+    held = kind.rows * clients
     try:
         full, where = data_lib.load("mnist"), "MNIST"
     except ValueError:
         full, where = None, "random rows"
-    if full is None or held > len(full.labels):
-        flat = synthetic.load(max(held, 10), 500, num_features=math.prod(SHAPE))
+    if full is None or held > len(full.labels) or full.inputs.shape[1:] != kind.shape:
+        flat = synthetic.load(max(held, 10), TEST_ROWS, num_features=math.prod(kind.shape))
         full, where = flat, "random rows"
     data = full._replace(
-        inputs=full.inputs[:held].reshape(held, *SHAPE),
+        inputs=full.inputs[:held].reshape(held, *kind.shape),
         labels=full.labels[:held],
-        test_inputs=full.test_inputs[:TEST_ROWS].reshape(-1, *SHAPE),
+        test_inputs=full.test_inputs[:TEST_ROWS].reshape(-1, *kind.shape),
         test_labels=full.test_labels[:TEST_ROWS],
     )
     del full
     dealt = partition.uniform(np.random.default_rng(0), data.labels, clients)
-    model = models.mlp(SHAPE, 10, hidden=config.hidden)
+    options = {"hidden": kind.hidden} if kind.hidden else {}
+    model = models.MODELS[kind.model](kind.shape, 10, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
     described = partition.describe(dealt, data.labels)
-    seen = evaluation.network(model, SHAPE)
-    task = Task("uniform", data, dealt, *described, model, tensors, seen, None)
+    seen = evaluation.network(model, kind.shape)
+    chosen = None if kind.cohort is None else np.arange(EVALUATED)
+    task = Task("uniform", data, dealt, *described, model, tensors, seen, chosen)
     made = programs.programs(bind.bind(config, config.methods[0], task))
     seeds = np.asarray(config.seeds, np.uint32)
     state = jax.jit(made.begin)(seeds, made.hyper, jax.jit(made.origin)(seeds))
@@ -105,16 +142,20 @@ def measure(clients: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def rows(scale: str = "full") -> list[table.Row]:
-    """Peak memory at the largest N, and the exponent of the time in N."""
+def rows(scale: str = "full", only: Sequence[str] = tuple(KINDS)) -> list[table.Row]:
+    """Of every kind the peak memory at the largest N, and the exponent of the time in N."""
     import jax
 
     size = SCALES["gpu" if scale == "full" and jax.default_backend() != "cpu" else scale]
-    found = []
-    for clients in size.clients:
+    return [row for name in only for row in _rows_of(name, size)]
+
+
+def _rows_of(name: str, size: Scale) -> list[table.Row]:
+    kind, found = KINDS[name], []
+    for clients in size.clients[name]:
         command = [sys.executable, "-m", "benchmarks.population", "--measure", str(clients)]
         done = subprocess.run(
-            [*command, "--rounds", str(size.rounds)], capture_output=True, text=True
+            [*command, "--only", name, "--rounds", str(size.rounds)], capture_output=True, text=True
         )
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
@@ -126,7 +167,7 @@ def rows(scale: str = "full") -> list[table.Row]:
     grown = ", ".join(
         f"{one['clients']:,}: {seconds:.2f} s" for one, seconds in zip(found, medians, strict=True)
     )
-    work = f"{last['clients']:,} clients, MLP, D = {last['parameters']:,}"
+    work = f"{last['clients']:,} clients, {kind.title}, D = {last['parameters']:,}"
     return [
         table.Row(
             work=f"{work}: peak memory / (N D float32)",
@@ -134,7 +175,7 @@ def rows(scale: str = "full") -> list[table.Row]:
             ours=timing.summary(list(last["seconds"])),
             theirs=None,
             ratio=timing.summary([last["peak"] / matrix]),
-            target=BOUND,
+            target=kind.bound,
             at_most=True,
             note=f"{last['peak'] / 2**30:.2f} GiB, {last['rows']} included",
         ),
@@ -144,7 +185,7 @@ def rows(scale: str = "full") -> list[table.Row]:
             ours=None,
             theirs=None,
             ratio=timing.summary([float(exponent)]),
-            target=EXPONENT,
+            target=kind.exponent,
             at_most=True,
             note=grown,
         ),
@@ -155,13 +196,15 @@ def main(argv: list[str] | None = None) -> None:
     """The rows, or with --measure one measurement as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", choices=list(SCALES), default="full")
-    parser.add_argument("--measure", type=int, help="one N, in this process")
+    parser.add_argument("--only", default=",".join(KINDS), help="kinds, comma-separated")
+    parser.add_argument("--measure", type=int, help="one N of one kind, in this process")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(argv)
+    only = options.only.split(",")
     if options.measure:
-        print(json.dumps(measure(options.measure, options.rounds)))
+        print(json.dumps(measure(only[0], options.measure, options.rounds)))
     else:
-        print(table.show(common.answered(rows, options.scale)))
+        print(table.show(common.answered(functools.partial(rows, only=only), options.scale)))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_digits_defaults(capsys):
         ("sweeps", 1),
         ("sweep_command", 1),
         ("padding", 3),
-        ("population", 2),
+        ("population", 6),
         ("compile_time", 1),
     ],
 )
