@@ -58,7 +58,7 @@ SCALES = {
     "small": Scale(
         {**TRAINING, "dataset": "cifar10", "hidden": (200, 200), "validation_share": 0.02},
         CELLS,
-        {"CLA": 100, "DIR3": 50, "DIR7": 100, "POW": 250},
+        {"CLA": 200, "DIR3": 100, "DIR7": 200, "POW": 500},
     ),
     "full": Scale(
         {**TRAINING, "dataset": "cifar10", "hidden": (200, 200), "validation_share": 0.1}

@@ -32,6 +32,10 @@ ENTRIES = {
         f"iafl by {by}": ("iafl", Options(contribution_by=by))
         for by in ("accuracy", "participation", "cosine")
     },
+    **{
+        f"{name} by cosine": (name, Options(earned_by="cosine", allocation_every=2))
+        for name in ("fedsac", "fedrac")
+    },
     "echo of the whole": ("cgsv", Options(contribution="echo", echo_of="cosine")),
     "setting released": ("cgsv", RELEASED),
     "removal": ("cgsv", Options(removes=True, removed="alone")),

@@ -183,6 +183,26 @@ def test_units_roll(tiny):
     assert np.ptp(state.frequency) <= 2
 
 
+def test_submodels_may_be_kept_for_some_rounds(tiny):
+    """Every third round allocates; frequencies count the rounds in which units were on."""
+    model = models.mlp((3,), 3, hidden=(6, 6))
+    size = sum(tiny.sizes_of(model))
+    rng = np.random.default_rng(0)
+    algorithm = fedrac(evaluation.network(model, (3,)), 2.0, every=3)
+    update, state = jax.jit(algorithm.update), algorithm.init(3, size)
+    changed = []
+    for t in range(9):
+        upload = tiny.upload(rng.normal(size=(3, size)), [1] * 3, [True, True, t != 4])
+        upload = upload._replace(alone=jnp.float32([0.05, 0.1, 0.6]), round=jnp.int32(t))
+        before, old = np.asarray(state.frequency), np.asarray(state.keep)
+        _, _, state = update(jax.random.key(0), upload, state)
+        here = np.asarray(state.keep)[np.asarray(upload.present)]
+        np.testing.assert_array_equal(state.frequency, before + here.sum(axis=0))
+        changed.append(np.any(np.asarray(state.keep) != old))
+    assert np.flatnonzero(changed).tolist() == [2, 5, 8]
+    assert algorithm.needs.valuations(3) == 17
+
+
 @pytest.mark.parametrize("make", [fedrac, fedsac])
 def test_cosines_in_place_of_the_oracle(tiny, make):
     """Nobody trains alone; who points elsewhere has the smallest submodel, who leads has all."""

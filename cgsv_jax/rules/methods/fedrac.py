@@ -75,7 +75,8 @@ def fedrac(
     weaker half is aimed at that very accuracy. `earned_by="cosine"` shows what is left without.
 
     NEEDS VALIDATION DATA and as much training again as the run has, see `simulation.train_alone`.
-    O(N D + N H) a round, and 51 evaluations, 16 at a time, in every round.
+    O(N D + N H) a round, and 51 evaluations, 16 at a time, in every round, or in every
+    `every`-th; with many seeds at once, in every round.
 
     As in its code, with these differences. There networks have 400 units and steps are of 8; here
     of H / 50, rounded down. There s_i is a constant, the accuracy on the TEST rows
