@@ -55,6 +55,7 @@ class Clients(NamedTuple):
     `labels` is there only where a client's labels are not the true ones; otherwise the labels are
     those of the rows. `numbers` is there only where clients are listed in another order than by
     number, for instance to share work evenly among devices: a client's draws follow its number.
+    `own_rows` are rows that a client keeps to be judged on: it does not train on them.
     """
 
     rows: Array  # [N, M] int32, row numbers of Dataset.inputs; 0 where masked
@@ -63,6 +64,9 @@ class Clients(NamedTuple):
     numbers: Array | None = None  # [N] int32, client number of each row; None: in order
     joins: Array | None = None  # [N] int32, the first round a client takes part in; None: 0
     conduct: Conduct | None = None  # None: all are honest
+    own_rows: Array | None = None  # [N, H] int32, likewise rows of Dataset.inputs; None: nobody has
+    own_mask: Array | None = None  # [N, H] bool, False on padding slots
+    own_labels: Array | None = None  # [N, H] int32; None: those of the rows
 
     @property
     def sizes(self) -> Array:
@@ -468,3 +472,4 @@ class Evaluation(NamedTuple):
     server_loss: Array  # [K]
     validation_accuracy: Array | None = None  # [K, N], where validation rows are given to judge by
     answers: Answers | None = None  # leaves [K, N, n], where `Settings.answers`
+    own_accuracy: Array | None = None  # [K, N] on `Clients.own_rows`; NaN of a client without any

@@ -328,6 +328,10 @@ def _announce(
         else:
             texts = f"{tables.held(task.sizes, classes)} each", how
             _say_of(console, name, "; ".join(filter(None, texts)))
+        if task.clients.own_mask is not None:
+            own = sorted(task.clients.own_mask.sum(axis=1).tolist())
+            ends = " to ".join(dict.fromkeys((f"{own[0]:,}", f"{own[-1]:,}")))
+            _say_of(console, "", f"and {ends} more on which it is judged and does not train")
         if task.partition == "class_imbalance":
             _say_of(console, "", "drawn with replacement: clients share examples")
 

@@ -61,6 +61,7 @@ EARLIER = {
     "save_models": False,
     "local_steps": None,
     "dirichlet_equal": False,
+    "own_test_share": 0.0,
 }
 EARLIER_OF_METHODS = {"gamma_decay": 1.0, "standalone_on": "validation"}
 EARLIER_OF_METHOD = {"fedavg": {"aggregation": "size"}}  # of one algorithm alone
@@ -342,6 +343,14 @@ class Config:
     )
     eval_clients: int | None = _evaluation(
         Count(None, _ONE, "clients to evaluate, evenly from the fewest rows to the most"), "all"
+    )
+    own_test_share: float = _evaluation(
+        Number(
+            0.0,
+            Interval(0, 1, "[)"),
+            "share of each client's examples on which it does not train but is judged, beside the "
+            "common test set",
+        )
     )
     eval_batch: int = _evaluation(Count(500, RANGES["eval_batch"], "test rows per forward pass"))
     select: str = _evaluation(

@@ -368,10 +368,23 @@ def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str
     number, slots = mask.shape
     shapes = {"rows": (number, slots), "labels": (number, slots)}
     shapes |= {name: (number,) for name in ("numbers", "joins", "conduct.attack")}
+    own, names = fields.get("own_mask"), [n for n in fields if n.startswith("own_")]
+    if names and not {"own_rows", "own_mask"} <= {*names}:
+        return [f"Clients has {', '.join(names)}, it must have own_rows and own_mask or neither"]
+    if own is not None:
+        if own.ndim != 2 or own.dtype != bool or own.shape[0] != number or not own.shape[1]:
+            return [
+                f"Clients.own_mask is {_shown(own)}, it must be bool [{number}, slots], at least "
+                f"[{number}, 1]"
+            ]
+        shapes |= {"own_rows": own.shape, "own_labels": own.shape}
+    masks = {name: own if name.startswith("own_") else mask for name in shapes}
     ranges = {
         "rows": _Range(rows, "rows of the training set"),
         "labels": classes,
         "numbers": _Range(number, "numbers of clients"),
+        "own_rows": _Range(rows, "rows of the training set"),
+        "own_labels": classes,
         "joins": _Range(None, "rounds"),
         "conduct.attack": _Range(None, "attacks"),
     }
@@ -382,7 +395,8 @@ def _of_clients(clients: Clients, rows: int | None, classes: _Range) -> list[str
         if value.shape != shape or not _whole(value):
             wrong.append(f"Clients.{name} is {_shown(value)}, it must be integers {list(shape)}")
             continue
-        more = ranges[name].complaints(f"Clients.{name}", value, None if value.ndim == 1 else mask)
+        among = None if value.ndim == 1 else masks[name]
+        more = ranges[name].complaints(f"Clients.{name}", value, among)
         if name == "numbers" and not more and known(value):
             values, counts = np.unique(np.asarray(value), return_counts=True)
             if (counts > 1).any():

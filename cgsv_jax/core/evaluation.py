@@ -105,6 +105,29 @@ def mean_loss(model: Model, batch: int) -> Callable[..., Array]:
     return loss
 
 
+def own_accuracy(model: Model, batch: int) -> Callable[..., Array]:
+    """The accuracy of ONE client's model on rows that are its own; arguments as of `mean_loss`.
+
+    NaN without rows.
+    """
+    unravel = vectors.unraveler(_shapes(model))
+
+    def accuracy(inputs: Array, rows: Array, mask: Array, labels: Array, weights: Array) -> Array:
+        size = min(batch, rows.size)
+        params = unravel(weights)
+        short = -rows.size % size
+
+        def one_batch(slots: tuple[Array, Array, Array]) -> Array:
+            rows, mask, labels = slots
+            right = jnp.argmax(model.apply(params, inputs[rows]), axis=-1) == labels
+            return jnp.sum(right & mask)
+
+        slots = (jnp.pad(x, (0, short)).reshape(-1, size) for x in (rows, mask, labels))
+        return jnp.sum(jax.lax.map(one_batch, tuple(slots))) / jnp.sum(mask)
+
+    return accuracy
+
+
 def gradient(model: Model, batch: int) -> Callable[[Array, Array, Array], Array]:
     """The gradient of ONE model's mean loss: (weights [D], inputs [n, ...], labels [n]) -> [D].
 

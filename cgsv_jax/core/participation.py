@@ -299,7 +299,8 @@ def gather(
         attack=take(state.attack, members),
         alone=take(state.alone, members),
     )
-    part_of = take(clients._replace(numbers=numbers, joins=None), members)
+    untrained = {"own_rows": None, "own_mask": None, "own_labels": None}
+    part_of = take(clients._replace(numbers=numbers, joins=None, **untrained), members)
     return cohort, part_of
 
 

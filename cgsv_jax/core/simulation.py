@@ -41,7 +41,7 @@ from cgsv_jax.types import (
 )
 
 # Fields of an Evaluation with an axis of clients: the last, except that of answers.
-PER_CLIENT = ("accuracy", "loss", "distance", "validation_accuracy")
+PER_CLIENT = ("accuracy", "loss", "distance", "validation_accuracy", "own_accuracy")
 
 # One name per use of the run's key, so that a new use never shifts another's draws.
 _START, _TRAINING, _ALGORITHM, _PRESENCE, _ATTACK, _RECOVERY, _CHOICE = range(7)
@@ -503,6 +503,7 @@ def evaluate(
     federation: Federation,
     chosen: Array | None = None,
     validation: tuple[Array, Array] | None = None,
+    own: tuple[Array, Array, Array, Array] | None = None,
 ) -> Evaluation:
     """Accuracy and mean negative log-likelihood of all models, and how far from the server's.
 
@@ -516,6 +517,8 @@ def evaluate(
         layout, and whether to keep the examples apart.
       chosen: [K] which clients; None: every row of `state.clients`.
       validation: inputs [n_val, ...] and labels [n_val] on which clients' models are judged too.
+      own: on what every client is judged by itself: inputs [m, ...] that all share, and rows of
+        them, which of these count, and their labels, [N, H].
 
     Returns:
       An Evaluation of one moment; clients' arrays [K] or [N], answers with an axis [n] more.
@@ -527,33 +530,41 @@ def evaluate(
         validation = jax.tree.map(jnp.asarray, held)
     one_model = evaluation_lib.scorer(model, settings.eval_batch)
     answered = evaluation_lib.answerer(model, settings.eval_batch)
+    on_own = evaluation_lib.own_accuracy(model, settings.eval_batch)
 
     def one_client(
         inputs: Array,
         labels: Array,
         server: Array,
         validation: tuple[Array, Array] | None,
+        own_inputs: Array | None,
         weights: Array,
-    ) -> tuple[Array, Array, Array, Array | None, Answers | None]:
+        slots: tuple[Array, Array, Array] | None,
+    ) -> tuple[Array, Array, Array, Array | None, Answers | None, Array | None]:
         # Here, where one client's model is at hand: no [N, D] of differences exists.
         distance = vectors.distances(weights[None, :], server)[0]
         held = None if validation is None else one_model(*validation, weights)[0]
+        own = None if slots is None else on_own(own_inputs, *slots, weights)
         if settings.answers:
             accuracy, loss, answers = answered(inputs, labels, weights)
-            return accuracy, loss, distance, held, answers
-        return *one_model(inputs, labels, weights), distance, held, None
+            return accuracy, loss, distance, held, answers, own
+        return *one_model(inputs, labels, weights), distance, held, None, own
 
     weights = models_of(state, algorithm)
+    own_inputs, *slots = own or (None,)
     if chosen is not None:
-        weights = layout.pad_rows(weights[chosen], layout.rows_on(chosen.size, settings.mesh))
+        weights, slots = jax.tree.map(lambda x: x[chosen], (weights, slots))
+        weights = layout.pad_rows(weights, layout.rows_on(chosen.size, settings.mesh))
+    # Rows that only fill up a device have no slot that counts.
+    slots = tuple(layout.pad_rows(x, weights.shape[0]) for x in slots) or None
     width = settings.eval_width or settings.width
-    shared = inputs, labels, state.server, validation
-    results = over_clients(one_client, width, mesh=settings.mesh, shared=shared)(weights)
+    shared = inputs, labels, state.server, validation, own_inputs
+    results = over_clients(one_client, width, mesh=settings.mesh, shared=shared)(weights, slots)
     if chosen is not None:
         results = jax.tree.map(lambda x: x[: chosen.size], results)
-    accuracy, loss, distance, held, answers = results
+    accuracy, loss, distance, held, answers, of_own = results
     server = one_model(inputs, labels, state.server)
-    return Evaluation(state.round, accuracy, loss, distance, *server, held, answers)
+    return Evaluation(state.round, accuracy, loss, distance, *server, held, answers, of_own)
 
 
 def models_of(state: State, algorithm: Algorithm) -> Array:
@@ -606,11 +617,14 @@ def advance(
     every = min(federation.settings.eval_every, rounds)
     count = clients.mask.shape[0]
 
+    own = _own_rows(data, clients)
+
     def one_round(state: State, orders: Array | None) -> tuple[State, Record]:
         return round_(key, state, data, clients, federation, orders)
 
     def evaluation_of(state: State) -> Evaluation:
-        result = evaluate(state, data.test_inputs, data.test_labels, federation, chosen, validation)
+        tested = data.test_inputs, data.test_labels
+        result = evaluate(state, *tested, federation, chosen, validation, own)
         if chosen is None:  # without the rows that only fill up a device
             fields = {name: getattr(result, name) for name in (*PER_CLIENT, "answers")}
             result = result._replace(**jax.tree.map(lambda x: x[:count], fields))
@@ -641,6 +655,18 @@ def advance(
         record = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), record, last)
         evaluation = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), evaluation, result)
     return state, record, evaluation
+
+
+def _own_rows(data: Dataset, clients: Clients) -> tuple[Array, Array, Array, Array] | None:
+    """What `evaluate` judges every client on by itself; None where nobody has rows of its own."""
+    if clients.own_rows is None or clients.own_mask is None:
+        return None
+    inputs, own_labels, rows, mask = map(
+        jnp.asarray, (data.inputs, data.labels, clients.own_rows, clients.own_mask)
+    )
+    if clients.own_labels is None:
+        return inputs, rows, mask, own_labels[rows]
+    return inputs, rows, mask, jnp.asarray(clients.own_labels)
 
 
 def run(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cgsv_jax import types
-from cgsv_jax.core import checks
+from cgsv_jax.core import checks, ranges
 from cgsv_jax.host import files
 
 POWER = 1.65911332899  # exponent of the released code's power law
@@ -594,6 +594,62 @@ def split(
             )
         shuffled = shuffled[np.argsort(others, kind="stable")]
     return shuffled[: min(pool_rows, cap)], shuffled[pool_rows:]
+
+
+def hold_out(rng: np.random.Generator, clients: types.Clients, share: float) -> types.Clients:
+    """The clients with a share of each one's rows held out, to be judged on.
+
+    Of d distinct rows round(share d) are drawn without replacement, at least one where there are
+    two, and never the last. All slots of such a row leave training, each row is tested on once,
+    and the label is the one that the client has for it. Another client that holds the row as well,
+    as where a partition draws with replacement, goes on training on it.
+
+    Args:
+      rng: draws who keeps what.
+      clients: the partition, N clients.
+      share: in [0, 1); 0 leaves all as it is.
+
+    Raises:
+      ValueError: the share is out of range, or rows are held out already.
+    """
+    checks.generator(rng)
+    checks.numbers(ranges.Interval(0, 1, "[)"), own_test_share=share)
+    if not share:
+        return clients
+    if clients.own_rows is not None:
+        raise ValueError(f"own_test_share is {share}, it must be 0: clients have such rows already")
+    mask = np.asarray(clients.mask)
+    number = len(mask)
+    kept = mask.copy()
+    tested = np.zeros(mask.shape, bool)
+    for client, rows in enumerate(np.asarray(clients.rows)):
+        slots = np.flatnonzero(mask[client])
+        distinct, first = np.unique(rows[slots], return_index=True)
+        drawn = rng.permutation(len(distinct))
+        count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+        out = np.sort(drawn[:count])
+        kept[client] &= ~np.isin(rows, distinct[out])
+        tested[client, slots[first[out]]] = True
+
+    def packed(values: types.Array, there: np.ndarray) -> np.ndarray:
+        """The values of the slots that are there, to the left, in their order."""
+        found = np.zeros((number, max(1, there.sum(axis=1).max())), np.asarray(values).dtype)
+        found[packed_mask(there)] = np.asarray(values)[there]
+        return found
+
+    def packed_mask(there: np.ndarray) -> np.ndarray:
+        sizes = there.sum(axis=1)
+        return np.arange(max(1, sizes.max())) < sizes[:, None]
+
+    labels = clients.labels
+    return clients._replace(
+        rows=packed(clients.rows, kept),
+        mask=packed_mask(kept),
+        labels=None if labels is None else packed(labels, kept),
+        own_rows=packed(clients.rows, tested),
+        own_mask=packed_mask(tested),
+        own_labels=None if labels is None else packed(labels, tested),
+    )
 
 
 def take(clients: types.Clients, pool: types.Array) -> types.Clients:

@@ -188,7 +188,16 @@ def _recipe(config: Config, data: Dataset, num_classes: int) -> dict[str, Any]:
 
 
 def _task(config: Config, name: str, data: Dataset, clients: Clients, model: Model) -> Task:
-    """A task whose clients are all honest and there from the first round."""
+    """A task whose clients are all honest and there from the first round.
+
+    What each holds out for itself is drawn before anybody cheats: it is tested on labels that no
+    attack has touched.
+    """
+    own_rng = np.random.default_rng([config.partition_seed, 5])
+    try:
+        clients = partition_lib.hold_out(own_rng, clients, config.own_test_share)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     listed = None
     if config.attendance is not None:
         try:

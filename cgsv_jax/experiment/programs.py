@@ -155,6 +155,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         counts=which_counts(bound.select, evaluation, counted),
         stopped=execute.stopped(record, evaluation),
         models=None if counted is None else counted.models,
+        own_rows=None if task.clients.own_mask is None else task.clients.own_mask.sum(axis=1),
         oracle=bound.needs.alone,
     )
 

@@ -80,6 +80,8 @@ def numbers_of(
     }
     if evaluation.validation_accuracy is not None:
         found["accuracy/validation"] = np.mean(evaluation.validation_accuracy, dtype=np.float64)
+    if evaluation.own_accuracy is not None:
+        found["accuracy/own"] = frames.known_mean(evaluation.own_accuracy)
     if alone is not None:
         judged = frames.judged(alone, np.stack([accuracy, loss])[None])
         found |= {name: judged[name][0] for name in frames.JUDGED}

@@ -21,6 +21,15 @@ KEYS = {
     "partition_seed": pl.Int64,  # with which the partition was drawn
     "seed": pl.Int64,
 }
+# On a client's own rows, held out for it alone (`Clients.own_rows`); null where it has none.
+OWN = {"own_accuracy": pl.Float32}
+OWN_OF_CLIENTS = {
+    "own_rows": pl.Int32,  # how many these are, 0 where there are none
+    **OWN,  # at the end
+    "standalone_own_accuracy": pl.Float32,
+}
+# Over clients; the gain is over standalone, on the same rows.
+OWN_OF_RUNS = dict.fromkeys(("own_accuracy", "min_own_accuracy", "own_gain"), pl.Float64)
 ROUND_COLUMNS = {  # a row per key, round and client, in this order
     **KEYS,
     "round": pl.Int32,  # rounds completed, from 1
@@ -35,6 +44,7 @@ ROUND_COLUMNS = {  # a row per key, round and client, in this order
     # that are not evaluated.
     **dict.fromkeys(("accuracy", "test_loss", "distance"), pl.Float32),
     **dict.fromkeys(("server_accuracy", "server_test_loss"), pl.Float32),
+    **OWN,
 }
 CLIENT_COLUMNS = {  # a row per key and client
     **KEYS,
@@ -49,6 +59,7 @@ CLIENT_COLUMNS = {  # a row per key and client
     "attack": pl.String,  # null where honest
     "present": pl.Float64,  # share of rounds taken part in
     "broken": pl.Int64,  # updates that were not finite
+    **OWN_OF_CLIENTS,
 }
 # Of runs in which some clients cheat: how the honest ones fare, what the others get. Accuracies
 # are means, the attackers' reputation is over the mean honest one, and `separation` the probability
@@ -126,6 +137,7 @@ SUMMARY_COLUMNS = {  # a row per key, at the run's end
     **CHOSEN,
     **STOPPED,
     **ORACLE,
+    **OWN_OF_RUNS,
 }
 # Who holds what: a row per draw of a partition, client and label that it holds. Where clients carry
 # labels of their own, as those do that cheat with them, those count.
@@ -147,11 +159,13 @@ TRUTHS = {name for name, kind in _TYPES if kind == pl.Boolean}  # in some table
 # Columns that not every version has written: where they lack, they are null, or of the config.
 LATER = {"owner": pl.String, "partition_seed": pl.Int64}
 LATER |= {**TRUST, **CHOSEN, **STOPPED, **ORACLE}
+LATER |= {**OWN_OF_RUNS, **OWN_OF_CLIENTS}
 AVERAGED = (  # over seeds, and over partition seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", *TRAFFIC, "present", *HONESTY),
     *(*BY[1:], "bounded_rate", "accuracy_spread", "standalone_spread"),
     *("late_fairness", "late_fairness_by_loss"),
+    *OWN_OF_RUNS,
 )
 
 
@@ -179,6 +193,7 @@ class Cell(NamedTuple):
     held: np.ndarray | None = None  # [N, C] rows of every label that each client holds
     # The server's [S, D] and the clients' [S, N, D] at the evaluation that counts; None: not kept.
     models: tuple[np.ndarray, np.ndarray] | None = None
+    own_rows: np.ndarray | None = None  # [N] rows that each client is judged on by itself
     oracle: bool = False  # whether the method read standalone accuracies (`Needs.alone`)
 
     def __repr__(self) -> str:
@@ -220,6 +235,7 @@ class Outcome(NamedTuple):
     honest_seen: np.ndarray  # [K] bool, of the clients that were evaluated
     chosen_round: Any = np.int32(0)  # [] which validation rows chose; 0: it is the last
     oracle: Any = np.bool_(False)  # [] whether standalone accuracies were an input
+    own_accuracy: Any = np.zeros(0, np.float32)  # [K], NaN without own rows; [0] where nobody has
     rows: Any = np.int32(0)  # [] n, test rows of which `right` is known; 0: it was not kept
     right: Any = np.zeros(0, np.uint8)  # [K n / 8] whether each is classified right, as bits
 
@@ -310,7 +326,10 @@ def _rounds_of(cell: Cell) -> pl.DataFrame:
         "distance": at_rounds(of_all(cell, evaluation.distance)),
         "server_accuracy": at_rounds(evaluation.server_accuracy)[..., None],
         "server_test_loss": at_rounds(evaluation.server_loss)[..., None],
+        "own_accuracy": np.float32(np.nan),
     }
+    if evaluation.own_accuracy is not None:
+        columns["own_accuracy"] = at_rounds(of_all(cell, evaluation.own_accuracy))
     return _frame(cell, (seeds, rounds, clients), columns, ROUND_COLUMNS)
 
 
@@ -322,6 +341,13 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
         for cell in cells
         if cell.method == YARDSTICK
         for seed, own in zip(cell.seeds, of_all(cell, _ends(cell).accuracy), strict=True)
+    }
+
+    on_own = {
+        (cell.partition, cell.partition_seed, seed): own
+        for cell in cells
+        if cell.method == YARDSTICK
+        for seed, own in zip(cell.seeds, _own_of_all(cell), strict=True)
     }
 
     def frame(cell: Cell) -> pl.DataFrame:
@@ -337,10 +363,21 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
             "accuracy": of_all(cell, ends.accuracy),
             "distance": of_all(cell, ends.distance),
             "attack": np.array(cell.cheats or ""),
+            "own_rows": 0 if cell.own_rows is None else cell.own_rows,
+            "own_accuracy": _own_of_all(cell),
+            "standalone_own_accuracy": [on_own.get((*place, s), nothing) for s in cell.seeds],
         }
         return _frame(cell, (len(cell.seeds), clients), columns, CLIENT_COLUMNS)
 
     return _stacked(map(frame, cells), CLIENT_COLUMNS)
+
+
+def _own_of_all(cell: Cell) -> np.ndarray:
+    """Accuracies [S, N] on own rows at the end; NaN where there are none, or nobody looked."""
+    own = _ends(cell).own_accuracy
+    if not own.shape[1]:
+        return np.full((len(cell.seeds), len(cell.sizes)), np.nan)
+    return of_all(cell, own)
 
 
 def while_all_run(rows: pl.DataFrame) -> pl.DataFrame:
@@ -596,6 +633,11 @@ def _ends(cell: Cell) -> Outcome:
         honest_seen=honest if cell.evaluated is None else honest[:, cell.evaluated],
         chosen_round=chosen,
         oracle=np.full(len(cell.seeds), cell.oracle),
+        own_accuracy=(
+            np.zeros((len(cell.seeds), 0), np.float32)
+            if evaluation.own_accuracy is None
+            else at_the_end(cell, evaluation.own_accuracy)
+        ),
         **_bits(cell),
     )
 
@@ -741,11 +783,21 @@ def summary_row(
         "attackers": int((~end.honest).sum()),
         "chosen_round": int(end.chosen_round) or None,
         "oracle": bool(end.oracle),
+        "own_accuracy": known_mean(end.own_accuracy),
+        "min_own_accuracy": np.nanmin(end.own_accuracy, initial=np.inf),
     }
+    if alone is not None and method != YARDSTICK:
+        row["own_gain"] = known_mean(end.own_accuracy - alone.own_accuracy)
     row |= _honesty(method, end, alone)
     row |= _against_alone(method, None if alone is None else alone.accuracy, final)
     row |= _trust(method, end, alone)
     return {key: _defined(value) for key, value in row.items()}
+
+
+def known_mean(values: Array) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = np.asarray(values, np.float64)[np.isfinite(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def summary_of(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:

@@ -231,6 +231,13 @@ HONESTY = (
     over_seeds("reputation / honest", "attacker_reputation", 1, 2),
     over_seeds("AUC", "separation", 1, 2),
 )
+ON_OWN_ROWS = (
+    METHOD,
+    over_seeds("accuracy: mean, %", "own_accuracy", 100, 1, "sd"),
+    over_seeds("least, %", "min_own_accuracy", 100),
+    over_seeds("gain", "own_gain", 100),
+    over_seeds("on the test set, %", "mean_accuracy", 100, 1, "sd"),
+)
 SECONDS = (
     METHOD,
     plain("compile, s", "compile_seconds", 1, 1),
@@ -258,6 +265,7 @@ def first(frames: Mapping[str, pl.DataFrame]) -> list[Report]:
     partitions = summary.partition_by("partition", maintain_order=True)
     return [
         *(map(fairness, partitions) if len(partitions) == 1 else [overview(summary)]),
+        *(on_own_rows(summary) if len(partitions) == 1 else []),
         *(honesty(own) for own in partitions if (own["attackers"] > 0).any()),
     ]
 
@@ -279,7 +287,11 @@ def reports(frames: Mapping[str, pl.DataFrame], console_width: int = 80) -> list
     clients = frames["clients"] if few else frames["clients"].clear()
     partitions = summary.partition_by("partition", maintain_order=True)
     return [
-        *(report for own in partitions for report in (fairness(own), *trust(own), traffic(own))),
+        *(
+            report
+            for own in partitions
+            for report in (fairness(own), *on_own_rows(own), *trust(own), traffic(own))
+        ),
         *(honesty(own) for own in partitions if (own["attackers"] > 0).any()),
         *(
             table
@@ -358,6 +370,24 @@ def _widths(table: pl.DataFrame) -> list[str]:
     ]
     alone = f"the interval's width by {', '.join(known)} alone: "
     return [alone + "; ".join(each)] if each else []
+
+
+def on_own_rows(summary: pl.DataFrame) -> list[Report]:
+    """The methods on one partition by the rows that each client holds out for itself.
+
+    No report where nobody does.
+    """
+    table = frames_lib.fairness_table(summary)
+    if not table["own_accuracy"].count():
+        return []
+    lines = [
+        "each client on the rows that it holds out for itself, and does not train on",
+        "gain: over standalone, on the same rows",
+    ]
+    if seeds := frames_lib.over(summary):
+        lines.append(f"mean over {seeds}, ± standard deviation")
+    cells = texts(ON_OWN_ROWS, table.iter_rows(named=True))
+    return [Report(cells, f"Clients on their own rows, on {summary['partition'][0]}", lines)]
 
 
 def chosen_rounds(summary: pl.DataFrame) -> list[str]:
@@ -470,7 +500,11 @@ def overview(summary: pl.DataFrame) -> Report:
 
     def cell(row: Row, partition: str) -> str | None:
         own = row.get(partition)
-        return own and f"{of(own)} ({number(own['mean_accuracy'], 100)})"
+        if own is None:
+            return None
+        of_own = own["own_accuracy"]
+        beside = "" if of_own is None else f"; own {number(of_own, 100)}"
+        return f"{of(own)} ({number(own['mean_accuracy'], 100)}{beside})"
 
     columns = [
         Column(name, functools.partial(cell, partition=name))
@@ -478,6 +512,8 @@ def overview(summary: pl.DataFrame) -> Report:
     ]
     lines = [f"fairness: 100 x Pearson(standalone, final accuracy), mean over {_overall(table)}"]
     title = "All partitions: fairness (average accuracy, %)"
+    if table["own_accuracy"].count():
+        lines.append("own: accuracy of each client on the rows that it holds out")
     lines += doubts(table) + why_undefined(table)
     return Report(texts([METHOD, *columns], rows.values()), title, lines)
 
@@ -540,6 +576,8 @@ def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report
     if brief:
         lines = ["test accuracies, %; reputations and shares are in files and figures"]
     lines += [_ends_alike(alike)] if alike else []
+    if clients["own_accuracy"].count():
+        lines.append("(in brackets: on the rows that the client holds out for itself)")
     apart = frames_lib.told_apart(clients)
     means = frames_lib.over(clients, draws=apart == ["client"])
     lines += [f"means over {means}"] if means else []
@@ -564,7 +602,8 @@ def _alike(clients: pl.DataFrame) -> dict[str, list[float]]:
     They end with the same accuracy and received the same share of entries: a
     column of them would be one number.
     """
-    ends = ["accuracy", "share"]
+    ends = ["accuracy", "share"]  # and where they are judged on their own rows, by these too
+    ends += ["own_accuracy"] if clients["own_accuracy"].count() else []
     of_runs = clients.filter(pl.col("method") != YARDSTICK).group_by(
         *("method", "partition_seed", "seed"), maintain_order=True
     ).agg(pl.col(ends).n_unique().eq(1), pl.col("accuracy").first().alias("value"))  # fmt: skip
@@ -602,7 +641,10 @@ def clients_of(
       brief: their accuracies alone.
     """
     methods = _methods(clients) if methods is None else methods
-    values = pl.col("standalone_accuracy", "accuracy", "reputation", "share")
+    values = pl.col(
+        *("standalone_accuracy", "accuracy", "reputation", "share"),
+        *("own_accuracy", "standalone_own_accuracy"),
+    )
     whole = pl.when(values.null_count() == 0)  # what one seed lacks has no mean
     apart = frames_lib.told_apart(clients)
     means = clients.group_by("method", *apart, maintain_order=True).agg(
@@ -619,7 +661,7 @@ def clients_of(
         Column("owner", lambda row: row["owner"] and _cut(row["owner"])),
         plain("rows", "rows"),
         Column("classes", lambda row: _classes(row["classes"])),
-        plain(YARDSTICK + what, "standalone_accuracy", 100),
+        _of_client(YARDSTICK + what, "standalone_accuracy", "standalone_own_accuracy"),
     ]
     for method in methods:
         own = means.filter(method=method).sort(apart).iter_rows(named=True)
@@ -627,7 +669,7 @@ def clients_of(
             row | {(method, name): value for name, value in of_method.items()}
             for row, of_method in zip(rows, own, strict=True)
         ]
-        columns.append(plain(method + what, (method, "accuracy"), 100))
+        columns.append(_of_client(method + what, (method, "accuracy"), (method, "own_accuracy")))
         columns += (
             []
             if brief
@@ -637,6 +679,17 @@ def clients_of(
             ]
         )
     return texts(columns, [rows[i] for i in _selection([row["rows"] for row in rows])])
+
+
+def _of_client(title: str, name: Any, own: Any) -> Column:
+    """A client's accuracy in %, and in brackets that on its own rows, if it has some."""
+
+    def text(row: Row) -> str:
+        of_own = row.get(own)
+        beside = "" if of_own is None else f" ({number(of_own, 100)})"
+        return number(row.get(name), 100) + beside
+
+    return Column(title, text)
 
 
 def _cut(name: str) -> str:

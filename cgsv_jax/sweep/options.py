@@ -27,6 +27,7 @@ LISTS = (
 FIXED = (
     *schema.PATHS,
     *("repeated_rows", "eval_every", "eval_rows", "eval_clients", "eval_batch", "layout"),
+    "own_test_share",
     *("devices", "conv", "patience", "track", "checkpoint_every", "plugin", "plugin_sha256"),
     "save_models",
 )

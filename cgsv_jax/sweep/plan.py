@@ -21,7 +21,7 @@ from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep.points import Sweep
 
 # Fields of a Config that a program knows only through the shapes of its arrays.
-_DATA_FIELDS = (*schema.ROWS, "partition_seed", "eval_rows", "eval_clients")
+_DATA_FIELDS = (*schema.ROWS, "partition_seed", "eval_rows", "eval_clients", "own_test_share")
 _WITHOUT_AXES: dict[str, Any] = {
     **{"partitions": (), "seeds": (), "methods": ()},
     "partition_seeds": 1,

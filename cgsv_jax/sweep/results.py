@@ -208,7 +208,9 @@ def shown_points(own: Ranking, axes: Sequence[str], criterion: str) -> pl.DataFr
             )
         for row in sorted(rows.iter_rows(named=True), key=lambda r: r["partition"]):
             fairness = tables.fairness_text(row, with_interval=False)
-            text = f"{fairness} ({100 * row['mean_accuracy']:.1f})"
+            own = row["own_accuracy"]
+            beside = "" if own is None else f"; own {100 * own:.1f}"
+            text = f"{fairness} ({100 * row['mean_accuracy']:.1f}{beside})"
             line[row["partition"] if len(partitions) > 1 else "fairness (accuracy, %)"] = text
         lines.append(line)
     if len(lines) > MANY:
@@ -245,6 +247,8 @@ def report(sweep: Sweep, table: pl.DataFrame, own: Ranking) -> tuple[tables.Repo
     means += [f"{partitions} partitions"] if partitions > 1 else []
     lines = ["per partition: fairness (accuracy, %)"] if partitions > 1 else []
     lines += [f"means over {' and '.join(means)}"] if means else []
+    if table["own_accuracy"].count():
+        lines.append("own: accuracy of each client on the rows that it holds out")
     lines += tables.chosen_rounds(table) + on_validation(sweep)
     shown = shown_points(own, tuple(sweep.axes), sweep.best)
     lines += tables.doubts(own.table)
@@ -382,6 +386,7 @@ _HOLDS = {
     "honest_seen": ("evaluated", 0, 1, np.bool_),
     "chosen_round": ("one", 0, MAX_WHOLE, np.int32),
     "oracle": ("one", 0, 1, np.bool_),
+    "own_accuracy": ("own", -1, 1, np.float32),  # -1 of a client without own rows
 }
 
 
@@ -390,7 +395,8 @@ _BYTES = 6  # of bits in a number: of so many every whole number is a float64
 
 def packed(end: Outcome) -> np.ndarray:
     """All numbers of an outcome, float64: test rows, answers, then the fields in their order."""
-    fields = end._replace(rows=(), right=())
+    own = np.nan_to_num(end.own_accuracy, nan=-1.0)
+    fields = end._replace(rows=(), right=(), own_accuracy=own)
     bits = np.pad(end.right, (0, -end.right.size % _BYTES)).reshape(-1, _BYTES)
     words = bits @ 256.0 ** np.arange(_BYTES)
     return np.concatenate([[end.rows], words, *(np.ravel(x) for x in fields)]).astype(np.float64)
@@ -417,9 +423,13 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
     if not ((words >= 0) & (words < 256.0**_BYTES) & (words == np.floor(words))).all():
         raise ValueError("its answers are no bits")
     bits = (words[:, None] // 256.0 ** np.arange(_BYTES) % 256).astype(np.uint8).ravel()
-    counts = {"clients": clients, "evaluated": evaluated, "late": 0, "one": 1}
-    # What the other fields leave are the evaluations of the last quarter.
+    counts = {"clients": clients, "evaluated": evaluated, "late": 0, "one": 1, "own": 0}
+    # What the other fields leave are the evaluations of the last quarter, of two numbers each, and
+    # one number more where clients are judged on their own rows too.
     fixed = sum(counts[of] for of, *_ in _HOLDS.values())
+    if (numbers.size - fixed) // evaluated % 2:
+        counts["own"] = evaluated
+        fixed += evaluated
     late = (numbers.size - fixed) // (2 * evaluated)
     counts["late"] = late * evaluated
     ends = np.cumsum([counts[of] for of, *_ in _HOLDS.values()])
@@ -433,6 +443,8 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
             raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
         fields[name] = x.astype(kind).reshape((late, evaluated) if of == "late" else -1)
     fields = {n: x[0] if _HOLDS[n][0] == "one" else x for n, x in fields.items()}
+    own = fields["own_accuracy"]
+    fields["own_accuracy"] = np.where(own < 0, np.float32(np.nan), own)
     end = Outcome(**fields, rows=np.int32(rows), right=bits[:size])
     if (answers := frames.answers_of(end)) is not None:
         share = np.asarray(answers.right)[0].mean(axis=-1)
