@@ -111,6 +111,11 @@ def _units_of(widths):
     return Units(feeds, reads, np.int32(reads >= 0), layers, incoming=features)
 
 
+def model_of(name):
+    """The smallest model that a method can be of: of one layer no part is another's."""
+    return mlp() if name in ("fedper", "lg_fedavg") else softmax()
+
+
 def world(sizes=SIZES, seed=0, test=7, pad=0, noise=0.3):
     """(Dataset, Clients): ragged clients of a teacher's labels, rows scattered over the set."""
     rng = np.random.default_rng(seed)
@@ -290,7 +295,7 @@ def own_folders(monkeypatch, tmp_path):
 def tiny():
     """The helpers of this file."""
     return SimpleNamespace(
-        softmax=softmax, mlp=mlp, world=world, orders=orders, hyper=hyper, federation=federation,
+        softmax=softmax, mlp=mlp, model_of=model_of, world=world, orders=orders, hyper=hyper, federation=federation,
         upload=upload, network=network, spy=spy, sizes_of=sizes_of, sizes=SIZES,
         features=FEATURES, hidden=HIDDEN, classes=CLASSES,
     )  # fmt: skip

@@ -14,7 +14,6 @@ from cgsv_jax.types import Trainer
 N, ROUNDS, EPOCHS = 4, 4, 1
 # What a round may be for a client. The first two send something that can be used.
 GOOD, ZERO, LEAVES, NAN, ONE_NAN, ONE_INF, ALL_MINUS_INF, TOO_LONG, NAN_LOSS = range(9)
-OF_LAYERS = ("fedper", "lg_fedavg")  # methods that a model of one layer is nothing to
 BROKEN = (NAN, ONE_NAN, ONE_INF, ALL_MINUS_INF, TOO_LONG, NAN_LOSS)
 
 
@@ -60,7 +59,7 @@ def trainer(model):
 def program(name, tiny):
     """Some rounds as one compiled function of what every client does in each: kinds [T, N]."""
     data, clients = tiny.world()
-    model = tiny.mlp() if name in OF_LAYERS else tiny.softmax()
+    model = tiny.model_of(name)
     federation = tiny.federation(name, model, options=Options(rounds=ROUNDS - 1, removes=True))
     federation = federation._replace(trainer=trainer(federation.model))
     key = jax.random.key(3)

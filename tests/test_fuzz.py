@@ -116,6 +116,7 @@ RIGHT = {
     "game": word(TABLES.games),
     "patience": st.integers(1, 3),
     "local_steps": st.integers(1, 9),
+    "own_test_share": st.floats(0, 0.9),
     "track": st.lists(st.sampled_from(schema.TRACKERS), max_size=2, unique=True),
     "cohort": st.integers(1, 3),
     "cohort_by": word(schema.FIELDS["cohort_by"].kind.allowed),

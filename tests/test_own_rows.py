@@ -226,7 +226,7 @@ def test_tables_hold_what_the_models_reach(result):
         last = made["rounds"].filter(**of, round=2)
         np.testing.assert_allclose(last["own_accuracy"], want, rtol=1e-6)
         (row,) = made["summary"].filter(**of).to_dicts()
-        np.testing.assert_allclose(row["own_accuracy"], np.mean(want), rtol=1e-6)
+        np.testing.assert_allclose(row["mean_own_accuracy"], np.mean(want), rtol=1e-6)
         np.testing.assert_allclose(row["min_own_accuracy"], np.min(want), rtol=1e-6)
         alone = clients["standalone_own_accuracy"].to_numpy()
         gain = np.mean(np.float64(want) - alone)

@@ -30,9 +30,9 @@ def quick(model):
 
 
 def start(tiny, name="cgsv", trained=False, **options):
-    """(state, federation, data, clients) of five clients, softmax regression."""
+    """(state, federation, data, clients) of five clients, of the smallest model."""
     data, clients = tiny.world(SIZES)
-    federation = tiny.federation(name, model=tiny.softmax(), **options)
+    federation = tiny.federation(name, model=tiny.model_of(name), **options)
     if not trained:
         # Soft accuracies: hard ones of a few rows tie, and a tie is decided by a rounding.
         network = tiny.network(sum(tiny.sizes_of(federation.model)))

@@ -293,7 +293,7 @@ def test_a_run_in_x64_is_a_run_in_float64(tiny, name):
     """Its draws included; that its numbers are right is for the oracle to say."""
     data, clients = tiny.world()
     with jax.enable_x64(True):
-        federation = tiny.federation(name, tiny.softmax(), rounds=2)
+        federation = tiny.federation(name, tiny.model_of(name), rounds=2)
         data = data._replace(inputs=np.float64(data.inputs))
         run = lambda key: simulation.run(key, data, clients, federation)  # noqa: E731
         for leaf in jax.tree.leaves(jax.eval_shape(run, jax.random.key(0))):
@@ -304,7 +304,7 @@ def test_a_run_in_x64_is_a_run_in_float64(tiny, name):
 def test_x64_does_not_forbid_a_model_in_float32(tiny, name):
     """The precision of the process is not the precision of the network."""
     data, clients = tiny.world()
-    model = tiny.softmax()
+    model = tiny.model_of(name)
     single = model._replace(init=lambda key: jax.tree.map(jnp.float32, model.init(key)))
     with jax.enable_x64(True):
         federation = tiny.federation(name, single, rounds=2)

@@ -231,7 +231,7 @@ def test_an_outcome_comes_back_without_a_rounding():
     rng = np.random.default_rng(0)
     fields = {}
     for name, (of, _, most, kind) in sweep_results._HOLDS.items():
-        size = {"clients": 5, "evaluated": 3, "late": (4, 3), "one": 1}[of]
+        size = {"clients": 5, "evaluated": 3, "late": (4, 3), "one": 1, "own": 3}[of]
         fields[name] = (rng.random(size) * min(most, 1e6)).astype(kind)
     assert (*fields, "rows", "right") == frames.Outcome._fields
     ones = ("server_accuracy", "chosen_round", "oracle")

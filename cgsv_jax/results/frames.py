@@ -24,12 +24,12 @@ KEYS = {
 # On a client's own rows, held out for it alone (`Clients.own_rows`); null where it has none.
 OWN = {"own_accuracy": pl.Float32}
 OWN_OF_CLIENTS = {
-    "own_rows": pl.Int32,  # how many these are, 0 where there are none
+    "own_rows": pl.Int32,  # how many these are; null where nobody has some
     **OWN,  # at the end
     "standalone_own_accuracy": pl.Float32,
 }
 # Over clients; the gain is over standalone, on the same rows.
-OWN_OF_RUNS = dict.fromkeys(("own_accuracy", "min_own_accuracy", "own_gain"), pl.Float64)
+OWN_OF_RUNS = dict.fromkeys(("mean_own_accuracy", "min_own_accuracy", "own_gain"), pl.Float64)
 ROUND_COLUMNS = {  # a row per key, round and client, in this order
     **KEYS,
     "round": pl.Int32,  # rounds completed, from 1
@@ -363,7 +363,7 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
             "accuracy": of_all(cell, ends.accuracy),
             "distance": of_all(cell, ends.distance),
             "attack": np.array(cell.cheats or ""),
-            "own_rows": 0 if cell.own_rows is None else cell.own_rows,
+            "own_rows": cell.own_rows,  # None where nobody has some
             "own_accuracy": _own_of_all(cell),
             "standalone_own_accuracy": [on_own.get((*place, s), nothing) for s in cell.seeds],
         }
@@ -783,7 +783,7 @@ def summary_row(
         "attackers": int((~end.honest).sum()),
         "chosen_round": int(end.chosen_round) or None,
         "oracle": bool(end.oracle),
-        "own_accuracy": known_mean(end.own_accuracy),
+        "mean_own_accuracy": known_mean(end.own_accuracy),
         "min_own_accuracy": np.nanmin(end.own_accuracy, initial=np.inf),
     }
     if alone is not None and method != YARDSTICK:

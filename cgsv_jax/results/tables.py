@@ -233,7 +233,7 @@ HONESTY = (
 )
 ON_OWN_ROWS = (
     METHOD,
-    over_seeds("accuracy: mean, %", "own_accuracy", 100, 1, "sd"),
+    over_seeds("accuracy: mean, %", "mean_own_accuracy", 100, 1, "sd"),
     over_seeds("least, %", "min_own_accuracy", 100),
     over_seeds("gain", "own_gain", 100),
     over_seeds("on the test set, %", "mean_accuracy", 100, 1, "sd"),
@@ -378,7 +378,7 @@ def on_own_rows(summary: pl.DataFrame) -> list[Report]:
     No report where nobody does.
     """
     table = frames_lib.fairness_table(summary)
-    if not table["own_accuracy"].count():
+    if not table["mean_own_accuracy"].count():
         return []
     lines = [
         "each client on the rows that it holds out for itself, and does not train on",
@@ -502,7 +502,7 @@ def overview(summary: pl.DataFrame) -> Report:
         own = row.get(partition)
         if own is None:
             return None
-        of_own = own["own_accuracy"]
+        of_own = own["mean_own_accuracy"]
         beside = "" if of_own is None else f"; own {number(of_own, 100)}"
         return f"{of(own)} ({number(own['mean_accuracy'], 100)}{beside})"
 
@@ -512,7 +512,7 @@ def overview(summary: pl.DataFrame) -> Report:
     ]
     lines = [f"fairness: 100 x Pearson(standalone, final accuracy), mean over {_overall(table)}"]
     title = "All partitions: fairness (average accuracy, %)"
-    if table["own_accuracy"].count():
+    if table["mean_own_accuracy"].count():
         lines.append("own: accuracy of each client on the rows that it holds out")
     lines += doubts(table) + why_undefined(table)
     return Report(texts([METHOD, *columns], rows.values()), title, lines)

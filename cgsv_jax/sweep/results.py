@@ -208,7 +208,7 @@ def shown_points(own: Ranking, axes: Sequence[str], criterion: str) -> pl.DataFr
             )
         for row in sorted(rows.iter_rows(named=True), key=lambda r: r["partition"]):
             fairness = tables.fairness_text(row, with_interval=False)
-            own = row["own_accuracy"]
+            own = row["mean_own_accuracy"]
             beside = "" if own is None else f"; own {100 * own:.1f}"
             text = f"{fairness} ({100 * row['mean_accuracy']:.1f}{beside})"
             line[row["partition"] if len(partitions) > 1 else "fairness (accuracy, %)"] = text
@@ -247,7 +247,7 @@ def report(sweep: Sweep, table: pl.DataFrame, own: Ranking) -> tuple[tables.Repo
     means += [f"{partitions} partitions"] if partitions > 1 else []
     lines = ["per partition: fairness (accuracy, %)"] if partitions > 1 else []
     lines += [f"means over {' and '.join(means)}"] if means else []
-    if table["own_accuracy"].count():
+    if table["mean_own_accuracy"].count():
         lines.append("own: accuracy of each client on the rows that it holds out")
     lines += tables.chosen_rounds(table) + on_validation(sweep)
     shown = shown_points(own, tuple(sweep.axes), sweep.best)
