@@ -295,7 +295,8 @@ def own_folders(monkeypatch, tmp_path):
 def tiny():
     """The helpers of this file."""
     return SimpleNamespace(
-        softmax=softmax, mlp=mlp, model_of=model_of, world=world, orders=orders, hyper=hyper, federation=federation,
+        softmax=softmax, mlp=mlp, model_of=model_of, world=world, orders=orders, hyper=hyper,
+        federation=federation,
         upload=upload, network=network, spy=spy, sizes_of=sizes_of, sizes=SIZES,
         features=FEATURES, hidden=HIDDEN, classes=CLASSES,
     )  # fmt: skip
