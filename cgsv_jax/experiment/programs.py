@@ -137,6 +137,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
     """What the chunks of a method recorded, as the results keep it."""
     record, evaluation, counted = jax.tree.map(lambda *x: np.concatenate(x), *seen)
     task = bound.task
+    own = task.clients.own_mask
     return frames.Cell(
         partition=task.partition,
         method=bound.name,
@@ -155,7 +156,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         counts=which_counts(bound.select, evaluation, counted),
         stopped=execute.stopped(record, evaluation),
         models=None if counted is None else counted.models,
-        own_rows=None if task.clients.own_mask is None else task.clients.own_mask.sum(axis=1),
+        own_rows=None if own is None else np.asarray(own).sum(axis=1),
         oracle=bound.needs.alone,
     )
 
