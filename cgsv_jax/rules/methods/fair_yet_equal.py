@@ -154,7 +154,7 @@ def fair_yet_equal(
 
         def valued() -> tuple[Array, FairYetEqualState]:
             psi, _ = scored(measure, value_key, upload, aggregate, weights, ())
-            return psi, _heard(watch_key, upload, psi, state)
+            return psi.astype(upload.deltas.dtype), _heard(watch_key, upload, psi, state)
 
         def chosen() -> tuple[Array, FairYetEqualState]:
             return jnp.where(present, _known(state), 0.0).astype(upload.deltas.dtype), state
