@@ -179,6 +179,14 @@ class Sent(NamedTuple):
     heard: Array  # [N, k] int32, the round in which that was; -1 before there was one
 
 
+class Losses(NamedTuple):
+    """Losses of clients' models before training, example by example."""
+
+    own: Array  # [N, M] on the examples in their slots
+    held: Array  # [N, M] bool, False on padding slots
+    validation: Array  # [N, n_val] on the server's own held-out rows
+
+
 class Upload(NamedTuple):
     """What the server sees in one round.
 
@@ -204,6 +212,7 @@ class Upload(NamedTuple):
     removed: Array | None = None  # [N] bool, who is there, but taken out for good; None: nobody
     start_loss: Array | None = None  # [N] F_i(w_i) on its own rows before training, where asked for
     alone: Array | None = None  # [N] accuracy of the standalone models, where asked for
+    losses: Losses | None = None  # of every example before training, where asked for
     sent: Sent | None = None  # what the server sent in the rounds before, where asked for
 
 
@@ -248,6 +257,7 @@ class Needs(NamedTuple):
 
     validation: bool = False  # whether it reads `Upload.validation`
     start_loss: bool = False  # whether it reads `Upload.start_loss`
+    losses: bool = False  # whether it reads `Upload.losses`
     alone: bool = False  # whether it reads `Upload.alone`, an accuracy on validation rows
     alone_on_test: bool = False  # or on the test rows, as authors have done
     more_rounds: int = 0  # rounds of a second stage, after the last
@@ -260,7 +270,7 @@ class Needs(NamedTuple):
     @property
     def rows(self) -> bool:
         """Whether the server must hold validation rows."""
-        return self.validation or (self.alone and not self.alone_on_test)
+        return self.validation or self.losses or (self.alone and not self.alone_on_test)
 
 
 class Parts(NamedTuple):
@@ -401,6 +411,7 @@ class Settings(NamedTuple):
     eval_width: int | None = None  # models evaluated at once; None: as `width`
     mesh: jax.sharding.Mesh | None = None  # devices that share the clients; None: one
     start_loss: bool = False  # whether uploads carry the loss before training (q-FFL reads it)
+    losses: bool = False  # whether they carry those of every example (FedAVE reads them)
     alone: bool = False  # whether they carry what clients reach alone (IAFL may read it)
     alone_on_test: bool = False  # whether that is judged on the test rows, not on validation rows
     answers: bool = False  # whether evaluations say it of every test example

@@ -27,6 +27,7 @@ from cgsv_jax.types import (
     Clients,
     Dataset,
     Federation,
+    Losses,
     Model,
     Network,
     Settings,
@@ -180,6 +181,7 @@ def federation(
     options = options._replace(network=evaluation_lib.network(model, (FEATURES,)))
     settings["start_loss"] = settings.get("start_loss", name == "q_ffl")
     settings["alone"] = settings.get("alone", name in ("fedsac", "fedrac"))
+    settings["losses"] = settings.get("losses", name == "fedave")
     settings = Settings(**({"rounds": 3, "epochs": 2, "eval_batch": 3} | settings))
     schedule = local.decayed(numbers.learning_rate, numbers.decay, per=per, epochs=settings.epochs)
     return Federation(
@@ -239,7 +241,16 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
         ),
         round=jnp.int32(0),
         alone=losses / (1 + losses),  # likewise
+        losses=_example_losses(sizes, deltas.dtype),
     )
+
+
+def _example_losses(sizes, dtype):
+    """A few batches of 64 of most clients, one of some; a client's own, wherever it is listed."""
+    drawn = [np.random.default_rng(int(n)).exponential(size=(2, 150)) for n in sizes]
+    own, validation = np.moveaxis(np.array(drawn), 1, 0)
+    held = np.arange(150) < np.minimum(20 * np.asarray(sizes), 150)[:, None]
+    return Losses(jnp.asarray(own, dtype), jnp.asarray(held), jnp.asarray(validation, dtype))
 
 
 def network(length=20):

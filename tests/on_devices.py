@@ -22,7 +22,7 @@ from cgsv_jax.results import directory
 METHODS = (*names.TABLES.algorithms, "cgsv:released")
 # Methods that hand clients each other's whole updates, or rebuild and judge their models: what they
 # are takes every row to every device.
-GATHERING = {"iafl", "rank", "cffl", "eci"}
+GATHERING = {"iafl", "rank", "cffl", "eci", "fedave", "fair_yet_equal"}
 
 
 def equal():

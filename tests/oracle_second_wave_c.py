@@ -107,4 +107,82 @@ def chosen_together(p: Array, k: int) -> Array:
     return found
 
 
-RIVALS = {f.__name__: f for f in (fair_yet_equal,)}
+# ---------------------------------------------------------------- FedAVE
+
+
+def quantile_losses(losses: Array, number: int) -> Array:
+    """Mean losses of `number` groups of examples, ranked by loss, as even as can be."""
+    ranked, groups = np.sort(losses), [[] for _ in range(number)]
+    for place, value in enumerate(ranked):
+        groups[place * number // len(ranked)].append(value)
+    return np.array([np.mean(group) for group in groups])
+
+
+class FedAVE:
+    """The server of one run, its losses compared by quantiles."""
+
+    def __init__(self, sizes, lengths, *, gamma, alpha, beta, floor, kl_floor, batch, released):
+        self.sizes, self.lengths = np.asarray(sizes, float), lengths  # of the model's tensors
+        self.gamma, self.alpha, self.beta = gamma, alpha, beta
+        self.floor, self.kl_floor, self.batch = floor, kl_floor, batch
+        self.released = released  # masks per tensor, as the code
+        self.r, self.joined = np.zeros(len(sizes)), np.zeros(len(sizes), bool)
+
+    def round_(self, t, deltas, present, accuracies, own, validation):
+        """(u_N, weights, rewards, score, r) from losses `own[i]` and `validation[i]` before."""
+        number = len(deltas)
+        k = np.zeros(number)
+        for i in np.flatnonzero(present):
+            length = min(-(-len(own[i]) // self.batch), -(-len(validation[i]) // self.batch))
+            left = quantile_losses(own[i], length)
+            right = quantile_losses(validation[i], length)
+            k[i] = 1 / max(scipy.stats.entropy(left, right), self.kl_floor)
+        k = k / k.max()
+        weights = np.where(present, self.sizes, 0)
+        weights = weights / weights.sum()
+        score, aggregate = np.zeros(number), np.zeros(deltas.shape[1])
+        for i in np.flatnonzero(present):
+            score[i] = accuracies[i] * k[i] ** 2
+            aggregate = aggregate + weights[i] * self.gamma * deltas[i] / oracle.norm(deltas[i])
+        r = self.r.copy()
+        for i in np.flatnonzero(present):
+            kept = self.alpha * r[i] + (1 - self.alpha) * score[i] if self.joined[i] else score[i]
+            r[i] = max(kept, self.floor)
+        left = 1 - r[~present].sum()
+        r[present] = left * r[present] / r[present].sum()
+        self.r, self.joined = r, self.joined | present
+        bent = np.where(present, np.tanh(self.beta * r), 0)
+        q = k * bent / bent.max()
+        rewards = np.zeros_like(deltas)
+        for i in np.flatnonzero(present) if t > 0 else ():
+            start = 0
+            for length in self.lengths if self.released else [len(aggregate)]:
+                part = aggregate[start : start + length]
+                if self.released:
+                    kept = min(int(np.ceil(length * q[i])), length - 1)
+                else:
+                    kept = min(int(np.floor(length * q[i] + 1e-9)), length)
+                least = np.sort(np.abs(part))[::-1][kept - 1] if kept else np.inf
+                rewards[i, start : start + length] = np.where(np.abs(part) >= least, part, 0)
+                start += length
+        return aggregate, weights, rewards, score, r.copy()
+
+
+def fedave(s, memory, server, clients, deltas, seen):
+    """As `oracle_rivals` calls a method; all clients are of one batch, so that all k are 1."""
+    if memory is None:
+        memory = FedAVE(
+            s.sizes, None, gamma=s.gamma, alpha=s.alpha, beta=s.beta, floor=s.floor,
+            kl_floor=1.0, batch=64, released=False,
+        )  # fmt: skip
+    memory.gamma = s.length(seen)
+    accuracies = [s.accuracy(w + d) for w, d in zip(clients, deltas, strict=True)]
+    losses = np.ones((len(deltas), 2))
+    everybody = np.ones(len(deltas), bool)
+    aggregate, weights, rewards, _, r = memory.round_(
+        seen["t"], deltas, everybody, accuracies, losses, losses
+    )
+    return aggregate, weights, rewards, r, memory
+
+
+RIVALS = {f.__name__: f for f in (fair_yet_equal, fedave)}

@@ -22,7 +22,7 @@ from cgsv_jax.core import checks, evaluation, local, simulation
 from cgsv_jax.experiment import deal, identity, names, running
 from cgsv_jax.results import directory
 from cgsv_jax.rules import methods
-from cgsv_jax.types import Clients, Model
+from cgsv_jax.types import Clients, Model, Network
 
 
 def of(value, **changes):
@@ -393,6 +393,9 @@ def test_what_the_command_refuses_the_factories_refuse():
         "recovery": lambda recovery: methods.iafl(0.1, recovery),
         "removal": lambda removal: cg.compose(*RULES, removal=methods.Removal(removal)),
         "clip": lambda clip: cg.compose(*RULES, clip=clip),
+        "kl_floor": lambda kl_floor: methods.fedave(
+            Network(lambda *_: None), scope="vector", kl_floor=kl_floor
+        ),
         "selection_beta": methods.fair_yet_equal,
         "selected": lambda selected: methods.fair_yet_equal(150.0, selected),
         "steady": lambda steady: methods.fair_yet_equal(150.0, 0.4, steady),

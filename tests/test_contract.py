@@ -48,7 +48,11 @@ ENTRIES = {
 # What several names make is tested once: the defaults of the tables are the algorithm cgsv.
 ENTRIES = {k: v for k, v in ENTRIES.items() if k == next(n for n in ENTRIES if ENTRIES[n] == v)}
 # The rules that draw; with four clients the others that could look at every coalition.
-RANDOM = {"algorithm random_reward", *(name for name in ENTRIES if "iafl" in name)}
+RANDOM = {
+    "algorithm random_reward",
+    "algorithm fedave",
+    *(name for name in ENTRIES if "iafl" in name),
+}
 RANDOM |= {f"measure {name}" for name in ("sampled_shapley", "gtg_shapley", "tmc_shapley")}
 
 
@@ -155,6 +159,7 @@ def test_a_rule_reads_what_it_says_it_needs(rule, tiny):
         "validation": (sent._replace(validation=None), "needs the server to hold some"),
         "start_loss": (sent._replace(start_loss=None), "needs uploads with start_loss"),
         "alone": (sent._replace(alone=None), "needs uploads with alone"),
+        "losses": (sent._replace(losses=None), "needs uploads with losses"),
     }
     for field, (bare, complaint) in without.items():
         arguments = jax.random.key(0), tiny.hyper(), bare, rule.init(tiny.hyper())

@@ -554,7 +554,7 @@ def test_a_network_without_such_a_layer_is_refused(tiny):
 
 
 # Methods that judge models on the server's validation rows.
-JUDGES = ("cffl", "eci", "rank", "fedsac", "fedrac")
+JUDGES = ("cffl", "eci", "rank", "fedsac", "fedrac", "fedave")
 # What a method reads with another part than it has by default.
 IDLE = (("cffl", "gamma"), ("witness", "cosine_epsilon"))
 

@@ -11,11 +11,11 @@ import pytest
 from declared import METHODS, Hyper, Options
 from test_rules import in_rounds, oracle_world
 
-from cgsv_jax.core import participation, simulation
+from cgsv_jax.core import evaluation, participation, simulation
 from cgsv_jax.rules import hotelling
 from cgsv_jax.rules.contribution import games
 from cgsv_jax.rules.contribution.shapley import exact
-from cgsv_jax.rules.methods import standalone, then
+from cgsv_jax.rules.methods import fedave, standalone, then
 from cgsv_jax.rules.methods.fair_yet_equal import (
     chances_of,
     cosine_shapley,
@@ -23,6 +23,8 @@ from cgsv_jax.rules.methods.fair_yet_equal import (
     stratified,
     twice,
 )
+from cgsv_jax.rules.methods.fedave import divergence, divergences
+from cgsv_jax.types import Losses, Network
 
 DATA = Path(__file__).parent / "data"
 EPS = float(np.finfo(np.float32).eps)
@@ -308,3 +310,168 @@ def test_a_stage_after_another_hands_on_who_is_chosen():
         found = both.chooses(jax.random.key(0), jnp.int32(t), state, jnp.arange(5), everybody)
         assert found.sum() == number
     assert then(standalone(), standalone(), 3).chooses is None
+
+
+# ---------------------------------------------------------------- FedAVE
+
+TENSORS = (30, 6, 24, 4)
+# Told accuracies in place of validation rows.
+TOLD = Network(lambda weights, inputs, labels: (inputs, labels))
+
+
+def test_divergences_are_scipys():
+    """FedAVE's code calls `scipy.stats.entropy` on what is left of two vectors of losses."""
+    theirs = recorded("fedave", "kl")
+    found = jax.jit(jax.vmap(divergence))(theirs["left"], theirs["right"], theirs["length"])
+    # Nine terms of order 1, each with a logarithm of a quotient.
+    np.testing.assert_allclose(found, theirs["kl"], rtol=0, atol=1e-5)
+    assert (theirs["kl"][theirs["length"] == 1] == 0).all()
+    nothing = divergence(jnp.zeros(3), jnp.ones(3), jnp.int32(3))
+    assert abs(nothing) < 1e-6  # losses of exactly 0
+
+
+@pytest.mark.parametrize("scenario", ["plain", "zero", "negative", "ties"])
+def test_fedave_is_the_official_codes(tiny, scenario):
+    """wangzihuixmu/FedAVE b1f77f9, `Server.iterate` of `algorithm/FedAVE.py`: its four steps.
+
+    All validation losses of a client are alike, and a batch has one example, so that the orders
+    of batches, which either side draws, decide nothing.
+    """
+    theirs, inputs = recorded("fedave", scenario), recorded("inputs", scenario)
+    algorithm = fedave(TOLD, TENSORS, 0.5, 0.95, 2.0, kl_floor=1e-12, batch=1)
+    held = np.arange(6) < theirs["lengths"][:, None]
+
+    def round_(carry, sent):
+        (server, clients, state), (t, deltas, accuracy, own, validation) = carry, sent
+        upload = tiny.upload(deltas, inputs["sizes"], clients=clients, server=server)
+        upload = upload._replace(
+            validation=(accuracy, accuracy), losses=Losses(own, held, validation), round=t
+        )
+        download, standing, state = algorithm.update(jax.random.key(0), upload, state)
+        carry = server + download.aggregate, clients + download.rewards, state
+        return carry, (standing.reputation, carry[1], download.energy)
+
+    start = jnp.asarray(inputs["w0"])
+    models = jnp.tile(start, (5, 1))
+    rounds = jnp.arange(14, dtype=jnp.int32)
+    sent = rounds, inputs["deltas"], inputs["accs"], theirs["own"], theirs["validation"]
+    carry = start, models, algorithm.init(5, 64)
+    r, models, energy = jax.jit(lambda carry, sent: jax.lax.scan(round_, carry, sent)[1])(
+        carry, sent
+    )
+    # k is a quotient of two sums of six logarithms, its square doubles their error.
+    np.testing.assert_allclose(r, theirs["r"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(models[np.array([0, 1, 9, 13])], theirs["model"], rtol=0, atol=5e-6)
+    assert not np.any(energy[0])
+    np.testing.assert_array_equal(models[0], np.tile(start, (5, 1)))  # nothing in round 0
+
+
+def test_batches_are_drawn():
+    """Four examples in batches of two: each of three partitions as often as the others."""
+    own = np.float32([1, 2, 4, 8])
+    losses = Losses(own[None], np.ones((1, 4), bool), np.ones((1, 4), np.float32))
+    found = jax.jit(jax.vmap(lambda key: divergences(key[None], losses, 2)[0]))(
+        jax.random.split(jax.random.key(0), 600)
+    )
+    p = np.array([[3, 12], [5, 10], [9, 6]]) / 15
+    want = np.sum(p * np.log(2 * p), axis=1)
+    near = np.abs(np.asarray(found)[:, None] - want) < 1e-5
+    assert (near.sum(axis=1) == 1).all()
+    np.testing.assert_allclose(near.mean(axis=0), 1 / 3, atol=6 * 0.5 / np.sqrt(600))
+
+
+def test_a_client_of_one_batch_is_no_divergence_and_no_nan(tiny):
+    """The code divides by 0 there; who has one batch counts as if chance had made its losses."""
+    sent = tiny.upload(np.eye(4, 20, dtype=np.float32), [1, 2, 9, 9])
+    sent = sent._replace(round=jnp.int32(1))
+    apart = divergences(jax.random.split(jax.random.key(0), 4), sent.losses, 64)
+    np.testing.assert_allclose(apart[:2], 0, atol=2 * EPS)
+    assert (apart[2:] > 0).all()
+    algorithm = METHODS["fedave"](tiny.hyper(), Options(network=tiny.network()))
+    download, standing, _ = algorithm.update(jax.random.key(0), sent, algorithm.init(4, 20))
+    for leaf in jax.tree.leaves((download, standing)):
+        assert np.isfinite(leaf).all()
+    assert download.quota[0] > 0
+
+
+@pytest.mark.long
+def test_fedave_over_rounds(tiny):
+    """Six rounds in float64, by quantiles, masks per tensor; a client from round 2 on."""
+    rounds, epochs = 6, 2
+    data, clients = tiny.world(pad=2)
+    clients = clients._replace(joins=np.array([0, 0, 2, 0], np.int32))
+    orders = tiny.orders(clients, rounds, epochs)
+    model = tiny.softmax()
+    with jax.enable_x64(True):
+        data = data._replace(
+            inputs=np.float64(data.inputs),
+            validation=(np.float64(data.validation[0]), data.validation[1]),
+        )
+        asked = {"learning_rate": 0.3, "decay": 0.8}
+        hyper = Hyper(**{f: np.float64(asked.get(f, 0.01)) for f in Hyper._fields})
+        federation = tiny.federation("fedave", model, hyper)
+        lengths = tiny.sizes_of(model)
+        network = evaluation.network(model, (tiny.features,), np.float64)
+        algorithm = fedave(
+            network,
+            lengths,
+            0.5,
+            0.6,
+            3.0,
+            kl_floor=1e-4,
+            norm_epsilon=0.0,
+            loss_vectors="sorted",
+            batch=2,
+        )
+        federation = federation._replace(algorithm=algorithm)
+        _, seen = in_rounds(jax.random.key(3), data, clients, orders, federation)
+        params = model.init(jax.random.fold_in(jax.random.key(3), 0))
+    world = oracle_world(data, clients, params)
+    like = world["init_params"]
+    sizes = clients.mask.sum(1)
+    theirs = loops.FedAVE(
+        sizes, lengths, gamma=0.5, alpha=0.6, beta=3.0, floor=1e-3, kl_floor=1e-4, batch=2,
+        released=True,
+    )  # fmt: skip
+
+    def losses_of(weights, inputs, labels):
+        logits = oracle.softmax_logits(oracle.unravel(weights, like), inputs)
+        return -oracle.log_softmax(logits)[np.arange(len(labels)), labels]
+
+    server = oracle.ravel(like)
+    models = np.array([server.copy() for _ in sizes])
+    close = {"rtol": 0, "atol": 1e-9}
+    for t, (state, upload, download, standing, record) in enumerate(seen):
+        present = np.array([True, True, t >= 2, True])
+        np.testing.assert_array_equal(record.present, present)
+        rates = oracle.learning_rates(oracle.Options(learning_rate=0.3, decay=0.8), t, epochs)
+        own, validation, deltas = [], [], np.zeros_like(models)
+        for i, w in enumerate(models):
+            rows = world["client_inputs"][i], world["client_labels"][i]
+            own.append(losses_of(w, *rows))
+            validation.append(losses_of(w, *data.validation))
+            np.testing.assert_allclose(upload.losses.own[i][clients.mask[i]], own[i], **close)
+            np.testing.assert_allclose(upload.losses.validation[i], validation[i], **close)
+            if present[i]:
+                deltas[i] = oracle.local_training(
+                    oracle.unravel(w, like), *rows, orders[t, i], rates, 4, oracle.softmax_gradient
+                )
+        accuracies = []
+        for w in models + deltas:
+            logits = oracle.softmax_logits(oracle.unravel(w, like), data.validation[0])
+            accuracies.append(np.mean(logits.argmax(axis=1) == data.validation[1]))
+        aggregate, weights, rewards, score, r = theirs.round_(
+            t, deltas, present, accuracies, own, validation
+        )
+        server, models = server + aggregate, models + rewards
+        np.testing.assert_allclose(standing.score, score, **close)
+        np.testing.assert_allclose(standing.reputation, r, **close)
+        np.testing.assert_allclose(download.weights, weights, **close)
+        np.testing.assert_allclose(download.rewards, rewards, **close)
+        np.testing.assert_allclose(state.server, server, **close)
+        np.testing.assert_allclose(state.clients, models, **close)
+    assert len(np.unique(np.asarray(download.quota))) > 1
+    with pytest.raises(ValueError, match="there are none"):
+        simulation.train(
+            jax.random.key(0), state, data._replace(validation=None), clients, federation
+        )

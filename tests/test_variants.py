@@ -183,7 +183,7 @@ def test_choices_of_all_points_are_told_by_the_sweep():
             {"algorithms": "fedavg[beta=1],cgsv"},
             [
                 "--beta does nothing here: it needs --algorithms size_weighted or random_reward or "
-                "rffl or eci or cgsv or witness (in fedavg[beta=1])"
+                "rffl or eci or fedave or cgsv or witness (in fedavg[beta=1])"
             ],
         ),
         (

@@ -128,6 +128,33 @@ def own_accuracy(model: Model, batch: int) -> Callable[..., Array]:
     return accuracy
 
 
+def example_losses(model: Model, batch: int) -> Callable[..., Array]:
+    """Losses of ONE client's model, example by example.
+
+    (inputs [n, ...], rows [M], labels [M], weights [D]) -> [M]; what stands in padding slots is of
+    row 0.
+
+    Args:
+      model: the network; it is evaluated without a key.
+      batch: rows per forward pass, at most.
+    """
+    unravel = vectors.unraveler(_shapes(model))
+
+    def losses(inputs: Array, rows: Array, labels: Array, weights: Array) -> Array:
+        size = min(batch, rows.size)
+        params = unravel(weights)
+        short = -rows.size % size
+
+        def one_batch(slots: tuple[Array, Array]) -> Array:
+            rows, labels = slots
+            return local.negative_log_likelihood(model.apply(params, inputs[rows]), labels)
+
+        slots = tuple(jnp.pad(x, (0, short)).reshape(-1, size) for x in (rows, labels))
+        return jax.lax.map(one_batch, slots).reshape(-1)[: rows.size]
+
+    return losses
+
+
 def gradient(model: Model, batch: int) -> Callable[[Array, Array, Array], Array]:
     """The gradient of ONE model's mean loss: (weights [D], inputs [n, ...], labels [n]) -> [D].
 

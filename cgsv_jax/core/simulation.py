@@ -29,6 +29,7 @@ from cgsv_jax.types import (
     Evaluation,
     Examples,
     Federation,
+    Losses,
     Model,
     Participation,
     PRNGKey,
@@ -158,6 +159,9 @@ def train(
     labels = data.labels[clients.rows] if clients.labels is None else clients.labels
     numbers = jnp.arange(count) if clients.numbers is None else clients.numbers
     participates = jnp.ones(count, bool) if participates is None else participates
+    held_out = data.validation if settings.losses else None
+    if settings.losses and held_out is None:
+        raise ValueError("losses of every example are those on validation rows too, there are none")
     each = (numbers, participates, clients.rows, clients.mask, labels)
     # Rows that only fill up a device hold nothing and take no step; the rules never see them.
     each = _Client(
@@ -171,7 +175,7 @@ def train(
         settings.width,
         work=layout.pad_rows(sizes, rows),
         mesh=settings.mesh,
-        shared=(_key_of(key, _TRAINING, state.round), state.round, data.inputs),
+        shared=(_key_of(key, _TRAINING, state.round), state.round, data.inputs, held_out),
     )
     sent, optimizer = trained(each)
     sent = jax.tree.map(lambda x: x[:count], sent)
@@ -191,6 +195,9 @@ def train(
         nonfinite=sent.nonfinite,
         start_loss=sent.start_loss,
         alone=state.alone if settings.alone else None,
+        losses=None
+        if sent.losses is None
+        else Losses(sent.losses[0], clients.mask, sent.losses[1]),
     )
     return upload, optimizer
 
@@ -217,20 +224,34 @@ class _Sent(NamedTuple):
     nonfinite: Array  # [] bool
     loss: Array  # []
     start_loss: Array | None  # []
+    losses: tuple[Array, Array] | None  # [M] on its own rows, [n_val] on the server's
 
 
 def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]]:
-    """(key of the round, round [], inputs [n, ...], client) -> (sent, optimizer), of ONE client.
+    """(key of the round, round [], inputs [n, ...], held out, client) -> (sent, optimizer).
 
+    Of ONE client. `held_out` are the validation rows where their losses are asked for, else None.
     Its draws depend on the round and its number alone, not on N or the layout.
     """
     model, trainer, _, settings, *_ = federation
     unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
     losses = evaluation_lib.mean_loss(model, settings.eval_batch) if settings.start_loss else None
+    each = evaluation_lib.example_losses(model, settings.eval_batch)
 
-    def one(key: PRNGKey, round_: Array, inputs: Array, client: _Client) -> tuple[_Sent, ArrayTree]:
+    def one(
+        key: PRNGKey,
+        round_: Array,
+        inputs: Array,
+        held_out: tuple[Array, Array] | None,
+        client: _Client,
+    ) -> tuple[_Sent, ArrayTree]:
         _, participates, rows, mask, labels, order, weights, optimizer = client
         start_loss = None if losses is None else losses(inputs, rows, mask, labels, weights)
+        of_each = None
+        if held_out is not None:
+            theirs, true = held_out
+            of_theirs = each(theirs, jnp.arange(true.size), true, weights)
+            of_each = each(inputs, rows, labels, weights), of_theirs
         order_key, step_key = jax.random.split(jax.random.fold_in(key, client.number))
         if order is None:
             order = local.draw_order(order_key, mask, settings.epochs)
@@ -245,7 +266,8 @@ def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]
         delta = jnp.where(present, delta, 0.0)
         optimizer = jax.tree.map(lambda n, o: jnp.where(present, n, o), trained, optimizer)
         norm = jnp.where(present, norm, 0.0)
-        return _Sent(delta, norm, present, participates & ~finite, loss, start_loss), optimizer
+        nonfinite = participates & ~finite
+        return _Sent(delta, norm, present, nonfinite, loss, start_loss, of_each), optimizer
 
     return one
 

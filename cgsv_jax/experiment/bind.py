@@ -119,6 +119,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         eval_width=asked,
         mesh=layout_lib.mesh_of(hardware.devices(config)),
         start_loss=needs.start_loss,
+        losses=needs.losses,
         alone=needs.alone,
         alone_on_test=needs.alone_on_test,
         answers=keeps_answers(config, task),

@@ -163,6 +163,7 @@ def needs_of(*rules: Reputation | Aggregation | Reward | Algorithm) -> Needs:
     return Needs(
         validation=any(own.validation for own in needs),
         start_loss=any(own.start_loss for own in needs),
+        losses=any(own.losses for own in needs),
         alone=any(own.alone for own in needs),
         alone_on_test=any(own.alone_on_test for own in needs),
         more_rounds=sum(own.more_rounds for own in needs),

@@ -5,6 +5,7 @@ from cgsv_jax.rules.methods.cffl import CFFL, cffl
 from cgsv_jax.rules.methods.cgsv import CGSV, cgsv, cgsv_released
 from cgsv_jax.rules.methods.eci import ECI, eci
 from cgsv_jax.rules.methods.fair_yet_equal import FAIR_YET_EQUAL, fair_yet_equal
+from cgsv_jax.rules.methods.fedave import FEDAVE, fedave
 from cgsv_jax.rules.methods.fedavg import FEDAVG, fedavg
 from cgsv_jax.rules.methods.fedavg_finetuned import FEDAVG_FINETUNED, fedavg_finetuned
 from cgsv_jax.rules.methods.fedper import FEDPER, fedper
@@ -41,6 +42,7 @@ METHODS = {
     "fedrac": FEDRAC,
     "rank": RANK,
     "shapfed_wa": SHAPFED_WA,
+    "fedave": FEDAVE,
     "fair_yet_equal": FAIR_YET_EQUAL,
     "cgsv": CGSV,
     "witness": WITNESS,
@@ -56,6 +58,7 @@ __all__ = [
     "compose",
     "eci",
     "fair_yet_equal",
+    "fedave",
     "fedavg",
     "fedavg_finetuned",
     "fedper",

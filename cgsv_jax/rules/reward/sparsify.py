@@ -1,5 +1,7 @@
 """The sparsified gradient reward: the best coordinates of u_N, as many as one has earned."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -61,18 +63,39 @@ def sparsify(
         algorithm is initialised).
     """
     checks.numbers(BETA.allowed, beta=beta)
-    checks.choice("mask_scope", scope, "vector", "tensor")
-    checks.choice("mask_count", count, "floor", "ceil")
-    checks.choice("mask_ties", ties, "position", "all")
     checks.choice("beta_on", beta_on, "sum", "max")
-    if scope == "tensor" and not tensors:
-        raise ValueError("mask_scope is 'tensor', which needs the sizes of the tensors")
 
     def ratio_of(upload: Upload, aggregate: Array, standing: Standing) -> Array:
         ratio = ratios(
             standing.reputation, upload.present, beta, on=beta_on, entries=aggregate.size
         )
         return times_size(ratio, upload) if by_size else ratio
+
+    return by_ratio(ratio_of, scope=scope, tensors=tensors, count=count, ties=ties)
+
+
+def by_ratio(
+    ratio_of: Callable[[Upload, Array, Standing], Array],
+    *,
+    scope: str = "vector",
+    tensors: tuple[int, ...] = (),
+    count: str = "floor",
+    ties: str = "position",
+) -> Reward:
+    """`sparsify` of other ratios, each within [0, 1] and 0 where a client is absent.
+
+    Args:
+      ratio_of: (upload, aggregate [D], standing) -> [N].
+      scope: as in `sparsify`, like all that follow.
+      tensors: sizes.
+      count: a word.
+      ties: a word.
+    """
+    checks.choice("mask_scope", scope, "vector", "tensor")
+    checks.choice("mask_count", count, "floor", "ceil")
+    checks.choice("mask_ties", ties, "position", "all")
+    if scope == "tensor" and not tensors:
+        raise ValueError("mask_scope is 'tensor', which needs the sizes of the tensors")
 
     def init(num_clients: int, num_parameters: int) -> ArrayTree:
         del num_clients
