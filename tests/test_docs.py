@@ -18,7 +18,9 @@ import test_architecture
 import yaml
 
 import cgsv_jax
+from cgsv_jax.command import flags
 from cgsv_jax.core import attacks
+from cgsv_jax.experiment.names import TABLES
 from cgsv_jax.results import frames
 from cgsv_jax.rules.methods import METHODS
 
@@ -325,3 +327,14 @@ def test_every_method_is_found_in_a_minute(tiny):
     text = text_of(DOCS / "methods.md").partition("\n## Aggregations")[0]
     told = {name for row in rows_of(text) for name in re.findall(r"`(\w+)`", row[0])}
     assert not set(METHODS) - told
+
+
+@pytest.mark.parametrize("page", ["choosing", "fears", "fidelity", "measures"])
+def test_flags_that_a_page_names_are_there(page):
+    there = set()
+    for action in flags.training_actions(TABLES):
+        there |= {f"--{name}".replace("_", "-") for name in action.flags}
+    code = " ".join(re.findall(r"`([^`]*)`", text_of(DOCS / f"{page}.md")))
+    told = set(re.findall(r"--[a-z0-9-]+", code))
+    assert told
+    assert not told - there
