@@ -556,7 +556,7 @@ def test_a_network_without_such_a_layer_is_refused(tiny):
 # Methods that judge models on the server's validation rows.
 JUDGES = ("cffl", "eci", "rank", "fedsac", "fedrac", "fedave")
 # What a method reads with another part than it has by default.
-IDLE = (("cffl", "gamma"), ("witness", "cosine_epsilon"))
+IDLE = (("cffl", "gamma"), ("fedsac", "alpha"), ("fedrac", "alpha"), ("witness", "cosine_epsilon"))
 
 
 @pytest.mark.parametrize("name", JUDGES)
