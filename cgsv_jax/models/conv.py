@@ -145,32 +145,34 @@ def by_winner(images: jax.Array, weights: jax.Array) -> jax.Array:
     """`matmul_max` in the fewest bytes, which bound every step on a GPU; the same gradients.
 
     Of a window's phases it keeps the number of the first that is largest, one byte instead of four
-    floats. The columns and the phases' gradient go through a barrier, since XLA's GPU compiler
-    otherwise repeats a concatenation for each product that reads it. Windows are added back as one
-    sum of pads, a single kernel there.
+    floats. Barriers: XLA's GPU compiler otherwise writes a concatenation again for each product
+    that reads it, and reads the phases once for their maximum and once for its number. Columns are
+    one concatenation, and windows are added back as one sum of pads: a kernel each.
+    benchmarks/compiled_for_gpu.md counts what either form moves.
     """
     return _by_winner_forward(images, weights)[0]
 
 
 def _by_winner_forward(images, weights):
-    blocks = _space_to_depth(images)
-    m = math.isqrt(weights.shape[1] // blocks.shape[0])
-    columns = lax.optimization_barrier(_columns(blocks, m))
-    best, *others = jnp.split(weights @ columns, 4)
+    m = math.isqrt(weights.shape[1] // (len(PHASES) * images.shape[0]))
+    columns = lax.optimization_barrier(_columns_of_images(images, m))
+    best, *others = jnp.split(lax.optimization_barrier(weights @ columns), 4)
     winner = jnp.zeros(best.shape, jnp.int8)
     for number, phase in enumerate(others, start=1):
         winner = jnp.where(phase > best, jnp.int8(number), winner)  # the first of equal ones stays
         best = jnp.maximum(best, phase)
-    return best, (blocks, columns, weights, winner)
+    return best, (images, columns, weights, winner)
 
 
 def _by_winner_backward(saved, gradient):
-    blocks, columns, weights, winner = saved
+    images, columns, weights, winner = saved
     none = jnp.zeros_like(gradient)
     parts = [jnp.where(winner == number, gradient, none) for number in range(len(PHASES))]
     d_phases = lax.optimization_barrier(jnp.concatenate(parts))
     d_weights = d_phases @ columns.T
-    d_images = _depth_to_space(_sum_of_pads(weights.T @ d_phases, blocks.shape))
+    channels, height, width, batch = images.shape
+    blocks = len(PHASES) * channels, height // 2, width // 2, batch
+    d_images = _depth_to_space(_sum_of_pads(weights.T @ d_phases, blocks))
     return d_images, d_weights
 
 
@@ -211,6 +213,18 @@ def _columns(blocks: jax.Array, m: int) -> jax.Array:
     wide = jnp.concatenate([blocks[:, :, s : s + w] for s in range(m)])  # [m 4C, R, w, B]
     windows = jnp.concatenate([wide[:, r : r + h] for r in range(m)])  # [m m 4C, h, w, B]
     return windows.reshape(windows.shape[0], -1)
+
+
+def _columns_of_images(images: jax.Array, m: int) -> jax.Array:
+    """`_columns` of `_space_to_depth`, in one concatenation: [C, 2R, 2S, B] -> [m m 4C, h w B]."""
+    h, w = images.shape[1] // 2 - m + 1, images.shape[2] // 2 - m + 1
+    windows = [
+        images[:, 2 * r + alpha :: 2, 2 * s + beta :: 2][:, :h, :w]
+        for r in range(m)
+        for s in range(m)
+        for alpha, beta in PHASES
+    ]
+    return jnp.concatenate(windows).reshape(m * m * len(PHASES) * images.shape[0], -1)
 
 
 def _fold(columns: jax.Array, shape: tuple[int, ...]) -> jax.Array:
