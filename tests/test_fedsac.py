@@ -13,7 +13,8 @@ from test_rules import oracle_world
 
 import cgsv_jax as cg
 from cgsv_jax import models
-from cgsv_jax.core import evaluation, participation, simulation
+from cgsv_jax.core import evaluation, participation, simulation, vectors
+from cgsv_jax.results import frames, tables
 from cgsv_jax.rules import submodels
 from cgsv_jax.rules.methods import fedsac
 
@@ -233,3 +234,30 @@ def test_standalone_accuracies_may_be_of_the_test_rows(tiny):
     for on in ("validation", "test"):
         needs = cg.METHODS["iafl"].build(by="accuracy", standalone_on=on).needs
         assert (needs.alone, needs.rows) == (True, on == "validation")
+
+
+def test_what_clients_models_cost_is_in_the_table():
+    """Parameters and FLOPs of the small networks, from a run whose cohort leaves somebody out."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60, dtype=np.int32) % 3
+    inputs = np.float32(np.eye(3)[labels] + rng.normal(0, 0.7, (60, 3)))
+    data = cg.Dataset(inputs, labels, inputs[::2], labels[::2], (inputs[1::2], labels[1::2]))
+    clients = cg.partition.from_lists([range(0, 9, 3), [1, 2, 4], range(9, 30), range(30, 60)])
+    result = cg.compare(
+        *(data, clients, None, "fedsac"), rounds=3, seeds=1, cohort=3, steepness=20.0, hidden=(9,),
+        quiet=True, save_models=True,
+    )  # fmt: skip
+    (cell,) = (own for own in result.cells if own.method == "fedsac")
+    table = frames.clients_frame([cell])
+    recipe = {"input_shape": (3,), "num_classes": 3, "hidden": (9,)}
+    model = models.built(models.MODELS["mlp"], recipe)
+    unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
+    for i, row in enumerate(table.iter_rows(named=True)):
+        small = models.submodel("mlp", recipe, unravel(jnp.asarray(cell.models[1][0, i])))
+        assert (row["parameters"], row["flops"]) == (small.parameters, small.flops)
+    assert table["parameters"].n_unique() > 1
+    shown = tables.clients_of(table)
+    assert {"fedsac parameters", "fedsac kFLOPs"} <= set(shown.columns)
+    other = [own for own in result.cells if own.method != "fedsac"]
+    shown = frames.clients_frame(other)
+    assert shown["parameters"].null_count() == len(shown)

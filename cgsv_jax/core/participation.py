@@ -363,7 +363,7 @@ def scatter(
         attack=put(state.attack, members, cohort.attack),
         alone=state.alone,
     )
-    nothing = Record(*(jnp.zeros(count, x.dtype) for x in record))
+    nothing = jax.tree.map(lambda x: jnp.zeros(count, x.dtype), record)
     nothing = nothing._replace(
         reputation=state.reputation.astype(record.reputation.dtype),
         loss=jnp.full(count, jnp.nan, record.loss.dtype),

@@ -412,7 +412,9 @@ def serve(
     download, standing, rules = algorithm.update(rules_key, upload, state.algorithm)
     dtype = state.server.dtype  # the model's, whatever the rules compute in
     rewards = layout.pad_rows(download.rewards.astype(dtype), state.clients.shape[0])
+    work = None
     if download.held is not None:
+        work = _work(federation, download.held & upload.present[:, None])
         held = download.held | ~upload.present[:, None]
         held = layout.pad_rows(held, state.clients.shape[0], True)
         shapes = jax.eval_shape(federation.model.init, jax.random.key(0))
@@ -442,8 +444,17 @@ def serve(
         norm=upload.norms,
         energy=_received(download),
         nonfinite=jnp.zeros_like(present) if upload.nonfinite is None else upload.nonfinite,
+        work=work,
     )
     return state, record
+
+
+def _work(federation: Federation, held: Array) -> Array | None:
+    """Multiplications [N] of models of which [N, D] entries are on; None: nobody knows them."""
+    if federation.model.units is None:
+        return None
+    times = jnp.asarray(federation.model.units().times, jnp.float32)
+    return jnp.sum(jnp.where(held, times[None, :], 0.0), axis=1)
 
 
 def _finite(new: Array, old: Array) -> Array:

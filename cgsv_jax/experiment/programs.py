@@ -158,7 +158,14 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         models=None if counted is None else counted.models,
         own_rows=None if own is None else np.asarray(own).sum(axis=1),
         oracle=bound.needs.alone,
+        work=None if record.work is None else _multiplications(bound),
     )
+
+
+def _multiplications(bound: Bound) -> int | None:
+    """By a parameter, of the whole model per example."""
+    units = bound.task.model.units
+    return None if units is None else int(np.sum(units().times, dtype=np.int64))
 
 
 def which_counts(select: str, evaluation: Evaluation, counted: Counted | None) -> np.ndarray | None:

@@ -96,8 +96,17 @@ def _read(size: int, kernels: Sequence[int]) -> int:
     return reduce(conv_lib.read_size, reversed(kernels), _pooled(size, kernels))
 
 
-def _cnn(name, input_shape, num_classes, convs, hidden, activation, form) -> types.Model:
+def _cnn(name, input_shape, num_classes, convs, hidden, activation, form, widths) -> types.Model:
     kernels = [size for _, size in convs]
+    number = len(convs) + len(hidden)
+    if widths is not None:
+        if len(widths) != number or min(widths) < 1:
+            raise ValueError(
+                f"{name} has {number} hidden layers, each of at least one unit, got the widths "
+                f"{tuple(widths)}."
+            )
+        channels, hidden = widths[: len(convs)], tuple(widths[len(convs) :])
+        convs = tuple(zip(channels, kernels, strict=True))
     least = reduce(conv_lib.read_size, reversed(kernels), 1)
     if len(input_shape) != 3 or min(input_shape[:2]) < least or input_shape[2] < 1:
         raise ValueError(
@@ -118,7 +127,11 @@ def _cnn(name, input_shape, num_classes, convs, hidden, activation, form) -> typ
 
 
 def mnist_cnn(
-    input_shape: Sequence[int] = (32, 32, 1), num_classes: int = 10, *, conv: str = "auto"
+    input_shape: Sequence[int] = (32, 32, 1),
+    num_classes: int = 10,
+    *,
+    conv: str = "auto",
+    widths: Sequence[int] | None = None,
 ) -> types.Model:
     """Conv 64 k3, tanh, pool; conv 16 k7, tanh, pool; dense 200, tanh; dense.
 
@@ -128,16 +141,21 @@ def mnist_cnn(
         input_shape: (height, width, channels) of one row.
         num_classes: logits.
         conv: "block" or "lax" everywhere, or "auto": block with a key (training), lax without.
+        widths: of all hidden layers, where they are others: a submodel's.
 
     Raises:
         ValueError: if the input is smaller than 18 x 18, or an argument is unknown.
     """
     convs = ((64, 3), (16, 7))
-    return _cnn("mnist_cnn", input_shape, num_classes, convs, (200,), jnp.tanh, conv)
+    return _cnn("mnist_cnn", input_shape, num_classes, convs, (200,), jnp.tanh, conv, widths)
 
 
 def cifar_cnn(
-    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, *, conv: str = "auto"
+    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int = 10,
+    *,
+    conv: str = "auto",
+    widths: Sequence[int] | None = None,
 ) -> types.Model:
     """Conv 16 k5, relu, pool; conv 32 k5, relu, pool; dense 120, relu; dense 84, relu; dense.
 
@@ -147,16 +165,21 @@ def cifar_cnn(
         input_shape: (height, width, channels) of one row.
         num_classes: logits.
         conv: "block" or "lax" everywhere, or "auto": block with a key (training), lax without.
+        widths: of all hidden layers, where they are others: a submodel's.
 
     Raises:
         ValueError: if the input is smaller than 16 x 16, or an argument is unknown.
     """
     convs = ((16, 5), (32, 5))
-    return _cnn("cifar_cnn", input_shape, num_classes, convs, (120, 84), nn.relu, conv)
+    return _cnn("cifar_cnn", input_shape, num_classes, convs, (120, 84), nn.relu, conv, widths)
 
 
 def tutorial_cnn(
-    input_shape: Sequence[int] = (32, 32, 3), num_classes: int = 10, *, conv: str = "auto"
+    input_shape: Sequence[int] = (32, 32, 3),
+    num_classes: int = 10,
+    *,
+    conv: str = "auto",
+    widths: Sequence[int] | None = None,
 ) -> types.Model:
     """Conv 6 k5, relu, pool; conv 16 k5, relu, pool; dense 120, relu; dense 84, relu; dense.
 
@@ -167,9 +190,10 @@ def tutorial_cnn(
         input_shape: (height, width, channels) of one row.
         num_classes: logits.
         conv: "block" or "lax" everywhere, or "auto": block with a key (training), lax without.
+        widths: of all hidden layers, where they are others: a submodel's.
 
     Raises:
         ValueError: if the input is smaller than 16 x 16, or an argument is unknown.
     """
     convs = ((6, 5), (16, 5))
-    return _cnn("tutorial_cnn", input_shape, num_classes, convs, (120, 84), nn.relu, conv)
+    return _cnn("tutorial_cnn", input_shape, num_classes, convs, (120, 84), nn.relu, conv, widths)

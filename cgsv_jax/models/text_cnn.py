@@ -39,7 +39,7 @@ class TextCNN(nn.Module):
 
     vocabulary: int
     embedding: int
-    kernels: int
+    kernels: tuple[int, ...]  # of every convolution
     dropout: float
     num_classes: int
 
@@ -49,8 +49,8 @@ class TextCNN(nn.Module):
         start = nn.initializers.normal(1.0)  # PyTorch's
         table = self.param("embed", start, (self.vocabulary, self.embedding), jnp.float32)
         convs = [
-            Convolution(self.kernels, self.embedding, name=f"conv{i}")()
-            for i in range(1, CONVOLUTIONS + 1)
+            Convolution(features, self.embedding, name=f"conv{i}")()
+            for i, features in enumerate(self.kernels, start=1)
         ]
         kernel = jnp.concatenate([kernel for kernel, _ in convs], axis=-1)  # [HEIGHT, E, 3 K]
         bias = jnp.concatenate([bias for _, bias in convs])
@@ -71,7 +71,7 @@ def text_cnn(
     *,
     vocabulary: int = 16_583,
     embedding: int = 300,
-    kernels: int = 128,
+    kernels: int | Sequence[int] = 128,
     dropout: float = 0.5,
 ) -> types.Model:
     """Embedding 300 trained from scratch; 3 convolutions of 128 kernels, all of height 3; dense.
@@ -83,7 +83,7 @@ def text_cnn(
         num_classes: logits.
         vocabulary: V, one more than the largest token; 0 is padding.
         embedding: E, numbers per word.
-        kernels: of each convolution.
+        kernels: of each convolution, or a number for each, as a submodel has.
         dropout: share of the pooled responses that training leaves out.
 
     Raises:
@@ -94,13 +94,16 @@ def text_cnn(
             f"text_cnn needs inputs (length,) of at least {HEIGHT} tokens, "
             f"got the shape {tuple(input_shape)}."
         )
-    least = min(num_classes, vocabulary, embedding, kernels)
+    each = (kernels,) * CONVOLUTIONS if isinstance(kernels, int) else tuple(kernels)
+    if len(each) != CONVOLUTIONS:
+        raise ValueError(f"text_cnn has {CONVOLUTIONS} convolutions, got kernels {each}.")
+    least = min(num_classes, vocabulary, embedding, *each)
     if least < 1 or not 0 <= dropout < 1:
         raise ValueError(
             "text_cnn needs at least one class, token, number per word and kernel, and a dropout "
             f"in [0, 1), got {num_classes}, {vocabulary}, {embedding}, {kernels} and {dropout}."
         )
-    module = TextCNN(vocabulary, embedding, kernels, dropout, num_classes)
+    module = TextCNN(vocabulary, embedding, each, dropout, num_classes)
     model = adapter.from_linen(module, input_shape, jnp.int32)
     return model._replace(units=functools.partial(_units, model, input_shape[0]))
 
@@ -108,7 +111,7 @@ def text_cnn(
 def _units(model: types.Model, length: int) -> types.Units:
     """A kernel is a unit: its response, pooled over time. A word of the embedding is none."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    number = sum(shapes[f"conv{i}"]["bias"].size for i in range(1, CONVOLUTIONS + 1))
+    widths = tuple(shapes[f"conv{i}"]["bias"].size for i in range(1, CONVOLUTIONS + 1))
     feeds, reads = (jax.tree.map(lambda x: np.full(x.shape, -1), shapes) for _ in range(2))
     times = jax.tree.map(lambda x: np.zeros(x.shape, int), shapes)
     first = 0
@@ -117,6 +120,6 @@ def _units(model: types.Model, length: int) -> types.Units:
             leaf[...] = first + np.arange(leaf.shape[-1])
         times[f"conv{i}"]["kernel"][...] = length - HEIGHT + 1
         first += leaf.shape[-1]
-    reads["fc1"]["kernel"][...] = np.arange(number)[:, None]
+    reads["fc1"]["kernel"][...] = np.arange(sum(widths))[:, None]
     times["fc1"]["kernel"][...] = 1
-    return units.of_trees(feeds, reads, times, (number,), incoming=True)
+    return units.of_trees(feeds, reads, times, widths, incoming=True)

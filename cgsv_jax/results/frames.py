@@ -46,6 +46,9 @@ ROUND_COLUMNS = {  # a row per key, round and client, in this order
     **dict.fromkeys(("server_accuracy", "server_test_loss"), pl.Float32),
     **OWN,
 }
+# Of a client's model at the end, where hidden units may be off in it; null elsewhere. FLOPs are per
+# example, two for every multiplication by a parameter.
+SIZES = {"parameters": pl.Float64, "flops": pl.Float64}
 CLIENT_COLUMNS = {  # a row per key and client
     **KEYS,
     "client": pl.Int32,
@@ -60,6 +63,7 @@ CLIENT_COLUMNS = {  # a row per key and client
     "present": pl.Float64,  # share of rounds taken part in
     "broken": pl.Int64,  # updates that were not finite
     **OWN_OF_CLIENTS,
+    **SIZES,
 }
 # Of runs in which some clients cheat: how the honest ones fare, what the others get. Accuracies
 # are means, the attackers' reputation is over the mean honest one, and `separation` the probability
@@ -159,7 +163,7 @@ TRUTHS = {name for name, kind in _TYPES if kind == pl.Boolean}  # in some table
 # Columns that not every version has written: where they lack, they are null, or of the config.
 LATER = {"owner": pl.String, "partition_seed": pl.Int64}
 LATER |= {**TRUST, **CHOSEN, **STOPPED, **ORACLE}
-LATER |= {**OWN_OF_RUNS, **OWN_OF_CLIENTS}
+LATER |= {**OWN_OF_RUNS, **OWN_OF_CLIENTS, **SIZES}
 AVERAGED = (  # over seeds, and over partition seeds, in the fairness table
     *("fairness", "mean_accuracy", "max_accuracy", "mean_gain", "gain_spread", "no_worse"),
     *("distance", *TRAFFIC, "present", *HONESTY),
@@ -195,6 +199,7 @@ class Cell(NamedTuple):
     models: tuple[np.ndarray, np.ndarray] | None = None
     own_rows: np.ndarray | None = None  # [N] rows that each client is judged on by itself
     oracle: bool = False  # whether the method read standalone accuracies (`Needs.alone`)
+    work: int | None = None  # multiplications of the whole model per example, where they are known
 
     def __repr__(self) -> str:
         """A line: arrays are many, and large."""
@@ -366,10 +371,31 @@ def clients_frame(cells: Iterable[Cell]) -> pl.DataFrame:
             "own_rows": cell.own_rows,  # None where nobody has some
             "own_accuracy": _own_of_all(cell),
             "standalone_own_accuracy": [on_own.get((*place, s), nothing) for s in cell.seeds],
+            **_sizes(cell),
         }
         return _frame(cell, (len(cell.seeds), clients), columns, CLIENT_COLUMNS)
 
     return _stacked(map(frame, cells), CLIENT_COLUMNS)
+
+
+def _sizes(cell: Cell) -> dict[str, np.ndarray]:
+    """Parameters and FLOPs [S, N] of clients' models at the evaluation that counts, NaN elsewhere.
+
+    They are those of the last reward before it; who never had one has the whole model.
+    """
+    nothing = np.full((len(cell.seeds), len(cell.sizes)), np.nan)
+    if cell.record.work is None or cell.work is None:
+        return dict.fromkeys(SIZES, nothing)
+    quota, work = np.asarray(cell.record.quota), np.asarray(cell.record.work)
+    ends = at_the_end(cell, cell.evaluation.round)
+    rounds = np.arange(1, quota.shape[1] + 1)[None, :, None]
+    last = np.where((quota > 0) & (rounds <= ends[:, None, None]), rounds, 0).max(axis=1)
+    place = np.maximum(last - 1, 0)[:, None, :]
+    held, done = (np.take_along_axis(x, place, axis=1)[:, 0] for x in (quota, work))
+    return {
+        "parameters": np.where(last > 0, held, cell.num_parameters).astype(np.float64),
+        "flops": 2.0 * np.where(last > 0, done, cell.work),
+    }
 
 
 def _own_of_all(cell: Cell) -> np.ndarray:

@@ -71,6 +71,17 @@ class Saved(NamedTuple):
     file: pathlib.Path
     sha256: str
     tensors: tuple[_Tensor, ...]
+    network: Mapping[str, Any] = {"name": "", "recipe": {}}  # how the package builds the model
+
+    def submodel(self, client: int) -> models_lib.Submodel:
+        """A client's model without the hidden units that are off in it: a small network.
+
+        Raises:
+          ValueError: as `params` and `models.submodel` do.
+        """
+        return models_lib.submodel(
+            self.network["name"], self.network["recipe"], self.params(client)
+        )
 
     def params(self, client: int | str) -> ArrayTree:
         """The parameters of a client by number, or of the "server", as the model has them.
@@ -201,7 +212,8 @@ def models(run: directory_lib.Path, model: Model | None = None) -> dict[Key, Sav
             accuracy = np.array([np.nan if x is None else x for x in own["accuracy"]], np.float32)
             file = files.inside(folder, own["file"])
             found[key] = Saved(
-                model, own["round"], accuracy, own["server_accuracy"], file, own["sha256"], tensors
+                *(model, own["round"], accuracy, own["server_accuracy"], file, own["sha256"]),
+                *(tensors, known["model"]),
             )
     return found
 

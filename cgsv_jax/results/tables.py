@@ -643,7 +643,7 @@ def clients_of(
     methods = _methods(clients) if methods is None else methods
     values = pl.col(
         *("standalone_accuracy", "accuracy", "reputation", "share"),
-        *("own_accuracy", "standalone_own_accuracy"),
+        *("own_accuracy", "standalone_own_accuracy", *frames_lib.SIZES),
     )
     whole = pl.when(values.null_count() == 0)  # what one seed lacks has no mean
     apart = frames_lib.told_apart(clients)
@@ -676,9 +676,20 @@ def clients_of(
             else [
                 plain(f"{method} reputation", (method, "reputation"), 1, digits),
                 plain(f"{method} entries received, %", (method, "share"), 100),
+                _if_any(f"{method} parameters", (method, "parameters"), 1, 0),
+                _if_any(f"{method} kFLOPs", (method, "flops"), 1e-3, 1),
             ]
         )
     return texts(columns, [rows[i] for i in _selection([row["rows"] for row in rows])])
+
+
+def _if_any(title: str, name: Any, factor: float, digits: int) -> Column:
+    """A number of clients in whose models hidden units may be off; elsewhere no column."""
+
+    def text(row: Row) -> str | None:
+        return None if row.get(name) is None else number(row[name], factor, digits)
+
+    return Column(title, text)
 
 
 def _of_client(title: str, name: Any, own: Any) -> Column:
