@@ -152,13 +152,15 @@ class Trainer(NamedTuple):
     `update(key, params, opt_state, examples, order, round) -> (delta, opt_state, loss)` visits the
     slots of `order` [E, M'] int32 (-1 pads at the end of each epoch) and returns new minus old
     parameters as a pytree, the optimizer's state and the mean training loss of the rows visited.
+
+    Algorithms with a `Local` need an `update` that takes keywords more; no others give them.
+    `pull=None`: a function of the parameters, as a pytree, whose value is added to the gradient of
+    every step. `with_gradient=False`: whether a fourth result is wanted, the mean of the gradients
+    of all steps without what was added, weighted by their learning rates; a pytree too.
     """
 
     init: Callable[[ArrayTree], ArrayTree]  # params -> opt_state
-    update: Callable[
-        [PRNGKey, ArrayTree, ArrayTree, Examples, Array, Array],
-        tuple[ArrayTree, ArrayTree, Array],
-    ]
+    update: Callable[..., tuple[Any, ...]]
     learning_rate: Callable[[Array], Array]  # round [] -> eta of its first local epoch []
 
 
@@ -214,6 +216,7 @@ class Upload(NamedTuple):
     alone: Array | None = None  # [N] accuracy of the standalone models, where asked for
     losses: Losses | None = None  # of every example before training, where asked for
     sent: Sent | None = None  # what the server sent in the rounds before, where asked for
+    gradients: Array | None = None  # [N, D] see `Local.with_gradient`, 0 where absent
 
 
 class Standing(NamedTuple):
@@ -246,6 +249,11 @@ class Download(NamedTuple):
 def _nothing(num_clients: int) -> int:
     del num_clients
     return 0
+
+
+def _nothing_sent(state: ArrayTree, server: Array, round_: Array) -> tuple[ArrayTree, ArrayTree]:
+    del state, server, round_
+    return (), ()
 
 
 class Needs(NamedTuple):
@@ -337,6 +345,25 @@ class Reward(NamedTuple):
     needs: Needs = Needs()
 
 
+class Local(NamedTuple):
+    """What an algorithm changes in the local training of ONE client.
+
+    `broadcast(algorithm's state, server [D], round []) -> (shared, own)` is what the server sends
+    before training: a tree for all, and one with a row [N, ...] per client; `()` for nothing.
+    `pull(weights [D], start [D], shared, own) -> [D]` is added to the gradient of every local step;
+    `start` are the weights that the client's round started from, `own` is its row.
+
+    The trainer must read it (see `Trainer`). It draws nothing, and works on vectors as the server
+    does, for one client: the simulation lifts it.
+    """
+
+    pull: Callable[[Array, Array, ArrayTree, ArrayTree], Array]
+    broadcast: Callable[[ArrayTree, Array, Array], tuple[ArrayTree, ArrayTree]] = _nothing_sent
+    # Whether clients send the mean gradient of their steps too, without the pull:
+    # `Upload.gradients`, N D more.
+    with_gradient: bool = False
+
+
 class Algorithm(NamedTuple):
     """The server's side of a round; the simulation knows nothing else of a method.
 
@@ -355,6 +382,8 @@ class Algorithm(NamedTuple):
     `chooses(key, round, state, numbers [N], participates [N] bool) -> bool [N]`: which of those who
     would take part do, by the algorithm's own state; a cohort, drop-outs and late joiners come
     before. The others are absent: they keep their models and all that is remembered of them.
+
+    `local` is what it changes in clients' training; None: nothing.
     """
 
     init: Callable[[int, int], ArrayTree]
@@ -364,6 +393,7 @@ class Algorithm(NamedTuple):
     needs: Needs = Needs()
     private: Spans = ()
     chooses: Callable[[PRNGKey, Array, ArrayTree, Array, Array], Array] | None = None
+    local: Local | None = None
 
 
 class Participation(NamedTuple):

@@ -41,7 +41,7 @@ ONLY = {
     "tyro": {"command/flags", "command/main"},
     "rich": {"host/terminal", "results/tables", "sweep/results", "command"},
     "msgspec": set(),
-    "optax": {"core/local", "experiment/names"},
+    "optax": {"core/local", "experiment/names", "rules/aggregation/stepped"},
     **{name: set() for name in ("ray", "optuna", "tensorboardX", "wandb", "mlflow")},
     **{name: set() for name in ("tensorflow", "tensorflow_datasets", "torch", "torchvision")},
     **{name: set() for name in ("experiments", "benchmarks", "tests")},

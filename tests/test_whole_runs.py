@@ -5,6 +5,7 @@ import numpy as np
 import oracle
 import oracle_personal
 import oracle_rivals
+import oracle_second_wave_d
 import pytest
 from declared import METHODS, Hyper, Options
 from test_rules import in_rounds, oracle_world
@@ -38,11 +39,13 @@ def last_layer(features, classes):
 def test_every_method_has_an_oracle():
     """cgsv and its released setting have theirs in `test_three_whole_rounds`, the rest here.
 
-    Those of `oracle_personal` are in test_personal, with absent clients.
+    Those of `oracle_personal` are in test_personal, with absent clients, and those of
+    `oracle_second_wave_d` in test_second_wave_d.
     The server of witness is cgsv's with another measure, see `test_rounds_are_those_of_loops`.
     Submodels are of a network with hidden units, see test_fedsac.py and test_fedrac.py.
     """
     others = {"cgsv", "witness", "fedsac", "fedrac", *oracle_personal.METHODS}
+    others |= {*oracle_second_wave_d.METHODS}
     assert {*oracle_rivals.RIVALS, *others} == set(METHODS)
 
 

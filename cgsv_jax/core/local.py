@@ -14,7 +14,8 @@ import optax
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.types import Array, ArrayTree, Examples, Model, PRNGKey, Trainer
 
-Carry = tuple[ArrayTree, ArrayTree, Array]  # params, the optimizer's state, sum of losses
+# Params, the optimizer's state, sum of losses; where asked for, sums of eta g and of eta.
+Carry = tuple[ArrayTree, ArrayTree, Array, ArrayTree]
 Schedule = Callable[[Array, Array], Array]  # (round [], epoch []) -> learning rate []
 Optimizer = Callable[[Array], optax.GradientTransformation]  # learning rate [] -> optimizer
 Loss = Callable[[Array, Array], Array]  # logits [B, C], labels [B] -> losses [B]
@@ -169,7 +170,10 @@ def trainer(
         examples: Examples,
         order: Array,
         round_: Array,
-    ) -> tuple[ArrayTree, ArrayTree, Array]:
+        *,
+        pull: Callable[[ArrayTree], ArrayTree] | None = None,
+        with_gradient: bool = False,
+    ) -> tuple[ArrayTree, ...]:
         order, examples = jax.tree.map(jnp.asarray, (checks.counted(order), examples))
         chex.assert_rank([order, examples.rows, examples.labels], [2, 1, 1])
         # Nobody has more rows than slots: with many small clients most of a batch would be padding.
@@ -185,7 +189,7 @@ def trainer(
         order = jnp.pad(order, ((0, 0), (0, short)), constant_values=-1)
 
         def step(i: Array, carry: Carry) -> Carry:
-            params, opt_state, total = carry
+            params, opt_state, total, path = carry
             epoch = jnp.sum(i >= last_step)
             start = (i - first_step[epoch]) * width
             slots = jax.lax.dynamic_slice(order, (epoch, start), (1, width))[0]
@@ -208,19 +212,31 @@ def trainer(
 
             with jax.default_matmul_precision(multiplying):
                 mean, gradient = jax.value_and_grad(mean_loss)(params)
-            descent = optimizer(rate(round_, epoch))
-            updates, opt_state = descent.update(gradient, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state, total + mean * count
+            eta = rate(round_, epoch)
+            if with_gradient:
+                one_more = gradient, jnp.ones_like(path[1])
+                path = jax.tree.map(lambda x, g: x + (eta * g).astype(x.dtype), path, one_more)
+            if pull is not None:
+                gradient = jax.tree.map(jnp.add, gradient, pull(params))
+            updates, opt_state = optimizer(eta).update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, total + mean * count, path
 
         first = fresh(params) if restart else opt_state
         if afresh is not None and not restart:
             new = round_ == afresh
             first = jax.tree.map(lambda x, y: jnp.where(new, x, y), fresh(params), opt_state)
-        carry = (params, first, jnp.zeros((), jax.tree.leaves(params)[0].dtype))
-        trained, last, total = jax.lax.fori_loop(0, stop, step, carry)
+        nothing = jnp.zeros((), jax.tree.leaves(params)[0].dtype)
+        path = (jax.tree.map(jnp.zeros_like, params), nothing) if with_gradient else ()
+        carry = (params, first, nothing, path)
+        trained, last, total, path = jax.lax.fori_loop(0, stop, step, carry)
         opt_state = () if restart else last
         delta = jax.tree.map(jnp.subtract, trained, params)  # dw_i
-        return delta, opt_state, total / jnp.maximum(jnp.sum(visits), 1)
+        total = total / jnp.maximum(jnp.sum(visits), 1)
+        if not with_gradient:
+            return delta, opt_state, total
+        summed, rates = path  # sum_k eta_k g_k, sum_k eta_k
+        rates = jnp.where(rates > 0, rates, 1.0)
+        return delta, opt_state, total, jax.tree.map(lambda x: x / rates, summed)
 
     def learning_rate(round_: Array) -> Array:
         return rate(round_, jnp.int32(0))

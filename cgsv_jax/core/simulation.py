@@ -4,6 +4,7 @@
 a `Model` and local training only as a `Trainer`.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from cgsv_jax.types import (
     Evaluation,
     Examples,
     Federation,
+    Local,
     Losses,
     Model,
     Participation,
@@ -170,12 +172,17 @@ def train(
         weights=state.clients,
         optimizer=state.optimizer,
     )
+    shared = own = ()
+    if (rule := federation.algorithm.local) is not None:
+        shared, own = rule.broadcast(state.algorithm, state.server, state.round)
+        own = jax.tree.map(lambda x: layout.pad_rows(x, rows), own)
+        each = each._replace(own=layout.keep_sharded(own, settings.mesh))
     trained = over_clients(
         _one_client(federation),
         settings.width,
         work=layout.pad_rows(sizes, rows),
         mesh=settings.mesh,
-        shared=(_key_of(key, _TRAINING, state.round), state.round, data.inputs, held_out),
+        shared=(_key_of(key, _TRAINING, state.round), state.round, data.inputs, held_out, shared),
     )
     sent, optimizer = trained(each)
     sent = jax.tree.map(lambda x: x[:count], sent)
@@ -198,6 +205,7 @@ def train(
         losses=None
         if sent.losses is None
         else Losses(sent.losses[0], clients.mask, sent.losses[1]),
+        gradients=sent.gradient,
     )
     return upload, optimizer
 
@@ -213,6 +221,7 @@ class _Client(NamedTuple):
     order: Array | None  # [E, M] int32; None: drawn
     weights: Array  # [D]
     optimizer: ArrayTree
+    own: ArrayTree = ()  # what the server has sent to this client alone
 
 
 class _Sent(NamedTuple):
@@ -225,15 +234,21 @@ class _Sent(NamedTuple):
     loss: Array  # []
     start_loss: Array | None  # []
     losses: tuple[Array, Array] | None  # [M] on its own rows, [n_val] on the server's
+    gradient: Array | None  # [D]
 
 
 def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]]:
-    """(key of the round, round [], inputs [n, ...], held out, client) -> (sent, optimizer).
+    """(key, round [], inputs [n, ...], held out, broadcast, client) -> (sent, optimizer).
 
     Of ONE client. `held_out` are the validation rows where their losses are asked for, else None.
-    Its draws depend on the round and its number alone, not on N or the layout.
+    Its draws depend on the round, whose key it is, and its number alone, not on N or the layout.
+
+    Raises:
+      ValueError: the algorithm changes local training, and the trainer cannot read how.
     """
-    model, trainer, _, settings, *_ = federation
+    model, trainer, algorithm, settings, *_ = federation
+    rule = algorithm.local
+    _check_reads(trainer, rule)
     unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
     losses = evaluation_lib.mean_loss(model, settings.eval_batch) if settings.start_loss else None
     each = evaluation_lib.example_losses(model, settings.eval_batch)
@@ -243,9 +258,10 @@ def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]
         round_: Array,
         inputs: Array,
         held_out: tuple[Array, Array] | None,
+        shared: ArrayTree,
         client: _Client,
     ) -> tuple[_Sent, ArrayTree]:
-        _, participates, rows, mask, labels, order, weights, optimizer = client
+        _, participates, rows, mask, labels, order, weights, optimizer, own = client
         start_loss = None if losses is None else losses(inputs, rows, mask, labels, weights)
         of_each = None
         if held_out is not None:
@@ -256,20 +272,49 @@ def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]
         if order is None:
             order = local.draw_order(order_key, mask, settings.epochs)
         examples = Examples(inputs, rows, labels)
-        delta, trained, loss = trainer.update(
-            step_key, unravel(weights), optimizer, examples, order, round_
+        how: dict[str, Any] = {}
+        if rule is not None:
+            pull = rule.pull
+            how["pull"] = lambda params: unravel(pull(vectors.ravel(params), weights, shared, own))
+            how |= {"with_gradient": True} if rule.with_gradient else {}
+        delta, trained, loss, *more = trainer.update(
+            step_key, unravel(weights), optimizer, examples, order, round_, **how
         )
         delta = vectors.ravel(delta)
         norm = vectors.norm(delta)
         finite = jnp.isfinite(norm)
+        gradient = None
+        if rule is not None and rule.with_gradient:
+            gradient = vectors.ravel(*more)
+            finite = finite & jnp.all(jnp.isfinite(gradient))
+            gradient = jnp.where(finite & participates, gradient, 0.0)
         present = finite & participates
         delta = jnp.where(present, delta, 0.0)
         optimizer = jax.tree.map(lambda n, o: jnp.where(present, n, o), trained, optimizer)
         norm = jnp.where(present, norm, 0.0)
         nonfinite = participates & ~finite
-        return _Sent(delta, norm, present, nonfinite, loss, start_loss, of_each), optimizer
+        sent = _Sent(delta, norm, present, nonfinite, loss, start_loss, of_each, gradient)
+        return sent, optimizer
 
     return one
+
+
+def _check_reads(trainer: Trainer, rule: Local | None) -> None:
+    """Refuses a trainer that cannot do what the algorithm changes in local training."""
+    if rule is None:
+        return
+    try:
+        given = inspect.signature(trainer.update).parameters
+    except (TypeError, ValueError):  # a callable without one: it is tried
+        return
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in given.values()):
+        return
+    asked = ("pull", "with_gradient") if rule.with_gradient else ("pull",)
+    if missing := [name for name in asked if name not in given]:
+        raise ValueError(
+            "the algorithm changes local training (Algorithm.local), and Trainer.update has no "
+            f"{' and no '.join(missing)}: see cgsv_jax.Trainer for what it must do with it"
+        )
 
 
 def round_(

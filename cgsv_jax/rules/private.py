@@ -65,6 +65,8 @@ def private(algorithm: Algorithm, spans: Spans) -> Algorithm:
         mine = vectors.within(spans, upload.server.size)  # [D]
         deltas = jnp.where(mine[None, :], 0.0, upload.deltas)
         sent = upload._replace(deltas=deltas, norms=vectors.norms(deltas))
+        if upload.gradients is not None:
+            sent = sent._replace(gradients=jnp.where(mine[None, :], 0.0, upload.gradients))
         download, standing, state = algorithm.update(key, sent, state)
         aggregate = jnp.where(mine, 0.0, download.aggregate)
         energy = download.energy

@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 
 from cgsv_jax.rules.compose import needs_of
-from cgsv_jax.types import Algorithm, Array, ArrayTree, Download, PRNGKey, Standing, Upload
+from cgsv_jax.types import (
+    Algorithm,
+    Array,
+    ArrayTree,
+    Download,
+    Local,
+    PRNGKey,
+    Standing,
+    Upload,
+)
 
 
 def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
@@ -93,4 +102,32 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         needs_of(first, second),
         *spans,
         chooses=None if first.chooses is None and second.chooses is None else chooses,
+        local=_local(first, second, after),
     )
+
+
+def _local(first: Algorithm, second: Algorithm, after: int) -> Local | None:
+    """What is broadcast is both stages', as their states are; the pull is that of the round."""
+    rules = [own.local for own in (first, second)]
+    if not any(rules):
+        return None
+
+    def broadcast(
+        states: tuple[ArrayTree, ArrayTree], server: Array, round_: Array
+    ) -> tuple[ArrayTree, ArrayTree]:
+        sent = [
+            ((), ()) if rule is None else rule.broadcast(state, server, round_)
+            for rule, state in zip(rules, states, strict=True)
+        ]
+        shared, own = zip(*sent, strict=True)
+        return (round_ < after, shared), own
+
+    def pull(weights: Array, start: Array, shared: ArrayTree, own: ArrayTree) -> Array:
+        early, of_both = shared
+        pulls = [
+            jnp.zeros_like(weights) if rule is None else rule.pull(weights, start, *sent)
+            for rule, *sent in zip(rules, of_both, own, strict=True)
+        ]
+        return jnp.where(early, *pulls)
+
+    return Local(pull, broadcast, any(rule.with_gradient for rule in rules if rule))

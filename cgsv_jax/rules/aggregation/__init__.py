@@ -5,6 +5,15 @@ from cgsv_jax.rules.aggregation.geometric_median import GEOMETRIC_MEDIAN, geomet
 from cgsv_jax.rules.aggregation.krum import KRUM, MULTI_KRUM, krum, multi_krum
 from cgsv_jax.rules.aggregation.norm_clipping import NORM_CLIPPING, norm_clipping
 from cgsv_jax.rules.aggregation.q_fair import Q, q_fair
+from cgsv_jax.rules.aggregation.stepped import (
+    SERVER_BETA2,
+    SERVER_MOMENTUM,
+    SERVER_RATE,
+    TAU,
+    adaptive,
+    descent,
+    stepped,
+)
 from cgsv_jax.rules.aggregation.trimmed import MEDIAN, TRIMMED_MEAN, median, trimmed_mean
 from cgsv_jax.rules.aggregation.weighted import (
     BY_REPUTATION,
@@ -12,6 +21,7 @@ from cgsv_jax.rules.aggregation.weighted import (
     by_reputation,
     by_size,
     by_size_of_all,
+    shares,
     uniform,
 )
 from cgsv_jax.rules.spec import Spec
@@ -31,11 +41,17 @@ AGGREGATIONS = {
 
 __all__ = [
     "AGGREGATIONS",
+    "SERVER_BETA2",
+    "SERVER_MOMENTUM",
+    "SERVER_RATE",
+    "TAU",
     "Q",
+    "adaptive",
     "added",
     "by_reputation",
     "by_size",
     "by_size_of_all",
+    "descent",
     "fltrust",
     "geometric_median",
     "krum",
@@ -43,6 +59,8 @@ __all__ = [
     "multi_krum",
     "norm_clipping",
     "q_fair",
+    "shares",
+    "stepped",
     "trimmed_mean",
     "uniform",
 ]

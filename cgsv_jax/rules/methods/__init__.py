@@ -5,18 +5,23 @@ from cgsv_jax.rules.methods.cffl import CFFL, cffl
 from cgsv_jax.rules.methods.cgsv import CGSV, cgsv, cgsv_released
 from cgsv_jax.rules.methods.eci import ECI, eci
 from cgsv_jax.rules.methods.fair_yet_equal import FAIR_YET_EQUAL, fair_yet_equal
+from cgsv_jax.rules.methods.fedadam import FEDADAM, fedadam
 from cgsv_jax.rules.methods.fedave import FEDAVE, fedave
 from cgsv_jax.rules.methods.fedavg import FEDAVG, fedavg
 from cgsv_jax.rules.methods.fedavg_finetuned import FEDAVG_FINETUNED, fedavg_finetuned
+from cgsv_jax.rules.methods.fedavgm import FEDAVGM, fedavgm
 from cgsv_jax.rules.methods.fedper import FEDPER, fedper
+from cgsv_jax.rules.methods.fedprox import FEDPROX, fedprox
 from cgsv_jax.rules.methods.fedrac import FEDRAC, fedrac
 from cgsv_jax.rules.methods.fedsac import FEDSAC, fedsac
+from cgsv_jax.rules.methods.fedyogi import FEDYOGI, fedyogi
 from cgsv_jax.rules.methods.iafl import IAFL, iafl
 from cgsv_jax.rules.methods.lg_fedavg import LG_FEDAVG, lg_fedavg
 from cgsv_jax.rules.methods.q_ffl import Q_FFL, q_ffl
 from cgsv_jax.rules.methods.random_reward import RANDOM_REWARD, random_reward
 from cgsv_jax.rules.methods.rank import RANK, rank
 from cgsv_jax.rules.methods.rffl import RFFL, rffl
+from cgsv_jax.rules.methods.scaffold import SCAFFOLD, scaffold
 from cgsv_jax.rules.methods.shapfed_wa import SHAPFED_WA, shapfed_wa
 from cgsv_jax.rules.methods.size_weighted import SIZE_WEIGHTED, size_weighted
 from cgsv_jax.rules.methods.standalone import STANDALONE, standalone
@@ -29,6 +34,11 @@ METHODS = {
     "standalone": STANDALONE,
     "fedavg": FEDAVG,
     "fedavg_finetuned": FEDAVG_FINETUNED,
+    "fedprox": FEDPROX,
+    "fedavgm": FEDAVGM,
+    "fedadam": FEDADAM,
+    "fedyogi": FEDYOGI,
+    "scaffold": SCAFFOLD,
     "fedper": FEDPER,
     "lg_fedavg": LG_FEDAVG,
     "q_ffl": Q_FFL,
@@ -58,12 +68,16 @@ __all__ = [
     "compose",
     "eci",
     "fair_yet_equal",
+    "fedadam",
     "fedave",
     "fedavg",
     "fedavg_finetuned",
+    "fedavgm",
     "fedper",
+    "fedprox",
     "fedrac",
     "fedsac",
+    "fedyogi",
     "iafl",
     "lg_fedavg",
     "needs_of",
@@ -72,6 +86,7 @@ __all__ = [
     "random_reward",
     "rank",
     "rffl",
+    "scaffold",
     "shapfed_wa",
     "size_weighted",
     "standalone",
