@@ -216,6 +216,7 @@ class Upload(NamedTuple):
     alone: Array | None = None  # [N] accuracy of the standalone models, where asked for
     losses: Losses | None = None  # of every example before training, where asked for
     sent: Sent | None = None  # what the server sent in the rounds before, where asked for
+    own: Array | None = None  # [N, D] what training made of its own model, see `Algorithm.personal`
     gradients: Array | None = None  # [N, D] see `Local.with_gradient`, 0 where absent
 
 
@@ -271,6 +272,7 @@ class Needs(NamedTuple):
     more_rounds: int = 0  # rounds of a second stage, after the last
     afresh: bool = False  # whether local optimizers are new there, at the rate of round 0
     sent: int = 0  # rounds of which it reads `Upload.sent`
+    personal: bool = False  # whether clients train a second model, see `Algorithm.personal`
     valuations: Callable[[int], int] = _nothing  # N -> models or coalitions that a round values
     # Sentences on what the rule comes to on this model, with these numbers, for whoever runs it.
     notes: tuple[str, ...] = ()
@@ -384,6 +386,12 @@ class Algorithm(NamedTuple):
     before. The others are absent: they keep their models and all that is remembered of them.
 
     `local` is what it changes in clients' training; None: nothing.
+
+    `personal` makes every participant train twice in a round, in the same order of its examples:
+    the upload is what training from the server's model gives, by a new optimizer, and `Upload.own`
+    what training from its own model gives, by the optimizer that stays with it, where this is what
+    changes in that training. Its `broadcast` is made of the state before the round, as that of
+    `local`. None: what is uploaded is the training of its own model.
     """
 
     init: Callable[[int, int], ArrayTree]
@@ -394,6 +402,7 @@ class Algorithm(NamedTuple):
     private: Spans = ()
     chooses: Callable[[PRNGKey, Array, ArrayTree, Array, Array], Array] | None = None
     local: Local | None = None
+    personal: Local | None = None
 
 
 class Participation(NamedTuple):

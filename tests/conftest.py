@@ -242,6 +242,7 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
         round=jnp.int32(0),
         alone=losses / (1 + losses),  # likewise
         losses=_example_losses(sizes, deltas.dtype),
+        own=jnp.where(present[:, None], deltas[:, ::-1], 0),
         gradients=jnp.where(present[:, None], deltas[:, ::-1], 0),
     )
 

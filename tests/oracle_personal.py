@@ -1,4 +1,4 @@
-"""Personal models in plain NumPy loops: FedPer and LG-FedAvg, with clients that stay away.
+"""Personal models in plain NumPy loops: FedPer, LG-FedAvg and Ditto; clients stay away.
 
 As `oracle.py`, on which it builds: nothing is imported from the package, float64 throughout. A
 client is two lists here, of shared and of private layers; nobody keeps a vector with both.
@@ -7,7 +7,7 @@ client is two lists here, of shared and of private layers; nobody keeps a vector
 import numpy as np
 import oracle
 
-METHODS = ("fedper", "lg_fedavg")
+METHODS = ("fedper", "lg_fedavg", "ditto")
 
 
 def fedavg_of_layers(
@@ -52,4 +52,39 @@ def fedavg_of_layers(
         server = [server[k] + moved[k] / rows if k in shared else server[k] for k in kinds]
         used = [[server[k] if k in shared else own[i][k] for k in kinds] for i in range(number)]
         history.append((server, used))
+    return history
+
+
+def ditto(
+    pull, init_params, client_inputs, client_labels, orders, options, present, *, batch, gradient
+):
+    """T rounds of Ditto, w_i held near w_N with strength `pull`; arguments as above.
+
+    Returns:
+      Per round the server's vector and those of the clients, [D] and [N, D].
+    """
+    number, server = len(client_inputs), oracle.ravel(init_params)
+    own, history = [server.copy() for _ in range(number)], []
+
+    def trained(start, i, t, towards):
+        rates = oracle.learning_rates(options, t, len(orders[t][0]))
+        weights = start.copy()
+        for epoch, eta in zip(orders[t][i], rates, strict=True):
+            rows = oracle.visited(epoch)
+            for first in range(0, len(rows), batch):
+                chosen = rows[first : first + batch]
+                params = oracle.unravel(weights, init_params)
+                slope = gradient(params, client_inputs[i][chosen], client_labels[i][chosen])
+                weights = weights - eta * (oracle.ravel(slope) + towards(weights))
+        return weights
+
+    for t in range(len(orders)):
+        moved, rows, before = 0.0, 0, server
+        for i in np.flatnonzero(present[t]):
+            of_shared = trained(before, i, t, lambda weights: 0.0)
+            moved = moved + len(client_labels[i]) * (of_shared - before)
+            rows += len(client_labels[i])
+            own[i] = trained(own[i], i, t, lambda weights, w_n=before: pull * (weights - w_n))
+        server = before + moved / rows
+        history.append((server, np.array(own)))
     return history

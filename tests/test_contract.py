@@ -165,6 +165,7 @@ def test_a_rule_reads_what_it_says_it_needs(rule, tiny):
         "start_loss": (sent._replace(start_loss=None), "needs uploads with start_loss"),
         "alone": (sent._replace(alone=None), "needs uploads with alone"),
         "losses": (sent._replace(losses=None), "needs uploads with losses"),
+        "personal": (sent._replace(own=None), "needs uploads with own"),
     }
     for field, (bare, complaint) in without.items():
         arguments = jax.random.key(0), tiny.hyper(), bare, rule.init(tiny.hyper())

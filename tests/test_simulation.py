@@ -151,6 +151,8 @@ def test_energy_is_that_of_the_rewards(tiny, name):
         received -= kept * np.minimum(1, 0.5 / np.where(lengths == 0, 1, lengths))  # gamma .5
     if name == "cffl":  # all but n_i / max n; no entry is as large as what they are cut to
         received -= (1 - np.array([[5], [3], [8], [6]]) / 6) * kept
+    if name == "ditto":  # u_N moves what personal models are pulled to, not these
+        received = np.asarray(upload.present)[:, None] * np.float64(download.aggregate)[None]
     want = np.square(received).sum(1) / whole
     want = np.where(np.asarray(download.quota) > 0, want, 0)
     np.testing.assert_allclose(record.energy, want, rtol=1e-5, atol=1e-7)

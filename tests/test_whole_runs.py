@@ -39,7 +39,7 @@ def last_layer(features, classes):
 def test_every_method_has_an_oracle():
     """cgsv and its released setting have theirs in `test_three_whole_rounds`, the rest here.
 
-    Those of `oracle_personal` are in test_personal, with absent clients, and those of
+    Those of `oracle_personal` are in test_personal and test_ditto, with absent clients, those of
     `oracle_second_wave_d` in test_second_wave_d.
     The server of witness is cgsv's with another measure, see `test_rounds_are_those_of_loops`.
     Submodels are of a network with hidden units, see test_fedsac.py and test_fedrac.py.

@@ -172,17 +172,24 @@ def train(
         weights=state.clients,
         optimizer=state.optimizer,
     )
-    shared = own = ()
-    if (rule := federation.algorithm.local) is not None:
-        shared, own = rule.broadcast(state.algorithm, state.server, state.round)
-        own = jax.tree.map(lambda x: layout.pad_rows(x, rows), own)
-        each = each._replace(own=layout.keep_sharded(own, settings.mesh))
+    shared, own = [], []
+    for rule in (federation.algorithm.local, federation.algorithm.personal):
+        told = (
+            ((), ()) if rule is None else rule.broadcast(state.algorithm, state.server, state.round)
+        )
+        shared.append(told[0])
+        own.append(jax.tree.map(lambda x: layout.pad_rows(x, rows), told[1]))
+    each = each._replace(own=layout.keep_sharded(tuple(own), settings.mesh))
+    start = () if federation.algorithm.personal is None else state.server
     trained = over_clients(
         _one_client(federation),
         settings.width,
         work=layout.pad_rows(sizes, rows),
         mesh=settings.mesh,
-        shared=(_key_of(key, _TRAINING, state.round), state.round, data.inputs, held_out, shared),
+        shared=(
+            *(_key_of(key, _TRAINING, state.round), state.round, data.inputs, held_out),
+            (*shared, start),
+        ),
     )
     sent, optimizer = trained(each)
     sent = jax.tree.map(lambda x: x[:count], sent)
@@ -206,6 +213,7 @@ def train(
         if sent.losses is None
         else Losses(sent.losses[0], clients.mask, sent.losses[1]),
         gradients=sent.gradient,
+        own=sent.own,
     )
     return upload, optimizer
 
@@ -221,7 +229,7 @@ class _Client(NamedTuple):
     order: Array | None  # [E, M] int32; None: drawn
     weights: Array  # [D]
     optimizer: ArrayTree
-    own: ArrayTree = ()  # what the server has sent to this client alone
+    own: ArrayTree = ((), ())  # what the server has sent to it alone, to train each model with
 
 
 class _Sent(NamedTuple):
@@ -235,6 +243,7 @@ class _Sent(NamedTuple):
     start_loss: Array | None  # []
     losses: tuple[Array, Array] | None  # [M] on its own rows, [n_val] on the server's
     gradient: Array | None  # [D]
+    own: Array | None  # [D]
 
 
 def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]]:
@@ -247,8 +256,9 @@ def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]
       ValueError: the algorithm changes local training, and the trainer cannot read how.
     """
     model, trainer, algorithm, settings, *_ = federation
-    rule = algorithm.local
+    rule, personal = algorithm.local, algorithm.personal
     _check_reads(trainer, rule)
+    _check_reads(trainer, personal)
     unravel = vectors.unraveler(jax.eval_shape(model.init, jax.random.key(0)))
     losses = evaluation_lib.mean_loss(model, settings.eval_batch) if settings.start_loss else None
     each = evaluation_lib.example_losses(model, settings.eval_batch)
@@ -261,7 +271,10 @@ def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]
         shared: ArrayTree,
         client: _Client,
     ) -> tuple[_Sent, ArrayTree]:
-        _, participates, rows, mask, labels, order, weights, optimizer, own = client
+        _, participates, rows, mask, labels, order, mine, optimizer, (own, own_personal) = client
+        shared, shared_personal, server = shared
+        # What is uploaded starts from the server's model where the client's own is another matter.
+        weights = mine if personal is None else server
         start_loss = None if losses is None else losses(inputs, rows, mask, labels, weights)
         of_each = None
         if held_out is not None:
@@ -277,8 +290,10 @@ def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]
             pull = rule.pull
             how["pull"] = lambda params: unravel(pull(vectors.ravel(params), weights, shared, own))
             how |= {"with_gradient": True} if rule.with_gradient else {}
+        params = unravel(weights)
+        kept = optimizer if personal is None else trainer.init(params)
         delta, trained, loss, *more = trainer.update(
-            step_key, unravel(weights), optimizer, examples, order, round_, **how
+            step_key, params, kept, examples, order, round_, **how
         )
         delta = vectors.ravel(delta)
         norm = vectors.norm(delta)
@@ -288,12 +303,26 @@ def _one_client(federation: Federation) -> Callable[..., tuple[_Sent, ArrayTree]
             gradient = vectors.ravel(*more)
             finite = finite & jnp.all(jnp.isfinite(gradient))
             gradient = jnp.where(finite & participates, gradient, 0.0)
+        made = None
+        if personal is not None:
+            towards = personal.pull
+
+            def pull_of_own(params: ArrayTree) -> ArrayTree:
+                vector = vectors.ravel(params)
+                return unravel(towards(vector, mine, shared_personal, own_personal))
+
+            made, trained, *_ = trainer.update(
+                *(step_key, unravel(mine), optimizer, examples, order, round_), pull=pull_of_own
+            )
+            made = vectors.ravel(made)
+            finite = finite & jnp.isfinite(vectors.norm(made))
+            made = jnp.where(finite & participates, made, 0.0)
         present = finite & participates
         delta = jnp.where(present, delta, 0.0)
         optimizer = jax.tree.map(lambda n, o: jnp.where(present, n, o), trained, optimizer)
         norm = jnp.where(present, norm, 0.0)
         nonfinite = participates & ~finite
-        sent = _Sent(delta, norm, present, nonfinite, loss, start_loss, of_each, gradient)
+        sent = _Sent(delta, norm, present, nonfinite, loss, start_loss, of_each, gradient, made)
         return sent, optimizer
 
     return one

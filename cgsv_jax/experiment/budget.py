@@ -59,7 +59,7 @@ def memory_of(bound: Bound) -> tuple[Memory, ...]:
     if attack := bound.attack:
         state += _size(lambda: attack.init(number, parameters))
     wide = min(bound.settings.width or number, number)
-    copies = bound.cohort + 3 * wide + REBUILT * needs.rows
+    copies = bound.cohort * (1 + needs.personal) + 3 * wide + REBUILT * needs.rows
     who, network = bound.flags
     network += ("--optimizer",) if optimizer else ()
     slots = number * task.clients.mask.shape[1]
@@ -116,7 +116,7 @@ def seconds_per_round(bound: Bound) -> float:
     inputs, clients = task.data.inputs, len(task.sizes)
     batch = jax.ShapeDtypeStruct((bound.batch, *inputs.shape[1:]), inputs.dtype)
     forward = _forward(task.model, batch)
-    taken = float(bound.steps.sum()) * bound.cohort / clients
+    taken = float(bound.steps.sum()) * bound.cohort / clients * (1 + needs.personal)
     evaluated = 1 + (clients if task.chosen is None else len(task.chosen))
     often = min(bound.settings.eval_every, bound.settings.rounds)
     judged = len(task.data.test_labels)

@@ -169,6 +169,7 @@ def needs_of(*rules: Reputation | Aggregation | Reward | Algorithm) -> Needs:
         more_rounds=sum(own.more_rounds for own in needs),
         afresh=any(own.afresh for own in needs),
         sent=max(own.sent for own in needs),
+        personal=any(own.personal for own in needs),
         valuations=lambda num_clients: sum(own.valuations(num_clients) for own in needs),
         notes=tuple(dict.fromkeys(note for own in needs for note in own.notes)),
     )

@@ -36,15 +36,19 @@ def private(algorithm: Algorithm, spans: Spans) -> Algorithm:
         says so in `cg.vectors.tensors(params)`, or of some of `Network.layers()`.
 
     Raises:
-      ValueError: a span is none, the algorithm judges models on validation rows, for which the
-        server lacks the private entries, or has private ones already; or (when its state is made)
-        a span ends beyond the vector, or nothing is shared.
+      ValueError: a span is none, the algorithm trains personal models beside, or judges models on
+        validation rows, for which the server lacks the private entries, or has private ones
+        already; or (when its state is made) a span ends beyond the vector, or nothing is shared.
     """
     spans = tuple((int(start), int(stop)) for start, stop in spans)
     if wrong := [span for span in spans if not 0 <= span[0] < span[1]]:
         raise ValueError(f"spans holds {wrong[0]}, it must hold (start, stop), 0 <= start < stop")
     if algorithm.needs.validation:
         raise ValueError("a server that judges models on validation rows must know all entries")
+    if algorithm.personal is not None:
+        raise ValueError(
+            "the algorithm keeps a whole model of each client: nothing is left to keep"
+        )
     if algorithm.private:
         raise ValueError("the algorithm has private entries already: give all spans at once")
 

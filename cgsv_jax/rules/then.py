@@ -30,10 +30,13 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
       An Algorithm whose state is both states.
 
     Raises:
-      ValueError: `after` is negative, or both send models, of which other entries are private.
+      ValueError: `after` is negative, or both send models, of which other entries are private,
+        or one trains a personal model beside.
     """
     if after < 0:
         raise ValueError(f"after is {after}, it must be at least 0")
+    if first.personal is not None or second.personal is not None:
+        raise ValueError("a stage trains a second, personal model, which the other would not know")
     senders = [own for own in (first, second) if own.common is not None or own.recovers is not None]
     if len(spans := {own.private for own in senders}) > 1:
         raise ValueError(f"the stages' private entries are {spans}, they must be the same")

@@ -3,6 +3,7 @@
 from cgsv_jax.rules.compose import ComposedState, compose, needs_of
 from cgsv_jax.rules.methods.cffl import CFFL, cffl
 from cgsv_jax.rules.methods.cgsv import CGSV, cgsv, cgsv_released
+from cgsv_jax.rules.methods.ditto import DITTO, ditto
 from cgsv_jax.rules.methods.eci import ECI, eci
 from cgsv_jax.rules.methods.fair_yet_equal import FAIR_YET_EQUAL, fair_yet_equal
 from cgsv_jax.rules.methods.fedadam import FEDADAM, fedadam
@@ -41,6 +42,7 @@ METHODS = {
     "scaffold": SCAFFOLD,
     "fedper": FEDPER,
     "lg_fedavg": LG_FEDAVG,
+    "ditto": DITTO,
     "q_ffl": Q_FFL,
     "size_weighted": SIZE_WEIGHTED,
     "random_reward": RANDOM_REWARD,
@@ -66,6 +68,7 @@ __all__ = [
     "cgsv",
     "cgsv_released",
     "compose",
+    "ditto",
     "eci",
     "fair_yet_equal",
     "fedadam",
