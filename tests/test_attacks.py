@@ -414,6 +414,24 @@ def test_what_cannot_be_is_named(asked, message):
 # ---------------------------------------------------------------- who takes part, by flags
 
 
+@pytest.mark.parametrize(
+    ("shares", "line"),
+    [
+        ({"a": [1.0, 1.0], "b": [1.0, 1.0]}, None),
+        ({"a": [0.5, 0.7], "b": [0.7, 0.5]}, "a client took part in 60.0 % of rounds"),
+        # A method that chooses its clients itself must not lower the share of another.
+        (
+            {"a": [1.0, 1.0], "b": [0.3, 0.5], "c": [1.0, 1.0]},
+            "a client took part in 100.0 % (a, c), 40.0 % (b) of rounds",
+        ),
+    ],
+)
+def test_who_took_part_is_said_of_every_method(shares, line):
+    methods, present = zip(*((m, own) for m, both in shares.items() for own in both), strict=True)
+    summary = pl.DataFrame({"method": methods, "present": present, "broken": [0] * len(methods)})
+    assert tables.absences(summary) == ([] if line is None else [line])
+
+
 def test_flags_of_participation_reach_the_run(tmp_path):
     schedule = np.array([[0, 1, -1], [2, 3, 4], [5, 0, -1], [1, 2, 3]])
     np.save(tmp_path / "who.npy", schedule)

@@ -453,9 +453,19 @@ def close_accuracies(summary: pl.DataFrame) -> list[str]:
 def absences(summary: pl.DataFrame) -> list[str]:
     """Lines on who did not take part: by plan, and because an update was not finite."""
     lines = []
-    present = summary["present"].drop_nulls().to_numpy()
-    if (present < 1).any():
-        lines.append(f"a client took part in {number(present.mean(), 100)} % of rounds")
+    present = summary.drop_nulls("present")
+    if (present["present"] < 1).any():
+        # Methods may differ in it: some choose themselves who takes part.
+        shares: dict[str, list[str]] = {}
+        means = present.group_by("method", maintain_order=True).agg(pl.col("present").mean())
+        for method, mean in means.iter_rows():
+            shares.setdefault(number(mean, 100), []).append(method)
+        several = len(shares) > 1
+        said = [
+            f"{share} %" + (f" ({', '.join(methods)})" if several else "")
+            for share, methods in shares.items()
+        ]
+        lines.append(f"a client took part in {', '.join(said)} of rounds")
     broken = summary.group_by("method", maintain_order=True).agg(pl.col("broken").sum())
     lines += [
         f"{method}: {count} updates were not finite, their clients absent in these rounds"
