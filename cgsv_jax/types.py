@@ -495,7 +495,7 @@ class Record(NamedTuple):
     norm: Array  # [T, N] ‖dw_i‖
     energy: Array  # [T, N] ‖v_i‖² / ‖u_N‖², of what was received; 0 where nothing was
     nonfinite: Array  # [T, N] bool, whose update was not finite
-    # [T, N] float32, multiplications by a parameter that the client's model takes per example after
+    # [T, N], multiplications by a parameter that the client's model takes per example after
     # the round, 0 where absent; None where nothing is switched off in it. Its quota counts these.
     work: Array | None = None
 

@@ -527,7 +527,7 @@ def _work(federation: Federation, held: Array) -> Array | None:
     """Multiplications [N] of models of which [N, D] entries are on; None: nobody knows them."""
     if federation.model.units is None:
         return None
-    times = jnp.asarray(federation.model.units().times, jnp.float32)
+    times = jnp.asarray(federation.model.units().times, float)
     return jnp.sum(jnp.where(held, times[None, :], 0.0), axis=1)
 
 
