@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import polars as pl
 import pytest
 
+from cgsv_jax.command import main
 from cgsv_jax.config.schema import ConfigError
 from cgsv_jax.core import participation, simulation
 from cgsv_jax.data import partition
@@ -273,3 +275,26 @@ def test_an_outcome_with_own_rows_is_packed_without_a_rounding(result):
 def test_a_share_that_cannot_be_is_refused():
     with pytest.raises(ConfigError, match=r"--own-test-share is 1.0, .* below 1"):
         names.configure(**{**SMALL, "own_test_share": 1.0})
+
+
+@pytest.mark.long
+def test_a_sweep_over_partitions_is_the_runs_one_by_one(tmp_path):
+    """Widths of own rows, epochs of local steps, and what the yardstick pays for, of each."""
+    common = {"clients": 3, "rounds": 2, "seeds": 1, "own_test_share": 0.2, "local_steps": 30}
+    asked_for = "standalone,fedsac"
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in common.items()]
+    both = "uniform,power_law"
+    asked = [f"--algorithms={asked_for}", f"--partition={both}", "--steepness=1,3", *flags]
+    main.main(["sweep", *asked, f"--out={tmp_path / 'sweep'}", "--quiet"])
+    swept = pl.read_parquet(tmp_path / "sweep" / "sweep.parquet").filter(pl.col("point") == 0)
+    config = names.configure(algorithms=asked_for, partitions=both.split(","), **common)
+    alone = frames.summary_frame(running.run(config).cells)
+    columns = ["mean_accuracy", "mean_own_accuracy"]
+    for row in alone.iter_rows(named=True):
+        (own,) = swept.filter(
+            (pl.col("method") == row["method"]) & (pl.col("partition") == row["partition"])
+        ).iter_rows(named=True)
+        assert own["oracle"] == row["oracle"] == (row["method"] == "fedsac")
+        np.testing.assert_allclose(
+            [own[c] for c in columns], [row[c] for c in columns], atol=0.02, rtol=0
+        )

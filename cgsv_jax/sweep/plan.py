@@ -58,6 +58,7 @@ class Program(NamedTuple):
     width: int | None  # of these, how many at once; None: all
     memory: int  # bytes of a call
     parameters: int  # D
+    own_slots: int = 0  # of the client with the most rows of its own to be judged on
 
 
 class Plan(NamedTuple):
@@ -297,7 +298,10 @@ def _program(
         if wrong := hardware.beyond(f"a call of {size} trials", whole, budget):
             raise ConfigError("\n".join(wrong))
     slots = max(task.clients.mask.shape[1] for task in dealt)
-    return Program("", portions, slots, size, width, each * size, sum(dealt[0].tensors))
+    own = (task.clients.own_mask for task in dealt)
+    own_slots = max(0 if mask is None else mask.shape[1] for mask in own)
+    parameters = sum(dealt[0].tensors)
+    return Program("", portions, slots, size, width, each * size, parameters, own_slots)
 
 
 def _named(programs: Sequence[Program]) -> Iterable[Program]:

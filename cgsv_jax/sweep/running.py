@@ -67,13 +67,17 @@ def _programs(program: Program, portion: Portion, eval_split: str) -> Programs:
     """
     method = portion.trials[0].method
     dealt = [
-        _padded(plan_lib.evaluated_on(p, eval_split), program.slots)
+        _padded(plan_lib.evaluated_on(p, eval_split), program.slots, program.own_slots)
         for p in plan_lib.tasks_of(portion.world)
     ]
     bounds = [bind.bind(portion.world, method, task) for task in dealt]
     statics = [bound.laid_out() for bound in bounds]
     # Where widths are balanced, the least of them wastes least on every partition.
-    narrow = min(range(len(dealt)), key=lambda i: statics[i].width or portion.world.clients)
+    # Local steps take as many epochs as the smallest client of any partition needs.
+    narrow = min(
+        range(len(dealt)),
+        key=lambda i: (-statics[i].epochs, statics[i].width or portion.world.clients),
+    )
     made = [programs_lib.programs(bound) for bound in bounds]
     one = made[narrow]
     code = (
@@ -121,14 +125,15 @@ def _programs(program: Program, portion: Portion, eval_split: str) -> Programs:
     return one._replace(begin=begin, segment=segment, shared=shared, code=code)
 
 
-def _padded(task: Task, slots: int) -> Task:
+def _padded(task: Task, slots: int, own_slots: int) -> Task:
     clients = task.clients
-    missing = slots - clients.mask.shape[1]
+    widths = dict.fromkeys(("rows", "mask", "labels"), slots)
+    widths |= dict.fromkeys(("own_rows", "own_mask", "own_labels"), own_slots)
 
-    def longer(x: np.ndarray | None) -> np.ndarray | None:
-        return None if x is None else np.pad(np.asarray(x), ((0, 0), (0, missing)))
+    def longer(x: np.ndarray | None, width: int) -> np.ndarray | None:
+        return None if x is None else np.pad(np.asarray(x), ((0, 0), (0, width - x.shape[1])))
 
-    fields = {name: longer(getattr(clients, name)) for name in ("rows", "mask", "labels")}
+    fields = {name: longer(getattr(clients, name), width) for name, width in widths.items()}
     return task._replace(clients=clients._replace(**fields))
 
 
@@ -180,6 +185,8 @@ def _outcomes(
     outcomes = {}
     counts = programs_lib.which_counts(portion.world.select, seen.evaluation, seen.counted)
     answers = None if seen.counted is None else seen.counted.answers
+    # Trials of one program differ in numbers alone, so that all need the same.
+    oracle = bool(trials) and bind.needs_of(trials[0].config, trials[0].method).alone
     for index, trial in enumerate(trials):
         cheats, chosen = portion.clients[trial.partition]
         cell = frames.Cell(
@@ -196,6 +203,7 @@ def _outcomes(
             counts=None if counts is None else counts[index : index + 1],
             answers=answers and jax.tree.map(lambda x, i=index: x[i : i + 1], answers),
             partition_seed=trial.config.partition_seed,
+            oracle=oracle,
         )
         (outcomes[trial],) = frames.outcomes(cell)
     return outcomes
