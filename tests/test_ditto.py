@@ -12,9 +12,9 @@ import pytest
 from declared import Hyper, Options
 from test_rules import oracle_world
 
-from cgsv_jax.core import local, participation, simulation
+from cgsv_jax.core import attacks, local, participation, simulation
 from cgsv_jax.rules.methods import cgsv, ditto, fedavg, private, then
-from cgsv_jax.types import Clients, Dataset, Federation, Model, Settings, Trainer
+from cgsv_jax.types import Clients, Conduct, Dataset, Federation, Model, Settings, Trainer
 
 ROUNDS, EPOCHS, BATCH, N = 4, 2, 4, 4
 PRESENT = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 0], [1, 1, 0, 1]], bool)
@@ -123,6 +123,21 @@ def test_personal_models_end_between_their_optimum_and_the_shared_one(pull):
     np.testing.assert_allclose(state.server, mean, atol=1e-5)
     want = (centres + pull * mean) / (1 + pull)
     np.testing.assert_allclose(state.clients, want, atol=1e-5)
+
+
+def test_a_replay_is_of_what_the_server_sent(tiny):
+    """An attacker sends u_N back, which it was sent whole; its own training is no message."""
+    data, clients = tiny.world((5, 3, 6, 4))
+    here = Conduct(np.array([0, 1, 0, 0], np.int32), np.ones(4, np.float32))
+    federation = tiny.federation("ditto", tiny.softmax())
+    federation = federation._replace(attack=attacks.attack(["free_rider_replay"]))
+    orders = tiny.orders(clients, 3, EPOCHS)
+    seen = played(jax.random.key(0), data, clients._replace(conduct=here), orders, federation)
+    servers = [np.asarray(state.server) for state, _ in seen]
+    norms = [float(record.norm[1]) for _, record in seen]
+    assert norms[0] == 0  # nothing was sent before
+    assert norms[2] > 0
+    np.testing.assert_allclose(norms[2], np.linalg.norm(servers[1] - servers[0]), rtol=1e-5)
 
 
 def test_what_cannot_be_is_refused(tiny):

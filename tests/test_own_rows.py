@@ -298,3 +298,11 @@ def test_a_sweep_over_partitions_is_the_runs_one_by_one(tmp_path):
         np.testing.assert_allclose(
             [own[c] for c in columns], [row[c] for c in columns], atol=0.02, rtol=0
         )
+
+
+def test_a_sweep_has_one_schedule_for_all_partitions(tmp_path, capsys):
+    """Epochs of local steps follow from the sizes: a rate that counts them would be another's."""
+    flags = ["--algorithms=cgsv", "--partition=uniform,power_law", "--beta=1,2", "--rounds=1"]
+    flags += ["--seeds=1", "--local-steps=30", "--decay-per=epoch", f"--out={tmp_path / 'sweep'}"]
+    assert main.main(["sweep", *flags, "--quiet"]) == 2
+    assert "one partition at a time" in capsys.readouterr().err

@@ -495,7 +495,7 @@ def serve(
         optimizer = local.forgotten(federation.trainer, shapes, optimizer, held)
     memory = state.attack
     if attack is not None:
-        memory = attack.receive(download, upload.present, memory)
+        memory = attack.receive(_as_received(download, upload, algorithm), upload.present, memory)
     clients = _finite(state.clients + rewards, state.clients)  # w_i += v_i, nothing else
     state = State(
         server=_finite(state.server + download.aggregate.astype(dtype), state.server),  # w_N += u_N
@@ -533,6 +533,14 @@ def _work(federation: Federation, held: Array) -> Array | None:
 
 def _finite(new: Array, old: Array) -> Array:
     return jnp.where(jnp.isfinite(new), new, old)
+
+
+def _as_received(download: Download, upload: Upload, algorithm: Algorithm) -> Download:
+    """The download as attackers know it: what moves a personal model is no message of a server."""
+    if not algorithm.needs.personal:
+        return download
+    sent = jnp.where(upload.present[:, None], download.aggregate[None, :], 0.0)
+    return download._replace(rewards=sent.astype(download.rewards.dtype))
 
 
 def _received(download: Download) -> Array:

@@ -285,6 +285,12 @@ def _program(
     portions = tuple(portion for portion, _ in found)
     dealt = [task for _, tasks in found for task in tasks]
     config, method = portions[0].world, portions[0].trials[0].method
+    for _, tasks in found:  # one program trains on all of them, with one schedule
+        if method.decay_per == "epoch" and len({bind.epochs_of(config, x) for x in tasks}) > 1:
+            raise ConfigError(
+                "--decay-per is epoch, it must be round where --local-steps are as many epochs on "
+                "one partition as they are not on another: sweep over one partition at a time"
+            )
     number = max(len(portion.trials) for portion in portions)
     needed = budget_lib.memory_of(bind.bind(config, method, dealt[0]))
     each = sum(own.size for own in needed)

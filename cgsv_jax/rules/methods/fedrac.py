@@ -97,7 +97,7 @@ def fedrac(
       held_back_rounds: how many are the first.
       held_back_pace: kappa, at least 0.
       held_back_start: zeta, at least 2.
-      sizes: of submodels that are tried, at most H.
+      sizes: how many of submodels are tried; H, where the model has fewer units.
       every: rounds from one allocation to the next; 1 in its code.
       earned_by: "accuracy", or "cosine": then s_i = A r_i / max_j r_j, with r_i CGSV's reputation,
         of cosines with the part of u_N that the client holds; nobody trains alone first. That is
@@ -235,7 +235,7 @@ def bounds_of(number: int, sizes: int) -> np.ndarray:
 
     Args:
       number: H.
-      sizes: as many as are tried, at most H.
+      sizes: how many are tried; H, where that is less.
     """
     steps = min(sizes, number)
     return (np.arange(steps + 1) * number // steps).astype(np.int32)
