@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,18 @@ import cgsv_jax as cg
 from cgsv_jax.core import local, participation, simulation
 from cgsv_jax.experiment import names, running
 from cgsv_jax.rules.aggregation import adaptive, by_size, stepped
-from cgsv_jax.rules.methods import fedavg, fedprox, private, scaffold, standalone, then
+from cgsv_jax.rules.aggregation.stepped import Moments
+from cgsv_jax.rules.methods import (
+    fedadam,
+    fedavg,
+    fedavgm,
+    fedprox,
+    fedyogi,
+    private,
+    scaffold,
+    standalone,
+    then,
+)
 from cgsv_jax.types import Clients, Dataset, Federation, Local, Model, Settings, Trainer
 
 ROUNDS, EPOCHS, BATCH, N = 5, 2, 4, 4
@@ -365,3 +377,49 @@ def test_a_rule_of_ones_own_may_broadcast(tiny):
     pulls, _ = seen_pull(algorithm, tiny)
     want = np.arange(3)[:, None, None] + np.arange(N)[None, :, None]
     np.testing.assert_allclose(pulls, np.broadcast_to(want, pulls.shape), atol=1e-5)
+
+
+# ---------------------------------------------------------------- Flower's servers
+
+
+FLOWER = Path(__file__).parent / "data" / "official_servers.npz"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_servers_step_as_those_of_flower(name, tiny):
+    """Flower 1.42.0 on recorded models of four clients over five rounds, in float64.
+
+    FedAvgM is the same. Flower starts v of FedYogi and FedAdam at 0, where Algorithm 2 and the
+    package have tau²: so here v is put to 0 before the first round. And its FedAdam multiplies eta
+    by sqrt(1 - beta_2^k) / (1 - beta_1^k), k = t + 1 in round t = 1, 2, ... (Adam has k = t, and
+    Algorithm 2 no factor): so here the step is multiplied by it afterwards. All else is theirs.
+    The third round's updates are small, where v shrinks in another way in FedYogi.
+    """
+    with np.load(FLOWER) as arrays:
+        theirs = dict(arrays)
+    numbers = {"momentum": 0.6, "beta2": 0.8, "tau": 0.01}
+    with jax.enable_x64(True):
+        made = {
+            "fedavgm": lambda: fedavgm(0.7, 0.6),
+            "fedadam": lambda: fedadam(0.05, **numbers),
+            "fedyogi": lambda: fedyogi(0.05, **numbers),
+        }
+        algorithm = made[name]()
+        state, server = algorithm.init(4, 8), jnp.asarray(theirs["start"])
+        # Vectors that are made of no array have float32 until one meets them.
+        state = jax.tree.map(lambda x: x.astype(jnp.float64), state)
+        parts, form = jax.tree.flatten(state, is_leaf=lambda x: isinstance(x, Moments))
+        moments = [x for x in parts if isinstance(x, Moments)]
+        assert len(moments) == (name != "fedavgm")
+        assert all((x.square == 0.01**2).all() for x in moments)
+        parts = [x._replace(square=0 * x.square) if isinstance(x, Moments) else x for x in parts]
+        state = jax.tree.unflatten(form, parts)
+        for t, deltas in enumerate(theirs["deltas"]):
+            sent = tiny.upload(deltas, theirs["sizes"], server=server)
+            download, _, state = algorithm.update(jax.random.key(0), sent, state)
+            k = t + 2  # t counts from 0 here
+            factor = np.sqrt(1 - 0.8**k) / (1 - 0.6**k) if name == "fedadam" else 1.0
+            server = server + factor * download.aggregate
+            # Divided by at least tau, some hundred units of 2^-52.
+            np.testing.assert_allclose(server, theirs[name][t], rtol=0, atol=1e-12)
