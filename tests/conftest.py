@@ -241,18 +241,20 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
         ),
         round=jnp.int32(0),
         alone=losses / (1 + losses),  # likewise
-        losses=_example_losses(sizes, deltas.dtype),
+        losses=_example_losses(jnp.asarray(sizes), deltas.dtype),
         own=jnp.where(present[:, None], deltas[:, ::-1], 0),
         gradients=jnp.where(present[:, None], deltas[:, ::-1], 0),
     )
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _example_losses(sizes, dtype):
     """A few batches of 64 of most clients, one of some; a client's own, wherever it is listed."""
-    drawn = [np.random.default_rng(int(n)).exponential(size=(2, 150)) for n in sizes]
-    own, validation = np.moveaxis(np.array(drawn), 1, 0)
-    held = np.arange(150) < np.minimum(20 * np.asarray(sizes), 150)[:, None]
-    return Losses(jnp.asarray(own, dtype), jnp.asarray(held), jnp.asarray(validation, dtype))
+    sizes = sizes.astype(jnp.int32)
+    keys = jax.vmap(lambda n: jax.random.fold_in(_KEY, n))(sizes)
+    drawn = jax.vmap(lambda key: jax.random.exponential(key, (2, 150), jnp.float32))(keys)
+    held = jnp.arange(150)[None, :] < jnp.minimum(20 * sizes, 150)[:, None]
+    return Losses(drawn[:, 0].astype(dtype), held, drawn[:, 1].astype(dtype))
 
 
 def network(length=20):

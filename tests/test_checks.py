@@ -407,6 +407,12 @@ def test_what_the_command_refuses_the_factories_refuse():
             f"held_back{part}": functools.partial(methods.fedrac, NETWORK)
             for part in ("", "_late", "_rounds", "_pace", "_start")
         },
+        "mu": methods.fedprox,
+        "personal_pull": methods.ditto,
+        "server_rate": lambda server_rate: methods.scaffold(server_rate),
+        "server_momentum": lambda server_momentum: methods.fedavgm(1.0, server_momentum),
+        "server_beta2": lambda server_beta2: methods.fedyogi(beta2=server_beta2),
+        "server_tau": lambda server_tau: methods.fedadam(tau=server_tau),
         "dropout": cg.participation.everybody,
         "learning_rate": lambda learning_rate: cg.decayed(learning_rate, 0.9),
         "decay": lambda decay: cg.decayed(0.1, decay),

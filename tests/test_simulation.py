@@ -56,8 +56,9 @@ def test_shapes_and_bookkeeping(finished):
     assert state.server.shape == (dimension,)
     assert state.clients.shape == (4, dimension)
     assert state.round == 4
-    for name, leaf in record._asdict().items():
+    for name, leaf in record._replace(work=record.quota)._asdict().items():
         assert leaf.shape == (4, 4), name
+    assert record.work is None  # nothing is switched off
     assert evaluation.round.tolist() == [1, 2, 3, 4]
     for name in ("accuracy", "loss", "distance"):
         assert getattr(evaluation, name).shape == (4, 4), name
