@@ -21,8 +21,17 @@ from cgsv_jax.results import directory
 
 METHODS = (*names.TABLES.algorithms, "cgsv:released")
 # Methods that hand clients each other's whole updates, or rebuild and judge their models: what they
-# are takes every row to every device.
-GATHERING = {"iafl", "rank", "cffl", "eci", "fedave", "fair_yet_equal"}
+# are takes every row to every device; so does `witness`, which compares pairs of uploads. And
+# SCAFFOLD keeps a variate [D] of each client, and states of rules are not laid over devices.
+GATHERING = {"iafl", "rank", "cffl", "eci", "fedave", "fair_yet_equal", "witness", "scaffold"}
+
+
+def apart(x, y):
+    """Largest difference; what is NaN (what a method does not measure) is so on both sides."""
+    x, y = np.float64(x), np.float64(y)  # None is NaN
+    gap = np.abs(x - y)
+    assert (np.isnan(x) == np.isnan(y)).all()
+    return float(np.where(np.isnan(gap), 0.0, gap).max())
 
 
 def equal():
@@ -46,9 +55,7 @@ def equal():
             chosen = a.evaluation.accuracy[..., few.evaluated]
             pairs += [("few_accuracy", chosen, few.evaluation.accuracy)]
             pairs += [("few_reputation", a.record.reputation, few.record.reputation)]
-        seen[a.method] = {
-            name: float(np.abs(np.float64(x) - np.float64(y)).max()) for name, x, y in pairs
-        }
+        seen[a.method] = {name: apart(x, y) for name, x, y in pairs}
         seen[a.method]["least_norm"] = float(a.record.norm.min())
     # Five of them a round, some of whom drop out, two of whom cheat.
     asked |= {"cohort": 5, "dropout": 0.2, "attacks": ["sign_flip:2"], "rounds": 3}
@@ -72,8 +79,11 @@ def traffic():
     (task,) = deal.tasks(config)
     seen = {}
     for method in config.methods:
-        federation = bind.bind(config, method, task).federation(method.hyper())
-        settings, key = federation.settings._replace(rounds=2), jax.random.key(0)
+        bound = bind.bind(config, method, task)
+        federation = bound.federation(method.hyper())
+        # Without the answers to every test row, which are brought together because they are wanted.
+        settings = federation.settings._replace(rounds=2, answers=False)
+        key = jax.random.key(0)
         sharded, whole = layout.over_rows(settings.mesh), layout.everywhere(settings.mesh)
         federation = federation._replace(settings=settings)
 
@@ -85,7 +95,7 @@ def traffic():
         )
         state = start()
         assert state.clients.sharding.is_equivalent_to(sharded, 2)
-        data = jax.device_put(task.data._replace(validation=None), whole)
+        data = jax.device_put(bound.data, whole)
         rest = jax.device_put((task.clients, jnp.asarray(task.chosen)), whole)
         compiled = jax.jit(program, donate_argnums=0).lower(state, data, *rest).compile()
         moved = re.findall(

@@ -48,6 +48,12 @@ def test_eight_devices_equal_one():
         for name, gap in gaps.items():
             # An accuracy may change by the one test row that rounding decides.
             limit = 1 / 355 + EPS if "accuracy" in name else 1000 * EPS
+            if name == "test_loss of every row":
+                # Rounding may switch a unit for an example in training, and no mean is taken here.
+                # (FedProx: 5e-4 in float32, 1e-15 in float64.)
+                limit *= 10
+            if name == "energy":
+                limit += quota / 1000  # that of one entry of thousands
             assert gap <= limit, (method, name, gap)
 
 
