@@ -228,11 +228,12 @@ def write(what: common.Asked, cell: Cell, config: Config, result: running.Result
     """One file for a cell: all that it recorded, and of every test row whether it was right."""
     (found,) = result.cells
     right = None if found.answers is None else found.answers.right
-    arrays = {f"record_{n}": x for n, x in found.record._asdict().items()}
-    arrays |= {
-        f"evaluation_{n}": x
-        for n, x in found.evaluation._asdict().items()
-        if isinstance(x, np.ndarray)
+    kept = {"record": found.record, "evaluation": found.evaluation}
+    arrays = {
+        f"{name}_{n}": x
+        for name, tables in kept.items()
+        for n, x in tables._asdict().items()
+        if isinstance(x, np.ndarray)  # nothing, or a table of its own, is not
     }
     arrays |= {"sizes": found.sizes, "classes": found.classes}
     if right is not None:

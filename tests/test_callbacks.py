@@ -129,9 +129,11 @@ def test_seeds_in_one_program_end_where_they_end_alone(runs, monkeypatch):
     together = running.run(config)
     for a, b in zip(early.cells, together.cells, strict=True):
         np.testing.assert_array_equal(a.stopped, b.stopped)
-        for x, y in zip(
-            (*a.record, *a.evaluation[:-1]), (*b.record, *b.evaluation[:-1]), strict=True
-        ):
+        leaves = (
+            jax.tree.leaves((cell.record, cell.evaluation._replace(answers=None)))
+            for cell in (a, b)
+        )
+        for x, y in zip(*leaves, strict=True):
             np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-5)
         right = b.answers.right.mean(-1)
         ends = frames.ended([b])

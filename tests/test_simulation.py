@@ -142,8 +142,9 @@ def test_energy_is_that_of_the_rewards(tiny, name):
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), simulation._ALGORITHM), 0)
     download, _, _ = algorithm.update(key, upload, algorithm.init(4, 31))
     rules = algorithm.init(4, 31)
-    state = State(upload.server, upload.clients, (), rules, jnp.int32(0), jnp.zeros(4))
-    _, record = simulation.serve(jax.random.key(0), state, upload, (), federation)
+    optimizer = simulation.init(key, 4, federation).optimizer
+    state = State(upload.server, upload.clients, optimizer, rules, jnp.int32(0), jnp.zeros(4))
+    _, record = simulation.serve(jax.random.key(0), state, upload, optimizer, federation)
     whole = np.square(np.float64(download.aggregate)).sum()
     received = np.float64(download.rewards)
     kept = np.float64(upload.deltas)
@@ -152,7 +153,14 @@ def test_energy_is_that_of_the_rewards(tiny, name):
         received -= kept * np.minimum(1, 0.5 / np.where(lengths == 0, 1, lengths))  # gamma .5
     if name == "cffl":  # all but n_i / max n; no entry is as large as what they are cut to
         received -= (1 - np.array([[5], [3], [8], [6]]) / 6) * kept
-    if name == "ditto":  # u_N moves what personal models are pulled to, not these
+    if algorithm.private:  # what is not shared is a client's own
+        mine = vectors.within(algorithm.private, 31)
+        received = np.where(mine[None], 0, received)
+    if download.held is not None:  # of u_N what is on; the rest of v_i switches units on and off
+        received = np.where(download.held, np.float64(download.aggregate)[None], 0)
+        received = np.where(np.asarray(upload.present)[:, None], received, 0)
+    # u_N moves what personal models are pulled to, or where participants have started from w_N.
+    if name in ("ditto", "fair_yet_equal"):
         received = np.asarray(upload.present)[:, None] * np.float64(download.aggregate)[None]
     want = np.square(received).sum(1) / whole
     want = np.where(np.asarray(download.quota) > 0, want, 0)

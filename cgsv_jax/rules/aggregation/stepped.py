@@ -123,7 +123,9 @@ def adaptive(
     ) -> tuple[Array, Moments]:
         del params
         mean = beta1 * state.mean - (1 - beta1) * gradient  # m_t, of Delta = -gradient
-        square = squares(state.square, jnp.square(gradient), beta2)  # v_t
+        most = jnp.finfo(gradient.dtype).max  # beyond it the difference of two squares is no number
+        squared = jnp.minimum(jnp.square(gradient), most)
+        square = squares(state.square, squared, beta2)  # v_t
         return rate * mean / (jnp.sqrt(square) + tau), Moments(mean, square)
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
