@@ -78,6 +78,29 @@ def _judge(
     return judge
 
 
+def _over_slots(model: Model, batch: int, of: Callable[..., Array]) -> Callable[..., Array]:
+    """`of(logits [B, C], labels [B], mask [B])` of ONE client's model on every batch of its slots.
+
+    (inputs [n, ...], rows [M], mask [M], labels [M], weights [D]) -> [batches, ...]. Slots that
+    fill up the last batch are masked, and of row 0.
+    """
+    unravel = vectors.unraveler(_shapes(model))
+
+    def values(inputs: Array, rows: Array, mask: Array, labels: Array, weights: Array) -> Array:
+        size = min(batch, rows.size)
+        params = unravel(weights)
+        short = -rows.size % size
+
+        def one_batch(slots: tuple[Array, Array, Array]) -> Array:
+            rows, mask, labels = slots
+            return of(model.apply(params, inputs[rows]), labels, mask)
+
+        slots = (jnp.pad(x, (0, short)).reshape(-1, size) for x in (rows, mask, labels))
+        return jax.lax.map(one_batch, tuple(slots))
+
+    return values
+
+
 def mean_loss(model: Model, batch: int) -> Callable[..., Array]:
     """F_i, the mean loss of ONE client's model on its own rows.
 
@@ -87,20 +110,15 @@ def mean_loss(model: Model, batch: int) -> Callable[..., Array]:
       model: the network; it is evaluated without a key.
       batch: rows per forward pass, at most.
     """
-    unravel = vectors.unraveler(_shapes(model))
+
+    def total(logits: Array, labels: Array, mask: Array) -> Array:
+        return jnp.sum(jnp.where(mask, local.negative_log_likelihood(logits, labels), 0.0))
+
+    totals = _over_slots(model, batch, total)
 
     def loss(inputs: Array, rows: Array, mask: Array, labels: Array, weights: Array) -> Array:
-        size = min(batch, rows.size)
-        params = unravel(weights)
-        short = -rows.size % size
-
-        def one_batch(slots: tuple[Array, Array, Array]) -> Array:
-            rows, mask, labels = slots
-            losses = local.negative_log_likelihood(model.apply(params, inputs[rows]), labels)
-            return jnp.sum(jnp.where(mask, losses, 0.0))
-
-        slots = (jnp.pad(x, (0, short)).reshape(-1, size) for x in (rows, mask, labels))
-        return jnp.sum(jax.lax.map(one_batch, tuple(slots))) / jnp.maximum(jnp.sum(mask), 1)
+        found = totals(inputs, rows, mask, labels, weights)
+        return jnp.sum(found) / jnp.maximum(jnp.sum(mask), 1)
 
     return loss
 
@@ -110,20 +128,14 @@ def own_accuracy(model: Model, batch: int) -> Callable[..., Array]:
 
     NaN without rows.
     """
-    unravel = vectors.unraveler(_shapes(model))
+
+    def right(logits: Array, labels: Array, mask: Array) -> Array:
+        return jnp.sum((jnp.argmax(logits, axis=-1) == labels) & mask)
+
+    totals = _over_slots(model, batch, right)
 
     def accuracy(inputs: Array, rows: Array, mask: Array, labels: Array, weights: Array) -> Array:
-        size = min(batch, rows.size)
-        params = unravel(weights)
-        short = -rows.size % size
-
-        def one_batch(slots: tuple[Array, Array, Array]) -> Array:
-            rows, mask, labels = slots
-            right = jnp.argmax(model.apply(params, inputs[rows]), axis=-1) == labels
-            return jnp.sum(right & mask)
-
-        slots = (jnp.pad(x, (0, short)).reshape(-1, size) for x in (rows, mask, labels))
-        return jnp.sum(jax.lax.map(one_batch, tuple(slots))) / jnp.sum(mask)
+        return jnp.sum(totals(inputs, rows, mask, labels, weights)) / jnp.sum(mask)
 
     return accuracy
 
@@ -138,19 +150,16 @@ def example_losses(model: Model, batch: int) -> Callable[..., Array]:
       model: the network; it is evaluated without a key.
       batch: rows per forward pass, at most.
     """
-    unravel = vectors.unraveler(_shapes(model))
+
+    def each(logits: Array, labels: Array, mask: Array) -> Array:
+        del mask
+        return local.negative_log_likelihood(logits, labels)
+
+    of_batches = _over_slots(model, batch, each)
 
     def losses(inputs: Array, rows: Array, labels: Array, weights: Array) -> Array:
-        size = min(batch, rows.size)
-        params = unravel(weights)
-        short = -rows.size % size
-
-        def one_batch(slots: tuple[Array, Array]) -> Array:
-            rows, labels = slots
-            return local.negative_log_likelihood(model.apply(params, inputs[rows]), labels)
-
-        slots = tuple(jnp.pad(x, (0, short)).reshape(-1, size) for x in (rows, labels))
-        return jax.lax.map(one_batch, slots).reshape(-1)[: rows.size]
+        mask = jnp.ones(rows.shape, bool)
+        return of_batches(inputs, rows, mask, labels, weights).reshape(-1)[: rows.size]
 
     return losses
 

@@ -6,6 +6,7 @@ it, and local training leaves these at 0 (see `types.Units`).
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -15,9 +16,10 @@ import numpy as np
 from cgsv_jax.core import checks, vectors
 from cgsv_jax.core import units as units_lib
 from cgsv_jax.core.ranges import Interval
+from cgsv_jax.rules.reputation import ALPHA, STANDALONE_ON
 from cgsv_jax.rules.shares import over_present, renewed
-from cgsv_jax.rules.spec import Choice, Number
-from cgsv_jax.types import Array, Download, Network, Standing, Units, Upload
+from cgsv_jax.rules.spec import Choice, Number, When
+from cgsv_jax.types import Array, Download, Needs, Network, Standing, Units, Upload
 
 SUBMODEL_MASK = Choice(
     "both",
@@ -39,6 +41,12 @@ EARNED_BY = Choice(
     "fedsac, fedrac: a client earns its submodel by the accuracy that it reaches alone, or by "
     "cgsv's reputation, of cosines with what it holds of the aggregate: then nobody trains alone",
 )
+# What `earning` is told beside the steepness, by argument.
+EARNING = {
+    "earned_by": EARNED_BY,
+    "alpha": ALPHA._replace(when=When(("earned_by",), ("cosine",))),
+    "standalone_on": STANDALONE_ON._replace(when=When(("earned_by",), ("accuracy",))),
+}
 
 
 class Submodels(NamedTuple):
@@ -182,15 +190,86 @@ def earned(accuracy: Array, best: Array, steepness: chex.Numeric) -> Array:
     return 100 * jnp.exp(-jnp.where(behind > 0, steepness * behind, 0.0))
 
 
-def alone_of(method: str, upload: Upload) -> Array:
-    """What the clients reach alone, s [N].
+class Earning(NamedTuple):
+    """By what clients earn their submodels, as `EARNED_BY` and `STANDALONE_ON` say."""
+
+    method: str  # that asks
+    by_accuracy: bool
+    on_test: bool
+    steepness: chex.Numeric  # beta
+    alpha: chex.Numeric  # weight of the old reputation, by cosine
+
+    def needs(self, valuations: Callable[[int], int]) -> Needs:
+        """What the method needs: validation rows, and what clients reach alone if that earns."""
+        return Needs(
+            validation=True,
+            alone=self.by_accuracy,
+            alone_on_test=self.by_accuracy and self.on_test,
+            valuations=valuations,
+        )
+
+    def standing(
+        self, upload: Upload, aggregate: Array, held: Array, best: Array, reputation: Array
+    ) -> tuple[Standing, Array]:
+        """The standing of the round, and the highest standalone accuracy heard of so far, [].
+
+        By accuracy the score is s_i and the reputation c_i over their sum; by cosine see
+        `agreeing`, whose arguments these are.
+
+        Raises:
+          ValueError: the upload does not carry what clients reach alone.
+        """
+        if not self.by_accuracy:
+            return agreeing(upload, aggregate, held, reputation, self.alpha), best
+        alone = self._alone(upload)
+        score = jnp.where(upload.present, alone, 0.0)
+        best = jnp.maximum(best, jnp.max(score)).astype(best.dtype)
+        worth = earned(alone, best, self.steepness)
+        return Standing(score, renewed(worth, reputation, upload.present)), best
+
+    def reached(
+        self, upload: Upload, best: Array, reputation: Array, whole: Array | float = 1.0
+    ) -> tuple[Array, Array, Array]:
+        """s_i [N], the highest of them [] and c_i [N]; by cosine s_i = A r_i / max_j r_j.
+
+        Args:
+          upload: of the round.
+          best: from `standing`, likewise the next.
+          reputation: r [N].
+          whole: A, [].
+        """
+        own, most = upload.norms, best
+        if self.by_accuracy:
+            own = self._alone(upload)
+        else:
+            most = jnp.max(reputation)
+            own = whole * reputation / jnp.where(most > 0, most, 1.0)
+            most = jnp.max(own)
+        return own, most, earned(own, most, self.steepness)
+
+    def _alone(self, upload: Upload) -> Array:
+        if upload.alone is None:
+            raise ValueError(f"{self.method} needs uploads with alone, see Settings.alone")
+        return jnp.asarray(upload.alone)
+
+
+def earning(
+    method: str,
+    earned_by: str,
+    standalone_on: str,
+    steepness: chex.Numeric,
+    alpha: chex.Numeric,
+) -> Earning:
+    """By what clients earn their submodels.
 
     Raises:
-      ValueError: the upload does not carry it.
+      ValueError: a word is another one, or a number is out of range.
     """
-    if upload.alone is None:
-        raise ValueError(f"{method} needs uploads with alone, see Settings.alone")
-    return jnp.asarray(upload.alone)
+    checks.numbers(STEEPNESS.allowed, steepness=steepness)
+    checks.numbers(ALPHA.allowed, alpha=alpha)
+    by_accuracy = checks.choice("earned_by", earned_by, *EARNED_BY.allowed) == "accuracy"
+    on_test = checks.choice("standalone_on", standalone_on, *STANDALONE_ON.allowed) == "test"
+    return Earning(method, by_accuracy, on_test, steepness, alpha)
 
 
 def agreeing(

@@ -6,10 +6,9 @@ from cgsv_jax.rules.aggregation.krum import KRUM, MULTI_KRUM, krum, multi_krum
 from cgsv_jax.rules.aggregation.norm_clipping import NORM_CLIPPING, norm_clipping
 from cgsv_jax.rules.aggregation.q_fair import Q, q_fair
 from cgsv_jax.rules.aggregation.stepped import (
-    SERVER_BETA2,
+    ADAPTIVE,
     SERVER_MOMENTUM,
     SERVER_RATE,
-    TAU,
     adaptive,
     descent,
     stepped,
@@ -40,11 +39,10 @@ AGGREGATIONS = {
 }
 
 __all__ = [
+    "ADAPTIVE",
     "AGGREGATIONS",
-    "SERVER_BETA2",
     "SERVER_MOMENTUM",
     "SERVER_RATE",
-    "TAU",
     "Q",
     "adaptive",
     "added",

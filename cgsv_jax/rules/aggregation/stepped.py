@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cgsv_jax.core import checks
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.spec import Number
 from cgsv_jax.types import Aggregation, Array, ArrayTree, Standing, Upload
@@ -42,12 +43,21 @@ TAU = Number(
     "tau",
     flag="server_tau",
 )
+# What `adaptive` is told, by argument of the methods that step by it.
+ADAPTIVE = {"rate": SERVER_RATE, "momentum": SERVER_MOMENTUM, "beta2": SERVER_BETA2, "tau": TAU}
 
 
 def descent(
     rate: chex.Numeric, momentum: chex.Numeric | None = None
 ) -> optax.GradientTransformation:
-    """`optax.sgd` for the methods that take no other step; its numbers may be traced."""
+    """`optax.sgd` for the methods that take no other step; its numbers may be traced.
+
+    Raises:
+      ValueError: a number is out of range.
+    """
+    checks.numbers(SERVER_RATE.allowed, server_rate=rate)
+    if momentum is not None:
+        checks.numbers(SERVER_MOMENTUM.allowed, server_momentum=momentum)
     return optax.sgd(jnp.asarray(rate), momentum)
 
 
@@ -112,7 +122,14 @@ def adaptive(
       tau: above 0.
       squares: (v, Delta², beta_2) -> v of this round.
       initial: v before the first round; default: tau².
+
+    Raises:
+      ValueError: a number is out of range.
     """
+    checks.numbers(SERVER_RATE.allowed, server_rate=rate)
+    checks.numbers(SERVER_MOMENTUM.allowed, server_momentum=beta1)
+    checks.numbers(SERVER_BETA2.allowed, server_beta2=beta2)
+    checks.numbers(TAU.allowed, server_tau=tau)
     first = tau**2 if initial is None else initial  # v_{-1} >= tau²
 
     def init(params: Array) -> Moments:

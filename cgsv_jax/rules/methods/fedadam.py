@@ -2,16 +2,7 @@
 
 import chex
 
-from cgsv_jax.core import checks
-from cgsv_jax.rules.aggregation import (
-    SERVER_BETA2,
-    SERVER_MOMENTUM,
-    SERVER_RATE,
-    TAU,
-    adaptive,
-    by_size,
-    stepped,
-)
+from cgsv_jax.rules.aggregation import ADAPTIVE, adaptive, by_size, stepped
 from cgsv_jax.rules.methods.fedavg import fedavg
 from cgsv_jax.rules.spec import Spec
 from cgsv_jax.types import Aggregation, Algorithm, Array
@@ -49,10 +40,6 @@ def fedadam(
     Reference:
       Reddi et al., Adaptive Federated Optimization, ICLR 2021, Algorithm 2.
     """
-    checks.numbers(SERVER_RATE.allowed, server_rate=rate)
-    checks.numbers(SERVER_MOMENTUM.allowed, server_momentum=momentum)
-    checks.numbers(SERVER_BETA2.allowed, server_beta2=beta2)
-    checks.numbers(TAU.allowed, server_tau=tau)
 
     def squares(v: Array, squared: Array, beta2: chex.Numeric) -> Array:
         return beta2 * v + (1 - beta2) * squared
@@ -63,7 +50,7 @@ def fedadam(
 
 FEDADAM = Spec(
     fedadam,
-    {"rate": SERVER_RATE, "momentum": SERVER_MOMENTUM, "beta2": SERVER_BETA2, "tau": TAU},
+    ADAPTIVE,
     parts={"aggregation": "reputation"},
     defaults={"aggregation": "size", "server_rate": 0.01},
 )

@@ -2,7 +2,6 @@
 
 import chex
 
-from cgsv_jax.core import checks
 from cgsv_jax.rules.aggregation import SERVER_MOMENTUM, SERVER_RATE, by_size, descent, stepped
 from cgsv_jax.rules.methods.fedavg import fedavg
 from cgsv_jax.rules.spec import Spec
@@ -31,8 +30,6 @@ def fedavgm(
       Hsu, Qi, Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual
       Classification, 2019.
     """
-    checks.numbers(SERVER_RATE.allowed, server_rate=rate)
-    checks.numbers(SERVER_MOMENTUM.allowed, server_momentum=momentum)
     return fedavg(stepped(aggregation or by_size(), descent(rate, momentum=momentum)))
 
 

@@ -10,11 +10,9 @@ import numpy as np
 from cgsv_jax.core import checks
 from cgsv_jax.core.ranges import Interval, from_
 from cgsv_jax.rules import submodels as submodels_lib
-from cgsv_jax.rules.reputation import ALPHA, STANDALONE_ON
-from cgsv_jax.rules.shares import renewed
-from cgsv_jax.rules.spec import Count, Number, Spec, When
-from cgsv_jax.rules.submodels import EARNED_BY, STEEPNESS
-from cgsv_jax.types import Algorithm, Array, Download, Needs, Network, Standing, Upload
+from cgsv_jax.rules.spec import Count, Number, Spec
+from cgsv_jax.rules.submodels import EARNING, STEEPNESS
+from cgsv_jax.types import Algorithm, Array, Download, Network, Standing, Upload
 
 HELD_BACK = Number(
     0.2, Interval(0, 1), "fedrac: lambda, how much of w_N's accuracy is out of reach in the end"
@@ -113,16 +111,13 @@ def fedrac(
       Wang et al., FedRAC: Rolling Submodel Allocation for Collaborative Fairness in Federated
       Learning, CVPR 2026; ZiHuiWangpcl1/FedRAC, 0d32a5c. Read: abstract and code, not the text.
     """
-    checks.numbers(STEEPNESS.allowed, steepness=steepness)
     checks.numbers(HELD_BACK.allowed, held_back=held_back, held_back_late=held_back_late)
     checks.numbers(HELD_BACK_ROUNDS.allowed, held_back_rounds=held_back_rounds)
     checks.numbers(HELD_BACK_PACE.allowed, held_back_pace=held_back_pace)
     checks.numbers(HELD_BACK_START.allowed, held_back_start=held_back_start)
     checks.numbers(SIZES.allowed, sizes=sizes)
     checks.numbers(EVERY.allowed, every=every)
-    checks.numbers(ALPHA.allowed, alpha=alpha)
-    by_accuracy = checks.choice("earned_by", earned_by, *EARNED_BY.allowed) == "accuracy"
-    on_test = checks.choice("standalone_on", standalone_on, *STANDALONE_ON.allowed) == "test"
+    earning = submodels_lib.earning("fedrac", earned_by, standalone_on, steepness, alpha)
     chosen = submodels_lib.submodels("fedrac", network)
     assert network is not None
     number = chosen.number
@@ -162,28 +157,13 @@ def fedrac(
         validation, present = upload.validation, upload.present
         aggregate = submodels_lib.masked_mean(upload, upload.deltas != 0)
         weights = upload.server + aggregate
-        if by_accuracy:
-            alone = submodels_lib.alone_of("fedrac", upload)
-            score = jnp.where(present, alone, 0.0)
-            best = jnp.maximum(state.best, jnp.max(score)).astype(state.best.dtype)
-            earned = submodels_lib.earned(alone, best, steepness)
-            reputation = renewed(earned, state.reputation, present)
-        else:
-            alone, best = jnp.zeros_like(upload.norms), state.best
-            held = chosen.masks(state.keep)
-            score, reputation = submodels_lib.agreeing(
-                upload, aggregate, held, state.reputation, alpha
-            )
+        held = chosen.masks(state.keep)
+        standing, best = earning.standing(upload, aggregate, held, state.best, state.reputation)
 
         def allocated() -> Array:
             """keep [N, H] of a new allocation."""
             whole = network.evaluate(weights[None, :], *validation)[0][0]  # A
-            own, most = alone, best
-            if not by_accuracy:
-                most = jnp.max(reputation)
-                own = whole * reputation / jnp.where(most > 0, most, 1.0)
-                most = jnp.max(own)
-            earned = submodels_lib.earned(own, most, steepness)  # c_i
+            own, most, earned = earning.reached(upload, best, standing.reputation, whole)  # s, c
             round_ = upload.round + 2  # the next one, counted from 1
             out = jnp.where(round_ > held_back_rounds, held_back_late, held_back)  # lambda
             out = out * (1 - 1 / jnp.log(held_back_pace * round_ + held_back_start))  # al_t
@@ -207,22 +187,16 @@ def fedrac(
             frequency=state.frequency + counts,
             keep=keep,
             best=best,
-            reputation=reputation.astype(state.reputation.dtype),
+            reputation=standing.reputation.astype(state.reputation.dtype),
         )
         download = submodels_lib.served(upload, aggregate, chosen.masks(keep))
-        return download, Standing(score, reputation), new
+        return download, standing, new
 
     def valuations(num_clients: int) -> int:
         del num_clients
         return -(-(sizes + 1) // every)
 
-    needs = Needs(
-        validation=True,
-        alone=by_accuracy,
-        alone_on_test=by_accuracy and on_test,
-        valuations=valuations,
-    )
-    return Algorithm(init, update, needs=needs)
+    return Algorithm(init, update, needs=earning.needs(valuations))
 
 
 def bounds_of(number: int, sizes: int) -> np.ndarray:
@@ -276,9 +250,7 @@ FEDRAC = Spec(
         "held_back_start": HELD_BACK_START,
         "sizes": SIZES._replace(flag="submodel_sizes"),
         "every": EVERY._replace(flag="allocation_every"),
-        "earned_by": EARNED_BY,
-        "alpha": ALPHA._replace(when=When(("earned_by",), ("cosine",))),
-        "standalone_on": STANDALONE_ON._replace(when=When(("earned_by",), ("accuracy",))),
+        **EARNING,
     },
     defaults={"steepness": 80.0},
     given=("network",),

@@ -10,11 +10,9 @@ import jax.numpy as jnp
 from cgsv_jax.core import checks
 from cgsv_jax.core.ranges import from_
 from cgsv_jax.rules import submodels as submodels_lib
-from cgsv_jax.rules.reputation import ALPHA, STANDALONE_ON
-from cgsv_jax.rules.shares import renewed
-from cgsv_jax.rules.spec import Choice, Count, Spec, Truth, When
-from cgsv_jax.rules.submodels import EARNED_BY, STEEPNESS, SUBMODEL_MASK
-from cgsv_jax.types import Algorithm, Array, Download, Needs, Network, Standing, Upload
+from cgsv_jax.rules.spec import Choice, Count, Spec, Truth
+from cgsv_jax.rules.submodels import EARNING, STEEPNESS, SUBMODEL_MASK
+from cgsv_jax.types import Algorithm, Array, Download, Network, Standing, Upload
 
 EVERY = Count(10, from_(1), "fedsac: rounds from one look at what units matter to the next")
 UNIT_ORDER = Choice(
@@ -92,12 +90,9 @@ def fedsac(
       Wang et al., FedSAC: Dynamic Submodel Allocation for Collaborative Fairness in Federated
       Learning, KDD 2024; YOVC/FedSAC, 2dd43da, which implements it anew.
     """
-    checks.numbers(STEEPNESS.allowed, steepness=steepness)
     checks.numbers(EVERY.allowed, every=every)
-    checks.numbers(ALPHA.allowed, alpha=alpha)
-    by_accuracy = checks.choice("earned_by", earned_by, *EARNED_BY.allowed) == "accuracy"
     rising = checks.choice("order", order, *UNIT_ORDER.allowed) == "ascending"
-    on_test = checks.choice("standalone_on", standalone_on, *STANDALONE_ON.allowed) == "test"
+    earning = submodels_lib.earning("fedsac", earned_by, standalone_on, steepness, alpha)
     chosen = submodels_lib.submodels("fedsac", network, mask)
     assert network is not None
     if prune_output:
@@ -148,38 +143,21 @@ def fedsac(
             ),
             lambda: state.importance,
         )
-        if by_accuracy:
-            own = submodels_lib.alone_of("fedsac", upload)
-            score = jnp.where(present, own, 0.0)
-            best = jnp.maximum(state.best, jnp.max(score)).astype(state.best.dtype)
-            earned = submodels_lib.earned(own, best, steepness)  # r_i
-            reputation = renewed(earned, state.reputation, present)
-        else:
-            score, reputation = submodels_lib.agreeing(
-                upload, aggregate, held, state.reputation, alpha
-            )
-            most, best = jnp.max(reputation), state.best
-            own = reputation / jnp.where(most > 0, most, 1.0)
-            earned = submodels_lib.earned(own, jnp.max(own), steepness)
+        standing, best = earning.standing(upload, aggregate, held, state.best, state.reputation)
+        *_, earned = earning.reached(upload, best, standing.reputation)  # r_i
         ranked = jnp.argsort(importance if rising else -importance)
         keep = submodels_lib.within(ranked, importance, earned)
         keep = jnp.where(present[:, None], keep, state.keep)
-        reputation = reputation.astype(state.reputation.dtype)
+        reputation = standing.reputation.astype(state.reputation.dtype)
         download = submodels_lib.served(upload, aggregate, chosen.masks(keep))
         new = FedSACState(importance, keep, best, reputation)
-        return download, Standing(score, reputation), new
+        return download, standing._replace(reputation=reputation), new
 
     def valuations(num_clients: int) -> int:
         del num_clients
         return math.ceil((number + 1) / every)
 
-    needs = Needs(
-        validation=True,
-        alone=by_accuracy,
-        alone_on_test=by_accuracy and on_test,
-        valuations=valuations,
-    )
-    return Algorithm(init, update, needs=needs)
+    return Algorithm(init, update, needs=earning.needs(valuations))
 
 
 FEDSAC = Spec(
@@ -190,9 +168,7 @@ FEDSAC = Spec(
         "order": UNIT_ORDER._replace(flag="unit_order"),
         "prune_output": PRUNE_OUTPUT,
         "mask": SUBMODEL_MASK._replace(flag="submodel_mask"),
-        "earned_by": EARNED_BY,
-        "alpha": ALPHA._replace(when=When(("earned_by",), ("cosine",))),
-        "standalone_on": STANDALONE_ON._replace(when=When(("earned_by",), ("accuracy",))),
+        **EARNING,
     },
     given=("network",),
 )

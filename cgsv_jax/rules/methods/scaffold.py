@@ -66,7 +66,6 @@ def scaffold(rate: chex.Numeric = 1.0, weights: str = "uniform") -> Algorithm:
       Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML
       2020, Algorithm 1.
     """
-    checks.numbers(SERVER_RATE.allowed, server_rate=rate)
     mean = _MEANS[checks.choice("variate_weights", weights, *_MEANS)]
     averaging = fedavg(stepped(mean(), descent(rate)))
 
