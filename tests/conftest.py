@@ -22,7 +22,7 @@ import pytest
 from declared import METHODS, Hyper, Options
 
 from cgsv_jax.core import evaluation as evaluation_lib
-from cgsv_jax.core import local, simulation, vectors
+from cgsv_jax.core import local, participation, simulation, vectors
 from cgsv_jax.types import (
     Clients,
     Dataset,
@@ -247,6 +247,27 @@ def upload(deltas, sizes, present=None, clients=None, server=None, seed=0):
     )
 
 
+def attended(federation, present):
+    """The federation in which these [T, N] take part; who is away is not in the cohort."""
+    schedule = np.full(present.shape, -1)
+    for t, here in enumerate(present):
+        schedule[t, : here.sum()] = np.flatnonzero(here)
+    return federation._replace(participation=participation.given(schedule))
+
+
+def played(key, data, clients, orders, federation, state=None):
+    """The state and the record after every round, from a state or the first one."""
+    state = simulation.init(key, len(clients.mask), federation) if state is None else state
+    one_round = jax.jit(
+        lambda state, order: simulation.round_(key, state, data, clients, federation, order)
+    )
+    seen = []
+    for order in orders:
+        state, record = one_round(state, order)
+        seen.append((state, record))
+    return seen
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _example_losses(sizes, dtype):
     """A few batches of 64 of most clients, one of some; a client's own, wherever it is listed."""
@@ -311,7 +332,7 @@ def tiny():
     """The helpers of this file."""
     return SimpleNamespace(
         softmax=softmax, mlp=mlp, model_of=model_of, world=world, orders=orders, hyper=hyper,
-        federation=federation,
+        federation=federation, attended=attended, played=played,
         upload=upload, network=network, spy=spy, sizes_of=sizes_of, sizes=SIZES,
         features=FEATURES, hidden=HIDDEN, classes=CLASSES,
     )  # fmt: skip

@@ -12,31 +12,12 @@ import pytest
 from declared import Hyper, Options
 from test_rules import oracle_world
 
-from cgsv_jax.core import attacks, local, participation, simulation
+from cgsv_jax.core import attacks, local, simulation
 from cgsv_jax.rules.methods import cgsv, ditto, fedavg, private, then
 from cgsv_jax.types import Clients, Conduct, Dataset, Federation, Model, Settings, Trainer
 
 ROUNDS, EPOCHS, BATCH, N = 4, 2, 4, 4
 PRESENT = np.array([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 0], [1, 1, 0, 1]], bool)
-
-
-def attendance():
-    schedule = np.full((len(PRESENT), N), -1)
-    for t, here in enumerate(PRESENT):
-        schedule[t, : here.sum()] = np.flatnonzero(here)
-    return participation.given(schedule)
-
-
-def played(key, data, clients, orders, federation):
-    """The states after every round."""
-    state, seen = simulation.init(key, N, federation), []
-    one_round = jax.jit(
-        lambda state, order: simulation.round_(key, state, data, clients, federation, order)
-    )
-    for order in orders:
-        state, record = one_round(state, order)
-        seen.append((state, record))
-    return seen
 
 
 def test_rounds_with_absences_are_those_of_loops(tiny):
@@ -49,8 +30,8 @@ def test_rounds_with_absences_are_those_of_loops(tiny):
         numbers = numbers._replace(learning_rate=np.float64(0.3), decay=np.float64(0.8))
         numbers = numbers._replace(personal_pull=np.float64(0.7))
         federation = tiny.federation("ditto", model, numbers, Options(), epochs=EPOCHS)
-        federation = federation._replace(participation=attendance())
-        seen = played(key, data, clients, orders, federation)
+        federation = tiny.attended(federation, PRESENT)
+        seen = tiny.played(key, data, clients, orders, federation)
         params = model.init(jax.random.fold_in(key, 0))
     want = oracle_personal.ditto(
         0.7, **oracle_world(data, clients, params), orders=orders,
@@ -77,13 +58,13 @@ def test_without_a_pull_it_is_standalone_beside_fedavg(tiny, momentum):
         federation = tiny.federation(
             name, hyper=tiny.hyper(personal_pull=0.0), optimizer=optimizer, epochs=EPOCHS
         )
-        federation = federation._replace(participation=attendance())
+        federation = tiny.attended(federation, PRESENT)
         if name == "fedavg" and momentum:
             fresh = local.trainer(
                 federation.model, optimizer, local.decayed(0.3, 0.9), batch_size=BATCH, restart=True
             )
             federation = federation._replace(trainer=fresh)
-        seen[name] = [state for state, _ in played(key, data, clients, orders, federation)]
+        seen[name] = [state for state, _ in tiny.played(key, data, clients, orders, federation)]
     for mine, alone, together in zip(*seen.values(), strict=True):
         np.testing.assert_array_equal(mine.clients, alone.clients)
         jax.tree.map(np.testing.assert_array_equal, mine.optimizer, alone.optimizer)
@@ -132,7 +113,7 @@ def test_a_replay_is_of_what_the_server_sent(tiny):
     federation = tiny.federation("ditto", tiny.softmax())
     federation = federation._replace(attack=attacks.attack(["free_rider_replay"]))
     orders = tiny.orders(clients, 3, EPOCHS)
-    seen = played(jax.random.key(0), data, clients._replace(conduct=here), orders, federation)
+    seen = tiny.played(jax.random.key(0), data, clients._replace(conduct=here), orders, federation)
     servers = [np.asarray(state.server) for state, _ in seen]
     norms = [float(record.norm[1]) for _, record in seen]
     assert norms[0] == 0  # nothing was sent before

@@ -13,7 +13,7 @@ from test_rules import oracle_world
 
 import cgsv_jax as cg
 from cgsv_jax import models
-from cgsv_jax.core import evaluation, participation, simulation
+from cgsv_jax.core import evaluation, simulation
 from cgsv_jax.rules.methods import fedrac, fedsac
 from cgsv_jax.rules.methods.fedrac import allocation, bounds_of
 from cgsv_jax.types import Network, Units
@@ -46,17 +46,9 @@ def test_rounds_are_those_of_loops(tiny, present, sizes):
             *("fedrac", model, numbers, Options(submodel_sizes=sizes)), epochs=EPOCHS
         )
         params = model.init(jax.random.fold_in(key, 0))
-        schedule = np.full((ROUNDS, N), -1)
-        for t, here in enumerate(present):
-            schedule[t, : here.sum()] = np.flatnonzero(here)
-        federation = federation._replace(participation=participation.given(schedule))
-        state, seen = simulation.init(key, N, federation)._replace(alone=jnp.asarray(ALONE)), []
-        one_round = jax.jit(
-            lambda state, order: simulation.round_(key, state, data, clients, federation, order)
-        )
-        for order in orders:
-            state, record = one_round(state, order)
-            seen.append((state, record))
+        federation = tiny.attended(federation, present)
+        start = simulation.init(key, N, federation)._replace(alone=jnp.asarray(ALONE))
+        seen = tiny.played(key, data, clients, orders, federation, start)
     want = oracle_submodels.fedrac(
         **oracle_world(data, clients, params), orders=orders, alone=ALONE, validation=held,
         logits=oracle.mlp_logits, gradient=oracle.mlp_gradient, batch=BATCH, present=present,

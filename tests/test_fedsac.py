@@ -13,7 +13,7 @@ from test_rules import oracle_world
 
 import cgsv_jax as cg
 from cgsv_jax import models
-from cgsv_jax.core import evaluation, participation, simulation, vectors
+from cgsv_jax.core import evaluation, simulation, vectors
 from cgsv_jax.results import frames, tables
 from cgsv_jax.rules import submodels
 from cgsv_jax.rules.methods import fedsac
@@ -47,17 +47,9 @@ def test_rounds_are_those_of_loops(tiny, present, options):
             *("fedsac", model, numbers, Options(importance_every=3, **options)), epochs=EPOCHS
         )
         params = model.init(jax.random.fold_in(key, 0))
-        schedule = np.full((ROUNDS, N), -1)
-        for t, here in enumerate(present):
-            schedule[t, : here.sum()] = np.flatnonzero(here)
-        federation = federation._replace(participation=participation.given(schedule))
-        state, seen = simulation.init(key, N, federation)._replace(alone=jnp.asarray(ALONE)), []
-        one_round = jax.jit(
-            lambda state, order: simulation.round_(key, state, data, clients, federation, order)
-        )
-        for order in orders:
-            state, record = one_round(state, order)
-            seen.append((state, record))
+        federation = tiny.attended(federation, present)
+        start = simulation.init(key, N, federation)._replace(alone=jnp.asarray(ALONE))
+        seen = tiny.played(key, data, clients, orders, federation, start)
     want = oracle_submodels.fedsac(
         **oracle_world(data, clients, params), orders=orders, alone=ALONE, validation=held,
         logits=oracle.mlp_logits, gradient=oracle.mlp_gradient, batch=BATCH, present=present,

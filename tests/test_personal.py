@@ -11,7 +11,7 @@ from test_rules import oracle_world
 
 import cgsv_jax as cg
 from cgsv_jax import models as models_lib
-from cgsv_jax.core import evaluation, participation, simulation, vectors
+from cgsv_jax.core import evaluation, simulation, vectors
 from cgsv_jax.rules.methods import fedavg, fedper, iafl, lg_fedavg, private, rank, standalone, then
 from cgsv_jax.types import Network
 
@@ -33,18 +33,11 @@ def test_rounds_with_absences_are_those_of_loops(name, shared, tiny):
         numbers = numbers._replace(learning_rate=np.float64(0.3), decay=np.float64(0.8))
         federation = tiny.federation(name, model, numbers, Options(), epochs=EPOCHS)
         params = model.init(jax.random.fold_in(key, 0))
-        schedule = np.full((ROUNDS, N), -1)
-        for t, here in enumerate(PRESENT):
-            schedule[t, : here.sum()] = np.flatnonzero(here)
-        federation = federation._replace(participation=participation.given(schedule))
-        state, seen = simulation.init(key, N, federation), []
-        one_round = jax.jit(
-            lambda state, order: simulation.round_(key, state, data, clients, federation, order)
-        )
-        for order in orders:
-            state, record = one_round(state, order)
-            used = simulation.models_of(state, federation.algorithm)
-            seen.append((state.server, used, record))
+        federation = tiny.attended(federation, PRESENT)
+        seen = [
+            (state.server, simulation.models_of(state, federation.algorithm), record)
+            for state, record in tiny.played(key, data, clients, orders, federation)
+        ]
     want = oracle_personal.fedavg_of_layers(
         shared, **oracle_world(data, clients, params), orders=orders,
         options=oracle.Options(learning_rate=0.3, decay=0.8), present=PRESENT, batch=BATCH,

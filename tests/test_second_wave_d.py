@@ -15,7 +15,7 @@ from declared import Hyper, Options
 from test_rules import oracle_world
 
 import cgsv_jax as cg
-from cgsv_jax.core import local, participation, simulation
+from cgsv_jax.core import local, simulation
 from cgsv_jax.experiment import names, running
 from cgsv_jax.rules.aggregation import adaptive, by_size, stepped
 from cgsv_jax.rules.aggregation.stepped import Moments
@@ -48,14 +48,6 @@ READS = {
 }
 
 
-def by_schedule(present):
-    """The clients of every round as a schedule; who is away is not in the cohort."""
-    schedule = np.full(present.shape, -1)
-    for t, here in enumerate(present):
-        schedule[t, : here.sum()] = np.flatnonzero(here)
-    return participation.given(schedule)
-
-
 @pytest.mark.parametrize(
     ("name", "weights", "per"),
     [
@@ -76,15 +68,9 @@ def test_rounds_with_absences_are_those_of_loops(name, weights, per, tiny):
         hyper = hyper._replace(learning_rate=np.float64(0.3), decay=np.float64(0.8))
         options = Options(variate_weights=weights)
         federation = tiny.federation(name, model, hyper, options, epochs=EPOCHS, per=per)
-        federation = federation._replace(participation=by_schedule(PRESENT))
+        federation = tiny.attended(federation, PRESENT)
         params = model.init(jax.random.fold_in(key, 0))
-        state, seen = simulation.init(key, N, federation), []
-        one_round = jax.jit(
-            lambda state, order: simulation.round_(key, state, data, clients, federation, order)
-        )
-        for order in orders:
-            state, record = one_round(state, order)
-            seen.append((state, record))
+        seen = tiny.played(key, data, clients, orders, federation)
     numbers |= {"weights": weights}
     want = oracle_second_wave_d.run(
         name, numbers, **oracle_world(data, clients, params), orders=orders,
@@ -125,7 +111,7 @@ E, RATE = 3, 0.2
 STEPS = E * COUNTS
 
 
-def quadratics(algorithm, rounds, optimizer=optax.sgd, decay=1.0, per="round", present=None):
+def quadratics(algorithm, rounds, optimizer=optax.sgd, decay=1.0, per="round", there=None):
     """w_N [D] after so many rounds of clients with F_i(w) = sum_k a_ik (w_k - c_ik)² / 2, in x64.
 
     A row holds sqrt(a_i) and c_i, and the model's answer is sqrt(a_i) (w - c_i).
@@ -151,8 +137,7 @@ def quadratics(algorithm, rounds, optimizer=optax.sgd, decay=1.0, per="round", p
             loss=lambda logits, labels: jnp.sum(jnp.square(logits), axis=1) / 2,
         )  # fmt: skip
         federation = Federation(model, trainer, algorithm, Settings(rounds=1, epochs=E))
-        if present is not None:
-            federation = federation._replace(participation=by_schedule(present))
+        federation = federation if there is None else there(federation)
         clients, key = Clients(held, mask), jax.random.key(0)
         state = simulation.init(key, len(COUNTS), federation)
 
@@ -198,12 +183,12 @@ def test_scaffold_by_size_reaches_the_optimum_of_all_rows():
     np.testing.assert_allclose(reached, centre(weighted), rtol=0, atol=1e-12)
 
 
-def test_scaffold_hears_who_is_away_by_its_variate():
+def test_scaffold_hears_who_is_away_by_its_variate(tiny):
     """Two of three a round, by turns; and a smaller step of the server, as its theory asks for."""
-    present = ~np.eye(3, dtype=bool)
-    reached = quadratics(scaffold(0.5), 1500, present=present)[-1]
+    there = functools.partial(tiny.attended, present=~np.eye(3, dtype=bool))
+    reached = quadratics(scaffold(0.5), 1500, there=there)[-1]
     np.testing.assert_allclose(reached, OPTIMUM, rtol=0, atol=1e-10)
-    assert np.abs(quadratics(evenly(), 300, present=present)[-1] - OPTIMUM).max() > 0.3
+    assert np.abs(quadratics(evenly(), 300, there=there)[-1] - OPTIMUM).max() > 0.3
 
 
 def test_a_variate_is_a_gradient_under_momentum_too():

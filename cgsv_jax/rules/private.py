@@ -1,11 +1,22 @@
 """Private entries: a part of the model that no server sees and no reward moves."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.core import vectors
-from cgsv_jax.types import Algorithm, ArrayTree, Download, PRNGKey, Spans, Standing, Upload
+from cgsv_jax.types import (
+    Algorithm,
+    ArrayTree,
+    Download,
+    Network,
+    PRNGKey,
+    Spans,
+    Standing,
+    Upload,
+)
 
 
 def private(algorithm: Algorithm, spans: Spans) -> Algorithm:
@@ -87,3 +98,25 @@ def private(algorithm: Algorithm, spans: Spans) -> Algorithm:
         )
 
     return algorithm._replace(init=init, update=jax.jit(update), private=spans)
+
+
+def parted(network: Network | None, name: str, last: int, nothing: str) -> tuple[Spans, Spans]:
+    """The entries of all layers but the last k, and those of the last k.
+
+    Args:
+      network: knows the layers.
+      name: of the option that k is.
+      last: k.
+      nothing: what is not, where there are no more layers than these.
+
+    Raises:
+      ValueError: there are not, or the layers are not known.
+    """
+    layers = () if network is None else network.layers()
+    if len(layers) <= last:
+        raise ValueError(
+            f"{name} is {last}, it must be less than the {len(layers)} layers of the model: "
+            f"nothing would be {nothing}"
+        )
+    below, above = (tuple(itertools.chain(*own)) for own in (layers[:-last], layers[-last:]))
+    return below, above

@@ -1,11 +1,9 @@
 """FedPer: a shared body, and a head of one's own."""
 
-import itertools
-
 from cgsv_jax.core import checks
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.methods.fedavg import fedavg
-from cgsv_jax.rules.private import private
+from cgsv_jax.rules.private import parted, private
 from cgsv_jax.rules.spec import Count, Spec
 from cgsv_jax.types import Aggregation, Algorithm, Network
 
@@ -41,13 +39,8 @@ def fedper(
       Arivazhagan et al., Federated Learning with Personalization Layers, arXiv 1912.00818, 2019.
     """
     checks.numbers(PRIVATE_LAYERS.allowed, private_layers=private_layers)
-    layers = () if network is None else network.layers()
-    if len(layers) <= private_layers:
-        raise ValueError(
-            f"private_layers is {private_layers}, it must be less than the {len(layers)} layers of "
-            "the model: nothing would be shared"
-        )
-    return private(fedavg(aggregation), tuple(itertools.chain(*layers[-private_layers:])))
+    _, head = parted(network, "private_layers", private_layers, "shared")
+    return private(fedavg(aggregation), head)
 
 
 FEDPER = Spec(

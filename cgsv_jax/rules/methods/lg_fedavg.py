@@ -1,11 +1,9 @@
 """LG-FedAvg: representations of one's own, and a shared head on top."""
 
-import itertools
-
 from cgsv_jax.core import checks
 from cgsv_jax.core.ranges import Interval
 from cgsv_jax.rules.methods.fedavg import fedavg
-from cgsv_jax.rules.private import private
+from cgsv_jax.rules.private import parted, private
 from cgsv_jax.rules.spec import Count, Spec
 from cgsv_jax.types import Aggregation, Algorithm, Network
 
@@ -41,13 +39,8 @@ def lg_fedavg(
       Representations, arXiv 2001.01523, 2020.
     """
     checks.numbers(SHARED_LAYERS.allowed, shared_layers=shared_layers)
-    layers = () if network is None else network.layers()
-    if len(layers) <= shared_layers:
-        raise ValueError(
-            f"shared_layers is {shared_layers}, it must be less than the {len(layers)} layers of "
-            "the model: nothing would be private"
-        )
-    return private(fedavg(aggregation), tuple(itertools.chain(*layers[:-shared_layers])))
+    body, _ = parted(network, "shared_layers", shared_layers, "private")
+    return private(fedavg(aggregation), body)
 
 
 LG_FEDAVG = Spec(
