@@ -1,8 +1,9 @@
-"""What a compiled program does, read off its text: kernels, bytes, arithmetic, windows.
+"""What a compiled program does, read off its text: kernels, bytes, arithmetic, collectives.
 
-For programs that were compiled for a GPU and scheduled; `compiled_for_gpu` compiles them. Nothing
-here needs a device, and nothing of it is a time: `Kernel.seconds` is the least that a device of
-given rates could take.
+Kernels are those of programs that were compiled for a GPU and scheduled (`compiled_for_gpu`);
+collectives are in the text of every program for several devices (`cost`). Nothing here needs a
+device, and nothing of it is a time: `Kernel.seconds` is the least that a device of given rates
+could take.
 """
 
 import functools
@@ -18,6 +19,9 @@ _FREE = {
     "while", "conditional", "call", "partition-id", "replica-id", "opt-barrier",
 }  # fmt: skip
 _SLICES = {"slice", "dynamic-slice", "gather"}
+_COLLECTIVES = {
+    "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
+}  # fmt: skip
 
 
 class Shape(NamedTuple):
@@ -78,6 +82,13 @@ class Kernel(NamedTuple):
         return max(self.bytes / bandwidth, self.flops / (half if self.half else single))
 
 
+class Collective(NamedTuple):
+    """What devices tell each other at once."""
+
+    kind: str  # as XLA calls it
+    bytes: int  # of its result on one device
+
+
 class Module(NamedTuple):
     """A compiled program."""
 
@@ -105,6 +116,15 @@ class Module(NamedTuple):
             for computation in self.computations.values()
             for each in computation.values()
             if each.opcode == "while"
+        ]
+
+    def collectives(self) -> list[Collective]:
+        """All that the text holds: of a loop one turn, of a choice every branch."""
+        return [
+            Collective(kind, sum(shape.bytes for shape in _given(each)))
+            for computation in self.computations.values()
+            for each in computation.values()
+            if (kind := each.opcode.removesuffix("-start")) in _COLLECTIVES
         ]
 
     def _kernel(self, around: Computation, each: Instruction) -> Kernel:
@@ -190,6 +210,13 @@ def _branches(each: Instruction) -> list[str]:
 
 
 # ---------------------------------------------------------------- bytes
+
+
+def _given(each: Instruction) -> tuple[Shape, ...]:
+    """What a collective results in: one that is only begun has its operands before, too."""
+    if each.opcode in ("all-gather-start", "collective-permute-start"):
+        return each.shapes[len(each.operands) :][: len(each.operands)]
+    return each.shapes
 
 
 def _traffic(around: Computation, each: Instruction, inside: Computation) -> tuple[int, int]:

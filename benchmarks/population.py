@@ -30,6 +30,7 @@ import numpy as np
 
 from benchmarks import common, table
 from cgsv_jax.experiment import bind, timing
+from cgsv_jax.experiment.bind import Bound
 
 TEST_ROWS, EVALUATED = 500, 10  # to evaluate on; clients, where a cohort trains
 
@@ -75,18 +76,22 @@ SCALES = {
 }
 
 
-def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
-    """Seconds of every round, and the peak memory of this process."""
+def bound_of(name: str, clients: int) -> tuple[Bound, str]:
+    """`cgsv` on a population of a kind, as the command binds it, and what its examples are."""
     import jax
 
     from cgsv_jax import data as data_lib
     from cgsv_jax import models
     from cgsv_jax.core import evaluation, vectors
     from cgsv_jax.data import partition, synthetic
-    from cgsv_jax.experiment import names, programs
+    from cgsv_jax.experiment import names
     from cgsv_jax.experiment.task import Task
 
     kind = KINDS[name]
+    options: dict[str, Any] = {"hidden": kind.hidden} if kind.hidden else {}
+    who: dict[str, Any] = {}
+    if kind.cohort:
+        who = {"cohort": kind.cohort, "eval_clients": EVALUATED}
     config = names.configure(
         dataset="mnist",
         model=kind.model,
@@ -96,8 +101,8 @@ def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
         seeds=1,
         rounds=1,
         epochs=kind.epochs,
-        **{"hidden": kind.hidden} if kind.hidden else {},
-        **{"cohort": kind.cohort, "eval_clients": EVALUATED} if kind.cohort else {},
+        **options,
+        **who,
     )
     held = kind.rows * clients
     try:
@@ -115,7 +120,6 @@ def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
     )
     del full
     dealt = partition.uniform(np.random.default_rng(0), data.labels, clients)
-    options = {"hidden": kind.hidden} if kind.hidden else {}
     model = models.MODELS[kind.model](kind.shape, 10, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     tensors = tuple(t.stop - t.start for t in vectors.tensors(shapes))
@@ -123,8 +127,18 @@ def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
     seen = evaluation.network(model, kind.shape)
     chosen = None if kind.cohort is None else np.arange(EVALUATED)
     task = Task("uniform", data, dealt, *described, model, tensors, seen, chosen)
-    made = programs.programs(bind.bind(config, config.methods[0], task))
-    seeds = np.asarray(config.seeds, np.uint32)
+    return bind.bind(config, config.methods[0], task), where
+
+
+def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
+    """Seconds of every round, and the peak memory of this process."""
+    import jax
+
+    from cgsv_jax.experiment import programs
+
+    bound, where = bound_of(name, clients)
+    made = programs.programs(bound)
+    seeds = np.asarray(bound.seeds, np.uint32)
     state = jax.jit(made.begin)(seeds, made.hyper, jax.jit(made.origin)(seeds))
     clock = time.perf_counter()
     step = jax.jit(lambda *args: made.segment(1, *args), donate_argnums=2)
@@ -134,12 +148,26 @@ def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
     del state
     return {
         "clients": clients,
-        "parameters": sum(tensors),
+        "parameters": sum(bound.task.tensors),
         "seconds": timing.repeat(call, rounds).seconds,
         "compile": compiling,
         "peak": timing.peak_memory(),
         "rows": where,
     }
+
+
+def apart(name: str, clients: int, rounds: int) -> dict[str, Any]:
+    """`measure` in a process of its own, so that the peak is its own.
+
+    Raises:
+        RuntimeError: it failed, with the end of what it said.
+    """
+    command = [sys.executable, "-m", "benchmarks.population", "--measure", str(clients)]
+    command += ["--only", name, "--rounds", str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def rows(scale: str = "full", only: Sequence[str] = tuple(KINDS)) -> list[table.Row]:
@@ -151,15 +179,8 @@ def rows(scale: str = "full", only: Sequence[str] = tuple(KINDS)) -> list[table.
 
 
 def _rows_of(name: str, size: Scale) -> list[table.Row]:
-    kind, found = KINDS[name], []
-    for clients in size.clients[name]:
-        command = [sys.executable, "-m", "benchmarks.population", "--measure", str(clients)]
-        done = subprocess.run(
-            [*command, "--only", name, "--rounds", str(size.rounds)], capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
-        found.append(json.loads(done.stdout.splitlines()[-1]))
+    kind = KINDS[name]
+    found = [apart(name, clients, size.rounds) for clients in size.clients[name]]
     last = found[-1]
     matrix = 4 * last["clients"] * last["parameters"]
     medians = [float(np.median(one["seconds"])) for one in found]
@@ -194,7 +215,7 @@ def _rows_of(name: str, size: Scale) -> list[table.Row]:
 
 def main(argv: list[str] | None = None) -> None:
     """The rows, or with --measure one measurement as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scale", choices=list(SCALES), default="full")
     parser.add_argument("--only", default=",".join(KINDS), help="kinds, comma-separated")
     parser.add_argument("--measure", type=int, help="one N of one kind, in this process")
