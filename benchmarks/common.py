@@ -167,8 +167,9 @@ def ours(
     width: int | str | None = "default",
     dtype: Any = np.float32,
     conv: str = "auto",
+    precision: str = "default",
 ) -> Ours:
-    """The package's parts for a work; layout and convolution are its defaults unless given."""
+    """The package's parts for a work; its default layout, convolution, precision unless given."""
     model = model_of(work, conv)
     shapes = jax.eval_shape(model.init, KEY)
     places = vectors.tensors(shapes)
@@ -191,7 +192,9 @@ def ours(
     )
     return Ours(
         model=model,
-        trainer=local.trainer(model, optax.sgd, schedule, batch_size=work.batch_size),
+        trainer=local.trainer(
+            model, optax.sgd, schedule, batch_size=work.batch_size, precision=precision
+        ),
         algorithm=algorithm,
         settings=Settings(
             rounds=1,
@@ -217,16 +220,20 @@ def start(work: Work, side: Ours, dtype: Any = np.float32) -> State:
     return init(jax.tree.map(lambda x: np.asarray(x, dtype), given))
 
 
-def train_call(side: Ours, state: State, orders: np.ndarray) -> Callable[[], Any]:
-    """Local training of all clients in one program: a call that gives (dw [N, D], norms [N])."""
+def training(side: Ours) -> Callable[..., Any]:
+    """Local training of all: (key, state, data, clients, orders) -> dw [N, D], norms [N]."""
 
-    @jax.jit
-    def train(state: State, data: Dataset, clients: Clients, orders: jax.Array) -> Any:
-        upload, _ = simulation.train(KEY, state, data, clients, side.federation, orders)
+    def train(key: Any, state: State, data: Dataset, clients: Clients, orders: jax.Array) -> Any:
+        upload, _ = simulation.train(key, state, data, clients, side.federation, orders)
         return upload.deltas, upload.norms
 
-    orders = jax.device_put(orders)
-    return lambda: train(state, side.data, side.clients, orders)
+    return train
+
+
+def train_call(side: Ours, state: State, orders: np.ndarray) -> Callable[[], Any]:
+    """A call of `training`, in one program."""
+    train, orders = jax.jit(training(side)), jax.device_put(orders)
+    return lambda: train(KEY, state, side.data, side.clients, orders)
 
 
 def evaluate_call(side: Ours, state: State) -> Callable[[], Any]:

@@ -12,6 +12,7 @@ measured. Autotuning needs a device: tiles and algorithms are XLA's defaults.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -23,12 +24,11 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from benchmarks import common, hlo
-from cgsv_jax.core import local, simulation
+from cgsv_jax.core import simulation
 from cgsv_jax.models import conv as conv_lib
-from cgsv_jax.types import Dataset, State, Upload
+from cgsv_jax.types import State, Upload
 
 DESCRIPTION = Path(__file__).with_name("h100.txtpb")
 # Bytes and FLOPs a second of an H100 SXM; single precision multiplies in TF32.
@@ -107,26 +107,29 @@ def counts(name: str, clients: int, program: Any) -> Counts:
 # ---------------------------------------------------------------- programs
 
 
+def conv_of(form: str) -> str:
+    """The package's name of a form's convolution."""
+    return "lax" if form == "lax" else "block"
+
+
+def in_form(form: str) -> contextlib.AbstractContextManager[Any]:
+    """What is traced within computes block convolutions in this form, on every platform."""
+    chosen = {"phases": conv_lib.by_phases, "winner": conv_lib.by_winner}.get(form)
+    return mock.patch.object(conv_lib, "matmul_max", chosen)
+
+
 def local_step(network: str, form: str, precision: str, clients: int) -> Counts:
     """One mini-batch step of all clients at once, as the package trains."""
     batch = NETWORKS[network]
     work = common.random_work(
         network, [2 * batch] * clients, batch_size=batch, learning_rate=0.05, test_rows=10
     )
-    side = common.ours(work, width=None, conv="lax" if form == "lax" else "block")
-    schedule = local.decayed(work.learning_rate, work.decay)
-    trainer = local.trainer(side.model, optax.sgd, schedule, batch_size=batch, precision=precision)
-    federation = side._replace(trainer=trainer).federation
-
-    def train(key: Any, state: State, data: Dataset, held: Any, orders: jax.Array) -> Any:
-        upload, _ = simulation.train(key, state, data, held, federation, orders)
-        return upload.deltas, upload.norms
-
-    state = jax.eval_shape(lambda: simulation.init(common.KEY, clients, federation))
-    chosen = {"phases": conv_lib.by_phases, "winner": conv_lib.by_winner}.get(form)
-    with mock.patch.object(conv_lib, "matmul_max", chosen):
+    side = common.ours(work, width=None, conv=conv_of(form), precision=precision)
+    state = jax.eval_shape(lambda: simulation.init(common.KEY, clients, side.federation))
+    with in_form(form):
         program = compiled(
-            train, common.KEY, state, side.data, side.clients, jnp.asarray(work.orders[0])
+            common.training(side),
+            *(common.KEY, state, side.data, side.clients, jnp.asarray(work.orders[0])),
         )
     return counts(f"local step, {network}, {form}, {precision}", clients, program)
 

@@ -1,17 +1,17 @@
 """Rounds of 100 and 1,000 clients on a GPU: training and the server's step, MNIST CNN.
 
-    python -m benchmarks.gpu_rounds [--scale smoke|full]
+    XLA_PYTHON_CLIENT_MEM_FRACTION=.45 python -m benchmarks.gpu_rounds [--scale smoke|full]
 
 Each framework in its default precision (JAX multiplies and convolves in TF32 there, PyTorch only
 convolves in it) and both in strict float32, against PyTorch's released procedure on the same GPU
 and against the best PyTorch that a fair expert would write (`stacked`, compiled). The whole of it
 needs a GPU that both frameworks see; without one the rows say so. At smoke scale the same code runs
-on whatever there is.
+on whatever there is. JAX takes three quarters of a GPU when it starts, before PyTorch has asked for
+anything: hence the variable.
 """
 
 import functools
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import jax
 from benchmarks import common, table
 from benchmarks.pytorch.work import Work
 from benchmarks.pytorch.worker import Ask, sees_cuda, worker
-from cgsv_jax.core import simulation
+from cgsv_jax.core import layout, simulation
 from cgsv_jax.experiment import timing
 from cgsv_jax.types import Clients, Dataset, State
 
@@ -33,15 +33,18 @@ class Scale(NamedTuple):
     repeats: int
     slow: int  # repeats of the sequential PyTorch, which takes ten seconds at N = 1,000
     precisions: tuple[str, ...]
+    exact: bool  # whether the sides are compared in float64, too, before they are timed
 
 
 SCALES = {
-    "smoke": Scale((3,), 6, 4, 1, 1, ("float32",)),
-    "full": Scale((100, 1_000), 60, 32, 6, 2, ("default", "float32")),
+    "smoke": Scale((3,), 6, 4, 1, 1, ("float32",), exact=True),
+    # What `first_minutes` has time for, after it has compared the sides at smoke scale.
+    "minutes": Scale((100, 1_000), 60, 32, 3, 1, ("default", "float32"), exact=False),
+    "full": Scale((100, 1_000), 60, 32, 6, 2, ("default", "float32"), exact=True),
 }
 
-# Clients trained at once on either side: the activations of a thousand would fill the memory that
-# the two frameworks share.
+# Clients that PyTorch trains at once: the activations of a thousand would fill the memory that the
+# two frameworks share. Ours are the package's default on a GPU, chunks of like size.
 CHUNK = 100
 
 # (precision, yardstick, N) -> PyTorch / ours, at least; what is not here has no target.
@@ -55,31 +58,36 @@ KINDS = ("sequential", "stacked")
 
 
 def rows(scale: str = "full") -> list[table.Row]:
-    """One row per number of clients, precision and yardstick.
+    """One row per number of clients, precision and yardstick; raises as `measured`."""
+    return list(measured(scale))
+
+
+def measured(scale: str) -> Iterator[table.Row]:
+    """The rows, each as soon as it is measured.
 
     Raises:
         RuntimeError: if the sides do not compute the same.
     """
     size = SCALES[scale]
-    # JAX would otherwise take three quarters of the GPU before PyTorch has asked for anything. It
-    # is read when the backend starts, so it has no effect on one that runs already.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", ".45")
-    cases = [(n, p) for n in size.clients for p in size.precisions]
+    cases = [(n, p) for p in size.precisions for n in size.clients]
     gpu = jax.default_backend() == "gpu" and sees_cuda()
-    if scale == "full" and not gpu:
-        return [_row(n, p, kind, size) for n, p in cases for kind in KINDS]
+    if scale != "smoke" and not gpu:
+        yield from (_row(n, p, kind, size) for n, p in cases for kind in KINDS)
+        return
     with worker() as ask:
-        return [row for n, p in cases for row in _rows(ask, n, p, size, "cuda" if gpu else "cpu")]
+        for clients, precision in cases:
+            yield from _rows(ask, clients, precision, size, "cuda" if gpu else "cpu")
 
 
-def _rows(ask: Ask, clients: int, precision: str, size: Scale, device: str) -> list[table.Row]:
+def _rows(ask: Ask, clients: int, precision: str, size: Scale, device: str) -> Iterator[table.Row]:
     work = common.random_work(
         "mnist_cnn", [size.rows] * clients, batch_size=size.batch, learning_rate=0.15
     )
-    note = common.agree(ask, work, KINDS, precisions=("float64", precision), device=device)
-    side = common.ours(work, width=min(CHUNK, clients))
+    precisions = ("float64", precision) if size.exact else (precision,)
+    note = common.agree(ask, work, KINDS, precisions=precisions, device=device)
+    width = layout.balanced_width([1] * clients, most=layout.WIDEST_ON_GPU)
+    side = common.ours(work, width=width)
     mine = common.in_precision(precision, _round_call(side, common.start(work, side), work))
-    result = []
     for kind in KINDS:
         options: dict[str, Any] = {"device": device, "precision": precision}
         if kind == "stacked":
@@ -92,9 +100,8 @@ def _rows(ask: Ask, clients: int, precision: str, size: Scale, device: str) -> l
 
         theirs()  # compiles, and lets cuDNN choose
         slow = size.slow if kind == "sequential" else None
-        measured = common.in_turn(mine, theirs, size.repeats, slow)
-        result.append(_row(clients, precision, kind, size, measured, note))
-    return result
+        times = common.in_turn(mine, theirs, size.repeats, slow)
+        yield _row(clients, precision, kind, size, times, note)
 
 
 def _row(
@@ -102,7 +109,7 @@ def _row(
     precision: str,
     kind: str,
     size: Scale,
-    measured: common.Measured | None = None,
+    times: common.Measured | None = None,
     note: str = "not measured: no GPU that JAX and PyTorch both see",
 ) -> table.Row:
     compiled = {"sequential": "released procedure", "stacked": "stacked and compiled"}[kind]
@@ -110,9 +117,9 @@ def _row(
         work=f"training and server's step, N = {clients}, mnist_cnn, {size.rows} rows each, "
         f"{'strict float32' if precision == 'float32' else 'default precisions'}",
         against=common.against(compiled),
-        ours=measured and measured.ours,
-        theirs=measured and measured.theirs,
-        ratio=measured and measured.ratio,
+        ours=times and times.ours,
+        theirs=times and times.theirs,
+        ratio=times and times.ratio,
         target=TARGETS.get((precision, kind, clients)),
         note=note,
     )

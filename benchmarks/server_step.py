@@ -58,11 +58,11 @@ def rows(scale: str = "full") -> list[table.Row]:
     for setting, chosen in works.items():
         side = common.ours(chosen)
         deltas = rng.normal(size=(size.clients, sum(side.tensors))).astype(np.float32)
-        calls[setting] = _chain(side, common.start(chosen, side), deltas, size.steps)
+        calls[setting] = chain(side, common.start(chosen, side), deltas, size.steps)
         if setting == "paper":
             given = vectors.norms(deltas)
             state = common.start(chosen, side)
-            calls["norms given"] = _chain(side, state, deltas, size.steps, given)
+            calls["norms given"] = chain(side, state, deltas, size.steps, given)
             floor = 4 * deltas.nbytes / copying
     with worker(THREADS) as ask:
         # float32 alone: local_training has compared the steps, here it is the server's half.
@@ -107,7 +107,7 @@ def _per(times: timing.Timing, steps: int) -> timing.Timing:
     return timing.summary([seconds / steps for seconds in times.seconds])
 
 
-def _chain(
+def chain(
     side: common.Ours, state: State, deltas: np.ndarray, steps: int, norms: Any = None
 ) -> Callable[[], Any]:
     """A call that takes `steps` server steps with the same dw from where it stopped last."""
