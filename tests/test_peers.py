@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import io
 import json
 import sys
 import time
@@ -15,6 +16,7 @@ import benchmarks.peers
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import comparison, environments, ours, protocol, work
 from cgsv_jax import models
+from cgsv_jax.experiment import timing
 
 pytestmark = pytest.mark.nightly
 
@@ -186,6 +188,18 @@ def test_a_peer_does_what_it_is_asked(script, peer_of):
             np.testing.assert_array_equal(array, reference.parameters()[name])
 
 
+def test_a_peer_tells_more_than_versions():
+    wire = protocol.Wire(io.StringIO('{"do": "stop"}\n'), io.StringIO())
+    nothing = protocol.Federation(lambda rounds: None, lambda: None, dict)
+    protocol.answer(wire, nothing, ("numpy",), workers="threads")
+    ready, stopped = map(json.loads, wire.write.getvalue().splitlines())
+    assert ready == {
+        "ready": True,
+        "versions": {"numpy": np.__version__, "workers": "threads"},
+    }
+    assert stopped == {}
+
+
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
@@ -244,6 +258,30 @@ def test_an_environment_with_other_requirements_is_not_used(tmp_path):
     assert environments.present("fake", newer, tmp_path).python is None
 
 
+def test_a_peer_is_made_by_the_best_interpreter_there_is(tmp_path, monkeypatch):
+    """Without one it has a sentence; and what another one made is not its environment."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"python-{name}").write_text("#!/bin/sh\necho no venv of mine; exit 1\n")
+        (tmp_path / name / f"python-{name}").chmod(0o755)
+    fake = environments.Peer("Fake", "fake", ("fake==1",), (), ("python-new", "python-old"))
+    monkeypatch.setenv("PATH", "")
+    refused = environments.prepare("fake", fake, tmp_path).error
+    assert refused == "Fake could not be installed: the PATH has no python-new or python-old."
+    monkeypatch.setenv("PATH", str(tmp_path / "old"))
+    assert environments.interpreter(fake) == str(tmp_path / "old" / "python-old")
+    # It is the one that is run.
+    assert environments.prepare("fake", fake, tmp_path).error.endswith(": no venv of mine")
+    home = tmp_path / "fake"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "python").touch()
+    (home / "requirements.txt").write_text(f"# {tmp_path}/old/python-old\nfake==1\n")
+    assert environments.present("fake", fake, tmp_path).python == home / "bin" / "python"
+    monkeypatch.setenv("PATH", f"{tmp_path / 'old'}:{tmp_path / 'new'}")
+    assert environments.interpreter(fake) == str(tmp_path / "new" / "python-new")
+    assert environments.present("fake", fake, tmp_path).python is None
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -272,6 +310,27 @@ def test_the_command_prints_what_it_measured_and_what_it_could_not(
     assert len(measured["theirs"]["seconds"]) == len(measured["ours"]["seconds"]) == 2
     assert measured["gap"] < 1e-5
     assert "could not be installed" in missing["error"]
+
+
+def test_a_row_says_which_workers_it_measured():
+    """Of one release, threads under a lock and threads without one are different peers."""
+    once = timing.Timing(1.0, 1.0, 1.0, (1.0,))
+    result = comparison.Comparison(
+        peer="Fast",
+        versions={"fast": "3.0", "numpy": "2.0", "workers": "threads"},
+        case=TINY,
+        theirs=once,
+        ours=once,
+        ratio=once,
+        gap=0.0,
+        last_gap=0.0,
+        startup=1.0,
+        first=1.0,
+        our_first=1.0,
+    )
+    assert "| Fast 3.0, threads |" in command.row(result)
+    plain = result._replace(versions={"fast": "3.0"})
+    assert "| Fast 3.0 |" in command.row(plain)
 
 
 def test_compare_alternates_and_pairs(script, monkeypatch):

@@ -1,4 +1,4 @@
-"""The same FedAvg round in the simulators that people use: FedJAX, DrJAX, pfl and Flower.
+"""The same FedAvg round in the simulators that people use: FedJAX, DrJAX, pfl, Flower, BlazeFL.
 
     python -m benchmarks.peers [--smoke] [--peers fedjax,drjax] [--cases mlp,logistic] [--json FILE]
 

@@ -1,6 +1,6 @@
 """A FedAvg round in other simulators beside ours.
 
-    python -m benchmarks.peers [--smoke] [--peers fedjax,drjax,pfl,flower] [--json FILE]
+    python -m benchmarks.peers [--smoke] [--peers fedjax,drjax,...] [--json FILE]
                                [--cases mlp,logistic,tutorial_cnn] [--clients N] [--repeats 5]
                                [--limit 300] [--width W]
 
@@ -40,12 +40,13 @@ def duration(timing: Timing) -> str:
 def row(result: comparison.Comparison) -> str:
     """A line under `HEADER`."""
     version = next(iter(result.versions.values()))
+    workers = result.versions.get("workers")  # of a peer that has several kinds
     low, mid, high = (
         f"{x:.2f}" for x in (result.ratio.lower, result.ratio.median, result.ratio.upper)
     )
     cells = (
         result.case.title,
-        f"{result.peer} {version}",
+        f"{result.peer} {version}" + (f", {workers}" if workers else ""),
         duration(result.theirs),
         duration(result.ours),
         f"**{mid}** ({low}-{high})",

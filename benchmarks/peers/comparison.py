@@ -17,7 +17,7 @@ class Comparison(NamedTuple):
     """What was measured; one repeat is one round of all clients."""
 
     peer: str  # its title
-    versions: dict[str, str]  # of its distributions
+    versions: dict[str, str]  # of its distributions, and what else it tells of itself
     case: work.Case
     theirs: timing.Timing
     ours: timing.Timing

@@ -3,7 +3,7 @@
     python -m benchmarks.peers.environments [fedjax drjax ...]
 
 Plain `python -m venv` and `pip install` into `.venv-peers/<peer>`, which git ignores. What was
-completed with the same requirements is used again.
+completed with the same requirements and by the same interpreter is used again.
 """
 
 import argparse
@@ -27,6 +27,8 @@ class Peer(NamedTuple):
     distribution: str  # whose version is quoted
     requirements: tuple[str, ...]
     program: tuple[str, ...]  # arguments of its interpreter; the folder of the work follows
+    # Commands that start a Python new enough for it, the best first; (): the one that runs this.
+    interpreters: tuple[str, ...] = ()
 
 
 _TORCHRUN = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={os.cpu_count()}")
@@ -53,9 +55,16 @@ PEERS = {
     "flower": Peer(
         title="Flower",
         distribution="flwr",
-        # 1.42.0 asks for a certifi that the package index did not have when this was written.
-        requirements=("flwr[simulation]==1.41.0", "torch==2.13.0", "numpy==2.4.6"),
+        requirements=("flwr[simulation]==1.42.0", "torch==2.13.0", "numpy==2.4.6"),
         program=("-m", "benchmarks.peers.with_flower"),
+    ),
+    "blazefl": Peer(
+        title="BlazeFL",
+        distribution="blazefl",
+        requirements=("blazefl[contrib,reproducibility]==3.0.0", "torch==2.13.0", "numpy==2.4.6"),
+        program=("-m", "benchmarks.peers.with_blazefl"),
+        # It needs 3.14, best the build without a global interpreter lock: its workers are threads.
+        interpreters=("python3.14t", "python3.14"),
     ),
 }
 
@@ -65,6 +74,13 @@ class Environment(NamedTuple):
 
     python: Path | None
     error: str | None = None
+
+
+def interpreter(peer: Peer) -> str | None:
+    """The Python that makes the peer's environment; None where the PATH has none for it."""
+    if not peer.interpreters:
+        return sys.executable
+    return next(filter(None, map(shutil.which, peer.interpreters)), None)
 
 
 def present(name: str, peer: Peer | None = None, folder: Path = FOLDER) -> Environment:
@@ -96,10 +112,14 @@ def prepare(name: str, peer: Peer | None = None, folder: Path = FOLDER) -> Envir
     found = present(name, peer, folder)
     if found.python is not None:
         return found
+    base = interpreter(peer)
+    if base is None:
+        needed = " or ".join(peer.interpreters)
+        return Environment(None, f"{peer.title} could not be installed: the PATH has no {needed}.")
     home = folder / name
     shutil.rmtree(home, ignore_errors=True)
     steps = (
-        (sys.executable, "-m", "venv", str(home)),
+        (base, "-m", "venv", str(home)),
         (str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", *peer.requirements),
     )
     for step in steps:
@@ -116,7 +136,8 @@ def prepare(name: str, peer: Peer | None = None, folder: Path = FOLDER) -> Envir
 
 
 def _text(peer: Peer) -> str:
-    return "\n".join(peer.requirements) + "\n"
+    by = [f"# {interpreter(peer)}"] if peer.interpreters else []
+    return "\n".join([*by, *peer.requirements]) + "\n"
 
 
 def _reason(output: str) -> str:

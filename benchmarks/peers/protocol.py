@@ -70,15 +70,19 @@ def error_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def answer(wire: Wire, federation: Federation, distributions: Sequence[str] = ()) -> None:
+def answer(
+    wire: Wire, federation: Federation, distributions: Sequence[str] = (), **besides: str
+) -> None:
     """Says ready, then answers until told to stop.
 
     Args:
         wire: from `claim`.
         federation: the federation.
         distributions: installed packages whose versions are told.
+        **besides: what else is told with them, by name.
     """
-    wire.send(ready=True, versions={name: version(name) for name in distributions})
+    versions = {name: version(name) for name in distributions} | besides
+    wire.send(ready=True, versions=versions)
     for line in wire.read:
         asked = json.loads(line)
         try:
@@ -123,7 +127,7 @@ class Peer:
     """A running peer. It owns a process, hence a class; use it in a `with` statement.
 
     Attributes:
-        versions: of the peer's distributions.
+        versions: of the peer's distributions, and what else it tells of itself.
         startup: seconds from the start of the process until it was ready.
     """
 

@@ -70,7 +70,7 @@ CASES = {
         tolerance=1e-4,
         width=1,
     ),
-    # The set-up of the benchmark in BlazeFL's README: https://github.com/blazefl/blazefl
+    # The set-up of the benchmark in the README of BlazeFL 2: https://github.com/kitsuyaazuma/blazefl
     "tutorial_cnn": Case(
         kind="tutorial CNN",
         network="tutorial_cnn",
