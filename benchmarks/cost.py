@@ -340,7 +340,7 @@ def phases_of(name: str, clients: int) -> Phases:
     """Seconds of the phases of a population's first round, each timed alone in this process."""
     from cgsv_jax.experiment import profiling
 
-    found = profiling.profile(population.bound_of(name, clients)[0]).phases
+    found = profiling.profile(population.bound_of(name, clients)[0], repeats=9).phases
     return Phases(*(phase.seconds.median for phase in found))
 
 
@@ -349,7 +349,9 @@ def compared(name: str, scale: str) -> list[str]:
     command = [sys.executable, "-m", "benchmarks.cost", "--phases"]
     machine, lines = None, []
     for clients in SIZES[scale][name]:
-        run = population.apart(name, clients, 1 if scale == "smoke" else 3)
+        # Rounds of the small ones are short, and what all else rests on should not be a hiccup.
+        rounds = 1 if scale == "smoke" else max(3, 30_000 // clients)
+        run = population.apart(name, clients, rounds)
         work, took = work_of(population.KINDS[name], clients), float(np.median(run["seconds"]))
         if machine is None:
             phases = Phases(*json.loads(_said([*command, f"{name},{clients}"])))
