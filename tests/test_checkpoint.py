@@ -728,3 +728,24 @@ def test_a_fingerprint_is_of_rows_and_holders(config):
     inputs[3] += 1e-6
     data = task.data._replace(inputs=inputs)
     assert identity.fingerprint((task._replace(data=data),)) != identity.fingerprint(dealt)
+
+
+@pytest.mark.long
+def test_saving_a_large_array_takes_two_more_of_it():
+    """In a process of its own, whose peak is its own: orbax copies, and holds what it encodes."""
+    program = """
+import pathlib, resource, sys, tempfile
+import numpy as np
+import orbax.checkpoint
+from cgsv_jax.experiment import checkpoint
+
+array = np.random.default_rng(0).random((1, 25_000, 2_000), np.float32)
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+with tempfile.TemporaryDirectory() as folder:
+    checkpoint._put(pathlib.Path(folder) / "arrays", {"000000": array})
+print((peak() - before) / array.nbytes)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2.5  # encoded whole it is 2.9

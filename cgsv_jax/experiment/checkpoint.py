@@ -47,6 +47,7 @@ MANIFEST, ARRAYS = "manifest.json", "arrays"
 KEEP = 2
 SPARE = 1 << 20  # bytes beside the arrays
 FILES_OF_ONE = 1 << 16  # bytes that orbax writes of an array, beside what is in it
+PIECE = 1 << 24  # bytes that orbax encodes at once; an array whole would be in memory once more
 SECONDS = 60.0  # between two checkpoints where nobody says how many rounds
 MIN_INTERVAL_RATIO = 9.0  # of that interval to what the last save took: ~10 % of the time at most
 
@@ -476,7 +477,8 @@ def _orbax() -> Iterator[Any]:
 
 def _put(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     with _orbax() as ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(dict(arrays)))
+        pieces = {name: ocp.SaveArgs(chunk_byte_size=PIECE) for name in arrays}
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(dict(arrays), pieces))
 
 
 def _get(path: pathlib.Path, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
