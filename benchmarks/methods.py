@@ -7,6 +7,10 @@ and what the method's own files say that it needs, with its defaults. Ten steps 
 a loop that donates its state, as a run does, so that what happens every tenth round is in them. A
 method that values coalitions or judges models on validation rows does so here: 600 of them. One
 whose single step takes longer than the patience is timed by that step.
+
+The floor of a method is FedAvg's step and the arithmetic that its row of docs/methods.md names
+beside it: models judged on the validation rows, products of every pair of clients. No method may
+take more than three times its own.
 """
 
 import argparse
@@ -24,6 +28,27 @@ from cgsv_jax.rules.methods import METHODS
 from cgsv_jax.types import State
 
 YARDSTICK = "fedavg"
+ABOVE = 3.0  # times its floor that a method may take
+
+
+class Work(NamedTuple):
+    """What a step has to do beside FedAvg's."""
+
+    evaluations: Callable[[int, int], float] = lambda clients, units: 0.0  # a step
+    pairs: bool = False  # whether each client's update meets each other's: N² D
+
+
+WORK = {
+    "cffl": Work(lambda clients, units: clients),
+    "eci": Work(lambda clients, units: 100 * (clients - 1) + 2),  # orders that are not cut short
+    "fair_yet_equal": Work(pairs=True),
+    "fedave": Work(lambda clients, units: 2 * clients),
+    "fedrac": Work(lambda clients, units: 51),
+    "fedsac": Work(lambda clients, units: (units + 1) / 10),
+    "iafl": Work(pairs=True),
+    "rank": Work(lambda clients, units: clients, pairs=True),
+    "witness": Work(pairs=True),
+}
 
 
 class Scale(NamedTuple):
@@ -59,27 +84,37 @@ def rows(scale: str = "full", only: Sequence[str] = tuple(METHODS)) -> list[tabl
         name: _divided(t, size.steps) for name, t in timing.alternate(calls, size.repeats).items()
     }
     title = f"server's step, N = {size.clients}, D = {entries:,}"
+    rate = timing.matrix_rate(1024 if scale == "full" else 64)
+    yardstick = per[YARDSTICK]
     found = []
     for name in only:
         if name == YARDSTICK:
             continue
         ours = per.get(name) or timing.summary([single[name]])
-        ratio = timing.ratio(ours, per[YARDSTICK]) if name in per else None
+        ratio = timing.ratio(ours, yardstick) if name in per else None
         if ratio is None:
-            ratio = timing.summary([single[name] / per[YARDSTICK].median])
+            ratio = timing.summary([single[name] / yardstick.median])
+        floor = yardstick.median + _flops(WORK.get(name, Work()), size, entries) / rate
         found.append(
             table.Row(
                 work=f"{title}, {name}",
                 against=f"the same, {YARDSTICK}",
                 ours=ours,
-                theirs=per[YARDSTICK],
+                theirs=yardstick,
                 ratio=ratio,
-                target=None,
+                target=ABOVE * floor / yardstick.median,
                 at_most=True,
+                floor=floor,
                 note="ours / theirs" + (", one step" if name in single else ""),
             )
         )
     return found
+
+
+def _flops(work: Work, size: Scale, entries: int) -> float:
+    """Two for every weight of the MLP and row that is judged; two for every entry of a pair."""
+    judged = 2.0 * entries * (size.rows // 10) * work.evaluations(size.clients, size.hidden)
+    return judged + 2.0 * size.clients**2 * entries * work.pairs
 
 
 def _several(step: Callable[[], Any], count: int) -> Any:
