@@ -218,11 +218,27 @@ def test_half_precision_is_near():
     np.testing.assert_allclose(np.float32(half), apply(params, tokens), rtol=0, atol=0.15)
 
 
+def test_round_trip_through_torch_layouts():
+    params = jax.jit(small().init)(jax.random.key(0))
+    arrays = models.params_to_torch(params)
+    layers = ("conv1", "conv2", "conv3", "fc1")
+    named = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+    assert list(arrays) == ["embed.weight", *named]
+    chex.assert_trees_all_equal(models.params_from_torch(arrays), params)
+    assert arrays["conv2.weight"][3, 4, 1] == params["conv2"]["kernel"][1, 4, 3]
+    np.testing.assert_array_equal(arrays["embed.weight"][7], params["embed"][7])
+    with pytest.raises(ValueError, match=re.escape("'embed.weight' of shape (3, 4, 5, 6, 7)")):
+        models.params_from_torch({"embed.weight": np.zeros((3, 4, 5, 6, 7))})
+
+
 def test_torch_computes_the_same():
-    """Logits and gradients in float64, on sentences without padding, which PyTorch would count."""
+    """Logits and gradients in float64, on sentences of all lengths, from the same parameters."""
     torch = pytest.importorskip("torch", reason="PyTorch is the other side of this comparison")
-    functional = torch.nn.functional
-    tokens, labels = sentences(7, full=True), np.arange(7) % CLASSES
+    from benchmarks.pytorch.networks import TextCNN
+
+    tokens, labels = sentences(40), np.arange(40) % CLASSES
+    assert set(np.count_nonzero(tokens, axis=1)) >= {0, 1, 2, 3, LENGTH}
+    network = TextCNN(VOCABULARY, SMALL["embedding"], SMALL["kernels"], CLASSES).double()
     with jax.enable_x64(True):
         model = small(dropout=0.0)
         params = jax.tree.map(
@@ -234,17 +250,13 @@ def test_torch_computes_the_same():
             picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
             return -picked.mean(), logits
 
-        ours, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
-    theirs = jax.tree.map(lambda x: torch.tensor(np.asarray(x), requires_grad=True), params)
-    x = functional.embedding(torch.tensor(tokens).long(), theirs["embed"]).unsqueeze(1)
-    pooled = []
-    for name in ("conv1", "conv2", "conv3"):
-        kernel = theirs[name]["kernel"].permute(2, 0, 1).unsqueeze(1)  # [K, 1, h, E]
-        responses = functional.relu(functional.conv2d(x, kernel, theirs[name]["bias"])).squeeze(3)
-        pooled.append(functional.max_pool1d(responses, responses.shape[2]).squeeze(2))
-    out = torch.cat(pooled, 1) @ theirs["fc1"]["kernel"] + theirs["fc1"]["bias"]
-    functional.cross_entropy(out, torch.tensor(labels)).backward()
-    np.testing.assert_allclose(logits, out.detach().numpy(), rtol=0, atol=1e-13)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b.grad.numpy(), rtol=0, atol=1e-13), ours, theirs
-    )
+        gradient, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+    start = {name: torch.tensor(x) for name, x in models.params_to_torch(params).items()}
+    network.load_state_dict(start)
+    assert list(dict(network.named_parameters())) == list(start)  # so are the flat vectors
+    theirs = network.logits(torch.tensor(tokens))
+    torch.nn.functional.cross_entropy(theirs, torch.tensor(labels)).backward()
+    np.testing.assert_allclose(logits, theirs.detach().numpy(), rtol=0, atol=1e-13)
+    ours = models.params_to_torch(gradient)
+    for name, parameter in network.named_parameters():
+        np.testing.assert_allclose(ours[name], parameter.grad.numpy(), rtol=0, atol=1e-13)

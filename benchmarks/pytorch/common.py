@@ -24,10 +24,12 @@ def set_precision(precision: str) -> None:
 
 def build(work: Work) -> nn.Module:
     """The work's network with PyTorch's own random start."""
-    if work.network != "mlp":
-        return NETWORKS[work.network]()
-    features, classes = work.inputs[0].size, next(reversed(work.start.values())).size
-    return NETWORKS["mlp"](features, work.hidden, classes)
+    classes = next(reversed(work.start.values())).size
+    if work.network == "mlp":
+        return NETWORKS["mlp"](work.inputs[0].size, work.hidden, classes)
+    if work.network == "text_cnn":
+        return NETWORKS["text_cnn"](*work.words, classes)
+    return NETWORKS[work.network]()
 
 
 def tensor(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -35,9 +37,11 @@ def tensor(array: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, dtype)
 
 
-def images(work: Work, array: np.ndarray) -> np.ndarray:
-    """Inputs as the network wants them: NCHW for a convolution, as they are for an MLP."""
-    return array if work.network == "mlp" else array.transpose(0, 3, 1, 2)
+def inputs(work: Work, array: np.ndarray, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """As the network wants them: images NCHW, the rows of an MLP as they are, tokens as indices."""
+    if work.network == "text_cnn":
+        return tensor(array, device, torch.int32)
+    return tensor(array if work.network == "mlp" else array.transpose(0, 3, 1, 2), device, dtype)
 
 
 def learning_rate(work: Work, round_: int, epoch: int) -> float:

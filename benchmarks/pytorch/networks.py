@@ -75,4 +75,49 @@ class MLP(nn.Module):
         return F.log_softmax(self.logits(inputs), dim=1)
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"mnist_cnn": MnistCNN, "cifar_cnn": CifarCNN, "mlp": MLP}
+class TextCNN(nn.Module):
+    """Tokens [B, L] -> log-probabilities [B, C]: embedding, three convolutions, maxima over time.
+
+    Padding, token 0 after the words of a sentence, is no word: its embedding is 0, and a window
+    with padding in it counts only where a sentence is shorter than a window, which has one then.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int = 16_583,
+        embedding: int = 300,
+        kernels: int = 128,
+        classes: int = 5,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, embedding)
+        self.conv1, self.conv2, self.conv3 = (nn.Conv1d(embedding, kernels, 3) for _ in range(3))
+        # None at all where there is nothing to draw: `vmap` refuses whatever may draw.
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.fc1 = nn.Linear(3 * kernels, classes)
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C]."""
+        words = tokens != 0
+        padded = ~words[:, None, 2:]  # [B, 1, L - 2], windows by their last word
+        padded = padded & (torch.arange(padded.shape[2], device=tokens.device) > 0)
+        x = (self.embed(tokens) * words[..., None]).transpose(1, 2)  # [B, E, L]
+        pooled = []
+        for conv in (self.conv1, self.conv2, self.conv3):
+            # 0 is what relu gives at least, so that it hides no response of a window that counts.
+            responses = F.relu(conv(x)).masked_fill(padded, 0.0)
+            pooled.append(F.max_pool1d(responses, responses.shape[2])[..., 0])
+        return self.fc1(self.dropout(torch.cat(pooled, dim=1)))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [B, C]."""
+        return F.log_softmax(self.logits(tokens), dim=1)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "mnist_cnn": MnistCNN,
+    "cifar_cnn": CifarCNN,
+    "mlp": MLP,
+    "text_cnn": TextCNN,
+}

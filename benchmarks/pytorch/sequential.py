@@ -49,13 +49,14 @@ class Sequential:
             start = {n: torch.from_numpy(x) for n, x in work.start.items()}
             self.server.load_state_dict(start)
         self.models = [copy.deepcopy(self.server) for _ in work.sizes]
+        optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[work.optimizer]
         self.optimizers = [
-            torch.optim.SGD(model.parameters(), lr=work.learning_rate) for model in self.models
+            optimizer(model.parameters(), lr=work.learning_rate) for model in self.models
         ]
         place = (self.device, self.dtype)
-        self.inputs = common.tensor(common.images(work, work.inputs), *place)
+        self.inputs = common.inputs(work, work.inputs, *place)
         self.labels = common.tensor(work.labels, self.device, torch.long)
-        self.test_inputs = common.tensor(common.images(work, work.test_inputs), *place)
+        self.test_inputs = common.inputs(work, work.test_inputs, *place)
         self.test_labels = common.tensor(work.test_labels, self.device, torch.long)
         self.rows = [common.tensor(rows, self.device, torch.long) for rows in work.rows]
         self.orders = None if work.orders is None else self._given_orders(work.orders)

@@ -27,7 +27,7 @@ class Stacked:
         chunk: clients trained at once, of similar size; None is all.
 
     Raises:
-        ValueError: another method than cgsv, or no orders.
+        ValueError: another method than cgsv, another optimizer than sgd, or no orders.
     """
 
     def __init__(
@@ -39,17 +39,17 @@ class Stacked:
         compile: bool = False,
         chunk: int | None = None,
     ):
-        if work.method != "cgsv" or work.orders is None:
-            raise ValueError("stacked clients know the method cgsv and given orders only")
+        if (work.method, work.optimizer) != ("cgsv", "sgd") or work.orders is None:
+            raise ValueError("stacked clients know the method cgsv, sgd and given orders only")
         common.set_precision(precision)
         self.work, self.device, self.dtype = work, torch.device(device), getattr(torch, dtype)
         place = (self.device, self.dtype)
         self.net = common.build(work).to(*place)
         self.shapes = {n: p.shape for n, p in self.net.named_parameters()}
         self.lengths = [p.numel() for p in self.net.parameters()]
-        self.inputs = common.tensor(common.images(work, work.inputs), *place)
+        self.inputs = common.inputs(work, work.inputs, *place)
         self.labels = common.tensor(work.labels, self.device, torch.long)
-        self.test_inputs = common.tensor(common.images(work, work.test_inputs), *place)
+        self.test_inputs = common.inputs(work, work.test_inputs, *place)
         self.test_labels = common.tensor(work.test_labels, self.device, torch.long)
         self.shares = common.tensor(work.sizes / work.sizes.sum(), *place)
         start = np.concatenate([x.ravel() for x in work.start.values()])

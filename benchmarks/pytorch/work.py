@@ -10,16 +10,17 @@ class Work(NamedTuple):
 
     network: str  # key of models.MODELS and networks.NETWORKS
     start: dict[str, np.ndarray]  # the common w_0 by torch name
-    inputs: np.ndarray  # [n, H, W, C] float32
+    inputs: np.ndarray  # [n, H, W, C] float32, or tokens [n, L] int32 of which 0 is padding
     labels: np.ndarray  # [n] int32
     rows: np.ndarray  # [N, M] int32, left-packed
     sizes: np.ndarray  # [N] rows held
     orders: np.ndarray | None  # [T, N, E, M] int32 slots, -1 pads; None: everybody shuffles alone
-    test_inputs: np.ndarray  # [n_test, H, W, C]
+    test_inputs: np.ndarray  # [n_test, ...], as inputs
     test_labels: np.ndarray  # [n_test]
     batch_size: int = 32
     learning_rate: float = 0.15
     decay: float = 0.977  # per round
+    optimizer: str = "sgd"  # of the clients, or "adam", whose moments stay with a client
     epochs: int = 1
     gamma: float = 0.5
     alpha: float = 0.95
@@ -37,6 +38,11 @@ class Work(NamedTuple):
         """Widths of the dense layers except the last."""
         biases = [x.size for name, x in self.start.items() if name.startswith("fc") and x.ndim == 1]
         return tuple(biases[:-1])
+
+    @property
+    def words(self) -> tuple[int, int, int]:
+        """Of the text network: V, numbers per word, kernels of each convolution."""
+        return *self.start["embed.weight"].shape, self.start["conv1.bias"].size
 
     @property
     def rows_visited(self) -> int:
