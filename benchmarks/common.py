@@ -53,6 +53,9 @@ from cgsv_jax.types import (
 
 KEY = jax.random.key(0)  # every draw that matters is given; what is left has no effect
 
+VOCABULARY = 16_583  # V of SST
+TEXT = "without dropout, whose draws differ; padding counts on neither side"
+
 # Largest relative gap of dw after two steps, by precision; "default" may multiply in TF32, which
 # keeps 10 bits, so that thousands of times more windows are within rounding of a tie.
 STEP_GAP = {"float64": 1e-9, "float32": 1e-2, "default": 1e-1}
@@ -71,29 +74,43 @@ def random_work(
     rounds: int = 2,
     test_rows: int = 200,
     seed: int = 0,
+    vocabulary: int = VOCABULARY,
     **options: Any,
 ) -> Work:
-    """Random images with a constant border, as MNIST's: pooling meets ties there.
+    """Random examples of the size of those that a network is for, with random labels.
+
+    Images have a constant border, as MNIST's: pooling meets ties there. Sentences are as long as
+    SST's, a third of the longest on average, and their words as frequent as Zipf's law has it.
 
     Args:
-        network: "mnist_cnn", "cifar_cnn" or "mlp".
+        network: "mnist_cnn", "cifar_cnn", "mlp" or "text_cnn".
         sizes: [N] rows of each client.
         batch_size: B.
         learning_rate: eta.
         epochs: E.
         rounds: T, of batch orders.
-        test_rows: images to evaluate on.
+        test_rows: examples to evaluate on.
         seed: of everything.
+        vocabulary: V of the text network; SST's by default.
         **options: further fields of `Work`.
     """
     rng = np.random.default_rng(seed)
-    shape = {"mnist_cnn": (32, 32, 1), "cifar_cnn": (32, 32, 3), "mlp": (8, 8, 1)}[network]
-    model, sizes = models.MODELS[network](shape, 10), np.asarray(sizes)
+    shape, classes = {
+        "mnist_cnn": ((32, 32, 1), 10),
+        "cifar_cnn": ((32, 32, 3), 10),
+        "mlp": ((8, 8, 1), 10),
+        "text_cnn": ((56,), 5),
+    }[network]
+    text = {"vocabulary": vocabulary} if network == "text_cnn" else {}
+    model, sizes = models.MODELS[network](shape, classes, **text), np.asarray(sizes)
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-        images = rng.normal(size=(count, *shape)).astype(np.float32)
-        images[:, : shape[0] // 5] = images[:, :, -(shape[1] // 5) :] = -0.42
-        return images, rng.integers(0, 10, count).astype(np.int32)
+        if text:
+            examples = _sentences(rng, count, shape[0], vocabulary)
+        else:
+            examples = rng.normal(size=(count, *shape)).astype(np.float32)
+            examples[:, : shape[0] // 5] = examples[:, :, -(shape[1] // 5) :] = -0.42
+        return examples, rng.integers(0, classes, count).astype(np.int32)
 
     inputs, labels = draw(sizes.sum())
     test_inputs, test_labels = draw(test_rows)
@@ -117,9 +134,18 @@ def random_work(
     )
 
 
-def random_start(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, as PyTorch starts, by its names.
+def _sentences(rng: np.random.Generator, count: int, length: int, vocabulary: int) -> np.ndarray:
+    """Tokens [count, length] int32, 0 after the last word."""
+    words = np.clip(rng.normal(length / 3, length / 6, count), 1, length).astype(int)
+    # A logarithm that is uniform makes token k as frequent as 1 / k.
+    tokens = np.minimum(vocabulary ** rng.random((count, length)), vocabulary - 1)
+    return np.where(np.arange(length) < words[:, None], tokens, 0).astype(np.int32)
 
+
+def random_start(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """As PyTorch starts, by its names.
+
+    U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, a standard normal for an embedding.
     Not by `model.init`: that takes seconds to compile, for numbers that any generator can draw.
     """
     shapes = jax.eval_shape(model.init, KEY)
@@ -128,7 +154,10 @@ def random_start(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray
     for name, array in zeros.items():
         if array.ndim > 1:  # a bias follows the weight that it belongs to
             bound = math.prod(array.shape[1:]) ** -0.5
-        start[name] = rng.uniform(-bound, bound, array.shape).astype(np.float32)
+        if name.startswith("embed"):
+            start[name] = rng.normal(size=array.shape).astype(np.float32)
+        else:
+            start[name] = rng.uniform(-bound, bound, array.shape).astype(np.float32)
     return start
 
 
@@ -154,11 +183,13 @@ class Ours(NamedTuple):
 
 
 def model_of(work: Work, conv: str = "auto") -> Model:
-    """The package's network of that name."""
-    shape = work.inputs.shape[1:]
+    """The package's network of that name, without dropout: its draws are no other library's."""
+    shape, classes = work.inputs.shape[1:], list(work.start.values())[-1].size
     if work.network == "mlp":
-        classes = list(work.start.values())[-1].size
         return models.mlp(shape, classes, hidden=work.hidden)
+    if work.network == "text_cnn":
+        options = dict(zip(("vocabulary", "embedding", "kernels"), work.words, strict=True))
+        return models.text_cnn(shape, classes, dropout=0.0, **options)
     return models.MODELS[work.network](shape, 10, conv=conv)
 
 
@@ -186,14 +217,17 @@ def ours(
         ("fedavg", "paper"): methods.fedavg,
         ("standalone", "paper"): methods.standalone,
     }[work.method, work.setting]()
+    optimizer = {"sgd": optax.sgd, "adam": optax.adam}[work.optimizer]
     mask = np.arange(work.rows.shape[1]) < work.sizes[:, None]
-    data = Dataset(
-        work.inputs.astype(dtype), work.labels, work.test_inputs.astype(dtype), work.test_labels
+    inputs, test_inputs = (
+        x if work.network == "text_cnn" else x.astype(dtype)
+        for x in (work.inputs, work.test_inputs)
     )
+    data = Dataset(inputs, work.labels, test_inputs, work.test_labels)
     return Ours(
         model=model,
         trainer=local.trainer(
-            model, optax.sgd, schedule, batch_size=work.batch_size, precision=precision
+            model, optimizer, schedule, batch_size=work.batch_size, precision=precision
         ),
         algorithm=algorithm,
         settings=Settings(
@@ -271,8 +305,11 @@ def step_flops(work: Work) -> float:
     """FLOPs per row of one local step: value, gradient and update, with plain convolutions.
 
     The plain form is the arithmetic that the method needs; the package's own form of a convolution
-    does more of it, in larger pieces.
+    does more of it, in larger pieces. Of the text network see `_words_flops`: thrice that, since a
+    product has a gradient for either factor.
     """
+    if work.network == "text_cnn":
+        return 3 * _words_flops(work, work.inputs)
     model, batch = model_of(work, conv="lax"), work.batch_size
 
     def step(params: Any, inputs: jax.Array, labels: jax.Array) -> Any:
@@ -288,9 +325,23 @@ def step_flops(work: Work) -> float:
 
 def forward_flops(work: Work, batch: int = 100) -> float:
     """FLOPs per row of a forward pass with plain convolutions."""
+    if work.network == "text_cnn":
+        return _words_flops(work, work.test_inputs)
     model = model_of(work, conv="lax")
     params, inputs, _ = _shapes(work, model, batch)
     return timing.cost(model.apply, params, inputs)[0] / batch
+
+
+def _words_flops(work: Work, tokens: np.ndarray) -> float:
+    """FLOPs per sentence of the text network's products, over its windows of words alone.
+
+    XLA counts the package's form as one turn of its loop, and the plain form with all the padding,
+    which is more than the method needs.
+    """
+    height, (_, embedding, kernels) = work.start["conv1.weight"].shape[2], work.words
+    windows = np.maximum((tokens != 0).sum(axis=1) - height + 1, 1).mean()
+    responses = 3 * kernels  # of three convolutions
+    return 2 * responses * float(height * embedding * windows + work.start["fc1.bias"].size)
 
 
 def _shapes(work: Work, model: Model, batch: int) -> tuple:

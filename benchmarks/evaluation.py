@@ -1,4 +1,4 @@
-"""Five clients' models and the server's on 10,000 test images: PyTorch against this package.
+"""Five clients' models and the server's on all test examples: PyTorch against this package.
 
     python -m benchmarks.evaluation [--scale smoke|full]
 
@@ -18,17 +18,34 @@ from cgsv_jax.experiment import timing
 from cgsv_jax.types import State
 
 
+class Case(NamedTuple):
+    """One network and its test set."""
+
+    network: str
+    test_rows: int
+    target: float | None  # PyTorch / ours, at least
+    examples: str = "images"
+    note: str = ""
+
+
+CASES = (
+    Case("mnist_cnn", 10_000, 6.0),
+    Case("cifar_cnn", 10_000, 1.1),
+    Case("text_cnn", 2210, None, "sentences", f"{common.TEXT}; "),  # SST's
+)
+
+
 class Scale(NamedTuple):
     """How much of it."""
 
     clients: int
-    test_rows: int
+    test_rows: int | None  # None: the case's
     repeats: int
     slow: int  # repeats of PyTorch
+    vocabulary: int  # of the text network
 
 
-SCALES = {"smoke": Scale(2, 120, 1, 1), "full": Scale(5, 10_000, 6, 3)}
-TARGETS = {"mnist_cnn": 6.0, "cifar_cnn": 1.1}
+SCALES = {"smoke": Scale(2, 120, 1, 1, 50), "full": Scale(5, None, 6, 3, common.VOCABULARY)}
 BATCHES = (100, 1000)  # of PyTorch; the released code has the former
 THREADS = 2
 
@@ -41,16 +58,20 @@ def rows(scale: str = "full") -> list[table.Row]:
     """
     size = SCALES[scale]
     rate = timing.matrix_rate(1024 if scale == "full" else 64)
-    return [_row(network, size, rate) for network in TARGETS]
+    return [
+        _row(case._replace(test_rows=size.test_rows or case.test_rows), size, rate)
+        for case in CASES
+    ]
 
 
-def _row(network: str, size: Scale, rate: float) -> table.Row:
+def _row(case: Case, size: Scale, rate: float) -> table.Row:
     work = common.random_work(
-        network,
+        case.network,
         [8] * size.clients,
         batch_size=8,
         learning_rate=0.1,
-        test_rows=size.test_rows,
+        test_rows=case.test_rows,
+        vocabulary=size.vocabulary,
     )
     side = common.ours(work)
     state = scattered(common.start(work, side))
@@ -59,19 +80,20 @@ def _row(network: str, size: Scale, rate: float) -> table.Row:
         batch = faster_batch(ask, work, state, side)
         ask("start", "sequential", work)
         send(ask, state, side)
-        note = common.check_evaluation(ask("evaluate", batch=batch), mine(), size.test_rows)
+        note = common.check_evaluation(ask("evaluate", batch=batch), mine(), case.test_rows)
         theirs = lambda: ask("evaluate", batch=batch)  # noqa: E731
         measured = common.in_turn(mine, theirs, size.repeats, size.slow)
-    images = size.test_rows * (size.clients + 1)
+    forwards = case.test_rows * (size.clients + 1)
     return table.Row(
-        work=f"{size.clients} clients and server on {size.test_rows} images, {network}",
+        work=f"{size.clients} clients and server on {case.test_rows} {case.examples}, "
+        f"{case.network}",
         against=common.against("sequential", THREADS) + f", batches of {batch}",
         ours=measured.ours,
         theirs=measured.theirs,
         ratio=measured.ratio,
-        target=TARGETS[network],
-        floor=common.forward_flops(work) * images / rate,
-        note=f"PyTorch's faster batch of {BATCHES}; {note}",
+        target=case.target,
+        floor=common.forward_flops(work) * forwards / rate,
+        note=f"{case.note}PyTorch's faster batch of {BATCHES}; {note}",
     )
 
 

@@ -8,13 +8,16 @@ import multiprocessing
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from benchmarks import agreement, common, gpu_rounds, table
 from benchmarks.pytorch.work import Work, shortened, shuffled
 from benchmarks.pytorch.worker import WorkerError, worker
+from cgsv_jax import models
 from cgsv_jax.experiment import timing
+from cgsv_jax.models import words
 
 pytestmark = pytest.mark.long
 
@@ -102,6 +105,45 @@ def test_a_row_survives_markdown_and_json():
 # ---------------------------------------------------------------- what is compared
 
 
+def text_work(**changes):
+    work = common.random_work(
+        "text_cnn", [9, 14], batch_size=8, learning_rate=1e-3, optimizer="adam", vocabulary=50
+    )
+    return work._replace(**changes)
+
+
+def test_random_sentences_are_as_long_as_those_of_sst():
+    work = common.random_work(
+        "text_cnn", [900], batch_size=8, learning_rate=1e-3, vocabulary=50, test_rows=1
+    )
+    some, (count, length) = work.inputs != 0, work.inputs.shape
+    assert (work.inputs.dtype, work.inputs.min(), work.inputs.max()) == (np.int32, 0, 49)
+    assert (np.diff(some.astype(int), axis=1) <= 0).all()  # padding is behind the words
+    assert some[:, 0].all()
+    # Cut to whole words, half a word less; five standard errors of the mean.
+    assert abs(some.sum(1).mean() + 0.5 - length / 3) < 5 * length / 6 / count**0.5
+
+
+def test_the_text_networks_arithmetic_is_that_of_its_products():
+    """XLA's count of the plain form, on sentences without padding; the rest of it is small."""
+    tokens = np.random.default_rng(0).integers(1, 50, (8, 56)).astype(np.int32)
+    work = text_work(inputs=tokens, test_inputs=tokens)
+    params = models.params_from_torch(work.start)
+
+    def loss(params):
+        kernel = jnp.concatenate([params[f"conv{i}"]["kernel"] for i in (1, 2, 3)], axis=-1)
+        pooled = words.plain_max(tokens, params["embed"], kernel)
+        return (jax.nn.relu(pooled) @ params["fc1"]["kernel"]).sum()
+
+    forward, step = (timing.cost(f, params)[0] / 8 for f in (loss, jax.grad(loss)))
+    assert common.forward_flops(work) == pytest.approx(forward, rel=0.01)
+    assert common.step_flops(work) == pytest.approx(step, rel=0.01)
+    half = np.where(np.arange(56) < 29, tokens, 0)  # 27 windows instead of 54
+    assert common.forward_flops(work._replace(test_inputs=half)) == pytest.approx(
+        forward / 2, rel=0.01
+    )
+
+
 def test_a_shortened_work_visits_the_same_rows():
     work = mlp_work()
     short = shortened(work, clients=3, steps=1)
@@ -129,6 +171,26 @@ def test_pytorchs_order_is_a_permutation_that_keeps_tensors_whole():
 @pytest.mark.parametrize("setting", ["paper", "released"])
 def test_sides_agree(ask, setting):
     assert "agree" in common.agree(ask, mlp_work(setting=setting), ("sequential", "stacked"))
+
+
+@needs_torch
+def test_sides_agree_on_sentences(ask):
+    """Clients that are trained one after another by Adam, and by plain descent all at once."""
+    assert "agree" in common.agree(ask, text_work())
+    plain = text_work(optimizer="sgd", learning_rate=0.1)
+    assert "agree" in common.agree(ask, plain, ("stacked",))
+
+
+@needs_torch
+@pytest.mark.parametrize("changes", [{"optimizer": "sgd"}, {"learning_rate": 1.1e-3}], ids=list)
+def test_disagreement_on_sentences_stops_a_benchmark(ask, changes):
+    def tampered(question, *args, **kwargs):
+        if question == "start":
+            args = (args[0], args[1]._replace(**changes))
+        return ask(question, *args, **kwargs)
+
+    with pytest.raises(RuntimeError, match="local training"):
+        common.agree(tampered, text_work(), precisions=("float32",))
 
 
 @needs_torch
@@ -217,8 +279,10 @@ def test_sequential_is_the_released_code(ask):
 def test_an_error_in_the_worker_is_an_error_here(ask):
     with pytest.raises(WorkerError, match="float32 or default"):
         ask("start", "sequential", mlp_work(), precision="half")
-    with pytest.raises(WorkerError, match="cgsv and given orders"):
+    with pytest.raises(WorkerError, match="cgsv, sgd and given orders"):
         ask("start", "stacked", mlp_work(method="fedavg"))
+    with pytest.raises(WorkerError, match="cgsv, sgd and given orders"):
+        ask("start", "stacked", mlp_work(optimizer="adam"))
     ask("start", "sequential", mlp_work())  # and it goes on answering
     assert ask("look", "server")["server"].shape == (4810,)
 
@@ -241,8 +305,8 @@ def test_a_dead_worker_does_not_hang():
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("local_training", 1),
-        ("evaluation", 2),
+        ("local_training", 2),
+        ("evaluation", 3),
         ("server_step", 3),
         ("whole_round", 1),
         ("gpu_rounds", 2),
