@@ -2,8 +2,8 @@
 
     python -m benchmarks [--scale smoke|full] [--only name,...] [--json FILE]
 
-Questions are asked one after another. Each waits until the load of the last minute is at most 1,
-for three minutes; where it is not, what follows is not called measured, and the row says so. MNIST
+Questions are asked one after another. Each waits until the load of the machine is at most 1, for
+three minutes; where it is not, what follows is not called measured, and the row says so. MNIST
 comes from TFDS_DATA_DIR where it is there; FedJAX from an environment of its own, made on demand.
 """
 
@@ -25,7 +25,6 @@ QUESTIONS = (
     "local_training",
     "evaluation",
     "server_step",
-    "aggregations",
     "methods",
     "exact_shapley",
     "whole_round",

@@ -612,12 +612,27 @@ def against(kind: str, threads: int | None = None) -> str:
 # ---------------------------------------------------------------- the command
 
 PATIENCE = 180.0  # seconds in which the load of the benchmark before dies away
+ASLEEP = 5.0  # seconds in which what is busy is another's
+
+
+def load() -> float:
+    """How many cores the machine keeps busy, apart from what this process has just done.
+
+    The load of the last minute; where it is above what is idle, as it is after a question, at most
+    the cores that are busy while this process sleeps for a few seconds (by psutil).
+    """
+    average = os.getloadavg()[0]
+    if average <= table.MOST_LOAD or not importlib.util.find_spec("psutil"):
+        return average
+    import psutil
+
+    return min(average, psutil.cpu_percent(ASLEEP) / 100 * (psutil.cpu_count() or 1))
 
 
 def answered(
     rows: Callable[[str], list[table.Row]], scale: str, patience: float | None = None
 ) -> list[table.Row]:
-    """The rows of a question with the machine's load of the last minute, before and after.
+    """The rows of a question with the machine's load before it, and that of the minute after.
 
     Args:
         rows: the question.
@@ -626,9 +641,8 @@ def answered(
     """
     patience = PATIENCE * (scale != "smoke") if patience is None else patience
     end = time.monotonic() + patience
-    while os.getloadavg()[0] > table.MOST_LOAD and time.monotonic() < end:
+    while (before := load()) > table.MOST_LOAD and time.monotonic() < end:
         time.sleep(1.0)
-    before = os.getloadavg()[0]
     found = rows(scale)
     return [row._replace(load=(before, os.getloadavg()[0])) for row in found]
 

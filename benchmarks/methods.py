@@ -1,16 +1,17 @@
-"""The server's step of every method, N = 100, D = 99,985, beside that of FedAvg.
+"""The server's step of every method, and of `cgsv` under every aggregation, beside FedAvg's.
 
-    python -m benchmarks.methods [--scale smoke|full] [--only fedavg,cgsv]
+    python -m benchmarks.methods [--scale smoke|full] [--only fedavg,cgsv,krum]
 
-From the uploads of one round of local training to new models: aggregation, contribution, reward,
-and what the method's own files say that it needs, with its defaults. Ten steps one after another in
-a loop that donates its state, as a run does, so that what happens every tenth round is in them. A
-method that values coalitions or judges models on validation rows does so here: 600 of them. One
-whose single step takes longer than the patience is timed by that step.
+N = 100, D = 99,985: from the uploads of one round of local training to new models, with what the
+method's own files say that it needs, and its defaults. Ten steps are one program, as the rounds
+between two evaluations of a run are, so that what happens every tenth round is in them. A method
+that values coalitions or judges models on validation rows does so here: 600 of them. One whose ten
+steps take longer than the patience is timed once.
 
-The floor of a method is FedAvg's step and the arithmetic that its row of docs/methods.md names
-beside it: models judged on the validation rows, products of every pair of clients. No method may
-take more than three times its own.
+The floor of a row is FedAvg's step and, at the speed that they have by themselves in the same
+process, what its page names beside it (docs/methods.md): models judged on validation rows, the
+products of every pair of clients, matrices [N, D] that it keeps. Nothing may take more than three
+times its own.
 """
 
 import argparse
@@ -24,18 +25,20 @@ import jax.numpy as jnp
 from benchmarks import common, table
 from cgsv_jax.core import simulation
 from cgsv_jax.experiment import bind, deal, names, timing
+from cgsv_jax.rules.aggregation import AGGREGATIONS
 from cgsv_jax.rules.methods import METHODS
-from cgsv_jax.types import State
+from cgsv_jax.types import State, Upload
 
 YARDSTICK = "fedavg"
-ABOVE = 3.0  # times its floor that a method may take
+ABOVE = 3.0  # times its floor that a step may take
 
 
 class Work(NamedTuple):
     """What a step has to do beside FedAvg's."""
 
-    evaluations: Callable[[int, int], float] = lambda clients, units: 0.0  # a step
+    evaluations: Callable[[int, int], float] = lambda clients, units: 0.0  # (N, H) -> a step's
     pairs: bool = False  # whether each client's update meets each other's: N² D
+    matrices: int = 0  # readings and writings of what it keeps, [N, D]; FedAvg's are four
 
 
 WORK = {
@@ -45,9 +48,13 @@ WORK = {
     "fedave": Work(lambda clients, units: 2 * clients),
     "fedrac": Work(lambda clients, units: 51),
     "fedsac": Work(lambda clients, units: (units + 1) / 10),
+    "fltrust": Work(lambda clients, units: 3),  # a gradient is three forward passes
     "iafl": Work(pairs=True),
+    "krum": Work(pairs=True),
+    "multi_krum": Work(pairs=True),
     "rank": Work(lambda clients, units: clients, pairs=True),
-    "witness": Work(pairs=True),
+    "scaffold": Work(matrices=3),  # gradients read, variates read and written
+    "witness": Work(pairs=True, matrices=5),  # updates and history read, written, normalised
 }
 
 
@@ -59,76 +66,80 @@ class Scale(NamedTuple):
     rows: int  # of training, a tenth of which the server holds for validation
     steps: int
     repeats: int
-    patience: float  # seconds of a step above which it is the only one
+    patience: float  # seconds of all steps above which they are taken once
 
 
 SCALES = {
     "smoke": Scale(4, 6, 200, 2, 1, 5.0),
-    "full": Scale(100, 2325, 6000, 10, 5, 2.0),
+    "full": Scale(100, 2325, 6000, 10, 5, 5.0),
 }
+KNOWN = (*METHODS, *(name for name in AGGREGATIONS if name != "reputation"))  # cgsv's own
 
 
-def rows(scale: str = "full", only: Sequence[str] = tuple(METHODS)) -> list[table.Row]:
-    """Every method as a multiple of the yardstick."""
+def rows(scale: str = "full", only: Sequence[str] = KNOWN) -> list[table.Row]:
+    """Every method, and every aggregation of `cgsv`, as a multiple of the yardstick."""
     size = SCALES[scale]
-    calls, single, entries = {}, {}, 0
+    calls, once, entries = {}, {}, 0
     for name in dict.fromkeys((YARDSTICK, *only)):
-        step, entries = step_of(name, size)
-        timing.once(step)  # compiles
-        seconds = timing.once(step)
+        steps, entries = steps_of(name, size)
+        timing.once(steps)  # compiles
+        seconds = timing.once(steps)
         if seconds > size.patience:
-            single[name] = seconds
+            once[name] = timing.summary([seconds / size.steps])
         else:
-            calls[name] = functools.partial(_several, step, size.steps)
-    per = {
-        name: _divided(t, size.steps) for name, t in timing.alternate(calls, size.repeats).items()
+            calls[name] = steps
+    times = timing.alternate(calls, size.repeats)
+    per = once | {
+        name: timing.summary([s / size.steps for s in t.seconds]) for name, t in times.items()
     }
-    title = f"server's step, N = {size.clients}, D = {entries:,}"
-    rate = timing.matrix_rate(1024 if scale == "full" else 64)
     yardstick = per[YARDSTICK]
+    judging, pairing = _units(size, entries)
     found = []
     for name in only:
         if name == YARDSTICK:
             continue
-        ours = per.get(name) or timing.summary([single[name]])
-        ratio = timing.ratio(ours, yardstick) if name in per else None
-        if ratio is None:
-            ratio = timing.summary([single[name] / yardstick.median])
-        floor = yardstick.median + _flops(WORK.get(name, Work()), size, entries) / rate
+        work = WORK.get(name, Work())
+        judged = work.evaluations(size.clients, size.hidden) * judging
+        floor = (1 + work.matrices / 4) * yardstick.median + judged + work.pairs * pairing
+        ratios = [seconds / yardstick.median for seconds in per[name].seconds]
         found.append(
             table.Row(
-                work=f"{title}, {name}",
+                work=f"server's step, N = {size.clients}, D = {entries:,}, {_title(name)}",
                 against=f"the same, {YARDSTICK}",
-                ours=ours,
+                ours=per[name],
                 theirs=yardstick,
-                ratio=ratio,
+                ratio=timing.summary(ratios),
                 target=ABOVE * floor / yardstick.median,
                 at_most=True,
                 floor=floor,
-                note="ours / theirs" + (", one step" if name in single else ""),
+                note="ours / theirs" + (", timed once" if name in once else ""),
             )
         )
     return found
 
 
-def _flops(work: Work, size: Scale, entries: int) -> float:
-    """Two for every weight of the MLP and row that is judged; two for every entry of a pair."""
-    judged = 2.0 * entries * (size.rows // 10) * work.evaluations(size.clients, size.hidden)
-    return judged + 2.0 * size.clients**2 * entries * work.pairs
+def _title(name: str) -> str:
+    return name if name in METHODS else f"cgsv --aggregation {name}"
 
 
-def _several(step: Callable[[], Any], count: int) -> Any:
-    for _ in range(count - 1):
-        step()
-    return step()
+def _units(size: Scale, entries: int) -> tuple[float, float]:
+    """Seconds of judging one of N models, and of the products of all pairs of updates."""
+    bound = _bound("cffl", size)  # a method whose server holds validation rows
+    network = bound.task.network
+    models = jax.random.normal(common.KEY, (size.clients, entries))
+    rows = size.rows // 10
+    held = bound.data.inputs[:rows], bound.data.labels[:rows]
+    judge = jax.jit(lambda models: network.evaluate(models, *held))
+    pair = jax.jit(lambda updates: updates @ updates.T)
+    calls = {"judge": lambda: judge(models), "pair": lambda: pair(models)}
+    times = timing.alternate(calls, size.repeats)
+    return times["judge"].median / size.clients, times["pair"].median
 
 
-def _divided(measured: timing.Timing, steps: int) -> timing.Timing:
-    return timing.summary([seconds / steps for seconds in measured.seconds])
-
-
-def step_of(name: str, size: Scale) -> tuple[Callable[[], Any], int]:
-    """A call that takes the next step of a method from the same uploads, and D."""
+def _bound(name: str, size: Scale) -> bind.Bound:
+    options = {"algorithms": name} if name in METHODS else {"algorithms": "cgsv"}
+    if name in AGGREGATIONS:
+        options["aggregation"] = name
     config = names.configure(
         dataset="synthetic",
         model="mlp",
@@ -136,38 +147,51 @@ def step_of(name: str, size: Scale) -> tuple[Callable[[], Any], int]:
         synthetic_rows=size.rows,
         clients=size.clients,
         partitions="uniform",
-        algorithms=name,
         seeds=1,
         rounds=100,
         epochs=1,
         devices=1,
+        **options,
     )
-    (task,) = deal.tasks(config)
-    method = next(own for own in config.methods if own.name == name)
-    bound = bind.bind(config, method, task)
-    federation = bound.federation(method.hyper(task.partition))
-    data, clients = jax.tree.map(jnp.asarray, (bound.data, task.clients))
+    (task,), (method,) = deal.tasks(config), config.methods
+    return bind.bind(config, method, task)
+
+
+def steps_of(name: str, size: Scale) -> tuple[Callable[[], Any], int]:
+    """A call that takes the next steps of a method, or an aggregation, and D."""
+    bound = _bound(name, size)
+    federation = bound.federation(bound.hyper)
+    data, clients = jax.tree.map(jnp.asarray, (bound.data, bound.task.clients))
 
     @jax.jit
     def train(state: State) -> Any:
         return simulation.train(common.KEY, state, data, clients, federation)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def serve(state: State, upload: Any) -> State:
+    def serve(carry: tuple[State, Upload], _: None) -> tuple[tuple[State, Upload], None]:
+        # Of what no step changes a loop would do its work once: here every step may change it.
+        _, upload = jax.lax.optimization_barrier((carry[0].round, carry[1]))
+        state = carry[0]
         own = upload._replace(server=state.server, clients=state.clients, round=state.round)
-        return simulation.serve(common.KEY, state, own, state.optimizer, federation)[0]
+        state, *_ = simulation.serve(common.KEY, state, own, state.optimizer, federation)
+        return (state, upload), None
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def several(carry: tuple[State, Upload]) -> tuple[State, Upload]:
+        return jax.lax.scan(serve, carry, length=size.steps)[0]
 
     # Compiled, so that no two leaves of what is donated share a buffer.
     state = jax.jit(lambda: simulation.init(common.KEY, size.clients, federation))()
     upload, _ = train(state)
-    return timing.chained(lambda state: serve(state, upload), state, 1), state.server.size
+    upload = upload._replace(server=None, clients=None, round=None)
+    carry = jax.tree.map(jnp.copy, (state, upload))
+    return timing.chained(several, carry, 1), state.server.size
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The table, of some of the methods."""
+def main(argv: list[str] | None = None) -> None:
+    """The table, of some of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", choices=list(SCALES), default="full")
-    parser.add_argument("--only", default=",".join(METHODS), help="names, comma-separated")
+    parser.add_argument("--only", default=",".join(KNOWN), help="names, comma-separated")
     options = parser.parse_args(argv)
     only = options.only.split(",")
     print(table.show(common.answered(functools.partial(rows, only=only), options.scale)))

@@ -50,7 +50,7 @@ def rows(scale: str = "full") -> list[table.Row]:
     keys = jax.random.split(jax.random.key(0), size.seeds)
     betas = jnp.asarray(BETAS[: size.betas], jnp.float32)
     hyper = jax.tree.map(lambda x: jnp.full(size.betas, x, jnp.float32), method.hyper())
-    hyper = hyper._replace(beta=betas)
+    hyper = {**hyper, "beta": betas}
     # Runs lie on the hardware as clients do: side by side on an accelerator, in turn on a CPU.
     width = layout.default_width()
     together = jax.jit(lambda *args: grid.grid(final, *args, width=width))

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 
 from benchmarks import agreement, common, gpu_rounds, table
@@ -73,15 +74,28 @@ def test_a_busy_machine_measures_nothing():
 
 
 def test_a_question_waits_for_an_idle_machine(monkeypatch):
-    loads, naps = [2.0, 1.5, 0.9, 0.9, 2.0], []
-    monkeypatch.setattr(common.os, "getloadavg", lambda: (loads.pop(0), 0, 0))
+    """Others' work is waited for; that of the question before is not others'."""
+    average, naps, slept = [2.0], [], []
+    others = [1.5, 1.2, 0.1]
+
+    def busy(seconds):
+        slept.append(seconds)
+        return 100 * others.pop(0) / 4
+
+    monkeypatch.setattr(psutil, "cpu_percent", busy)
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
+    monkeypatch.setattr(common.os, "getloadavg", lambda: (average[0], 0, 0))
     monkeypatch.setattr(common.time, "sleep", naps.append)
     (found,) = common.answered(lambda scale: [row(timing.summary([3.0, 3.0]))], "full")
-    assert found.load == (0.9, 2.0)
-    assert len(naps) == 2
-    monkeypatch.setattr(common.os, "getloadavg", lambda: (4.0, 0, 0))
+    assert found.load == pytest.approx((0.1, 2.0))
+    assert (len(naps), slept) == (2, [common.ASLEEP] * 3)
+    average[0] = 0.9  # nobody needs to be asked
+    (found,) = common.answered(lambda scale: [row(timing.summary([3.0, 3.0]))], "full")
+    assert found.load == (0.9, 0.9)
+    average[0] = 4.0
+    others.append(3.5)
     (found,) = common.answered(lambda scale: [row(timing.summary([3.0, 3.0]))], "smoke")
-    assert found.load == (4.0, 4.0)
+    assert found.load == pytest.approx((3.5, 4.0))
     assert not found.measured
     assert len(naps) == 2
 

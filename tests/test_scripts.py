@@ -16,13 +16,12 @@ import pytest
 
 import experiments
 from benchmarks import __main__ as benchmarks
-from benchmarks import precision, table, variants
+from benchmarks import methods, precision, table, variants
 from cgsv_jax.core import attacks, vectors
 from cgsv_jax.experiment import names, running
 from cgsv_jax.results import frames
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
 from cgsv_jax.rules.contribution.shapley import exact
-from cgsv_jax.rules.methods import METHODS
 from cgsv_jax.types import Conduct, Download, Upload
 from experiments import (
     attacked,
@@ -67,8 +66,7 @@ def test_digits_defaults(capsys):
     ("name", "count"),
     [
         pytest.param("exact_shapley", 1, marks=needs_torch),
-        ("aggregations", 9),
-        ("methods", len(METHODS) - 1),
+        ("methods", len(methods.KNOWN) - 1),
         ("sweeps", 1),
         ("sweep_command", 1),
         ("padding", 3),
