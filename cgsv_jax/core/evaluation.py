@@ -254,7 +254,7 @@ def output_places(model: Model, row: jax.ShapeDtypeStruct) -> np.ndarray | None:
                 moved = [*leaves[:place], bias, *leaves[place + 1 :]]
                 return model.apply(jax.tree.unflatten(structure, moved), inputs)[0]
 
-            if not np.array_equal(jax.jacfwd(logits)(leaves[place]), np.eye(classes)):
+            if not np.array_equal(jax.jacrev(logits)(leaves[place]), np.eye(classes)):
                 continue
             layer = tensor.name.rpartition("[")[0]
             for kernel in table:

@@ -49,12 +49,12 @@ class CNN(nn.Module):
     hidden: tuple[int, ...]
     num_classes: int
     activation: Callable[[jax.Array], jax.Array]
-    form: str = "auto"
+    block: bool = False
 
     @nn.compact
-    def __call__(self, inputs, train: bool):
+    def __call__(self, inputs):
         """Logits [B, num_classes] of inputs [B, H, W, C]."""
-        block = _use_block(self.form, train)
+        block = self.block
         x = _crop(inputs, [size for _, size in self.convs])
         x = x.transpose(3, 1, 2, 0) if block else x
         for i, (features, size) in enumerate(self.convs, start=1):
@@ -66,15 +66,24 @@ class CNN(nn.Module):
         return initializers.dense(self.num_classes, x.shape[-1], f"fc{len(self.hidden) + 1}")(x)
 
 
-def _use_block(form: str, train: bool) -> bool:
-    """Which form computes.
+def _by_use(plain: types.Apply, block: types.Apply) -> types.Apply:
+    """`plain` where a value is wanted, `block` where a gradient is; reverse-mode differentiable.
 
     The block form wins where a gradient is wanted, the plain one forward, as measured on CPUs. On a
     GPU the plain form's weight gradients under `vmap` would be forward grouped convolutions with
     windows as large as the image, by what XLA compiles for one. How the block form computes is
     chosen per platform in `conv.matmul_max`.
     """
-    return train if form == "auto" else form == "block"
+
+    @jax.custom_vjp
+    def either(params, inputs):
+        return plain(params, inputs, None)
+
+    either.defvjp(
+        lambda params, inputs: jax.vjp(lambda p, x: block(p, x, None), params, inputs),
+        lambda transposed, gradient: transposed(gradient),
+    )
+    return lambda params, inputs, key=None: either(params, inputs)
 
 
 def _crop(images: jax.Array, kernels: Sequence[int]) -> jax.Array:
@@ -117,7 +126,12 @@ def _cnn(name, input_shape, num_classes, convs, hidden, activation, form, widths
         raise ValueError(f"{name} needs at least one class, got {num_classes}.")
     if form not in FORMS:
         raise ValueError(f"conv must be one of {FORMS}, got {form!r}.")
-    model = adapter.from_linen(CNN(convs, hidden, num_classes, activation, form), input_shape)
+    plain, block = (
+        adapter.from_linen(CNN(convs, hidden, num_classes, activation, chosen), input_shape)
+        for chosen in (False, True)
+    )
+    either = plain._replace(apply=_by_use(plain.apply, block.apply))
+    model = {"lax": plain, "block": block, "auto": either}[form]
     layers, sizes = [], input_shape[:2]
     for i, (_, kernel) in enumerate(convs, start=1):
         sizes = [conv_lib.pooled_size(size, kernel) for size in sizes]
@@ -140,7 +154,8 @@ def mnist_cnn(
     Args:
         input_shape: (height, width, channels) of one row.
         num_classes: logits.
-        conv: "block" or "lax" everywhere, or "auto": block with a key (training), lax without.
+        conv: "block" or "lax" everywhere, or "auto": block for a gradient, lax for a value. Only
+            "lax" can be differentiated in forward mode.
         widths: of all hidden layers, where they are others: a submodel's.
 
     Raises:
@@ -164,7 +179,8 @@ def cifar_cnn(
     Args:
         input_shape: (height, width, channels) of one row.
         num_classes: logits.
-        conv: "block" or "lax" everywhere, or "auto": block with a key (training), lax without.
+        conv: "block" or "lax" everywhere, or "auto": block for a gradient, lax for a value. Only
+            "lax" can be differentiated in forward mode.
         widths: of all hidden layers, where they are others: a submodel's.
 
     Raises:
@@ -189,7 +205,8 @@ def tutorial_cnn(
     Args:
         input_shape: (height, width, channels) of one row.
         num_classes: logits.
-        conv: "block" or "lax" everywhere, or "auto": block with a key (training), lax without.
+        conv: "block" or "lax" everywhere, or "auto": block for a gradient, lax for a value. Only
+            "lax" can be differentiated in forward mode.
         widths: of all hidden layers, where they are others: a submodel's.
 
     Raises:
