@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 CASES = (
     Case("mnist_cnn", 10_000, 6.0),
-    Case("cifar_cnn", 10_000, 1.1),
+    Case("cifar_cnn", 10_000, 1.5),
     Case("text_cnn", 2210, None, "sentences", f"{common.TEXT}; "),  # SST's
 )
 

@@ -27,8 +27,8 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("mnist_cnn", 32, 0.15, 1.7),
-    Case("cifar_cnn", 128, 0.015, 1.0),
+    Case("mnist_cnn", 32, 0.15, 2.0),
+    Case("cifar_cnn", 128, 0.015, 1.4),
     Case("text_cnn", 256, 1e-4, None, 4, "adam", f"{common.TEXT}; Adam; "),
 )
 

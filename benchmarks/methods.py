@@ -49,11 +49,14 @@ WORK = {
     "fedrac": Work(lambda clients, units: 51),
     "fedsac": Work(lambda clients, units: (units + 1) / 10),
     "fltrust": Work(lambda clients, units: 3),  # a gradient is three forward passes
+    "geometric_median": Work(matrices=16),  # eight steps: distances, and a mean
     "iafl": Work(pairs=True),
     "krum": Work(pairs=True),
+    "median": Work(matrices=64),  # as it says: 2 x 32
     "multi_krum": Work(pairs=True),
     "rank": Work(lambda clients, units: clients, pairs=True),
     "scaffold": Work(matrices=3),  # gradients read, variates read and written
+    "trimmed_mean": Work(matrices=64),
     "witness": Work(pairs=True, matrices=5),  # updates and history read, written, normalised
 }
 

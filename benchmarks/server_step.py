@@ -33,7 +33,7 @@ class Scale(NamedTuple):
 
 
 SCALES = {"smoke": Scale(3, 2, 1, 1), "full": Scale(100, 10, 7, 128)}
-TARGET, TARGET_BYTES = 90.0, 2.5
+TARGET, TARGET_BYTES = 90.0, 1.8
 THREADS = 2
 
 

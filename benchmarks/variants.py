@@ -7,6 +7,7 @@ The defaults of the package follow from these numbers: `layout.default_width` an
 """
 
 import argparse
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import common
+from benchmarks import common, compiled_for_gpu
 from cgsv_jax import models as models_lib
 from cgsv_jax.core import local, simulation, top_k
 from cgsv_jax.experiment import timing
@@ -33,6 +34,7 @@ class Scale(NamedTuple):
     repeats: int
 
 
+WIDTHS = {1: "one by one", 2: "chunks of 2", None: "all at once"}
 SCALES = {"smoke": Scale(2, 1, 5000, 4, 1), "full": Scale(5, 10, 104_242, 100, 5)}
 
 
@@ -48,15 +50,18 @@ def training(size: Scale) -> str:
     for network, batch, rate in (("mnist_cnn", 32, 0.15), ("cifar_cnn", 128, 0.015)):
         times = {}
         # Autodiff of `lax.conv` in a loop takes ten and more times as long on a CPU.
-        for conv, steps, repeats in (("block", size.steps, size.repeats), ("lax", 1, 1)):
+        groups = ((("phases", "winner"), size.steps, size.repeats), (("lax",), 1, 1))
+        for forms, steps, repeats in groups:
             work = common.random_work(
                 network, [steps * batch] * size.clients, batch_size=batch, learning_rate=rate
             )
             calls: dict[str, Callable[[], Any]] = {}
-            for width, name in ((1, "one by one"), (2, "chunks of 2"), (None, "all at once")):
-                side = common.ours(work, width=width, conv=conv)
-                state = common.start(work, side)
-                calls[f"{conv}, {name}"] = common.train_call(side, state, work.orders[0])
+            for form, (width, name) in itertools.product(forms, WIDTHS.items()):
+                side = common.ours(work, width=width, conv=compiled_for_gpu.conv_of(form))
+                call = common.train_call(side, common.start(work, side), work.orders[0])
+                with compiled_for_gpu.in_form(form):  # in which it is traced
+                    timing.once(call)
+                calls[f"{form}, {name}"] = call
             for name, measured in timing.alternate(calls, repeats).items():
                 per_step = [seconds / (size.clients * steps) for seconds in measured.seconds]
                 times[name] = timing.summary(per_step)

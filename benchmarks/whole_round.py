@@ -37,7 +37,7 @@ class Scale(NamedTuple):
 
 
 SCALES = {"smoke": Scale(3, 36, 2, 4, 60, 1, 1), "full": Scale(10, 6_000, 3, 32, 10_000, 6, 2)}
-TARGET = 4.0
+TARGET = 3.0
 THREADS = 2
 
 

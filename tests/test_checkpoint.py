@@ -734,17 +734,19 @@ def test_a_fingerprint_is_of_rows_and_holders(config):
 def test_saving_a_large_array_takes_two_more_of_it():
     """In a process of its own, whose peak is its own: orbax copies, and holds what it encodes."""
     program = """
-import pathlib, resource, sys, tempfile
+import pathlib, sys, tempfile
+import jax
 import numpy as np
 import orbax.checkpoint
-from cgsv_jax.experiment import checkpoint
+from cgsv_jax.experiment import checkpoint, timing
+
+jax.devices()
 
 array = np.random.default_rng(0).random((1, 25_000, 2_000), np.float32)
-peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
+before = timing.peak_memory()
 with tempfile.TemporaryDirectory() as folder:
     checkpoint._put(pathlib.Path(folder) / "arrays", {"000000": array})
-print((peak() - before) / array.nbytes)
+print((timing.peak_memory() - before) / array.nbytes)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -640,3 +642,17 @@ def test_methods_that_differ_in_numbers_share_programs():
         both = ((own.record, own.evaluation) for own in (cell, alone))
         for one, other in zip(*map(jax.tree.leaves, both), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.long
+def test_a_process_has_a_peak_of_its_own():
+    """However large the one was that started it, as benchmarks start theirs."""
+    own = "from cgsv_jax.experiment import timing; print(timing.peak_memory())"
+    large = f"""
+import subprocess, sys
+held = bytearray(1 << 30)
+held[::4096] = b"1" * len(held[::4096])  # each page
+print(subprocess.run([sys.executable, "-c", {own!r}], capture_output=True, text=True).stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", large], capture_output=True, text=True)
+    assert 1 << 26 < int(done.stdout) < 1 << 30, done.stderr

@@ -4,6 +4,7 @@ Every time is that of a call until all JAX arrays of its result are ready; every
 with quartiles. Floors are computed from rates measured on the same device in the same process.
 """
 
+import pathlib
 import resource
 import sys
 import time
@@ -128,8 +129,12 @@ def peak_memory(device: Any = None) -> int:
     stats = (device or jax.local_devices()[0]).memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    try:  # Linux's, because in `ru_maxrss` the peak of whoever started the process counts as well
+        status = pathlib.Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def memory_limit(device: Any = None) -> int | None:
