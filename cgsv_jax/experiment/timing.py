@@ -4,9 +4,6 @@ Every time is that of a call until all JAX arrays of its result are ready; every
 with quartiles. Floors are computed from rates measured on the same device in the same process.
 """
 
-import pathlib
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from cgsv_jax.host import files
 
 
 class Timing(NamedTuple):
@@ -129,12 +128,7 @@ def peak_memory(device: Any = None) -> int:
     stats = (device or jax.local_devices()[0]).memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return int(stats["peak_bytes_in_use"])
-    try:  # Linux's, because in `ru_maxrss` the peak of whoever started the process counts as well
-        status = pathlib.Path("/proc/self/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    except (OSError, IndexError):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return files.peak_memory()
 
 
 def memory_limit(device: Any = None) -> int | None:

@@ -17,8 +17,10 @@ import math
 import os
 import pathlib
 import re
+import resource
 import shutil
 import stat
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -392,6 +394,18 @@ def host_memory() -> int:
         with contextlib.suppress(ValueError):  # it is not there, or holds "max"
             there = min(there, int(read_text(file)))
     return there
+
+
+def peak_memory() -> int:
+    """Most bytes that this process ever had in use.
+
+    Where the system says it of this process alone (Linux): in `ru_maxrss` the peak of whoever
+    started the process counts as well.
+    """
+    with contextlib.suppress(ValueError, IndexError):
+        return 1024 * int(read_text("/proc/self/status").partition("VmHWM:")[2].split()[0])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 # ---------------------------------------------------------------- writing
