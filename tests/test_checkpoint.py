@@ -734,13 +734,10 @@ def test_a_fingerprint_is_of_rows_and_holders(config):
 def test_saving_a_large_array_takes_two_more_of_it():
     """In a process of its own, whose peak is its own: orbax copies, and holds what it encodes."""
     program = """
-import pathlib, sys, tempfile
-import jax
+import pathlib, tempfile
 import numpy as np
 import orbax.checkpoint
 from cgsv_jax.experiment import checkpoint, timing
-
-jax.devices()
 
 array = np.random.default_rng(0).random((1, 25_000, 2_000), np.float32)
 before = timing.peak_memory()

@@ -1,7 +1,7 @@
 """The two convolutional networks of the released code."""
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -54,19 +54,18 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, inputs):
         """Logits [B, num_classes] of inputs [B, H, W, C]."""
-        block = self.block
         x = _crop(inputs, [size for _, size in self.convs])
-        x = x.transpose(3, 1, 2, 0) if block else x
+        x = x.transpose(3, 1, 2, 0) if self.block else x
         for i, (features, size) in enumerate(self.convs, start=1):
-            x = ConvPool(features, size, self.activation, name=f"conv{i}")(x, block)
-        x = x.transpose(3, 0, 1, 2) if block else x.transpose(0, 3, 1, 2)
+            x = ConvPool(features, size, self.activation, name=f"conv{i}")(x, self.block)
+        x = x.transpose(3, 0, 1, 2) if self.block else x.transpose(0, 3, 1, 2)
         x = x.reshape(x.shape[0], -1)  # [B, C H W]
         for i, width in enumerate(self.hidden, start=1):
             x = self.activation(initializers.dense(width, x.shape[-1], f"fc{i}")(x))
         return initializers.dense(self.num_classes, x.shape[-1], f"fc{len(self.hidden) + 1}")(x)
 
 
-def _by_use(plain: types.Apply, block: types.Apply) -> types.Apply:
+def _by_use(plain: types.Apply, block: nn.Module) -> types.Apply:
     """`plain` where a value is wanted, `block` where a gradient is; reverse-mode differentiable.
 
     The block form wins where a gradient is wanted, the plain one forward, as measured on CPUs. On a
@@ -77,10 +76,10 @@ def _by_use(plain: types.Apply, block: types.Apply) -> types.Apply:
 
     @jax.custom_vjp
     def either(params, inputs):
-        return plain(params, inputs, None)
+        return plain(params, inputs)
 
     either.defvjp(
-        lambda params, inputs: jax.vjp(lambda p, x: block(p, x, None), params, inputs),
+        lambda params, inputs: jax.vjp(lambda p, x: block.apply({"params": p}, x), params, inputs),
         lambda transposed, gradient: transposed(gradient),
     )
     return lambda params, inputs, key=None: either(params, inputs)
@@ -126,12 +125,10 @@ def _cnn(name, input_shape, num_classes, convs, hidden, activation, form, widths
         raise ValueError(f"{name} needs at least one class, got {num_classes}.")
     if form not in FORMS:
         raise ValueError(f"conv must be one of {FORMS}, got {form!r}.")
-    plain, block = (
-        adapter.from_linen(CNN(convs, hidden, num_classes, activation, chosen), input_shape)
-        for chosen in (False, True)
-    )
-    either = plain._replace(apply=_by_use(plain.apply, block.apply))
-    model = {"lax": plain, "block": block, "auto": either}[form]
+    network = partial(CNN, convs, hidden, num_classes, activation)
+    model = adapter.from_linen(network(form == "block"), input_shape)
+    if form == "auto":
+        model = model._replace(apply=_by_use(model.apply, network(True)))
     layers, sizes = [], input_shape[:2]
     for i, (_, kernel) in enumerate(convs, start=1):
         sizes = [conv_lib.pooled_size(size, kernel) for size in sizes]
