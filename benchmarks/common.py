@@ -20,6 +20,7 @@ import importlib.util
 import itertools
 import math
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -592,10 +593,28 @@ def in_turn(
     return Measured(**{name: timing.summary(times) for name, times in seconds.items()})
 
 
+def per(times: timing.Timing, count: int) -> timing.Timing:
+    """Of each of so many equal parts."""
+    return timing.summary([seconds / count for seconds in times.seconds])
+
+
 def faster(calls: Mapping[Any, Callable[[], Any]]) -> Any:
     """The key of the call that takes the least time, of two tries each."""
     times = timing.alternate(calls, repeats=2, warmup=0)
     return min(times, key=lambda name: min(times[name].seconds))
+
+
+def said(command: Sequence[str], **environment: str) -> str:
+    """The last line that a process of its own prints.
+
+    Raises:
+        RuntimeError: it failed, with the end of what it complained of.
+    """
+    own = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=own)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return done.stdout.splitlines()[-1]
 
 
 def torch_version() -> str:

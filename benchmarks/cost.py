@@ -12,15 +12,13 @@ from them. docs/scaling.md says the formulas in words.
 import argparse
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import hlo, population
+from benchmarks import common, hlo, population
 from cgsv_jax.experiment import bind
 
 ITEM = 4  # bytes of a number in models, updates and examples
@@ -354,7 +352,7 @@ def compared(name: str, scale: str) -> list[str]:
         run = population.apart(name, clients, rounds)
         work, took = work_of(population.KINDS[name], clients), float(np.median(run["seconds"]))
         if machine is None:
-            phases = Phases(*json.loads(_said([*command, f"{name},{clients}"])))
+            phases = Phases(*json.loads(common.said([*command, f"{name},{clients}"])))
             machine = fitted(work, phases, took, run["peak"])
         lines.append(beside(name, work, machine, took, run["peak"], fit=not lines))
     return lines
@@ -372,15 +370,6 @@ def beside(
     sizes = f"{most / 2**30:.2f} | {expected[1] / 2**30:.2f} | {ratios[1]:.2f}"
     title = f"{name}, D = {work.network.parameters:,}"
     return f"| {title} | {work.clients:,} | {times} | {sizes} | {verdict} |"
-
-
-def _said(command: Sequence[str], **environment: str) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return done.stdout.splitlines()[-1]
 
 
 # ---------------------------------------------------------------- 10^6 clients
@@ -457,7 +446,7 @@ def compiled(case: Case) -> tuple[Work, dict[str, int]]:
     """A round of `cgsv` as the command runs it on this process's devices, and its collectives."""
     import jax
 
-    from cgsv_jax.experiment import deal, names, programs
+    from cgsv_jax.experiment import deal, names
 
     clients, hidden, evaluated, cohort = case
     who: dict[str, Any] = {"cohort": cohort} if cohort else {}
@@ -473,13 +462,7 @@ def compiled(case: Case) -> tuple[Work, dict[str, int]]:
     )
     (task,) = deal.tasks(config)
     bound = bind.bind(config, config.methods[0], task)
-    made = programs.programs(bound)
-    seeds = np.asarray(bound.seeds, np.uint32)
-    state = jax.jit(made.begin)(seeds, made.hyper, jax.jit(made.origin)(seeds))
-    segment = jax.jit(
-        lambda *args: made.segment(1, *args, evaluated=evaluated > 0), donate_argnums=2
-    )
-    text = segment.lower(seeds, made.hyper, state, made.shared).compile().as_text()
+    text = population.round_of(bound, evaluated > 0)[0].compile().as_text()
     found: dict[str, int] = {}
     for each in hlo.module(text).collectives():
         found[each.kind] = found.get(each.kind, 0) + each.bytes
@@ -505,7 +488,7 @@ def on_eight(cases: Sequence[Case] = COMPILED) -> list[dict[str, Any]]:
     asked = ";".join(",".join(map(str, case)) for case in cases)
     flags = f"--xla_force_host_platform_device_count={DEVICES}"
     command = [sys.executable, "-m", "benchmarks.cost", "--compiled", asked]
-    return json.loads(_said(command, XLA_FLAGS=flags, JAX_PLATFORMS="cpu"))
+    return json.loads(common.said(command, XLA_FLAGS=flags, JAX_PLATFORMS="cpu"))
 
 
 def _compiled(asked: str) -> list[dict[str, Any]]:

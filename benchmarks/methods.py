@@ -88,13 +88,11 @@ def rows(scale: str = "full", only: Sequence[str] = KNOWN) -> list[table.Row]:
         timing.once(steps)  # compiles
         seconds = timing.once(steps)
         if seconds > size.patience:
-            once[name] = timing.summary([seconds / size.steps])
+            once[name] = timing.summary([seconds])
         else:
             calls[name] = steps
-    times = timing.alternate(calls, size.repeats)
-    per = once | {
-        name: timing.summary([s / size.steps for s in t.seconds]) for name, t in times.items()
-    }
+    times = once | timing.alternate(calls, size.repeats)
+    per = {name: common.per(own, size.steps) for name, own in times.items()}
     yardstick = per[YARDSTICK]
     judging, pairing = _units(size, entries)
     found = []
@@ -104,14 +102,17 @@ def rows(scale: str = "full", only: Sequence[str] = KNOWN) -> list[table.Row]:
         work = WORK.get(name, Work())
         judged = work.evaluations(size.clients, size.hidden) * judging
         floor = (1 + work.matrices / 4) * yardstick.median + judged + work.pairs * pairing
-        ratios = [seconds / yardstick.median for seconds in per[name].seconds]
+        if name in once:  # it has no neighbours
+            ratio = timing.summary([per[name].median / yardstick.median])
+        else:
+            ratio = timing.ratio(per[name], yardstick)
         found.append(
             table.Row(
                 work=f"server's step, N = {size.clients}, D = {entries:,}, {_title(name)}",
                 against=f"the same, {YARDSTICK}",
                 ours=per[name],
                 theirs=yardstick,
-                ratio=timing.summary(ratios),
+                ratio=ratio,
                 target=ABOVE * floor / yardstick.median,
                 at_most=True,
                 floor=floor,
@@ -127,7 +128,7 @@ def _title(name: str) -> str:
 
 def _units(size: Scale, entries: int) -> tuple[float, float]:
     """Seconds of judging one of N models, and of the products of all pairs of updates."""
-    bound = _bound("cffl", size)  # a method whose server holds validation rows
+    bound = _bound(YARDSTICK, size)
     network = bound.task.network
     models = jax.random.normal(common.KEY, (size.clients, entries))
     rows = size.rows // 10
@@ -140,7 +141,7 @@ def _units(size: Scale, entries: int) -> tuple[float, float]:
 
 
 def _bound(name: str, size: Scale) -> bind.Bound:
-    options = {"algorithms": name} if name in METHODS else {"algorithms": "cgsv"}
+    options: dict[str, Any] = {"algorithms": name if name in METHODS else "cgsv"}
     if name in AGGREGATIONS:
         options["aggregation"] = name
     config = names.configure(

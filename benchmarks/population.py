@@ -20,9 +20,7 @@ import argparse
 import functools
 import json
 import math
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -130,44 +128,40 @@ def bound_of(name: str, clients: int) -> tuple[Bound, str]:
     return bind.bind(config, config.methods[0], task), where
 
 
-def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
-    """Seconds of every round, and the peak memory of this process."""
+def round_of(bound: Bound, evaluated: bool = True) -> tuple[Any, tuple[Any, ...]]:
+    """A round as a run compiles it, lowered, and its arguments: seeds, numbers, state, data."""
     import jax
 
     from cgsv_jax.experiment import programs
 
-    bound, where = bound_of(name, clients)
     made = programs.programs(bound)
     seeds = np.asarray(bound.seeds, np.uint32)
     state = jax.jit(made.begin)(seeds, made.hyper, jax.jit(made.origin)(seeds))
-    clock = time.perf_counter()
-    step = jax.jit(lambda *args: made.segment(1, *args), donate_argnums=2)
-    step = step.lower(seeds, made.hyper, state, made.shared).compile()
-    compiling = time.perf_counter() - clock
-    call = timing.chained(lambda carry: step(seeds, made.hyper, carry, made.shared)[0], state, 1)
+    step = jax.jit(lambda *args: made.segment(1, *args, evaluated=evaluated), donate_argnums=2)
+    arguments = seeds, made.hyper, state, made.shared
+    return step.lower(*arguments), arguments
+
+
+def measure(name: str, clients: int, rounds: int) -> dict[str, Any]:
+    """Seconds of every round, and the peak memory of this process."""
+    bound, where = bound_of(name, clients)
+    lowered, (seeds, hyper, state, shared) = round_of(bound)
+    step = lowered.compile()
+    call = timing.chained(lambda carry: step(seeds, hyper, carry, shared)[0], state, 1)
     del state
     return {
         "clients": clients,
         "parameters": sum(bound.task.tensors),
         "seconds": timing.repeat(call, rounds).seconds,
-        "compile": compiling,
         "peak": timing.peak_memory(),
         "rows": where,
     }
 
 
 def apart(name: str, clients: int, rounds: int) -> dict[str, Any]:
-    """`measure` in a process of its own, so that the peak is its own.
-
-    Raises:
-        RuntimeError: it failed, with the end of what it said.
-    """
+    """`measure` in a process of its own, so that the peak is its own."""
     command = [sys.executable, "-m", "benchmarks.population", "--measure", str(clients)]
-    command += ["--only", name, "--rounds", str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(common.said([*command, "--only", name, "--rounds", str(rounds)]))
 
 
 def rows(scale: str = "full", only: Sequence[str] = tuple(KINDS)) -> list[table.Row]:

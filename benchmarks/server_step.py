@@ -73,7 +73,7 @@ def rows(scale: str = "full") -> list[table.Row]:
         calls["PyTorch"] = lambda: ask("serve")
         times = timing.alternate(calls, size.repeats)
     # Everything of ours was run `steps` times in a call.
-    once = {n: t if n == "PyTorch" else _per(t, size.steps) for n, t in times.items()}
+    once = {n: t if n == "PyTorch" else common.per(t, size.steps) for n, t in times.items()}
     name = f"server's step, N = {size.clients}, D = {deltas.shape[1]:,}"
     speed = [
         table.Row(
@@ -101,10 +101,6 @@ def rows(scale: str = "full") -> list[table.Row]:
         note=f"copies at {copying / 1e9:.1f} GB/s",
     )
     return [*speed, memory]
-
-
-def _per(times: timing.Timing, steps: int) -> timing.Timing:
-    return timing.summary([seconds / steps for seconds in times.seconds])
 
 
 def chain(

@@ -63,8 +63,7 @@ def training(size: Scale) -> str:
                     timing.once(call)
                 calls[f"{form}, {name}"] = call
             for name, measured in timing.alternate(calls, repeats).items():
-                per_step = [seconds / (size.clients * steps) for seconds in measured.seconds]
-                times[name] = timing.summary(per_step)
+                times[name] = common.per(measured, size.clients * steps)
         title = f"{network}, B {batch}, {size.clients} clients: convolution, layout"
         tables.append(_table(title, "ms per client and step", times))
     return "\n\n".join(tables)
