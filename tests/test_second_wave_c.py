@@ -380,6 +380,19 @@ def test_batches_are_drawn():
     np.testing.assert_allclose(near.mean(axis=0), 1 / 3, atol=6 * 0.5 / np.sqrt(600))
 
 
+def test_quantiles_of_many_rows():
+    """Rank times groups is beyond an int32 from 370,000 rows on; the groups are those of integers.
+
+    400,000 losses 1 .. n in 6,250 groups, against as many that are all alike: the means of p are
+    those of whole groups, in proportion to 2 l + 1 up to 1 / 64, so that KL is ln 2 - 1/2.
+    """
+    rows, ramp = 400_000, np.arange(1, 400_001, dtype=np.float32)
+    own = ramp[np.random.default_rng(0).permutation(rows)]
+    losses = Losses(own[None], np.ones((1, rows), bool), np.ones((1, rows), np.float32))
+    found = divergences(jax.random.key(0)[None], losses, 64, ordered=True)
+    np.testing.assert_allclose(found, np.log(2) - 0.5, atol=6_250 * EPS)
+
+
 def test_a_client_of_one_batch_is_no_divergence_and_no_nan(tiny):
     """The code divides by 0 there; who has one batch counts as if chance had made its losses."""
     sent = tiny.upload(np.eye(4, 20, dtype=np.float32), [1, 2, 9, 9])

@@ -196,7 +196,7 @@ def divergences(keys: Array, losses: Losses, batch: int, *, ordered: bool = Fals
             order = jnp.argsort(jnp.where(valid, by, jnp.inf))  # padding slots stand last
             place = jnp.arange(values.size)
             size = jnp.maximum(jnp.sum(valid), 1)
-            group = place * length // size if ordered else place // batch
+            group = _group(place, length, size, most) if ordered else place // batch
             group = jnp.where(place < jnp.sum(valid), group, most)
             ranked = jnp.where(valid, values, 0.0)[order]
             total = jnp.zeros(most, values.dtype).at[group].add(ranked, mode="drop")
@@ -206,6 +206,13 @@ def divergences(keys: Array, losses: Losses, batch: int, *, ordered: bool = Fals
         return divergence(left, right, length)
 
     return jax.vmap(one)(jnp.asarray(keys), losses.own, losses.held, losses.validation)
+
+
+def _group(place: Array, length: Array, size: Array, most: int) -> Array:
+    """floor(place length / size), of `most` at most, where the product may be beyond an int32."""
+    later = jnp.arange(1, most)
+    starts = later * (size // length) - (-later * (size % length)) // length
+    return jnp.searchsorted(starts, place, side="right")
 
 
 def divergence(left: Array, right: Array, length: Array) -> Array:
