@@ -364,6 +364,7 @@ class Local(NamedTuple):
     # Whether clients send the mean gradient of their steps too, without the pull:
     # `Upload.gradients`, N D more.
     with_gradient: bool = False
+    news: int = 0  # vectors [D] of what is broadcast that a client does not know before
 
 
 class Algorithm(NamedTuple):

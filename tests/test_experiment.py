@@ -35,6 +35,9 @@ from cgsv_jax.results import directory as directory_lib
 from cgsv_jax.results import frames, tables
 from cgsv_jax.rules import contribution, methods
 from cgsv_jax.rules.spec import Spec
+from cgsv_jax.sweep import plan as plan_lib
+from cgsv_jax.sweep import points as points_lib
+from cgsv_jax.sweep import running as sweep_running
 from cgsv_jax.types import Contribution, Examples, Needs
 
 SMALL = {"dataset": "digits", "hidden": (8,), "clients": 4, "epochs": 1, "rounds": 6, "seeds": 2}
@@ -596,6 +599,28 @@ def test_seeds_do_not_share_memory_on_a_cpu(compared):
     made = programs.programs(bound)
     state = execute.state_of(made, execute.Chunk(np.zeros(1, np.uint32), made.hyper))
     assert state.clients.shape == (1, 4, sum(task.tensors))
+
+
+def test_a_method_sends_what_its_traffic_counts():
+    """The head of one's own under fedper and the body under lg_fedavg are in no message."""
+    methods = ["cgsv", "scaffold", "fedper", "lg_fedavg"]
+    config = names_lib.configure(**SMALL, algorithms=methods)
+    (task,) = deal.tasks(config)
+    body, head = 64 * 8 + 8, 8 * 10 + 10
+    found = [bind.bind(config, method, task).messages for method in config.methods]
+    wanted = [(body + head, 1, 0), (body + head, 2, 1), (body, 1, 0), (head, 1, 0)]
+    assert [tuple(own) for own in found] == wanted
+    # And what a run, and a sweep, write down are those bytes.
+    asked = SMALL | {"rounds": 2, "seeds": 1, "algorithms": ["scaffold"]}
+    sent = 2 * 4 * 2 * (body + head)
+    (row,) = frames.summary_frame(running.run(names_lib.configure(**asked)).cells).to_dicts()
+    assert (row["upload_bytes"], row["download_bytes"]) == (sent, sent)
+    sweep = points_lib.grid(asked, {"server_rate": (1.0,)})
+    outcomes, _ = sweep_running.execute(plan_lib.plan(plan_lib.trials_of(sweep)))
+    scaffold = [own for trial, own in outcomes.items() if trial.method.algorithm == "scaffold"]
+    for outcome in scaffold:
+        np.testing.assert_array_equal(outcome.upload_bytes, sent)
+    assert scaffold
 
 
 # ---------------------------------------------------------------- where the time goes

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from cgsv_jax.core import metrics
+from cgsv_jax.rules import methods
 
 
 @pytest.fixture(autouse=True)
@@ -318,6 +319,27 @@ def test_volumes_by_hand():
     assert found.values.tolist() == [[0, 4, 124, 128], [3996, 4000, 2000, 0]]
     assert found.indices.tolist() == [[0, 4, 124, 125], [125, 0, 125, 0]]
     assert found.download.tolist() == [[0, 8, 248, 253], [4121, 4000, 2125, 0]]
+
+
+def test_volumes_of_more_than_an_update():
+    """Of 1,000 entries shared, two vectors up and one down; of a submodel what is on in it."""
+    present, quota = np.array([True, True, False]), np.array([1000, 10, 0])
+    found = metrics.volumes(present, quota, *metrics.Messages(1000, up=2, down=1))
+    assert found.upload.tolist() == [8000, 8000, 0]
+    assert found.values.tolist() == [8000, 4040, 0]
+    assert found.indices.tolist() == [0, 40, 0]
+    found = metrics.volumes(present, quota, 1000, held=np.array([600, 1000, 700]))
+    assert found.upload.tolist() == [2400, 4000, 0]
+
+
+def test_messages_of_algorithms():
+    """SCAFFOLD's mean gradients go up and c down; what stays with a client is no message."""
+    scaffold, spans = methods.scaffold(), ((2, 5), (7, 10))
+    assert metrics.messages(methods.fedavg(), 10) == metrics.Messages(10, 1, 0)
+    assert metrics.messages(scaffold, 10) == metrics.Messages(10, 2, 1)
+    assert metrics.messages(methods.private(scaffold, spans), 10) == metrics.Messages(4, 2, 1)
+    staged = methods.then(methods.fedavg(), scaffold, 3)
+    assert metrics.messages(staged, 10) == metrics.Messages(10, 2, 1)
 
 
 def test_volumes_do_not_overflow():

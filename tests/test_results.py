@@ -162,6 +162,36 @@ def test_clients(cells):
     assert frame.filter(partition="uniform")["standalone_accuracy"].null_count() == 8
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_that_is_too_wide_goes_on_below(width):
+    """Every column is there and whole, beside the method's name; one table where that will do."""
+    cells = {f"quantity {n}": [f"{n}2.5 ± 1.25", "1"] for n in range(8)}
+    cells = pl.DataFrame({"method": ["fedavg", "cgsv:released"], **cells})
+    report = tables_lib.Report(cells, "A title")
+    console = Console(width=width, file=io.StringIO())
+    console.print(report)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(lines)
+    for n in range(8):
+        assert text.count(f"{n}2.5 ± 1.25") == 1, n
+    names = sum(line.startswith("fedavg") for line in lines)
+    assert names == text.count("method") == {40: 4, 80: 2, 200: 1}[width]
+    assert text.count("A title") == 1
+
+
+def test_a_submodel_sends_what_it_holds(cells):
+    """A client trains what its last quota counts, the whole model before it was served one."""
+    quota = np.zeros(SHAPE, np.int32)
+    quota[:, :, 0] = [4, 6, 2, 8, 3]
+    quota[:, :, 2] = [0, 5, 0, 0, 7]  # absent in rounds 0, 2 and 3
+    present = quota > 0
+    record = cells[2].record._replace(quota=quota, present=present, work=np.zeros(SHAPE))
+    frame = frames.clients_frame([cells[2]._replace(record=record, work=1)]).filter(seed=8)
+    held = [8 + 4 + 6 + 2 + 8, 0, 8 + 5, 0]
+    assert frame["upload_bytes"].to_list() == [4 * entries for entries in held]
+
+
 def test_whose_rows_a_client_holds(cells):
     """Null where clients are no owners; in a table as a terminal can show it, cut to its room."""
     names = ("ann", "[/b]", "c\x1b[2J", "d" * 50)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgsv_jax.core import vectors
-from cgsv_jax.types import Array
+from cgsv_jax.types import Algorithm, Array
 
 # Two equal accuracies k / n may differ by a rounding or two of float32, where one was divided in a
 # vector lane and the other by a reciprocal; the smallest real difference, 1 / n, is more than this
@@ -267,6 +267,22 @@ def interval(values: Array, confidence: float = 0.95) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+class Messages(NamedTuple):
+    """What a client sends in a round, and is sent beside its reward."""
+
+    entries: int  # of the model that are shared: D, less those that stay with the clients
+    up: int = 1  # vectors of these: its update, and its mean gradient where that is asked for
+    down: int = 0  # vectors of these that it does not know before
+
+
+def messages(algorithm: Algorithm, num_parameters: int) -> Messages:
+    """What goes to and fro under an algorithm on a model of D parameters."""
+    entries = num_parameters - sum(stop - start for start, stop in algorithm.private)
+    if algorithm.local is None:
+        return Messages(entries)
+    return Messages(entries, 1 + algorithm.local.with_gradient, algorithm.local.news)
+
+
 class Volumes(NamedTuple):
     """Bytes per client and round, like the arrays they came from; int64."""
 
@@ -280,28 +296,41 @@ class Volumes(NamedTuple):
         return self.values + self.indices
 
 
-def volumes(present: Array, quota: Array, num_parameters: int) -> Volumes:
+def volumes(
+    present: Array,
+    quota: Array,
+    entries: int,
+    up: int = 1,
+    down: int = 0,
+    held: Array | None = None,
+) -> Volumes:
     """What goes over the wire if every number is a float32; on the host, where sums stay exact.
 
-    An upload is dense, 4 D bytes of every present client. A download of q entries is 4 q bytes of
-    values, and says which entries they are by int32 indices or by a bitmap of D bits, whichever is
-    shorter: min(4 q, ceil(D / 8)) bytes; none where q = D.
+    An upload is dense, 4 D bytes of every present client and vector, or 4 h where h entries of its
+    model are on. A download of q entries is 4 q bytes of values, and says which entries they are by
+    int32 indices or by a bitmap of D bits, whichever is shorter: min(4 q, ceil(D / 8)) bytes; none
+    where q = D. What is broadcast beside it is dense. Single numbers (rows held, losses,
+    scores) are not counted.
 
     Args:
       present: [...] bool.
       quota: [...] entries received, 0..D.
-      num_parameters: D.
+      entries: D, those that are shared; see `Messages`, as for the next two.
+      up: vectors of a client.
+      down: vectors to a client, beside its reward.
+      held: [...] entries that are on in the models that are trained; None: all.
 
     >>> volumes(np.array([True, False]), np.array([3, 0]), 1000)
     Volumes(upload=array([4000,    0]), values=array([12,  0]), indices=array([12,  0]))
     """
     present, quota = np.asarray(present), np.asarray(quota, np.int64)
     chex.assert_equal_shape([present, quota])
-    bitmap = -(-num_parameters // 8)
+    trained = np.int64(entries) if held is None else np.asarray(held, np.int64)
+    bitmap = -(-entries // 8)
     return Volumes(
-        upload=np.where(present, 4 * num_parameters, 0).astype(np.int64),
-        values=4 * quota,
-        indices=np.where(quota < num_parameters, np.minimum(4 * quota, bitmap), 0),
+        upload=np.where(present, 4 * up * trained, 0),
+        values=4 * quota + np.where(present, 4 * down * np.int64(entries), 0),
+        indices=np.where(quota < entries, np.minimum(4 * quota, bitmap), 0),
     )
 
 

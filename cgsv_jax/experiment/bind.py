@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cgsv_jax.config.schema import Config, Method
-from cgsv_jax.core import attacks, local, participation
+from cgsv_jax.core import attacks, local, metrics, participation
 from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.experiment import hardware
 from cgsv_jax.experiment import names as names_lib
@@ -83,6 +83,11 @@ class Bound(NamedTuple):
     def data(self) -> Dataset:
         """The data as the programs read them: validation rows only if the method needs them."""
         return self.task.data if self.needs.rows else self.task.data._replace(validation=None)
+
+    @property
+    def messages(self) -> metrics.Messages:
+        """What a client of the method sends in a round, and is sent beside its reward."""
+        return metrics.messages(self.algorithm(self.hyper), sum(self.task.tensors))
 
     @property
     def choosing(self) -> tuple[Array, Array] | None:

@@ -145,6 +145,7 @@ def cell_of(bound: Bound, seen: Sequence[Seen]) -> frames.Cell:
         sizes=task.sizes,
         classes=task.classes,
         num_parameters=sum(task.tensors),
+        messages=bound.messages,
         record=record,
         evaluation=evaluation,
         evaluated=task.chosen,

@@ -200,6 +200,7 @@ class Cell(NamedTuple):
     own_rows: np.ndarray | None = None  # [N] rows that each client is judged on by itself
     oracle: bool = False  # whether the method read standalone accuracies (`Needs.alone`)
     work: int | None = None  # multiplications of the whole model per example, where they are known
+    messages: metrics.Messages | None = None  # None: an update up, a reward down
 
     def __repr__(self) -> str:
         """A line: arrays are many, and large."""
@@ -634,7 +635,8 @@ def _ends(cell: Cell) -> Outcome:
     # the simulation looks at the updates.
     together = (record.quota > 0).any(axis=-1, keepdims=True)
     sent = record.present & together & (cell.method != YARDSTICK)
-    volumes = metrics.volumes(sent, record.quota, cell.num_parameters)
+    messages = cell.messages or metrics.Messages(cell.num_parameters)
+    volumes = metrics.volumes(sent, record.quota, *messages, held=_trained(cell, record))
     honest = np.array([not name for name in cell.cheats] or [True] * len(cell.sizes), bool)
     honest = np.tile(honest, (len(cell.seeds), 1))
     late = slice(-late_evaluations(evaluation.accuracy.shape[1]), None)
@@ -666,6 +668,21 @@ def _ends(cell: Cell) -> Outcome:
         ),
         **_bits(cell),
     )
+
+
+def _trained(cell: Cell, record: Record) -> np.ndarray | None:
+    """Entries [S, T, N] that are on in the models that clients train; None: all are, always.
+
+    A quota counts those that are on from then on, and who is absent keeps what it has.
+    """
+    if record.work is None:
+        return None
+    rounds = np.arange(record.quota.shape[1])[None, :, None]
+    served = np.maximum.accumulate(np.where(record.present, rounds, -1), axis=1)
+    quota = np.take_along_axis(record.quota, np.maximum(served, 0), axis=1)
+    after = np.where(served < 0, cell.num_parameters, quota)
+    first = np.full_like(after[:, :1], cell.num_parameters)
+    return np.concatenate([first, after[:, :-1]], axis=1)
 
 
 def _bits(cell: Cell) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from rich import box
-from rich.console import Console, ConsoleOptions, Group
+from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -49,10 +49,13 @@ class Report(NamedTuple):
     title: str = ""
     lines: Sequence[str] = ()  # below the table
 
-    def __rich__(self) -> Group:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Any]:
+        parts = _fitting(self, options.max_width) if self.cells.width else []
+        for place, part in enumerate(parts):
+            yield from [Text()] * (place > 0)
+            yield rich_table(part)
         # Not as a caption, which would be as narrow as the table.
-        table = [rich_table(self)] if self.cells.width else []
-        return Group(*table, *map(Text, self.lines))
+        yield from map(Text, self.lines)
 
     def __repr__(self) -> str:
         """As a terminal shows it."""
@@ -493,8 +496,8 @@ def honesty(summary: pl.DataFrame) -> Report:
     lines = (
         f"{cheating['attackers'][0]} of {cheating['clients'][0]} clients cheat; fairness and "
         "accuracy are of the honest ones",
-        "attackers: their accuracy, what they receive of u_N, their reputation over the mean",
-        "honest one; AUC: an honest client has the higher reputation",
+        "attackers: their accuracy, what they receive of u_N, and their reputation over",
+        "the mean honest one; AUC: an honest client has the higher reputation",
     )
     cells = texts(HONESTY, frames_lib.fairness_table(cheating).iter_rows(named=True))
     return Report(cells, f"Dishonest clients on {summary['partition'][0]}", lines)
@@ -788,8 +791,13 @@ def _selection_line(number: int) -> list[str]:
 # ---------------------------------------------------------------- renderers
 
 
-def rich_table(report: Report) -> Table:
-    """The table of a report for a terminal; headers break between words, values never do."""
+def rich_table(report: Report, narrow: bool = False) -> Table:
+    """The table of a report for a terminal; headers break between words, values never do.
+
+    Args:
+      report: its cells are shown.
+      narrow: whether long names are broken, as where the width would not do otherwise.
+    """
     table = Table(
         title=report.title or None,
         title_justify="left",
@@ -810,11 +818,29 @@ def rich_table(report: Report) -> Table:
             no_wrap=justify == "right",
             overflow="ellipsis" if justify == "right" else "fold",
             min_width=None if justify == "right" else min(longest, NAME),
+            max_width=min(longest, NAME) if narrow and justify == "left" else None,
             vertical="bottom",
         )
     for row in report.cells.iter_rows():
         table.add_row(*(_Cell("–" if value is None else value) for value in row))
     return table
+
+
+def _fitting(report: Report, width: int) -> list[Report]:
+    """The table, or several below each other, with its first column in each, where it is too wide.
+
+    A value that is cut, or a column that is left out, would look like one that is not there.
+    """
+    wide = Console(width=10_000, file=io.StringIO())
+    first, *columns = report.cells.columns
+    parts = [[first]]
+    for name in columns:
+        longer = Report(report.cells.select(*parts[-1], name))
+        if len(parts[-1]) > 1 and wide.measure(rich_table(longer, narrow=True)).maximum > width:
+            parts.append([first])
+        parts[-1].append(name)
+    tables = [Report(report.cells.select(names)) for names in parts]
+    return [tables[0]._replace(title=report.title), *tables[1:]]
 
 
 def _filled(header: str) -> str:

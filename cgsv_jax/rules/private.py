@@ -31,8 +31,6 @@ def private(algorithm: Algorithm, spans: Spans) -> Algorithm:
     model stays at w_0 on P: it is nobody's, and the accuracy of the server says what its shared
     layers are worth under random private ones. O(N D) a round more.
 
-    Bytes of traffic are those of whole vectors: of uploads a bound, and indices that nobody needs.
-
     What is kept on P is the update that was sent: of a client whose update an attack has forged,
     the forged one.
 

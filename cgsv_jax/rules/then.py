@@ -133,4 +133,6 @@ def _local(first: Algorithm, second: Algorithm, after: int) -> Local | None:
         ]
         return jnp.where(early, *pulls)
 
-    return Local(pull, broadcast, any(rule.with_gradient for rule in rules if rule))
+    there = [rule for rule in rules if rule is not None]
+    with_gradient = any(rule.with_gradient for rule in there)
+    return Local(pull, broadcast, with_gradient, sum(rule.news for rule in there))

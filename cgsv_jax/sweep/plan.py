@@ -10,6 +10,7 @@ import numpy as np
 
 from cgsv_jax.config import resolve, schema
 from cgsv_jax.config.schema import Config, ConfigError, Method
+from cgsv_jax.core import metrics
 from cgsv_jax.experiment import bind, deal, hardware, identity
 from cgsv_jax.experiment import budget as budget_lib
 from cgsv_jax.experiment.execute import Segment
@@ -58,6 +59,7 @@ class Program(NamedTuple):
     width: int | None  # of these, how many at once; None: all
     memory: int  # bytes of a call
     parameters: int  # D
+    messages: metrics.Messages
     own_slots: int = 0  # of the client with the most rows of its own to be judged on
 
 
@@ -292,7 +294,8 @@ def _program(
                 "one partition as they are not on another: sweep over one partition at a time"
             )
     number = max(len(portion.trials) for portion in portions)
-    needed = budget_lib.memory_of(bind.bind(config, method, dealt[0]))
+    bound = bind.bind(config, method, dealt[0])
+    needed = budget_lib.memory_of(bound)
     each = sum(own.size for own in needed)
     most = together
     if most is None:
@@ -306,8 +309,8 @@ def _program(
     slots = max(task.clients.mask.shape[1] for task in dealt)
     own = (task.clients.own_mask for task in dealt)
     own_slots = max(0 if mask is None else mask.shape[1] for mask in own)
-    parameters = sum(dealt[0].tensors)
-    return Program("", portions, slots, size, width, each * size, parameters, own_slots)
+    parameters, messages = sum(dealt[0].tensors), bound.messages
+    return Program("", portions, slots, size, width, each * size, parameters, messages, own_slots)
 
 
 def _named(programs: Sequence[Program]) -> Iterable[Program]:

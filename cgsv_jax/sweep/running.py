@@ -167,7 +167,7 @@ def execute(
     def finish(batch: int, chunk: int, seen: Seen) -> None:
         program, portion = of[batch]
         trials = portion.trials[chunk * program.size : (chunk + 1) * program.size]
-        done = _outcomes(trials, seen, program.parameters, portion)
+        done = _outcomes(trials, seen, program, portion)
         outcomes.update(done)
         keep(done)
 
@@ -179,7 +179,7 @@ def execute(
 def _outcomes(
     trials: Sequence[Trial],
     seen: Seen,
-    parameters: int,
+    program: Program,
     portion: Portion,
 ) -> dict[Trial, Outcome]:
     outcomes = {}
@@ -195,7 +195,8 @@ def _outcomes(
             seeds=(trial.seed,),
             sizes=np.zeros(seen.record.quota.shape[-1]),
             classes=np.zeros(0),
-            num_parameters=parameters,
+            num_parameters=program.parameters,
+            messages=program.messages,
             record=jax.tree.map(lambda x, i=index: x[i : i + 1], seen.record),
             evaluation=jax.tree.map(lambda x, i=index: x[i : i + 1], seen.evaluation),
             evaluated=chosen,

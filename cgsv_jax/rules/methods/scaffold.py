@@ -48,8 +48,8 @@ def scaffold(rate: chex.Numeric = 1.0, weights: str = "uniform") -> Algorithm:
     Adam, where (w_N - y_i) / (K_i eta) is no gradient; what its authors prove is about SGD alone.
 
     N D numbers of state (c_i), and N D in a round (the mean gradients). A client sends twice as
-    much as under FedAvg, its update and its mean gradient, and receives c too, which the reported
-    traffic does not count. An attack forges its update, not its mean gradient. O(N D) a round.
+    much as under FedAvg, its update and its mean gradient, and receives c too. An attack forges its
+    update, not its mean gradient. O(N D) a round.
 
     All clients hold one model, so fairness is undefined. No validation data is needed.
 
@@ -97,7 +97,7 @@ def scaffold(rate: chex.Numeric = 1.0, weights: str = "uniform") -> Algorithm:
         del start
         return (shared - own).astype(weights.dtype)  # c - c_i
 
-    local = Local(pull, broadcast, with_gradient=True)
+    local = Local(pull, broadcast, with_gradient=True, news=1)
     return averaging._replace(init=init, update=jax.jit(update), local=local)
 
 
