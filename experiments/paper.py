@@ -2,12 +2,15 @@
 
 A cell is one method on one partition of one data set with one seed. What it recorded is one file in
 `results/paper`, written when it is through; a cell that is there is not run again, one that was
-interrupted goes on where it was. `experiments.fairness` and `experiments.accuracy` with `--scale
-paper` run what is missing, in the order of `CELLS`, and show what is there; an interrupt, or
-SIGTERM, ends the running and shows the rest; with `--there` nothing is run.
+interrupted goes on where it was, one that another process computes is left to it: a process per
+core, `taskset -c 0 python -m ...`, gets through half as many rounds again as one with two cores.
+`experiments.fairness` and `experiments.accuracy` with `--scale paper` run what is missing, in the
+order of `CELLS`, and show what is there; an interrupt, or SIGTERM, ends the running and shows the
+rest; with `--there` nothing is run.
 
-The published runs have 200 rounds. Here they have 60, evaluated every fifth: on two CPU cores a
-cell takes minutes to an hour, and the released schedule stops learning at about round 90.
+The published runs have 200 rounds. Here they have 60, evaluated every fifth, since a cell takes
+minutes to an hour on two CPU cores, and the released schedule stops learning at about round 90; on
+texts they have as many as an hour allows for all of them.
 """
 
 import io
@@ -33,7 +36,9 @@ from experiments import common
 FOLDER = "paper"
 UNFINISHED = "unfinished"  # folder of run directories that are gone on with
 SCALE = {"seeds": [0], "rounds": 60, "eval_every": 5}
+OF_TEXTS = {"rounds": 10, "eval_every": 1}
 MAIN = ("standalone", "cgsv", "cgsv:steady", "cgsv:released")
+TEXTS = ("sst", "mr")
 ALL = (*MAIN, "fedavg_finetuned", "rffl", "cffl", "iafl")
 
 
@@ -61,7 +66,7 @@ CELLS = [
     *(Cell("cifar10", 10, p, m) for m in MAIN for p in ("power_law", "class_imbalance")),
     *(Cell("cifar10", 10, p, m) for m in ALL[4:] for p in ("power_law", "class_imbalance")),
     *(Cell("cifar10", 10, "uniform", m) for m in ALL),
-    *(Cell(name, 5, "power_law", m) for name in ("sst", "mr") for m in MAIN),
+    *(Cell(name, 5, "power_law", m) for name in TEXTS for m in MAIN),
 ]
 
 
@@ -83,6 +88,8 @@ def known(what: common.Asked) -> list[Known]:
         if cell.dataset in here and (what.again or read(what, cell) is None):
             try:
                 run(what, cell)
+            except directory.InUse:
+                terminal.complain(f"{cell.name}: another process computes it")
             except stopping.Ended as ended:
                 terminal.complain(f"{cell.name}: {ended}")
                 break
@@ -120,6 +127,7 @@ def table(cells: list[Known]) -> pl.DataFrame:
             "cell": where(known.cell),
             "method": known.cell.method,
             "seed": str(known.cell.seed),
+            "rounds": str(known.found.record.present.shape[1]),
             "minutes": f"{known.seconds / 60:.0f}",
             "made by": known.made_by,
         }
@@ -183,7 +191,7 @@ def configured(what: common.Asked, cell: Cell) -> Config:
         clients=cell.clients,
         partitions=[cell.partition],
         algorithms=[cell.method],
-        **SCALE | {"seeds": [cell.seed]},
+        **SCALE | (OF_TEXTS if cell.dataset in TEXTS else {}) | {"seeds": [cell.seed]},
     )
 
 
@@ -192,36 +200,41 @@ def run(what: common.Asked, cell: Cell) -> None:
 
     Raises:
       stopping.Ended: a signal asked for it; what was computed is kept.
+      directory.InUse: another process is about it.
     """
-    config = configured(what, cell)
     folder = what.out / UNFINISHED / cell.name
-    if directory.state_of(folder) == "begun":
-        begun = directory.read_json(folder, "config.json")
-        if not _same(begun, config):
-            shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with directory.held(folder):
+        if what.again or read(what, cell) is None:  # nobody was through with it in between
+            _compute(what, cell, folder)
+        shutil.rmtree(folder)
+
+
+def _compute(what: common.Asked, cell: Cell, folder: pathlib.Path) -> None:
+    config = configured(what, cell)
+    begun = directory.state_of(folder) == "begun"
+    if begun and not _same(directory.read_json(folder, "config.json"), config):
+        directory.remove_checkpoints(folder)
     console = terminal.console(stderr=True)
     terminal.say(console, cell.name)
     tasks = deal.tasks(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    with directory.held(folder):
-        found = environment.environment() | {"data": tasks[0].identity}
-        directory.begin(folder, resolve.to_dict(config), found)
+    found = environment.environment() | {"data": tasks[0].identity}
+    directory.begin(folder, resolve.to_dict(config), found)
 
-        def work(keeper: execute.Keeper | None, see: Any) -> running.Result:
-            with progress.watching(console, config) as watch:
+    def work(keeper: execute.Keeper | None, see: Any) -> running.Result:
+        with progress.watching(console, config) as watch:
 
-                def look(at: running.Progress) -> None:
-                    see(at)
-                    watch(at)
+            def look(at: running.Progress) -> None:
+                see(at)
+                watch(at)
 
-                return running.run(config, look, tasks, keeper)
+            return running.run(config, look, tasks, keeper)
 
-        def computed() -> dict[str, Any]:
-            return {"config": resolve.to_dict(config), "rows": identity.fingerprint(tasks)}
+    def computed() -> dict[str, Any]:
+        return {"config": resolve.to_dict(config), "rows": identity.fingerprint(tasks)}
 
-        with stopping.kept(console, folder, computed, None, work) as (result, _):
-            write(what, cell, config, result)
-    shutil.rmtree(folder)
+    with stopping.kept(console, folder, computed, None, work) as (result, _):
+        write(what, cell, config, result)
 
 
 def write(what: common.Asked, cell: Cell, config: Config, result: running.Result) -> None:

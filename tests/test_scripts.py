@@ -19,7 +19,7 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import methods, precision, table, variants
 from cgsv_jax.core import attacks, vectors
 from cgsv_jax.experiment import names, running
-from cgsv_jax.results import frames
+from cgsv_jax.results import directory, frames
 from cgsv_jax.rules.contribution import CONTRIBUTIONS, games
 from cgsv_jax.rules.contribution.shapley import exact
 from cgsv_jax.types import Conduct, Download, Upload
@@ -611,6 +611,15 @@ def test_a_cell_of_the_papers_scale_goes_on_where_it_was(tmp_path, monkeypatch, 
         assert one.keys() == other.keys()
         for name in one.keys() - {"said"}:
             np.testing.assert_array_equal(one[name], other[name])
+    # What another process computes is passed over, and left to it.
+    paper.file_of(common.Asked("", "paper", stopped, None, False), cells[1]).unlink()
+    folder = stopped / paper.UNFINISHED / cells[1].name
+    folder.mkdir()
+    with directory.held(folder):
+        fairness.main([*argv, str(stopped)])
+    said = capsys.readouterr()
+    assert f"{cells[1].name}: another process computes it" in said.err
+    assert "## Not run\n\n* digits power_law: cgsv" in said.out
     # Another number of rounds is another cell.
     monkeypatch.setitem(paper.SCALE, "rounds", 4)
     assert paper.read(common.Asked("", "paper", whole, None, False), cells[0]) is None

@@ -263,6 +263,10 @@ def begin(
         raise
 
 
+class InUse(ValueError):
+    """Another process holds a run directory."""
+
+
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
     """Keeps other processes from writing to a run directory at the same time.
@@ -271,7 +275,7 @@ def held(directory: Path) -> Iterator[None]:
     however that ends.
 
     Raises:
-      ValueError: another process holds it.
+      InUse: another process holds it.
     """
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -279,7 +283,7 @@ def held(directory: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise ValueError(
+                raise InUse(
                     f"{directory} is in use: another process runs there, wait until it has ended"
                 ) from error
             # A file system without such locks: then nobody is kept out.
