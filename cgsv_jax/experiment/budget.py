@@ -29,7 +29,7 @@ READINGS = 20  # of such a matrix [N, D] in a round: the ranks, the products, th
 
 # Bytes, as measured (see `memory_of`).
 A_COALITION = 24  # of a coalition that is looked at in a round: its value, gain and order
-A_ROW = 300  # of a row of rounds.parquet, while all are put together
+A_ROW = 650  # of a row of rounds.parquet, while all are put together
 AS_SEEN = 40  # of the same, as it is kept until then
 REBUILT = 128  # models beside the clients' where the server judges models on rows of its own
 AN_ANSWER = 5  # of one model to one test example: a truth and a float
