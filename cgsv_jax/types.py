@@ -376,6 +376,9 @@ class Algorithm(NamedTuple):
     `common(round) -> bool []`: True if all clients share one global model. Participants then start
     from the server's model and are evaluated on it. Only makes a difference after an absence.
 
+    `parts(round) -> bool []`: whether the one model becomes every client's own before the round,
+    whoever takes part in it. None: it never does.
+
     `recovers(key, round, numbers [N]) -> bool [N]`: which participants give up their own model and
     start from the server's.
 
@@ -404,6 +407,7 @@ class Algorithm(NamedTuple):
     chooses: Callable[[PRNGKey, Array, ArrayTree, Array, Array], Array] | None = None
     local: Local | None = None
     personal: Local | None = None
+    parts: Callable[[Array], Array] | None = None
 
 
 class Participation(NamedTuple):

@@ -43,7 +43,7 @@ SCALES = {
     "small": "two CPU cores, at most 15 minutes",
     "full": "the paper's, for a GPU",
 }
-PAPER = {"paper": "the paper's in 60 rounds, on two CPU cores within hours, cell by cell"}
+PAPER = {"paper": "the paper's but for the rounds, on two CPU cores within hours, cell by cell"}
 
 
 class Asked(NamedTuple):

@@ -8,15 +8,16 @@ core, `taskset -c 0 python -m ...`, gets through half as many rounds again as on
 order of `CELLS`, and show what is there; an interrupt, or SIGTERM, ends the running and shows the
 rest; with `--there` nothing is run.
 
-The published runs have 200 rounds. Here they have 60, evaluated every fifth, since a cell takes
-minutes to an hour on two CPU cores, and the released schedule stops learning at about round 90; on
-texts they have as many as an hour allows for all of them.
+The published runs have 200 rounds. Here they have 60, evaluated every fifth: on two CPU cores a
+cell takes minutes to an hour, and the released schedule stops learning at about round 90.
 """
 
 import io
 import json
+import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,11 +35,10 @@ from cgsv_jax.types import Answers, Evaluation, Record
 from experiments import common
 
 FOLDER = "paper"
+STARTED = time.time()  # of this process, near enough
 UNFINISHED = "unfinished"  # folder of run directories that are gone on with
 SCALE = {"seeds": [0], "rounds": 60, "eval_every": 5}
-OF_TEXTS = {"rounds": 10, "eval_every": 1}
 MAIN = ("standalone", "cgsv", "cgsv:steady", "cgsv:released")
-TEXTS = ("sst", "mr")
 ALL = (*MAIN, "fedavg_finetuned", "rffl", "cffl", "iafl")
 
 
@@ -66,7 +66,7 @@ CELLS = [
     *(Cell("cifar10", 10, p, m) for m in MAIN for p in ("power_law", "class_imbalance")),
     *(Cell("cifar10", 10, p, m) for m in ALL[4:] for p in ("power_law", "class_imbalance")),
     *(Cell("cifar10", 10, "uniform", m) for m in ALL),
-    *(Cell(name, 5, "power_law", m) for name in TEXTS for m in MAIN),
+    *(Cell(name, 5, "power_law", m) for name in ("sst", "mr") for m in MAIN),
 ]
 
 
@@ -88,7 +88,7 @@ def known(what: common.Asked) -> list[Known]:
         if cell.dataset in here and (what.again or read(what, cell) is None):
             try:
                 run(what, cell)
-            except directory.InUse:
+            except (directory.InUse, FileNotFoundError):  # or has just removed its folder
                 terminal.complain(f"{cell.name}: another process computes it")
             except stopping.Ended as ended:
                 terminal.complain(f"{cell.name}: {ended}")
@@ -191,7 +191,7 @@ def configured(what: common.Asked, cell: Cell) -> Config:
         clients=cell.clients,
         partitions=[cell.partition],
         algorithms=[cell.method],
-        **SCALE | (OF_TEXTS if cell.dataset in TEXTS else {}) | {"seeds": [cell.seed]},
+        **SCALE | {"seeds": [cell.seed]},
     )
 
 
@@ -202,10 +202,11 @@ def run(what: common.Asked, cell: Cell) -> None:
       stopping.Ended: a signal asked for it; what was computed is kept.
       directory.InUse: another process is about it.
     """
-    folder = what.out / UNFINISHED / cell.name
+    folder, file = what.out / UNFINISHED / cell.name, file_of(what, cell)
     folder.mkdir(parents=True, exist_ok=True)
     with directory.held(folder):
-        if what.again or read(what, cell) is None:  # nobody was through with it in between
+        anew = file.exists() and file.stat().st_mtime > STARTED  # by another process
+        if not anew if what.again else read(what, cell) is None:
             _compute(what, cell, folder)
         shutil.rmtree(folder)
 
@@ -233,7 +234,7 @@ def _compute(what: common.Asked, cell: Cell, folder: pathlib.Path) -> None:
     def computed() -> dict[str, Any]:
         return {"config": resolve.to_dict(config), "rows": identity.fingerprint(tasks)}
 
-    with stopping.kept(console, folder, computed, None, work) as (result, _):
+    with stopping.kept(console, folder, computed, None, work, "the same command") as (result, _):
         write(what, cell, config, result)
 
 
@@ -255,13 +256,19 @@ def write(what: common.Asked, cell: Cell, config: Config, result: running.Result
         "config": resolve.to_dict(config) | {"data_dir": None},
         "num_parameters": found.num_parameters,
         "seconds": result.timing["total_seconds"],
-        "made_by": common.provenance(),
+        "made_by": f"{common.provenance()}, {_cores()}",
     }
     content = io.BytesIO()
     np.savez_compressed(content, said=np.array(json.dumps(said)), **arrays)
     folder = what.out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     files.write_files(folder, {f"{cell.name}.npz": content.getvalue()})
+
+
+def _cores() -> str:
+    """How many the process may use, of which JAX says nothing."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{number} core{'s' * (number != 1)}"
 
 
 def read(what: common.Asked, cell: Cell) -> Known | None:

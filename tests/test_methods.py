@@ -510,6 +510,27 @@ def test_second_stage_goes_on_from_the_first_ones_models(tiny):
         then(METHODS["fedavg"](None, None), METHODS["standalone"](None, None), -1)
 
 
+@pytest.mark.parametrize("pair", [("rffl", "fedavg"), ("fedavg", "rffl"), ("fedsac", "cgsv")])
+def test_stages_may_leave_out_different_fields_of_a_download(tiny, pair):
+    """Each round is that of its stage, whatever the other says of presence, energy and masks."""
+    network = tiny.network()
+    first, second = (METHODS[name](tiny.hyper(), Options(network=network)) for name in pair)
+    both = then(first, second, 1)
+    upload = tiny.upload(np.eye(4, 20, dtype=np.float32), [1, 2, 3, 4])
+    upload = upload._replace(alone=jnp.float32([0.1, 0.5, 0.9, 0.3]))
+    state = both.init(4, 20)
+    for stage, alone in enumerate((first, second)):
+        sent = upload._replace(round=jnp.int32(stage))
+        download, standing, state = both.update(jax.random.key(0), sent, state)
+        wanted, standing_too, _ = alone.update(jax.random.key(0), sent, alone.init(4, 20))
+        np.testing.assert_allclose(download.rewards, wanted.rewards, atol=1e-6)
+        np.testing.assert_allclose(standing.reputation, standing_too.reputation, atol=1e-6)
+        if wanted.present is None:
+            wanted = wanted._replace(present=upload.present)
+        if download.present is not None:
+            np.testing.assert_array_equal(download.present, wanted.present)
+
+
 def test_loss_before_training_is_each_clients_own(tiny):
     """F_i(w_i) over a ragged client's rows, in batches that do not divide them."""
     data, clients = tiny.world()

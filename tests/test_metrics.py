@@ -338,6 +338,8 @@ def test_messages_of_algorithms():
     assert metrics.messages(methods.fedavg(), 10) == metrics.Messages(10, 1, 0)
     assert metrics.messages(scaffold, 10) == metrics.Messages(10, 2, 1)
     assert metrics.messages(methods.private(scaffold, spans), 10) == metrics.Messages(4, 2, 1)
+    twice = methods.private(methods.fedavg(), ((0, 8), (0, 8), (2, 9)))
+    assert metrics.messages(twice, 10).entries == 1
     staged = methods.then(methods.fedavg(), scaffold, 3)
     assert metrics.messages(staged, 10) == metrics.Messages(10, 2, 1)
 

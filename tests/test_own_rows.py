@@ -13,7 +13,9 @@ from cgsv_jax.core import participation, simulation
 from cgsv_jax.data import partition
 from cgsv_jax.experiment import deal, names, running
 from cgsv_jax.results import frames, tables
+from cgsv_jax.sweep import points as points_lib
 from cgsv_jax.sweep import results as sweep_results
+from cgsv_jax.sweep import running as sweep_running
 from cgsv_jax.types import Clients
 
 SMALL = {
@@ -270,6 +272,20 @@ def test_an_outcome_with_own_rows_is_packed_without_a_rounding(result):
             np.testing.assert_array_equal(again.own_accuracy, kept.own_accuracy)
             np.testing.assert_array_equal(again.accuracy, kept.accuracy)
             np.testing.assert_array_equal(again.late_loss, kept.late_loss)
+
+
+def test_a_scheduler_looks_at_clients_with_own_rows():
+    """What a trial has on them so far is told as at its end."""
+    sweep = points_lib.grid(SMALL | {"algorithms": ("cgsv",), "rounds": 6}, {}, "mean_gain")
+    looks = []
+
+    def report(rounds, criterion):
+        looks.append(criterion)
+        return False
+
+    _, score = sweep_running.score(sweep, "", {}, report)
+    assert np.isfinite([*looks, score["criterion"]]).all()
+    assert len(looks) > 1
 
 
 def test_a_share_that_cannot_be_is_refused():

@@ -135,6 +135,34 @@ def test_one_model_for_all_is_the_servers(tiny, name):
     np.testing.assert_array_equal(seen.norm, seen_too.norm)
 
 
+@pytest.mark.parametrize("who", ["cohort", "late"])
+def test_where_all_part_the_one_model_is_everybodys_own(tiny, who):
+    """Also of who is not there: after two rounds as one client 1 and 4 hold w_N, and fine-tune it.
+
+    Two rounds of fine-tuning: client 4 takes part in the second, from the model of round 2.
+    """
+    options = Options(rounds=2)
+    state, federation, data, clients = start(tiny, "fedavg_finetuned", options=options)
+    key, schedule = jax.random.key(1), np.array([[0, 1, 2], [0, 2, 3], [0, 2, 3], [0, 2, 4]])
+    if who == "cohort":
+        federation = federation._replace(participation=participation.given(schedule))
+    else:
+        clients = clients._replace(joins=np.array([0, 9, 0, 0, 3], np.int32))
+    step = jax.jit(lambda state: simulation.round_(key, state, data, clients, federation))
+    for _ in range(2):
+        state, _ = step(state)
+    shared = np.asarray(state.server)
+    state, record = step(state)
+    moved = np.any(np.asarray(state.clients) != shared[None], axis=1)
+    assert moved.tolist() == record.present.tolist() == [True, False, True, True, False]
+    judged = simulation.evaluate(state, data.test_inputs, data.test_labels, federation)
+    assert judged.loss[1] == judged.loss[4] != judged.loss[0]
+    state, record = step(state)
+    assert record.present[4]
+    np.testing.assert_array_equal(state.clients[1], shared)
+    np.testing.assert_allclose(np.linalg.norm(state.clients[4] - shared), record.norm[4], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("iafl",)])
 @pytest.mark.long
 def test_a_cohort_is_the_same_absence_among_all(tiny, name):
@@ -154,6 +182,21 @@ def test_a_cohort_is_the_same_absence_among_all(tiny, name):
     np.testing.assert_allclose(one.clients, two.clients, **close)
     np.testing.assert_allclose(one.reputation, two.reputation, **close)
     np.testing.assert_allclose(seen.weight, seen_too.weight, **close)
+
+
+@pytest.mark.parametrize("name", ["fedsac", "fedrac"])
+def test_a_cohort_earns_submodels_among_its_own(tiny, name):
+    """By cosine: nobody is held against the row that stands for all who are away."""
+    state, federation, data, clients = start(tiny, name, options=Options(earned_by="cosine"))
+    key = jax.random.key(1)
+    state, _ = several(2, key, state, data, clients, federation)
+    one, seen = several(1, key, state, data, clients, federation, participation.given([[0, 3]]))
+    late = clients._replace(joins=np.array([0, 9, 9, 0, 9], np.int32))
+    two, seen_too = several(1, key, state, data, late, federation)
+    np.testing.assert_array_equal(seen.quota, seen_too.quota)
+    assert seen.quota.max() == one.server.size  # the best of them holds the whole model
+    close = {"rtol": 0, "atol": 10 * 2 * (N + one.server.size) * EPS}
+    np.testing.assert_allclose(one.clients, two.clients, **close)
 
 
 def test_real_training_in_a_cohort(tiny):

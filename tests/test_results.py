@@ -180,6 +180,26 @@ def test_a_table_that_is_too_wide_goes_on_below(width):
     assert text.count("A title") == 1
 
 
+def test_a_table_goes_on_below_with_all_that_tells_its_rows_apart():
+    """The partition and the method of seconds; the draw and the client of clients."""
+    seconds = {"compile_seconds": 1.0, "run_seconds": 1.0, "rounds_per_second": 1.0}
+    phases = [{"name": f"phase {n} of a round", "seconds": {"median": 0.1}} for n in range(5)]
+    named = [{"partition": p, "method": m} for p in ("uniform", "power_law") for m in ("a", "b")]
+    timing = {
+        "methods": [own | seconds for own in named],
+        "profiles": [own | {"phases": phases} for own in named],
+    }
+    shown = printed(tables_lib.seconds(timing))
+    heads = [line for line in shown.splitlines() if line.startswith("partition")]
+    assert len(heads) > 1
+    assert all("method" in line for line in heads)
+    wide = frames.clients_frame([cell("standalone"), cell("cgsv")])
+    draws = [wide.with_columns(partition_seed=n, rows=wide["rows"] + n) for n in (0, 1)]
+    (report,) = tables_lib.clients_after(pl.concat(draws).with_columns(present=1.0))
+    assert report.keys == 2
+    assert report.cells.columns[:2] == ["draw", "client"]
+
+
 def test_a_submodel_sends_what_it_holds(cells):
     """A client trains what its last quota counts, the whole model before it was served one."""
     quota = np.zeros(SHAPE, np.int32)
@@ -190,6 +210,15 @@ def test_a_submodel_sends_what_it_holds(cells):
     frame = frames.clients_frame([cells[2]._replace(record=record, work=1)]).filter(seed=8)
     held = [8 + 4 + 6 + 2 + 8, 0, 8 + 5, 0]
     assert frame["upload_bytes"].to_list() == [4 * entries for entries in held]
+
+
+def test_who_is_not_paid_yet_has_sent_nevertheless(cells):
+    """As in fedave's first round; after the last in which anybody is paid all are alone."""
+    quota = np.zeros(SHAPE, np.int32)
+    quota[:, 1:3] = 4
+    record = cells[2].record._replace(quota=quota)
+    frame = frames.clients_frame([cells[2]._replace(record=record)]).filter(seed=8)
+    assert frame["upload_bytes"].to_list() == [3 * 32, 0, 3 * 32, 3 * 32]
 
 
 def test_whose_rows_a_client_holds(cells):

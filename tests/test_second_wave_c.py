@@ -17,13 +17,15 @@ from cgsv_jax.rules.contribution import games
 from cgsv_jax.rules.contribution.shapley import exact
 from cgsv_jax.rules.methods import fedave, standalone, then
 from cgsv_jax.rules.methods.fair_yet_equal import (
+    _heard,
+    _known,
     chances_of,
     cosine_shapley,
     gain,
     stratified,
     twice,
 )
-from cgsv_jax.rules.methods.fedave import divergence, divergences
+from cgsv_jax.rules.methods.fedave import _group, divergence, divergences
 from cgsv_jax.types import Losses, Network
 
 DATA = Path(__file__).parent / "data"
@@ -299,6 +301,27 @@ def test_the_second_stage_with_cohorts(tiny, cohort):
         np.testing.assert_allclose(state.reputation.sum(), 1, atol=20 * EPS)
 
 
+def test_who_was_never_heard_counts_as_the_mean_of_all_the_others(tiny):
+    """Also in a cohort, whose last row is the sum of those who are away."""
+    method = METHODS["fair_yet_equal"](Hyper(selected=0.4), Options())
+    federation = tiny.federation("fair_yet_equal")
+    _, clients = tiny.world((4, 3, 5, 2, 6))
+    state = simulation.init(jax.random.key(0), 5, federation)
+    rules = method.init(5, 20)
+    psi = jnp.float32([0.1, 0.2, 0.3, 0.4, 0.0])
+    for who in ([1, 1, 1, 0, 0], [1, 0, 0, 1, 0]):
+        upload = tiny.upload(np.eye(5, 20, dtype=np.float32), [4, 3, 5, 2, 6])
+        upload = upload._replace(present=jnp.asarray(who, bool))
+        rules = _heard(jax.random.key(0), upload, psi, rules)
+    np.testing.assert_allclose(_known(rules)[4], 0.25, rtol=1e-6)
+    assert rules.known == 4
+    state = state._replace(algorithm=rules)
+    members = jnp.array([2, 4, 5])
+    cohort, _ = participation.gather(state, clients, members, method.init)
+    known = _known(cohort.algorithm)
+    np.testing.assert_allclose(known[:2], [0.3, 0.25], rtol=1e-6)
+
+
 def test_a_stage_after_another_hands_on_who_is_chosen():
     """`then` asks the algorithm of the stage, by its own state."""
     drawn = METHODS["fair_yet_equal"](Hyper(selected=0.4), Options())
@@ -391,6 +414,16 @@ def test_quantiles_of_many_rows():
     losses = Losses(own[None], np.ones((1, rows), bool), np.ones((1, rows), np.float32))
     found = divergences(jax.random.key(0)[None], losses, 64, ordered=True)
     np.testing.assert_allclose(found, np.log(2) - 0.5, atol=6_250 * EPS)
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "most"),
+    [(2, 800_000, 12_500), (3, 7, 12_500), (12_500, 800_000, 12_500), (7, 100, 7), (1, 64, 1)],
+)
+def test_groups_of_ranks_are_those_of_whole_numbers(length, size, most):
+    place = np.unique(np.linspace(0, size - 1, 1_000).astype(np.int64))
+    found = _group(*map(jnp.int32, (place, length, size)), most)
+    np.testing.assert_array_equal(found, place * length // size)
 
 
 def test_a_client_of_one_batch_is_no_divergence_and_no_nan(tiny):

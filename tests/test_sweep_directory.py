@@ -246,6 +246,34 @@ def test_an_outcome_comes_back_without_a_rounding():
         assert before.dtype == after.dtype
 
 
+def test_a_loss_that_is_no_number_is_kept():
+    """Of a model that is finite: its trial is through, and is not computed again for ever."""
+    end = frames.Outcome(
+        *(np.full(3, x, np.float32) for x in (0.5, np.nan)),
+        *(np.full((2, 3), x, np.float32) for x in (0.5, np.inf)),
+        distance=np.full(3, np.inf, np.float32),
+        server_accuracy=np.float32(0.5),
+        **dict.fromkeys(("share", "present"), np.ones(3)),
+        energy=np.full(3, np.nan),
+        **dict.fromkeys(("upload_bytes", "download_bytes", "broken"), np.zeros(3, np.int64)),
+        reputation=np.ones(3, np.float32),
+        **dict.fromkeys(("honest", "honest_seen"), np.ones(3, bool)),
+    )
+    again = sweep_results.unpacked(sweep_results.packed(end), 3, 3)
+    for before, after in zip(end, again, strict=True):
+        np.testing.assert_array_equal(before, after)
+    for name in ("accuracy", "late_accuracy", "reputation"):
+        lost = end._replace(**{name: getattr(end, name) * np.float32(np.nan)})
+        with pytest.raises(ValueError, match=f"its {name} is no"):
+            sweep_results.unpacked(sweep_results.packed(lost), 3, 3)
+
+
+def test_a_sweep_of_which_nothing_is_through_has_no_best():
+    table = sweep_results.frame([], {"beta": (1.0, 2.0)})
+    _, best = sweep_results.ranked(table, ("beta",), "fairness")
+    assert best is None
+
+
 SCORE = {"values": {"beta": 2.0}, "state": "finished", "criterion": 1.0, "looks": [[1, None]]}
 
 

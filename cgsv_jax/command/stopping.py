@@ -36,6 +36,7 @@ def kept(
     identity: Callable[[], dict[str, Any]],
     every: int | None,
     work: Callable[[execute.Keeper | None, Callable[[Any], None]], Any],
+    on: str | None = None,
 ) -> Iterator[tuple[Any, list[Any]]]:
     """Computes something long: saved as it goes, gone on with where it was left.
 
@@ -49,6 +50,7 @@ def kept(
       every: rounds that may be lost at most.
       work: (keeper, see) -> what is computed; `see` is to be called with every look at it: whatever
         has `until`, `round` and `rounds`.
+      on: what goes on with it; None: the command on the run directory.
 
     Yields:
       What was computed, and the other environments that computed a part of it.
@@ -65,7 +67,7 @@ def kept(
     def say(sentence: str) -> None:
         terminal.say(console, sentence)
 
-    on = directory_lib.resuming(directory)
+    on = on or directory_lib.resuming(directory)
     first, second = (
         lambda: f"{doing[0]}; once more stops at once",
         lambda: f"stopped at once; go on with: {on}",

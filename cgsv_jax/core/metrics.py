@@ -276,8 +276,15 @@ class Messages(NamedTuple):
 
 
 def messages(algorithm: Algorithm, num_parameters: int) -> Messages:
-    """What goes to and fro under an algorithm on a model of D parameters."""
-    entries = num_parameters - sum(stop - start for start, stop in algorithm.private)
+    """What goes to and fro under an algorithm on a model of D parameters.
+
+    Of stages that differ in it (see `rules.then`) what both send, in every round: that is what the
+    simulation computes.
+    """
+    entries, end = num_parameters, 0
+    for start, stop in sorted(algorithm.private):  # they may overlap
+        entries -= max(stop - max(start, end), 0)
+        end = max(end, stop)
     if algorithm.local is None:
         return Messages(entries)
     return Messages(entries, 1 + algorithm.local.with_gradient, algorithm.local.news)
@@ -309,8 +316,8 @@ def volumes(
     An upload is dense, 4 D bytes of every present client and vector, or 4 h where h entries of its
     model are on. A download of q entries is 4 q bytes of values, and says which entries they are by
     int32 indices or by a bitmap of D bits, whichever is shorter: min(4 q, ceil(D / 8)) bytes; none
-    where q = D. What is broadcast beside it is dense. Single numbers (rows held, losses,
-    scores) are not counted.
+    where q = D. What is broadcast beside it is dense. Numbers of rows, losses and scores
+    are not counted, nor the server's model where it takes the place of a client's own.
 
     Args:
       present: [...] bool.

@@ -383,7 +383,16 @@ def round_(
 
     presence_key = _key_of(key, _PRESENCE, state.round)
     of_participants = participation_lib.of_participants(box, presence_key, federation)
-    return of_participants(state, checks.counted(clients), orders)
+    return of_participants(_parted(state, federation), checks.counted(clients), orders)
+
+
+def _parted(state: State, federation: Federation) -> State:
+    """The state in which w_i = w_N for all, where the one model becomes everybody's own."""
+    algorithm = federation.algorithm
+    if algorithm.parts is None:
+        return state
+    models = jnp.where(algorithm.parts(state.round), models_of(state, algorithm), state.clients)
+    return state._replace(clients=layout.keep_sharded(models, federation.settings.mesh))
 
 
 def _key_of(key: PRNGKey, use: int, round_: Array) -> PRNGKey:

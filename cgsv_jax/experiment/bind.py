@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cgsv_jax.config.schema import Config, Method
+from cgsv_jax.config.schema import Config, ConfigError, Method
 from cgsv_jax.core import attacks, local, metrics, participation
 from cgsv_jax.core import layout as layout_lib
 from cgsv_jax.experiment import hardware
@@ -33,6 +33,7 @@ from cgsv_jax.types import (
 # Answers of a run's clients that are kept, five bytes each: of ten clients on 10,000 test rows it
 # is 100,000. Where there are more a run keeps none, since they travel with every checkpoint.
 MOST_ANSWERS = 2**23
+_MOST = 2**31 - 1  # right answers on validation rows, which choose a round as an int32
 
 
 class Bound(NamedTuple):
@@ -171,6 +172,12 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     uploads = [attack.name for attack in task.attacks if attack.name in attacks.UPLOADS]
     deceived = uploads and method.algorithm != frames.YARDSTICK
     listed = None if task.attendance is None else task.attendance.shape[1]
+    held = 0 if task.data.validation is None else len(task.data.validation[1])
+    if (config.select == "validation" or config.patience is not None) and evaluated * held > _MOST:
+        raise ConfigError(
+            f"--eval-clients is {evaluated:,}, it must be {_MOST // held:,} at most where {held:,} "
+            "validation rows choose a round"
+        )
     return Bound(
         name=method.name,
         rules=(method.algorithm, *method.words().items()),

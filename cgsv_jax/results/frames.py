@@ -631,9 +631,10 @@ def at_the_end(cell: Cell, values: Array) -> np.ndarray:
 def _ends(cell: Cell) -> Outcome:
     """The outcomes of a cell, stacked: leaves [S, ...]."""
     record, evaluation = jax.tree.map(np.asarray, (cell.record, cell.evaluation))
-    # A round in which nobody receives anything is one of training alone: nothing is sent, although
-    # the simulation looks at the updates.
-    together = (record.quota > 0).any(axis=-1, keepdims=True)
+    # After the last round in which anybody received something clients train alone: nothing is sent,
+    # although the simulation looks at the updates.
+    paid = (record.quota > 0).any(axis=-1, keepdims=True)
+    together = np.logical_or.accumulate(paid[:, ::-1], axis=1)[:, ::-1]
     sent = record.present & together & (cell.method != YARDSTICK)
     messages = cell.messages or metrics.Messages(cell.num_parameters)
     volumes = metrics.volumes(sent, record.quota, *messages, held=_trained(cell, record))

@@ -48,6 +48,7 @@ class Report(NamedTuple):
     cells: pl.DataFrame  # texts
     title: str = ""
     lines: Sequence[str] = ()  # below the table
+    keys: int = 1  # columns in front that tell the rows apart
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Any]:
         parts = _fitting(self, options.max_width) if self.cells.width else []
@@ -552,13 +553,14 @@ def seconds(timing: Mapping[str, Any]) -> Report:
         for own in _of_all_draws(timing["methods"])
     ]
     columns = list(SECONDS)
-    if len({row["partition"] for row in rows}) > 1:
+    several = len({row["partition"] for row in rows}) > 1
+    if several:
         columns.insert(0, plain("partition", "partition"))
     for title in dict.fromkeys(title for medians in phases.values() for title in medians):
         columns.append(plain(title, title, 1e3, None))
     lines = ["rounds per second: of all seeds together, evaluation included"]
     lines += ["ms: of one round of one seed, each phase on its own"] if phases else []
-    return Report(texts(columns, rows), "Seconds", lines)
+    return Report(texts(columns, rows), "Seconds", lines, 1 + several)
 
 
 def _of_all_draws(methods: Iterable[Row]) -> list[dict[str, Any]]:
@@ -600,13 +602,14 @@ def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report
     made: list[Report] = []
     group: list[str] = []
     for method in _methods(clients):
-        wider = Report(clients_of(clients, [*group, method], brief), title, lines)
+        wider = Report(clients_of(clients, [*group, method], brief), title, lines, len(apart))
         if group and wide.measure(rich_table(wider)).maximum <= console_width:
             made[-1], group = wider, [*group, method]
         else:
-            made.append(Report(clients_of(clients, [method], brief), title, lines))
+            own = clients_of(clients, [method], brief)
+            made.append(Report(own, title, lines, len(apart)))
             group = [method]
-    return made or [Report(clients_of(clients), title, lines)]
+    return made or [Report(clients_of(clients), title, lines, len(apart))]
 
 
 def _alike(clients: pl.DataFrame) -> dict[str, list[float]]:
@@ -827,17 +830,19 @@ def rich_table(report: Report, narrow: bool = False) -> Table:
 
 
 def _fitting(report: Report, width: int) -> list[Report]:
-    """The table, or several below each other, with its first column in each, where it is too wide.
+    """The table, or several below each other, with its keys in each, where it is too wide.
 
     A value that is cut, or a column that is left out, would look like one that is not there.
     """
     wide = Console(width=10_000, file=io.StringIO())
-    first, *columns = report.cells.columns
-    parts = [[first]]
-    for name in columns:
+    names = report.cells.columns
+    keys = names[: report.keys]
+    parts = [[*keys]]
+    for name in names[report.keys :]:
         longer = Report(report.cells.select(*parts[-1], name))
-        if len(parts[-1]) > 1 and wide.measure(rich_table(longer, narrow=True)).maximum > width:
-            parts.append([first])
+        beyond = wide.measure(rich_table(longer, narrow=True)).maximum > width
+        if beyond and len(parts[-1]) > len(keys):
+            parts.append([*keys])
         parts[-1].append(name)
     tables = [Report(report.cells.select(names)) for names in parts]
     return [tables[0]._replace(title=report.title), *tables[1:]]

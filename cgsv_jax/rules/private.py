@@ -41,6 +41,7 @@ def private(algorithm: Algorithm, spans: Spans) -> Algorithm:
     Args:
       algorithm: any whose rules know models by their updates alone. A quota that it gives out is a
         number of entries of the whole vector: beyond those that are shared there is nothing to get.
+        Where it is one of each tensor, as in `cgsv:released`, private tensors are counted in it.
       spans: (start, stop) of stretches of the vector, for instance those of the tensors whose name
         says so in `cg.vectors.tensors(params)`, or of some of `Network.layers()`.
 

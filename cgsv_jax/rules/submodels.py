@@ -230,7 +230,8 @@ class Earning(NamedTuple):
     def reached(
         self, upload: Upload, best: Array, reputation: Array, whole: Array | float = 1.0
     ) -> tuple[Array, Array, Array]:
-        """s_i [N], the highest of them [] and c_i [N]; by cosine s_i = A r_i / max_j r_j.
+        """s_i [N], the highest of them [] and c_i [N]; by cosine s_i = A r_i / max_j r_j,
+        of those present.
 
         Args:
           upload: of the round.
@@ -242,8 +243,10 @@ class Earning(NamedTuple):
         if self.by_accuracy:
             own = self._alone(upload)
         else:
-            most = jnp.max(reputation)
-            own = whole * reputation / jnp.where(most > 0, most, 1.0)
+            # Of those present: in a cohort the last row is the sum of all who are away.
+            here = jnp.where(upload.present, reputation, 0.0)
+            most = jnp.max(here)
+            own = whole * here / jnp.where(most > 0, most, 1.0)
             most = jnp.max(own)
         return own, most, earned(own, most, self.steepness)
 

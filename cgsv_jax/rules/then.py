@@ -1,8 +1,11 @@
 """One algorithm after another: a second stage that starts from the first one's models."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from cgsv_jax.core import vectors
 from cgsv_jax.rules.compose import needs_of
 from cgsv_jax.types import (
     Algorithm,
@@ -15,11 +18,20 @@ from cgsv_jax.types import (
     Upload,
 )
 
+# What a download means by a field that it leaves out: both stages' must hold the same ones.
+_LEFT_OUT: dict[str, Callable[[Upload, Download], Array]] = {
+    "energy": lambda upload, download: vectors.energies(download.rewards, download.aggregate),
+    "present": lambda upload, download: upload.present,
+    "held": lambda upload, download: jnp.ones(download.rewards.shape, bool),
+}
+
 
 def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
     """`first` in rounds 0 .. after - 1, `second` from round `after` on.
 
     Clients, server and optimizers go on as they are; the second algorithm's own state starts fresh.
+    Where the first one has one model for all and the second has not, it is everybody's own from
+    then on, also of those who are absent in that round.
 
     Args:
       first: the algorithm of the first stage.
@@ -48,14 +60,23 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         key: jax.Array, upload: Upload, state: tuple[ArrayTree, ArrayTree]
     ) -> tuple[Download, Standing, tuple[ArrayTree, ArrayTree]]:
         early, late = state
+        said = [
+            jax.eval_shape(own.update, key, upload, of_stage)[0]
+            for own, of_stage in zip((first, second), state, strict=True)
+        ]
+        wanted = {n for n in _LEFT_OUT if any(getattr(own, n) is not None for own in said)}
+
+        def whole(download: Download) -> Download:
+            lacks = [name for name in wanted if getattr(download, name) is None]
+            return download._replace(**{n: _LEFT_OUT[n](upload, download) for n in lacks})
 
         def one(_: None) -> tuple[Download, Standing, ArrayTree]:
             download, standing, new = first.update(key, upload, early)
-            return download, standing, (new, late)
+            return whole(download), standing, (new, late)
 
         def other(_: None) -> tuple[Download, Standing, ArrayTree]:
             download, standing, new = second.update(key, upload, late)
-            return download, standing, (early, new)
+            return whole(download), standing, (early, new)
 
         # Both branches in the first one's types: a reward has the precision of what it is made of.
         shapes = jax.eval_shape(one, None)
@@ -70,6 +91,12 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         early = False if first.common is None else first.common(round_)
         late = False if second.common is None else second.common(round_)
         return jnp.where(round_ <= after, early, late)
+
+    def parts(round_: Array) -> Array:
+        early, late = (False if own.parts is None else own.parts(round_) for own in (first, second))
+        own = jnp.where(round_ < after, early, late)
+        alone = True if second.common is None else ~jnp.asarray(second.common(round_))
+        return own | ((round_ == after) & common(round_) & alone)
 
     def recovers(key: PRNGKey, round_: Array, numbers: Array) -> Array:
         nobody = jnp.zeros(numbers.shape, bool)
@@ -106,6 +133,7 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         *spans,
         chooses=None if first.chooses is None and second.chooses is None else chooses,
         local=_local(first, second, after),
+        parts=parts if either else None,
     )
 
 

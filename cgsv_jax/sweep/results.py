@@ -63,7 +63,8 @@ def frame(rows: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[Any]]) 
     names = [name for name in axes if name not in frames.SUMMARY_COLUMNS]
     columns = ["point", *names, *frames.SUMMARY_COLUMNS]
     if not rows:
-        return pl.DataFrame({name: [] for name in columns})
+        kinds = {"point": pl.Int64, **frames.SUMMARY_COLUMNS}
+        return pl.DataFrame(schema={name: kinds.get(name, pl.Null) for name in columns})
     summary = frames.summary_of(
         {name: row[name] for name in frames.SUMMARY_COLUMNS if name in row} for row in rows
     )
@@ -255,7 +256,9 @@ def report(sweep: Sweep, table: pl.DataFrame, own: Ranking) -> tuple[tables.Repo
     count = own.table["rank"].n_unique()
     if count > len(shown):
         lines.append(f"{count} points in all, see points.parquet")
-    points = tables.Report(shown, f"Points by {sweep.best.replace('_', ' ')}", lines)
+    told = {"rank", "method", *(name.replace("_", " ") for name in sweep.axes)}
+    keys = sum(name in told for name in shown.columns)
+    points = tables.Report(shown, f"Points by {sweep.best.replace('_', ' ')}", lines, keys)
     if own.best is None:
         reasons = table["fairness_undefined"].drop_nulls().unique().sort()[:3]
         none = f"{sweep.best} is undefined in every point: there is no best one"
@@ -367,16 +370,17 @@ class _Began(TypedDict):
 
 
 # What an outcome holds: numbers of the clients, of those that were evaluated, of these at every
-# evaluation of the last quarter, or one; how small and how large one may be; and their type.
+# evaluation of the last quarter, or one; how small and how large one may be; and their type. What
+# has no bound may be NaN too: a model may be finite and its loss not.
 _HOLDS = {
     "accuracy": ("evaluated", 0, 1, np.float32),
-    "loss": ("evaluated", -MOST_NUMBER, MOST_NUMBER, np.float32),
+    "loss": ("evaluated", -math.inf, math.inf, np.float32),
     "late_accuracy": ("late", 0, 1, np.float32),
-    "late_loss": ("late", -MOST_NUMBER, MOST_NUMBER, np.float32),
-    "distance": ("evaluated", 0, MOST_NUMBER, np.float32),
+    "late_loss": ("late", -math.inf, math.inf, np.float32),
+    "distance": ("evaluated", 0, math.inf, np.float32),
     "server_accuracy": ("one", 0, 1, np.float32),
     "share": ("clients", 0, 1, np.float64),
-    "energy": ("clients", 0, MOST_NUMBER, np.float64),
+    "energy": ("clients", 0, math.inf, np.float64),
     "upload_bytes": ("clients", 0, 2**53, np.int64),
     "download_bytes": ("clients", 0, 2**53, np.int64),
     "reputation": ("clients", -MOST_NUMBER, MOST_NUMBER, np.float32),
@@ -439,7 +443,8 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
     fields = {}
     pieces = np.split(numbers, ends[:-1])
     for x, (name, (of, least, most, kind)) in zip(pieces, _HOLDS.items(), strict=True):
-        if not ((least <= x) & (x <= most)).all() or (x != x.astype(kind)).any():
+        within = (least <= x) & (x <= most) | np.isnan(x) & (most == math.inf)
+        if not (within.all() and np.array_equal(x, x.astype(kind), equal_nan=most == math.inf)):
             raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
         fields[name] = x.astype(kind).reshape((late, evaluated) if of == "late" else -1)
     fields = {n: x[0] if _HOLDS[n][0] == "one" else x for n, x in fields.items()}

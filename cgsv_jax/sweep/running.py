@@ -314,7 +314,9 @@ def _so_far(seen: Evaluation, place: int, before: _SoFar | None) -> _SoFar:
     fields |= {"accuracy": accuracy, "loss": loss, "distance": distance}
     fields |= {"late_accuracy": accuracy[None], "late_loss": loss[None], "server_accuracy": server}
     fields |= {"chosen_round": np.int32(0), "oracle": np.bool_(False)}
-    fields |= {"own_accuracy": np.zeros(0, np.float32)}  # nothing is decided by it
+    of_own = seen.own_accuracy
+    own = np.zeros(0, np.float32) if of_own is None else np.asarray(of_own)[place, at]
+    fields |= {"own_accuracy": own}
     return _SoFar(merit, Outcome(**fields | {"honest": honest, "honest_seen": honest}))
 
 

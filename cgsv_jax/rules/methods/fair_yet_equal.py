@@ -51,6 +51,9 @@ class FairYetEqualState(NamedTuple):
     place: Array  # [N] int32, where a client stands in the rows of `sample`, from 1; 0: nowhere
     watched: Array  # [] int32, how many stand there
     sample: hotelling.Sample  # of their psi
+    # Of all clients, also where the rows above are those of a cohort.
+    total: Array  # [] sum of phi
+    known: Array  # [] int32, how many have been heard
 
 
 def fair_yet_equal(
@@ -138,6 +141,8 @@ def fair_yet_equal(
             place=jnp.zeros(num_clients, jnp.int32),
             watched=jnp.int32(0),
             sample=hotelling.empty(steady_clients, steady_rounds),
+            total=jnp.zeros(()),
+            known=jnp.int32(0),
         )
 
     def update(
@@ -195,6 +200,8 @@ def _heard(key: PRNGKey, upload: Upload, psi: Array, state: FairYetEqualState) -
     count = state.heard + present
     step = (psi - state.phi) / jnp.maximum(count, 1)
     phi = jnp.where(present, state.phi + step, state.phi).astype(state.phi.dtype)
+    total = state.total + jnp.sum(phi - state.phi)
+    known = state.known + jnp.sum(present & (state.heard == 0), dtype=jnp.int32)
     # The clients that the test watches are drawn in the first round.
     keys = vectors.draws(key, upload.numbers, present.size)
     lots = jax.vmap(lambda k: jax.random.uniform(k))(keys)
@@ -211,14 +218,14 @@ def _heard(key: PRNGKey, upload: Upload, psi: Array, state: FairYetEqualState) -
     longer = hotelling.added(sample, row)
     some = jnp.any(present)
     sample = jax.tree.map(lambda x, y: jnp.where(some, x, y).astype(y.dtype), longer, sample)
-    return state._replace(phi=phi, heard=count, place=place, watched=watched, sample=sample)
+    state = state._replace(phi=phi, heard=count, place=place, watched=watched, sample=sample)
+    return state._replace(total=total.astype(state.total.dtype), known=known)
 
 
 def _known(state: FairYetEqualState) -> Array:
     """phi [N], of who has never been heard the mean of the others."""
-    some = state.heard > 0
-    mean = jnp.sum(jnp.where(some, state.phi, 0.0)) / jnp.maximum(jnp.sum(some), 1)
-    return jnp.where(some, state.phi, mean)
+    mean = (state.total / jnp.maximum(state.known, 1)).astype(state.phi.dtype)
+    return jnp.where(state.heard > 0, state.phi, mean)
 
 
 def chances_of(beta: chex.Numeric, phi: Array, present: Array) -> Array:

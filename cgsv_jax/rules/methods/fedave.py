@@ -209,8 +209,8 @@ def divergences(keys: Array, losses: Losses, batch: int, *, ordered: bool = Fals
 
 
 def _group(place: Array, length: Array, size: Array, most: int) -> Array:
-    """floor(place length / size), of `most` at most, where the product may be beyond an int32."""
-    later = jnp.arange(1, most)
+    """floor(place length / size) < most, where the product may be beyond an int32."""
+    later = jnp.minimum(jnp.arange(1, most), length)  # no start is beyond the size
     starts = later * (size // length) - (-later * (size % length)) // length
     return jnp.searchsorted(starts, place, side="right")
 
