@@ -123,6 +123,14 @@ def test_the_draws_stay_what_they_are(name, options, digest):
     assert made.hexdigest()[:16] == digest
 
 
+@pytest.mark.parametrize("num_clients", [3, 5, 7, 9, 11, 21, 51, 101])
+def test_a_whole_size_is_not_rounded_up(num_clients):
+    """The mean of what grows linearly is its middle: exactly n / N, whatever a CPU makes of it."""
+    for rows in (num_clients * 40, num_clients * 600 + 1):
+        sizes = partition.power_law_sizes(rows, num_clients)
+        assert sizes[num_clients // 2] == rows // num_clients
+
+
 @pytest.mark.parametrize("name", DRAWN)
 def test_the_seed_decides(name):
     labels = balanced(400)

@@ -664,6 +664,6 @@ def test_more_than_the_memory_is_refused(tmp_path, capsys, monkeypatch):
     assert "--beta, --seeds, --partition, --algorithms: the sweep would take 1.1 GiB" in sentence
     assert "for 78,000 trials, there are 1.0 GiB" in sentence
     words = ["sweep", *FLAGS, "--out", tmp_path / "x", "--together", "20"]
-    words[words.index("--seeds") + 1], words[words.index("--rounds") + 1] = "20", "1000000"
+    words[words.index("--seeds") + 1], words[words.index("--rounds") + 1] = "20", "500000"
     assert "--together, --clients, --rounds: a call of 20 trials" in said(capsys, 2, *words)
     assert not (tmp_path / "x").exists()

@@ -76,7 +76,9 @@ def power_law_sizes(num_rows: int, num_clients: int) -> np.ndarray:
     quantile = stats.powerlaw(POWER).ppf
     weights = np.linspace(quantile(0.01), quantile(0.99), num_clients)
     shares = weights / weights.sum()
-    sizes = np.ceil(shares * (num_rows // num_clients) * num_clients).astype(np.int64)
+    sizes = shares * (num_rows // num_clients) * num_clients
+    # The middle one of an odd number is whole but for roundings, which are not every CPU's.
+    sizes = np.ceil(sizes * (1 - num_clients * np.finfo(float).eps)).astype(np.int64)
     sizes = np.diff(np.minimum(sizes.cumsum(), num_rows), prepend=0)
     return sizes if sizes.min() >= 1 else _apportion(shares, num_rows)
 
