@@ -3,7 +3,7 @@
 A cell is one method on one partition of one data set with one seed. What it recorded is one file in
 `results/paper`, written when it is through; a cell that is there is not run again, one that was
 interrupted goes on where it was, one that another process computes is left to it: a process per
-core, `taskset -c 0 python -m ...`, gets through half as many rounds again as one with two cores.
+core, `taskset -c 0 python -m ...`, gets through 1.4 times as many rounds as one with two cores.
 `experiments.fairness` and `experiments.accuracy` with `--scale paper` run what is missing, in the
 order of `CELLS`, and show what is there; an interrupt, or SIGTERM, ends the running and shows the
 rest; with `--there` nothing is run.
