@@ -88,10 +88,10 @@ def known(what: common.Asked) -> list[Known]:
     for cell in CELLS:
         if what.there:
             break
-        if cell.dataset in here and (what.again or read(what, cell) is None):
+        if cell.dataset in here and not _through(what, cell):
             try:
                 run(what, cell)
-            except (directory.InUse, FileNotFoundError):  # or has just removed its folder
+            except directory.InUse:
                 terminal.complain(f"{cell.name}: another process computes it")
             except stopping.Ended as ended:
                 terminal.complain(f"{cell.name}: {ended}")
@@ -205,13 +205,20 @@ def run(what: common.Asked, cell: Cell) -> None:
       stopping.Ended: a signal asked for it; what was computed is kept.
       directory.InUse: another process is about it.
     """
-    folder, file = what.out / UNFINISHED / cell.name, file_of(what, cell)
+    folder = what.out / UNFINISHED / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     with directory.held(folder):
-        anew = file.exists() and file.stat().st_mtime > STARTED  # by another process
-        if not anew if what.again else read(what, cell) is None:
+        if not _through(what, cell):  # by another process, before this one held it
             _compute(what, cell, folder)
         shutil.rmtree(folder)
+
+
+def _through(what: common.Asked, cell: Cell) -> bool:
+    """Whether it is there; where all are run again, whether somebody has since the start."""
+    if not what.again:
+        return read(what, cell) is not None
+    file = file_of(what, cell)
+    return file.exists() and file.stat().st_mtime > STARTED
 
 
 def _compute(what: common.Asked, cell: Cell, folder: pathlib.Path) -> None:

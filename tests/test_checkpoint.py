@@ -692,6 +692,20 @@ def test_overwriting_takes_nothing_from_a_process_that_runs(copy):
     assert len(directory_lib.checkpoints(copy)) == 2
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_directory_that_another_process_has_removed_is_not_held(copy, monkeypatch, again):
+    """Between opening it and locking it: the lock would be on what nobody sees, or sees no more."""
+
+    def lock(handle, how):
+        shutil.rmtree(copy)
+        if again:
+            copy.mkdir()
+
+    monkeypatch.setattr(directory_lib.fcntl, "flock", lock)
+    with pytest.raises(directory_lib.InUse, match="removed"), directory_lib.held(copy):
+        pass
+
+
 # ---------------------------------------------------------------- how runs are cut
 
 

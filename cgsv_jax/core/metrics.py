@@ -281,10 +281,9 @@ def messages(algorithm: Algorithm, num_parameters: int) -> Messages:
     Of stages that differ in it (see `rules.then`) what both send, in every round: that is what the
     simulation computes.
     """
-    entries, end = num_parameters, 0
-    for start, stop in sorted(algorithm.private):  # they may overlap
-        entries -= max(stop - max(start, end), 0)
-        end = max(end, stop)
+    spans, entries = algorithm.private, num_parameters
+    if spans:
+        entries -= int(jnp.sum(vectors.within(spans, num_parameters)))
     if algorithm.local is None:
         return Messages(entries)
     return Messages(entries, 1 + algorithm.local.with_gradient, algorithm.local.news)

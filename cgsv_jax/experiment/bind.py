@@ -172,13 +172,7 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
     uploads = [attack.name for attack in task.attacks if attack.name in attacks.UPLOADS]
     deceived = uploads and method.algorithm != frames.YARDSTICK
     listed = None if task.attendance is None else task.attendance.shape[1]
-    held = 0 if task.data.validation is None else len(task.data.validation[1])
-    if (config.select == "validation" or config.patience is not None) and evaluated * held > _MOST:
-        raise ConfigError(
-            f"--eval-clients is {evaluated:,}, it must be {_MOST // held:,} at most where {held:,} "
-            "validation rows choose a round"
-        )
-    return Bound(
+    bound = Bound(
         name=method.name,
         rules=(method.algorithm, *method.words().items()),
         task=task,
@@ -204,6 +198,13 @@ def bind(config: Config, method: Method, task: Task) -> Bound:
         checkpoint_every=config.checkpoint_every,
         flags=flags_of(config),
     )
+    held = 0 if bound.choosing is None else len(bound.choosing[1])
+    if evaluated * held > _MOST:
+        raise ConfigError(
+            f"--eval-clients is {evaluated:,}, it must be {_MOST // held:,} at most where {held:,} "
+            "validation rows choose a round"
+        )
+    return bound
 
 
 def epochs_of(config: Config, task: Task) -> int:

@@ -275,7 +275,7 @@ def held(directory: Path) -> Iterator[None]:
     however that ends.
 
     Raises:
-      InUse: another process holds it.
+      InUse: another process holds it, or has removed it in between.
     """
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -287,6 +287,10 @@ def held(directory: Path) -> Iterator[None]:
                     f"{directory} is in use: another process runs there, wait until it has ended"
                 ) from error
             # A file system without such locks: then nobody is kept out.
+        if not (
+            os.path.isdir(directory) and os.path.samestat(os.fstat(handle), os.stat(directory))
+        ):
+            raise InUse(f"{directory} has been removed by another process")
         yield
     finally:
         os.close(handle)

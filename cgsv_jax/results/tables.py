@@ -598,12 +598,11 @@ def clients_after(clients: pl.DataFrame, console_width: int = 80) -> list[Report
     lines += [f"means over {means}"] if means else []
     lines += _selection_line(clients.select(apart).n_unique())
     title = f"Clients of {clients['partition'][0]} at the end"
-    wide = Console(width=10_000, file=io.StringIO())
     made: list[Report] = []
     group: list[str] = []
     for method in _methods(clients):
         wider = Report(clients_of(clients, [*group, method], brief), title, lines, len(apart))
-        if group and wide.measure(rich_table(wider)).maximum <= console_width:
+        if group and _width(wider) <= console_width:
             made[-1], group = wider, [*group, method]
         else:
             own = clients_of(clients, [method], brief)
@@ -829,19 +828,23 @@ def rich_table(report: Report, narrow: bool = False) -> Table:
     return table
 
 
+def _width(report: Report, narrow: bool = False) -> int:
+    """Characters in a line of the table."""
+    wide = Console(width=10_000, file=io.StringIO())
+    return wide.measure(rich_table(report, narrow)).maximum
+
+
 def _fitting(report: Report, width: int) -> list[Report]:
     """The table, or several below each other, with its keys in each, where it is too wide.
 
     A value that is cut, or a column that is left out, would look like one that is not there.
     """
-    wide = Console(width=10_000, file=io.StringIO())
     names = report.cells.columns
     keys = names[: report.keys]
     parts = [[*keys]]
     for name in names[report.keys :]:
         longer = Report(report.cells.select(*parts[-1], name))
-        beyond = wide.measure(rich_table(longer, narrow=True)).maximum > width
-        if beyond and len(parts[-1]) > len(keys):
+        if len(parts[-1]) > len(keys) and _width(longer, narrow=True) > width:
             parts.append([*keys])
         parts[-1].append(name)
     tables = [Report(report.cells.select(names)) for names in parts]

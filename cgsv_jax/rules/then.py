@@ -133,7 +133,7 @@ def then(first: Algorithm, second: Algorithm, after: int) -> Algorithm:
         *spans,
         chooses=None if first.chooses is None and second.chooses is None else chooses,
         local=_local(first, second, after),
-        parts=parts if either else None,
+        parts=parts if first.common or first.parts or second.parts else None,
     )
 
 

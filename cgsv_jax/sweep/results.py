@@ -443,8 +443,8 @@ def unpacked(numbers: Any, clients: int, evaluated: int) -> Outcome:
     fields = {}
     pieces = np.split(numbers, ends[:-1])
     for x, (name, (of, least, most, kind)) in zip(pieces, _HOLDS.items(), strict=True):
-        within = (least <= x) & (x <= most) | np.isnan(x) & (most == math.inf)
-        if not (within.all() and np.array_equal(x, x.astype(kind), equal_nan=most == math.inf)):
+        known = (least <= x) & (x <= most) & (x == x.astype(kind))
+        if not (known | np.isnan(x) & (most == math.inf)).all():
             raise ValueError(f"its {name} is no {kind.__name__} from {least} to {most}")
         fields[name] = x.astype(kind).reshape((late, evaluated) if of == "late" else -1)
     fields = {n: x[0] if _HOLDS[n][0] == "one" else x for n, x in fields.items()}

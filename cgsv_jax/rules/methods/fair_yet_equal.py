@@ -200,7 +200,7 @@ def _heard(key: PRNGKey, upload: Upload, psi: Array, state: FairYetEqualState) -
     count = state.heard + present
     step = (psi - state.phi) / jnp.maximum(count, 1)
     phi = jnp.where(present, state.phi + step, state.phi).astype(state.phi.dtype)
-    total = state.total + jnp.sum(phi - state.phi)
+    total = (state.total + jnp.sum(phi - state.phi)).astype(state.total.dtype)
     known = state.known + jnp.sum(present & (state.heard == 0), dtype=jnp.int32)
     # The clients that the test watches are drawn in the first round.
     keys = vectors.draws(key, upload.numbers, present.size)
@@ -218,8 +218,8 @@ def _heard(key: PRNGKey, upload: Upload, psi: Array, state: FairYetEqualState) -
     longer = hotelling.added(sample, row)
     some = jnp.any(present)
     sample = jax.tree.map(lambda x, y: jnp.where(some, x, y).astype(y.dtype), longer, sample)
-    state = state._replace(phi=phi, heard=count, place=place, watched=watched, sample=sample)
-    return state._replace(total=total.astype(state.total.dtype), known=known)
+    told = {"phi": phi, "heard": count, "total": total, "known": known}
+    return state._replace(place=place, watched=watched, sample=sample, **told)
 
 
 def _known(state: FairYetEqualState) -> Array:
